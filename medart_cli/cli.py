@@ -1,0 +1,107 @@
+"""The commands: options from config.py, work from stages/, one line on standard output."""
+
+import inspect
+import json
+import sys
+from contextlib import redirect_stdout
+from importlib import import_module
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from medart_cli import __version__, config, stop
+from medart_cli.errors import MedartError, TooManyFailuresError
+from medart_cli.log import log, start_log
+
+STAGES: dict[str, type[config.CommonConfig]] = {
+    "finetune": config.FinetuneConfig,
+    "sample": config.SampleConfig,
+}
+
+app = typer.Typer(
+    name="medart",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Turn a few hundred private medical images into a text-to-image model you can trust.",
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run medart; a wrong request ends in one line on standard error and exit code 2."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except typer.TyperException as error:
+        typer.echo(f"medart: {error.format_message()}; see --help", err=True)
+        code = error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("medart: interrupted", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def add_stage(name: str, config_type: type[config.CommonConfig]) -> None:
+    """Give a stage its command: options from `config_type`, work from `stages.<name>.run`.
+
+    The stage is imported when its command runs, so `medart --help` never loads torch.
+    """
+
+    def command(**options: Any) -> None:  # noqa: ANN401 - as many types as options
+        raise typer.Exit(run_stage(name, config_type, options))
+
+    signature = inspect.signature(config_type)
+    common = {*inspect.signature(config.CommonConfig).parameters}
+    ordered = sorted(signature.parameters.values(), key=lambda item: item.name in common)
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=ordered, return_annotation=None
+    )
+    command.__annotations__ = get_type_hints(config_type, include_extras=True)
+    app.command(name, help=inspect.getdoc(config_type))(command)
+
+
+def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[str, Any]) -> int:
+    """Run one stage, print its result, and return the exit code (design: 0, 1, 2, 3, 4, 75)."""
+    start_log(quiet=bool(options.get("quiet")), verbose=bool(options.get("verbose")))
+    try:
+        settings = config_type(**options)
+        stop.listen()
+        with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
+            summary = import_module(f"medart_cli.stages.{name}").run(settings)
+        typer.echo(json.dumps(summary) if settings.json else summary["result"])
+        failures = summary.get("failures", 0)
+        if failures > settings.max_failures:
+            raise TooManyFailuresError(
+                f"{failures} rows failed, {settings.max_failures} allowed; the log above names "
+                "them; raise --max-failures to accept that"
+            )
+    except (MedartError, OSError) as error:
+        log.debug("where it happened:", exc_info=error)
+        typer.echo(f"medart {name}: {_one_line(error)}", err=True)
+        return getattr(error, "exit_code", 1)
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"medart {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _medart(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _name, _config_type in STAGES.items():
+    add_stage(_name, _config_type)

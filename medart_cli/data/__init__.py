@@ -1,0 +1,1 @@
+"""What lies on disk: manifests, images, caches, runs, reports. Imports errors and log only."""

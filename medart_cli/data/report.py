@@ -1,0 +1,130 @@
+"""What stands beside every output: settings, versions, JSON facts, and self-contained HTML pages."""
+
+import base64
+import html
+import io
+import json
+import os
+import platform
+import shutil
+import tomllib
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from PIL import Image
+
+from medart_cli.errors import ConfigError
+
+SETTINGS_NAME = "settings.toml"
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "medart-cli")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1f24; background: #fff }
+h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem } img { max-width: 100% }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .7rem;
+  border-bottom: 1px solid #d8dde3; text-align: right; font-variant-numeric: tabular-nums }
+td:first-child, th:first-child { text-align: left } figcaption, .note { color: #57606a }
+figure { margin: 1rem 0; break-inside: avoid } @media print { body { margin: 0 } }
+"""
+
+
+def open_output(
+    folder: Path, settings: dict[str, Any], *, ignore: frozenset[str], overwrite: bool
+) -> bool:
+    """Make an output folder ready: new, continued, or refused.
+
+    Args:
+        folder: The output folder.
+        settings: Effective settings of this run, flat.
+        ignore: Settings that may differ between the run that began the folder and this one.
+        overwrite: Remove what an earlier run of medart wrote there.
+
+    Returns:
+        Whether the folder holds an earlier run of the same settings, to be continued.
+
+    Raises:
+        ConfigError: The folder holds other things, belongs to other settings, or cannot be written.
+    """
+    file = folder / SETTINGS_NAME
+    try:
+        old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if old is None and folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder}: is not empty and was not written by medart; name another")
+        if old is not None and overwrite:
+            shutil.rmtree(folder)
+            old = None
+        if old is not None and (change := first_change(old, settings, ignore)):
+            raise ConfigError(
+                f"{folder}: belongs to other settings: {change}; name another folder, or start "
+                "anew with --overwrite"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, tomli_w.dumps(settings))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{folder}: cannot be used as output folder: {reason}") from error
+    return old is not None
+
+
+def first_change(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str]) -> str | None:
+    """Name the first setting in which two tables differ, with both values; None if none does."""
+    for name in sorted((old.keys() | new.keys()) - ignore):
+        if old.get(name) != new.get(name):
+            return f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+    return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place and move it there."""
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def write_json(path: Path, facts: dict[str, Any]) -> None:
+    """Write facts as indented JSON, in one move."""
+    write_text(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def build_page(title: str, parts: Sequence[str]) -> str:
+    """Join HTML parts to one page that needs nothing from outside."""
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>"
+        f"<h1>{html.escape(title)}</h1>{''.join(parts)}</html>\n"
+    )
+
+
+def build_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Make an HTML table; all cells are escaped."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def build_figure(image: Image.Image, caption: str, *, lossy: bool = False) -> str:
+    """Put an image into the page itself, with a caption; `lossy` saves space with JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG" if lossy else "PNG", quality=88)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    kind = "jpeg" if lossy else "png"
+    return (
+        f"<figure><img src='data:image/{kind};base64,{data}' alt=''>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )

@@ -1,0 +1,88 @@
+"""What medart says while it works: log lines, progress and tables, all on standard error."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+log = logging.getLogger("medart")
+
+LINE_EVERY = 30.0  # seconds between plain progress lines where there is no terminal
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def start_log(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Send medart's log to standard error: warnings, and unless `quiet` the steps as well."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+class Progress:
+    """Counts finished items; shown as a bar on a terminal, else as a plain line now and then."""
+
+    def __init__(self, name: str, total: int, done: int, bar: RichProgress | None) -> None:
+        self._name, self._total, self._done, self._bar = name, total, done, bar
+        self._first, self._started, self._said = done, time.monotonic(), time.monotonic()
+        self._task = bar.add_task(name, total=total, completed=done, facts="") if bar else None
+
+    def advance(self, count: int = 1, **facts: float) -> None:
+        """Count `count` more items as done; `facts` (a loss, say) are shown beside them."""
+        self._done += count
+        text = "  ".join(f"{name} {value:.4g}" for name, value in facts.items())
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, facts=text)
+        elif time.monotonic() - self._said >= LINE_EVERY:
+            self._said = time.monotonic()
+            pace = (self._said - self._started) / max(1, self._done - self._first)
+            left = pace * (self._total - self._done)
+            log.info(
+                "%s %d/%d, %.3g s each, %.0f s left  %s",
+                *(self._name, self._done, self._total, pace, left, text),
+            )
+
+
+@contextmanager
+def progress(name: str, total: int, *, done: int = 0) -> Iterator[Progress]:
+    """Show how far a loop of `total` items has come, starting at `done`.
+
+    Yields:
+        A counter; call its `advance` after each item.
+    """
+    if not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
+        yield Progress(name, total, done, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        yield Progress(name, total, done, bar)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on standard error, unless the log is quiet."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    shown = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        shown.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        shown.add_row(*row)
+    Console(stderr=True).print(shown)

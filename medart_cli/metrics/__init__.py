@@ -1,0 +1,1 @@
+"""Numbers from features, pixels and labels. Imports errors and log only."""

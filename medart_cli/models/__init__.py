@@ -1,0 +1,1 @@
+"""What others trained, behind small functions. Imports errors and log only."""

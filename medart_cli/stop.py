@@ -1,0 +1,41 @@
+"""Stopping on request: SIGTERM, SIGINT and SIGUSR1 set a mark that every loop polls with `check`.
+
+A signal may arrive anywhere, also in the middle of a write; so the handler only takes a note, and
+the work is left at the next place where its state is whole. A second Ctrl-C stops at once.
+"""
+
+import signal
+from types import FrameType
+
+from medart_cli.errors import Stopped
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_received: list[str] = []
+
+
+def listen() -> None:
+    """Answer the stop signals with a note for `check`; call it once, from the main thread."""
+    _received.clear()
+    for number in SIGNALS:
+        signal.signal(number, _note)
+
+
+def requested() -> bool:
+    """Say whether a stop signal has arrived."""
+    return bool(_received)
+
+
+def check() -> None:
+    """Raise `Stopped` if a stop signal has arrived.
+
+    Raises:
+        Stopped: Names the signal; the caller saves what is whole and lets it pass.
+    """
+    if _received:
+        raise Stopped(f"stopped by {_received[0]}; run the same command again to go on")
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    if _received and number == signal.SIGINT:
+        raise KeyboardInterrupt
+    _received.append(signal.Signals(number).name)
