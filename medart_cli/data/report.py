@@ -1,4 +1,4 @@
-"""What stands beside every output: settings, versions, JSON facts, and self-contained HTML pages."""
+"""What stands beside every output: settings, versions, JSON facts, HTML pages."""
 
 import base64
 import html
