@@ -15,32 +15,41 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from medart_cli.data.dicom import read_dicom
+from medart_cli.data.manifest import FORMATS
 from medart_cli.errors import ImageError
 
 Crop = Literal["center", "pad", "random"]
-TWELVE_BITS = 4095  # cameras often store 12 bits in 16-bit files
-WHOLE_RANGE = {"uint8": 255.0, "uint16": 65535.0}
+TWELVE_BITS, SIXTEEN_BITS = 4095.0, 65535.0  # cameras often store 12 bits in 16-bit files
+SRGB_GAMMA = 0.45455  # as PNG's gAMA chunk has it
+SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue
 
 
 def load_image(path: Path) -> Image.Image:
     """Read an image file as upright sRGB pixels, without any of its metadata.
 
-    Handles EXIF orientation, embedded color profiles, gray, palette, CMYK, alpha (laid on white),
-    16-bit and float (scaled, not clipped) and DICOM (modality and VOI transforms).
+    Handles EXIF orientation, embedded color profiles, gray, palette, CMYK (without a profile by the
+    plain formula), alpha (laid on white), 16-bit and float (scaled, not clipped) and DICOM
+    (modality and VOI transforms).
 
     Raises:
         ImageError: The file is missing, broken, has several frames, or its colors are unclear.
     """
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{path}: is no file")
     try:
         with path.open("rb") as file:
-            if file.read(132)[128:] == b"DICM":
-                return _load_dicom(path)
+            head = file.read(132)
+        if not head:
+            raise ImageError("is empty")
+        if head[128:] == b"DICM":
+            return _from_dicom(path)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 return _to_srgb(_upright(image))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
@@ -50,21 +59,66 @@ def load_image(path: Path) -> Image.Image:
         raise ImageError(f"{path}: too many pixels; scale the image down first") from error
     except ImageCms.PyCMSError as error:
         raise ImageError(f"{path}: its embedded color profile does not fit: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except Exception as error:  # decoders raise anything on broken bytes
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ImageError(f"{path}: cannot be decoded: {reason}") from error
+        raise ImageError(f"{path}: cannot be decoded: {reason!s:.200}") from error
+
+
+def _from_dicom(path: Path) -> Image.Image:
+    unit, profile = read_dicom(path)
+    image = _from_unit(unit)
+    return _bare(_apply_profile(image, profile)) if profile else image
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Decode and turn an opened image; refuse those that Pillow would decode wrongly."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # the other frames of an MPO are previews
         raise ImageError(f"holds {frames} frames; save the one that is meant as a file of its own")
+    stored = str(getattr(image, "tile", ""))  # how the pixels lie in the file; gone once decoded
+    deep = ";16" in stored
     image.load()
     profile = image.info.get("icc_profile")
+    if image.format == "TIFF":
+        _check_tiff(image)
+    if not profile:
+        _check_color_hints(image)
+    if deep and "transparency" in image.info:
+        raise ImageError("has 16 bits and a transparent color, which is not read")
+    if deep and image.mode in ("RGB", "RGBA"):  # Pillow keeps the upper 8 of the 16 bits
+        most = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
+        if 0 < most <= 15:
+            raise ImageError("uses at most 12 of its 16 bits; scale its values up first")
     image = ImageOps.exif_transpose(image)
     if profile:
         image.info["icc_profile"] = profile
     return image
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Refuse the TIFF layouts that Pillow opens but decodes to other values than are stored."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    bits, formats = max(tags.get(258, (1,))), tags.get(339, (1,))
+    planes = tags.get(284) == 2 and tags.get(277, 1) > 1
+    if bits > 8 and (tags.get(262) == 0 or planes):
+        layout = "in separate planes" if planes else "with white as zero"
+        raise ImageError(f"is a TIFF of {bits} bits {layout}, which is not read")
+    if bits == 8 and 2 in formats:
+        raise ImageError("is a TIFF of signed 8-bit values, which is not read")
+    if image.mode == "I" and 1 in formats and image.getextrema()[0] < 0:  # type: ignore[operator]
+        raise ImageError("is a TIFF of 32-bit values above 2147483647, which is not read")
+
+
+def _check_color_hints(image: Image.Image) -> None:
+    """Refuse files that say, without a profile, that their colors are not sRGB."""
+    if "srgb" not in image.info:
+        gamma, primaries = image.info.get("gamma"), image.info.get("chromaticity")
+        if gamma and abs(gamma - SRGB_GAMMA) > 0.01:
+            raise ImageError(f"has a gamma of {gamma:g} and no profile; convert it to sRGB")
+        if primaries and not np.allclose(primaries, SRGB_PRIMARIES, atol=0.005):
+            raise ImageError("has other primaries than sRGB and no profile; convert it to sRGB")
+    if image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03":  # DCF's name for Adobe RGB
+        raise ImageError("says that it is Adobe RGB but has no color profile; convert it to sRGB")
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
@@ -73,17 +127,15 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         if profile:
             raise ImageError("has more than 8 bits and a color profile; convert it to 8-bit sRGB")
         return _scale_deep(np.asarray(image))
-    if image.mode in ("P", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA" if image.mode != "L" else "LA")
-    alpha = image.getchannel("A") if "A" in image.getbands() and image.mode != "LAB" else None
-    if image.mode in ("RGBA", "RGBa", "LA", "La"):
-        image = image.convert("RGB" if image.mode.startswith("RGB") else "L")
-    elif image.mode == "1":
-        image = image.convert("L")
+    if image.mode in ("P", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("LA" if image.mode in ("L", "1", "La") else "RGBA")
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+    if image.mode != "LAB" and image.mode != "CMYK":
+        image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     if profile or image.mode == "LAB":
         image = _apply_profile(image, profile)
     image = image.convert("RGB")
-    if alpha is not None and alpha.getextrema() != (255, 255):
+    if alpha is not None:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=alpha)
         image = white
@@ -92,8 +144,11 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     source = io.BytesIO(profile) if profile is not None else ImageCms.createProfile("LAB")
+    opened = ImageCms.ImageCmsProfile(source)
+    if image.mode == "L" and opened.profile.xcolor_space.strip() == "RGB":
+        image = image.convert("RGB")  # gray in a color space: equal channels
     converted = ImageCms.profileToProfile(
-        image, ImageCms.ImageCmsProfile(source), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        image, opened, ImageCms.createProfile("sRGB"), outputMode="RGB"
     )
     if converted is None:
         raise ImageError("its color profile could not be applied")
@@ -107,17 +162,17 @@ def _bare(image: Image.Image) -> Image.Image:
 def _scale_deep(values: npt.NDArray[Any]) -> Image.Image:
     """Bring gray values of more than 8 bits to 8 bits, by a rule that clips nothing.
 
-    16-bit integers by their whole range, or by 12 bits where no value is above 4095; floats in
+    Integers by the whole range of 16 bits, or of 12 bits where no value is above 4095; floats in
     [0, 1] by 255; anything else from its smallest to its largest value.
     """
+    integer = np.issubdtype(values.dtype, np.integer)
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise ImageError("holds values that are not finite numbers")
     low, high = float(values.min()), float(values.max())
-    whole = bool((values == np.rint(values)).all())
-    if whole and low >= 0 and high > 1 and high <= WHOLE_RANGE["uint16"]:
-        low, high = 0.0, TWELVE_BITS if high <= TWELVE_BITS else WHOLE_RANGE["uint16"]
-    elif low >= 0 and high <= 1:
+    if integer and low >= 0 and high <= SIXTEEN_BITS:
+        low, high = 0.0, TWELVE_BITS if high <= TWELVE_BITS else SIXTEEN_BITS
+    elif not integer and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     return _from_unit((values - low) / ((high - low) or 1.0))
 
@@ -125,53 +180,6 @@ def _scale_deep(values: npt.NDArray[Any]) -> Image.Image:
 def _from_unit(values: npt.NDArray[Any]) -> Image.Image:
     pixels = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return Image.fromarray(pixels).convert("RGB")
-
-
-def _load_dicom(path: Path) -> Image.Image:
-    import pydicom  # half a second, and only needed for DICOM
-    from pydicom.pixels import apply_color_lut, pixel_array
-
-    dataset = pydicom.dcmread(path)
-    if "PixelData" not in dataset:
-        raise ImageError("is a DICOM file without an image")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise ImageError(f"holds {frames} frames; save the one that is meant as a file of its own")
-    try:
-        values = pixel_array(dataset)  # YBR comes back as RGB
-        kind = str(dataset.PhotometricInterpretation)
-        if kind == "PALETTE COLOR":
-            values = apply_color_lut(values, dataset)
-            unit = values / (255.0 if values.dtype == np.uint8 else 65535.0)
-        elif values.ndim == 3:
-            unit = values / float(2 ** int(dataset.BitsStored) - 1)
-        else:
-            unit = _apply_window(values, dataset)
-            unit = 1 - unit if kind == "MONOCHROME1" else unit
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, KeyError) as error:
-        raise ImageError(f"is a DICOM file that cannot be decoded: {error}") from error
-    image = _from_unit(unit)
-    profile = dataset.get("ICCProfile")
-    return _bare(_apply_profile(image, profile)) if profile and values.ndim == 3 else image
-
-
-def _apply_window(values: npt.NDArray[Any], dataset: Any) -> npt.NDArray[Any]:  # noqa: ANN401
-    """Apply modality and VOI transforms (DICOM PS3.3 C.11) and scale to [0, 1]."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    values = apply_modality_lut(values, dataset).astype(np.float64)
-    if "WindowCenter" not in dataset and "VOILUTSequence" not in dataset:
-        low, high = float(values.min()), float(values.max())
-        return np.asarray((values - low) / ((high - low) or 1.0))
-    if "VOILUTSequence" in dataset:
-        shown = apply_voi_lut(values.astype(np.int64), dataset)
-        return np.asarray(shown / float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1))
-    # Two values far outside the window come back as the ends of the output range.
-    ends = np.array([-1e9, 1e9])
-    with np.errstate(over="ignore"):
-        shown = apply_voi_lut(np.concatenate([values.ravel(), ends]), dataset)
-    low, high = shown[-2], shown[-1]
-    return np.asarray((shown[:-2].reshape(values.shape) - low) / ((high - low) or 1.0))
 
 
 def fit_image(
@@ -187,7 +195,12 @@ def fit_image(
         place: Where a `random` crop lies, each in [0, 1]; (0.5, 0.5) is the center.
     """
     if crop == "pad":
-        return ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, color="black")
+        scale = size / max(image.size)
+        inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        square = Image.new("RGB", (size, size), "black")
+        corner = ((size - inner[0]) // 2, (size - inner[1]) // 2)
+        square.paste(image.resize(inner, Image.Resampling.LANCZOS), corner)
+        return square
     centering = place if crop == "random" else (0.5, 0.5)
     return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, centering=centering)
 
@@ -199,28 +212,46 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 
 def tensor_to_image(tensor: Tensor) -> Image.Image:
-    """Turn a (3, H, W) tensor in [-1, 1] into an RGB image; values outside are clipped."""
+    """Turn a (3, H, W) tensor in [-1, 1] into an RGB image; values outside are clipped.
+
+    Raises:
+        ImageError: A value is not a finite number, so there is no picture.
+    """
+    if not torch.isfinite(tensor).all():
+        raise ImageError("the decoded image holds values that are not finite; try --precision fp32")
     unit = (tensor.detach().float().cpu() / 2 + 0.5).clamp(0, 1)
     return Image.fromarray((unit.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
 
 
 def save_png(path: Path, image: Image.Image, facts: dict[str, Any] | None = None) -> None:
-    """Write a PNG in one move; `facts` go into its text chunk `medart` as JSON."""
+    """Write a PNG in one move; `facts` go into its text chunk `medart` as JSON.
+
+    The pixels alone are written, none of what the image carries along. A failure leaves nothing
+    behind.
+
+    Raises:
+        OSError: The disk is full or lost.
+    """
     text = PngImagePlugin.PngInfo()
     if facts is not None:
-        text.add_itxt("medart", json.dumps(facts, ensure_ascii=False))
+        text.add_itxt("medart", json.dumps(facts, ensure_ascii=False, allow_nan=False))
     draft = path.with_name(f".{path.name}.part")
-    with draft.open("wb") as file:
-        image.save(file, format="PNG", pnginfo=text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            _bare(image).save(file, format="PNG", pnginfo=text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise OSError(error.errno or 5, error.strerror or str(error), str(path)) from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def tile_images(
     images: list[Image.Image], *, columns: int | None = None, gap: int = 2
 ) -> Image.Image:
-    """Lay images of one size on a sheet, row by row."""
+    """Lay images of one size, at least one, on a sheet, row by row."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     width, height = images[0].size
     rows = math.ceil(len(images) / columns)

@@ -8,18 +8,20 @@ import hashlib
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log
 
 MANIFEST_NAME = "metadata.jsonl"
 LONGEST_LINE = 1 << 20  # bytes; a longer line is no record but a mistake
+DEEPEST = 100  # levels of nesting; Python's JSON gives up near 1000, less the depth of its caller
 TYPES: dict[str, tuple[type, ...]] = {
     "file_name": (str,),
     "text": (str,),
@@ -31,7 +33,14 @@ TYPES: dict[str, tuple[type, ...]] = {
     "synthetic": (bool,),
 }
 SPLITS = ("train", "val", "test")
-DICOM_ENDINGS = {".dcm", ".dicom", ".ima"}
+# The formats that are read, all with a signature of their own: Pillow knows many more, but starts
+# other programs for some (EPS) and guesses at others.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+ENDINGS = frozenset(
+    ".apng .avif .avifs .bmp .dcm .dib .dicom .gif .ima .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf "
+    ".jpg .jpx .mpo .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+SPLIT_FOLDERS = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ def read_data(source: str | Path, *, root: Path | None = None) -> Iterator[Recor
 
     Args:
         source: An image folder (its metadata.jsonl is read where there is one, else its images are
-            listed and their first folder is the label), a manifest file, or `-`, standard input.
+            listed: their first folder is the label, after a folder train, val or test), a manifest
+            file, or `-`, standard input.
         root: Folder that file names are relative to. File names may then be absolute or hold `..`,
             as long as they stay inside it.
 
@@ -123,7 +133,7 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Iterator[Record]:
 
 
 def _read_lines(file: BinaryIO, name: str, folder: Path, root: Path | None) -> Iterator[Record]:
-    number = 0
+    number = records = 0
     while raw := file.readline(LONGEST_LINE + 1):
         number += 1
         place = f"{name}:{number}"
@@ -132,8 +142,9 @@ def _read_lines(file: BinaryIO, name: str, folder: Path, root: Path | None) -> I
         if len(raw) > LONGEST_LINE:
             raise ManifestError(f"{place}: line longer than 1 MiB; is this a JSON Lines file?")
         if raw.strip():
+            records += 1
             yield parse_line(raw, place, folder, root)
-    if number == 0:
+    if records == 0:
         raise ManifestError(f"{name}: is empty; it needs one JSON object a line")
 
 
@@ -146,22 +157,31 @@ def parse_line(raw: bytes, place: str, folder: Path, root: Path | None = None) -
     """
     try:
         fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_twins)
+        encode_line(fields)  # refuses what could not be written again: NaN, 1e999, half a pair
     except UnicodeDecodeError as error:
         raise ManifestError(f"{place}: is not UTF-8 text; save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{place}: is not a JSON object: {error}") from error
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{place}: holds half a surrogate pair, which is no text") from error
+    except RecursionError as error:
+        raise ManifestError(f"{place}: is nested deeper than {DEEPEST} levels") from error
+    except ValueError as error:
+        raise ManifestError(f"{place}: is not a JSON object: {error!s:.200}") from error
     if not isinstance(fields, dict):
         raise ManifestError(f"{place}: is a JSON {type(fields).__name__}, not an object")
-    for key, types in TYPES.items():
-        value = fields.get(key)
-        wrong = not isinstance(value, types) or (isinstance(value, bool) and bool not in types)
-        if value is not None and wrong:
-            names = " or ".join(kind.__name__ for kind in types)
-            raise ManifestError(f"{place}: {key} must be {names}, got {value!r:.80}")
-    if fields.get("split") not in (None, *SPLITS):
-        raise ManifestError(f"{place}: split must be train, val or test, got {fields['split']!r}")
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and _deeper(fields, DEEPEST):
+        raise ManifestError(f"{place}: is nested deeper than {DEEPEST} levels")
+    _check_types(fields, place)
     _check_file_name(fields.get("file_name"), place, folder, root)
     return Record(fields, folder, place)
+
+
+def encode_line(fields: dict[str, Any]) -> bytes:
+    """Turn one record into its manifest line, with the line end.
+
+    Raises:
+        ValueError: A value is no JSON: NaN, infinity, half a surrogate pair.
+    """
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -172,57 +192,96 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _deeper(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _deeper(item, levels - 1) for item in inner)
+
+
+def _check_types(fields: dict[str, Any], place: str) -> None:
+    for key, types in TYPES.items():
+        value = fields.get(key)
+        wrong = not isinstance(value, types) or (isinstance(value, bool) and bool not in types)
+        if value is not None and wrong:  # the value itself is not shown: it may be a patient's
+            names = " or ".join(kind.__name__ for kind in types)
+            raise ManifestError(f"{place}: {key} must be {names}, not {type(value).__name__}")
+    if fields.get("split") not in (None, *SPLITS):
+        raise ManifestError(f"{place}: split must be train, val or test")
+
+
 def _check_file_name(name: str | None, place: str, folder: Path, root: Path | None) -> None:
     if not name:
         raise ManifestError(f"{place}: no file_name; every line needs the path of its image")
-    if any(ord(letter) < 32 for letter in name):
+    if not name.isprintable() and any(unicodedata.category(letter) == "Cc" for letter in name):
         raise ManifestError(f"{place}: file_name holds a control character: {name!r:.80}")
-    path = PurePosixPath(name)
-    if not path.is_absolute() and ".." not in path.parts:
+    if "\\" in name:
+        raise ManifestError(f"{place}: file_name {name!r:.80} has a backslash; write / instead")
+    if not name.startswith("/") and ".." not in name.split("/"):
         return
     if root is None:
         raise ManifestError(
             f"{place}: file_name {name!r} leaves the manifest's folder; name the folder that holds "
             "all images with --root"
         )
-    if not Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(root)):
+    # Resolved, not only spelled out: `link/..` is not where it seems to be.
+    if not (folder / name).resolve().is_relative_to(root.resolve()):
         raise ManifestError(f"{place}: file_name {name!r} leaves --root {root}")
 
 
 def _list_images(folder: Path) -> Iterator[Record]:
     count = 0
-    for path in sorted(_visible_files(folder), key=lambda item: item.as_posix()):
+    for path in _visible_files(folder):
         if not _looks_like_image(path):
             continue
         count += 1
         name = path.relative_to(folder)
         fields = {"file_name": name.as_posix()}
-        if len(name.parts) > 1:
-            fields["label"] = name.parts[0]
-        yield Record(fields, folder, str(path))
+        parents = list(name.parts[:-1])
+        if parents and parents[0] in SPLIT_FOLDERS:
+            fields["split"] = SPLIT_FOLDERS[parents.pop(0)]
+        if parents:
+            fields["label"] = parents[0]
+        try:
+            yield parse_line(encode_line(fields), str(path), folder)
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{path!r}: its name is not UTF-8; rename it") from error
     if count == 0:
         raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image")
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+    """List files in order; links to folders are followed, each folder is entered once."""
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a loop of links
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise ConfigError(f"{error.filename}: {error.strerror}") from error
 
 
 def _looks_like_image(path: Path) -> bool:
-    ending = path.suffix.lower()
-    Image.init()
-    if ending in Image.EXTENSION or ending in DICOM_ENDINGS:
+    if path.exists() and not path.is_file():  # a pipe or a socket would be waited for
+        return False
+    if path.suffix.lower() in ENDINGS:
         return True
     try:  # clinics' files often have no ending: go by the first bytes
         with path.open("rb") as file:
-            head = file.read(132)
-            if head[128:] == b"DICM":
+            if file.read(132)[128:] == b"DICM":
                 return True
-        with Image.open(path):
+        with Image.open(path, formats=FORMATS):
             return True
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UnidentifiedImageError:
+        return False
+    except Image.DecompressionBombError:
+        return True  # an image all the same: the loader says what is wrong with it
+    except (OSError, SyntaxError, ValueError) as error:
+        log.warning("%s: is left out: %s", path, error)
         return False
 
 
@@ -236,17 +295,26 @@ class ManifestWriter:
         self._file = path.open("ab", buffering=0)
 
     def append(self, fields: dict[str, Any]) -> None:
-        """Write one record as one line."""
-        line = json.dumps(fields, ensure_ascii=False).encode("utf-8") + b"\n"
-        written = self._file.write(line)
-        if written != len(line):  # a full disk took a part: leave no torn line behind
-            self._file.truncate(self._file.tell() - (written or 0))
-            raise OSError(28, "No space left on device", self._file.name)
+        """Write one record as one line; a full disk leaves no torn line behind.
+
+        Raises:
+            OSError: The disk is full or lost.
+        """
+        rest = encode_line(fields)
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:
         """Bring what was written to the disk and close the file."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        try:
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -256,34 +324,61 @@ class ManifestWriter:
 
 
 def repair_manifest(path: Path) -> None:
-    """Cut off a last line without its line end, which only an interrupted write leaves."""
+    """Mend a last line without its line end: end it if it is whole, else cut it off.
+
+    Raises:
+        ManifestError: The last line is not the beginning of a record, so the file is not ours.
+    """
     if not path.is_file():
         return
     with path.open("rb+") as file:
-        end = whole = file.seek(0, os.SEEK_END)
-        while whole > 0:
-            start = max(0, whole - 65536)
-            file.seek(start)
-            block = file.read(whole - start)
-            found = block.rfind(b"\n")
-            if found >= 0:
-                whole = start + found + 1
-                break
-            whole = start
-        if whole < end:
+        end = file.seek(0, os.SEEK_END)
+        whole = _last_line_end(file, end)
+        if whole == end:
+            return
+        file.seek(whole)
+        line = file.read(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf")
+        try:
+            json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            if not line.startswith(b"{") and line.strip(b"\0"):  # NUL: a power cut on some disks
+                raise ManifestError(f"{path}: its last line is no record; mend it") from error
             log.warning("%s: its last line was torn by a crash and is cut off", path)
             file.truncate(whole)
+        else:  # editors leave out the last line end; the line is someone's work
+            file.seek(end)
+            file.write(b"\n")
+
+
+def _last_line_end(file: BinaryIO, end: int) -> int:
+    while end > 0:
+        start = max(0, end - 65536)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a whole manifest beside its place and move it there."""
+    """Write a whole manifest beside its place and move it there; a failure leaves nothing behind.
+
+    Raises:
+        OSError: The disk is full or lost.
+    """
     draft = path.with_name(f".{path.name}.part")
-    with draft.open("wb") as file:
-        for fields in rows:
-            file.write(json.dumps(fields, ensure_ascii=False).encode("utf-8") + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            for fields in rows:
+                file.write(encode_line(fields))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:
