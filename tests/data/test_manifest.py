@@ -466,6 +466,13 @@ def test_datasets_reads_the_same_texts_and_labels(tmp_path):
     assert [image.getpixel((0, 0))[0] for image in loaded["image"]] == [0, 50, 100]
 
 
+def test_datasets_passes_over_an_image_that_the_manifest_does_not_list(tmp_path):
+    rows = write_set(tmp_path / "set")
+    write_image(tmp_path / "set" / "contact-sheet.png")  # as sample lays one beside its images
+    loaded = load_with_datasets(tmp_path / "set", tmp_path / "cache")
+    assert loaded["text"] == [row["text"] for row in rows]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
