@@ -115,7 +115,7 @@ def read_data(source: str | Path, *, root: Path | None = None) -> Iterator[Recor
         if manifest.is_file():
             yield from read_manifest(manifest, root=root)
         else:
-            yield from _list_images(path)
+            yield from list_images(path)
     elif path.is_file():
         yield from read_manifest(path, root=root)
     else:
@@ -227,7 +227,12 @@ def _check_file_name(name: str | None, place: str, folder: Path, root: Path | No
         raise ManifestError(f"{place}: file_name {name!r} leaves --root {root}")
 
 
-def _list_images(folder: Path) -> Iterator[Record]:
+def list_images(folder: Path) -> Iterator[Record]:
+    """List the images of a folder as records, whether or not it has a manifest.
+
+    Raises:
+        ConfigError: There is none.
+    """
     count = 0
     for path in _visible_files(folder):
         if not _looks_like_image(path):

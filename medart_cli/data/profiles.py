@@ -1,11 +1,36 @@
 """Modality profiles: how captions of one kind of medical image are worded. TOML, see profiles/."""
 
+import hashlib
+import string
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from medart_cli.errors import ConfigError
+
+PROMPT = (
+    'Write one caption for this image. Begin it exactly with: "{simple}". '
+    "Then describe in plain English sentences what is visible: {attributes}. "
+    "Use at most {words} words in all. Describe only what you see: no advice, no warnings, no "
+    "questions, no headings, and no other diagnosis than the one given."
+)
+SHORTEN = (
+    'This caption of the image is too long: "{text}" Write it again in at most {words} words. '
+    'Begin exactly with: "{simple}". Keep what is visible, and add nothing.'
+)
+TYPES: dict[str, type] = {
+    "simple": str,
+    "unlabeled": str,
+    "flips": bool,
+    "words": int,
+    "attributes": dict,
+    "forbidden": list,
+    "context": list,
+    "prompt": str,
+}
 
 
 @dataclass(frozen=True)
@@ -16,24 +41,82 @@ class Profile:
         name: Its name, or the path it was read from.
         simple: The simple caption's form, with `{label}` in it.
         flips: Whether a mirrored image means the same.
+        unlabeled: The simple caption of an image without a label.
+        words: Words that the captioner is asked to keep to.
+        attributes: What to describe, and the beginnings of words that show it was described.
+        forbidden: Words that no caption may hold.
+        context: Sentences for the prompt with manifest columns in braces; a sentence is left out
+            of the prompt of a row that lacks one of its columns.
+        prompt: The instruction; knows `{simple}`, `{label}`, `{attributes}` and `{words}`.
     """
 
     name: str
     simple: str
     flips: bool
+    unlabeled: str
+    words: int = 70
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    forbidden: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+    prompt: str = PROMPT
 
     def simple_caption(self, label: str | None) -> str:
         """Word the simple caption of the paper for a class name; folder names lose underscores."""
-        if not label:
-            return self.simple.split(" of {label}")[0]
-        return self.simple.format(label=label.replace("_", " "))
+        if not label or not label.strip():
+            return self.unlabeled
+        return self.simple.format(label=spoken_label(label))
+
+    def build_prompt(self, fields: Mapping[str, Any]) -> str:
+        """Word the instruction for one manifest row, its label and its columns in it."""
+        label = fields.get("label")
+        known = {name: str(value) for name, value in fields.items() if _is_filled(value)}
+        sentences = [
+            sentence.format_map(known)
+            for sentence in self.context
+            if columns_of(sentence) <= known.keys()
+        ]
+        instruction = self.prompt.format(
+            simple=self.simple_caption(label),
+            label=spoken_label(label or ""),
+            attributes=", ".join(self.attributes) or "colors, shapes, surface and surroundings",
+            words=self.words,
+        )
+        return " ".join([*sentences, instruction])
+
+    def build_shorter(self, text: str, simple: str, words: int) -> str:
+        """Word the instruction that asks for a shorter form of a caption."""
+        return SHORTEN.format(text=text, words=words, simple=simple)
+
+    def hash(self) -> str:
+        """Return 12 digits that change when the wording of any prompt of this profile changes."""
+        parts = (self.simple, self.unlabeled, self.words, dict(self.attributes), self.context)
+        text = repr((*parts, self.forbidden, self.prompt, SHORTEN))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def spoken_label(label: str) -> str:
+    """Turn a class name as folders have it into words."""
+    return " ".join(label.replace("_", " ").split())
+
+
+def columns_of(sentence: str) -> set[str]:
+    """Return the names in braces of a sentence.
+
+    Raises:
+        ValueError: The braces do not match, or hold something else than a name.
+    """
+    names = {name for _, name, _, _ in string.Formatter().parse(sentence) if name is not None}
+    for name in names:
+        if not name.isidentifier():
+            raise ValueError(f"{{{name}}} is not the name of a column")
+    return names
 
 
 def read_profile(name: str) -> Profile:
     """Read a packaged profile by name, or a TOML file of the user's own.
 
     Raises:
-        ConfigError: There is no such profile, or it lacks a key.
+        ConfigError: There is no such profile, it lacks a key, or a key has a wrong value.
     """
     packaged = resources.files("medart_cli") / "profiles"
     own = Path(name)
@@ -47,9 +130,50 @@ def read_profile(name: str) -> Profile:
         ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--profile {name}: cannot be read: {error}") from error
-    simple, flips = table.get("simple"), table.get("flips")
-    if not isinstance(simple, str) or "{label}" not in simple or not isinstance(flips, bool):
-        raise ConfigError(
-            f'--profile {name}: needs simple = "... of {{label}}" and flips = true or false'
-        )
-    return Profile(name, simple, flips)
+    try:
+        return _build_profile(name, table)
+    except ValueError as error:
+        raise ConfigError(f"--profile {name}: {error}") from error
+
+
+def _build_profile(name: str, table: dict[str, Any]) -> Profile:
+    for key, value in table.items():
+        if key not in TYPES:
+            raise ValueError(f"unknown key {key}; there are {', '.join(TYPES)}")
+        if type(value) is not TYPES[key]:
+            raise ValueError(f"{key} must be a {TYPES[key].__name__}, got {value!r:.80}")
+    simple = table.get("simple")
+    if simple is None or columns_of(simple) != {"label"} or "flips" not in table:
+        raise ValueError('needs simple = "... of {label}" and flips = true or false')
+    if not table.get("words", 1) >= 1:
+        raise ValueError(f"words must be 1 or more, got {table['words']}")
+    if extra := columns_of(table.get("prompt", "")) - {"simple", "label", "attributes", "words"}:
+        raise ValueError(f"prompt holds {{{extra.pop()}}}; put columns into sentences of context")
+    lists = {key: tuple(table.get(key, ())) for key in ("forbidden", "context")}
+    attributes = {key: tuple(words) for key, words in table.get("attributes", {}).items()}
+    for word in (*lists["forbidden"], *lists["context"], *sum(attributes.values(), ())):
+        if not isinstance(word, str) or not word.strip():
+            raise ValueError(f"attributes, forbidden and context hold texts, got {word!r:.80}")
+    for sentence in lists["context"]:
+        columns_of(sentence)
+    return Profile(
+        name=name,
+        simple=simple,
+        flips=table["flips"],
+        unlabeled=table.get("unlabeled", _without_label(simple)),
+        words=table.get("words", Profile.words),
+        attributes=attributes,
+        prompt=table.get("prompt", PROMPT),
+        **lists,
+    )
+
+
+def _without_label(simple: str) -> str:
+    for part in (" of {label}", " {label}", "{label} ", "{label}"):
+        if part in simple:
+            return simple.replace(part, "").strip()
+    return simple
+
+
+def _is_filled(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    return value is not None and not isinstance(value, (dict, list)) and str(value).strip() != ""

@@ -1,0 +1,126 @@
+"""The review sheet of captions: images beside texts, and what a reader should look at first."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from medart_cli.data.captions import covered
+from medart_cli.data.images import load_image
+from medart_cli.data.manifest import Record
+from medart_cli.data.report import build_figure, build_page, build_table
+from medart_cli.errors import ImageError
+
+THUMBNAIL = 256  # pixels
+MOST_TWINS = 20  # texts listed as used more than once
+SHEET = "display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1.2rem"
+# What a reader should see first: no text, only the simple caption, cut texts, all others.
+ORDER = {"rejected": 0, "simple": 1, "shortened": 2, "ok": 3}
+
+
+def build_review(
+    rows: Sequence[Record],
+    attributes: Mapping[str, Sequence[str]],
+    audit: Mapping[str, Any] | None,
+    most: int,
+) -> str:
+    """Make the page.
+
+    Args:
+        rows: All rows of the manifest.
+        attributes: What captions should describe, and beginnings of words that show it.
+        audit: Figures of the audit, or None.
+        most: Most images to show.
+    """
+    texts = [row.text for row in rows if row.text]
+    parts = [
+        f"<p class=note>{len(rows)} images, {len(texts)} captions. Texts by a language model: "
+        "read a sample before you train on them.</p>",
+        "<h2>How the texts came about</h2>",
+        build_table(["status", "images"], _count_states(rows)),
+    ]
+    if audit:
+        parts += ["<h2>Does the model look at the image?</h2>", _build_audit(audit)]
+    parts += [
+        "<h2>What the captions speak of</h2>",
+        build_table(["attribute", "captions", "share"], _count_attributes(texts, attributes)),
+        "<h2>Texts that stand more than once</h2>",
+        _build_twins(texts),
+        *_build_sheet(rows, most),
+    ]
+    return build_page("Review of captions", parts)
+
+
+def status_of(record: Record) -> str:
+    """Return how a row's text came about: a status, `kept` for others' texts, `none` without."""
+    status = (record.fields.get("caption") or {}).get("status")
+    return str(status) if status else "kept" if record.text else "none"
+
+
+def _count_states(rows: Sequence[Record]) -> list[list[str]]:
+    counts = Counter(status_of(row) for row in rows)
+    return [[name, str(count)] for name, count in counts.most_common()]
+
+
+def _build_audit(audit: Mapping[str, Any]) -> str:
+    names = {
+        "repeat": "the same image again",
+        "blank": "a blank image",
+        "other": "another image",
+    }
+    rows = [
+        [text, f"{audit[f'{name}_same']:.0%}", f"{audit[f'{name}_overlap']:.0%}"]
+        for name, text in names.items()
+    ]
+    note = (
+        f"<p class=note>{audit['images']} images, likeliest words. With a blank or another image "
+        "a model that looks says something else.</p>"
+    )
+    return note + build_table(["shown instead", "same text", "words in common"], rows)
+
+
+def _count_attributes(
+    texts: Sequence[str], attributes: Mapping[str, Sequence[str]]
+) -> list[list[str]]:
+    counts = Counter(name for text in texts for name in covered(text, attributes))
+    return [[name, str(counts[name]), f"{counts[name] / max(1, len(texts)):.0%}"]
+            for name in attributes]  # fmt: skip
+
+
+def _build_twins(texts: Sequence[str]) -> str:
+    twins = [(text, count) for text, count in Counter(texts).most_common() if count > 1]
+    if not twins:
+        return "<p>None.</p>"
+    shown = [[text, str(count)] for text, count in twins[:MOST_TWINS]]
+    left = len(twins) - len(shown)
+    more = f"<p class=note>and {left} more</p>" if left else ""
+    return build_table(["text", "images"], shown) + more
+
+
+def _build_sheet(rows: Sequence[Record], most: int) -> list[str]:
+    order = sorted(range(len(rows)), key=lambda index: ORDER.get(status_of(rows[index]), 4))
+    first = [index for index in order if ORDER.get(status_of(rows[index]), 4) < ORDER["ok"]]
+    rest = order[len(first) :]
+    room = max(0, most - len(first))
+    step = max(1, -(-len(rest) // room)) if room else len(rest) + 1  # spread over the whole set
+    shown = [*first[:most], *(rest[::step] if room else [])]
+    return [
+        f"<h2>Images</h2><p class=note>{len(shown)} of {len(rows)}, doubtful ones first.</p>",
+        f"<div style='{SHEET}'>",
+        *(_build_item(rows[index], index) for index in shown),
+        "</div>",
+    ]
+
+
+def _build_item(row: Record, index: int) -> str:
+    facts = row.fields.get("caption") or {}
+    head = f"{index + 1}. {row.file_name} · {row.label or 'no label'} · {status_of(row)}"
+    why = facts.get("error") or "; ".join(facts.get("faults", ()))
+    caption = f"{head}{f' ({why})' if why else ''}: {row.text or '(no text)'}"
+    try:
+        image = load_image(row.path)
+    except ImageError:
+        image = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "lightgray")  # the reason stands beside it
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return build_figure(image, caption, lossy=True)

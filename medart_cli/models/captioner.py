@@ -1,0 +1,342 @@
+"""Image-text-to-text models of transformers: find, load, and ask them about images in batches.
+
+A question carries its own seed, and each row draws from its own numbers, so an answer depends on
+neither the batch it was in nor what was asked before.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from medart_cli.errors import ConfigError, MissingModelError, RunError
+from medart_cli.log import log
+from medart_cli.models.device import build_generator
+
+DEFAULT_CAPTIONER = "llava-hf/llama3-llava-next-8b-hf"  # the paper's VSG
+SIZES = {DEFAULT_CAPTIONER: "17 GB"}
+DOWNLOAD = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn; the defaults are the paper's.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the likeliest token always (greedy).
+        top_k: Draw from that many likeliest tokens; 0 for all.
+        top_p: Draw from the likeliest tokens that have this share together; 1 for all.
+        max_new_tokens: Most tokens of an answer.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 0.9
+    max_new_tokens: int = 150
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image, what to say about it, and the seed of the draw."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        text: The text, without the prompt and special tokens.
+        finished: Whether the model ended by itself, not at the token limit.
+        error: Why there is no text; None where there is one.
+    """
+
+    text: str
+    finished: bool = True
+    error: str | None = None
+
+
+def find_captioner(model: str, *, revision: str | None = None, offline: bool = False) -> Path:
+    """Return the folder of a captioner: a local one, or a hub id from the cache or the hub.
+
+    Raises:
+        MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _fetch(model, revision, offline)
+    if not (folder / "config.json").is_file():
+        raise MissingModelError(
+            f"{folder}: no config.json; is this a model folder of transformers?"
+        )
+    if not list(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin"))
+        why = "its weights are pickled, which can run code when loaded" if pickled else "no weights"
+        raise MissingModelError(f"{folder}: {why}; put its safetensors files there")
+    return folder
+
+
+def _fetch(model: str, revision: str | None, offline: bool) -> Path:
+    try:
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=DOWNLOAD, local_files_only=offline
+            )
+        )
+    except HFValidationError as error:
+        raise MissingModelError(f"{model}: neither a folder nor a hub id; see --model") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:  # LocalEntryNotFoundError is both
+        why = "offline" if offline else f"it cannot be fetched ({type(error).__name__})"
+        size = SIZES.get(model, "about 2 GB for each billion parameters")
+        raise MissingModelError(
+            f"{model}: not in the local cache, and {why}; on a machine with internet run "
+            f"`hf download {model} --local-dir FOLDER` ({size}), copy FOLDER here and give it "
+            "with --model"
+        ) from error
+
+
+def find_revision(folder: Path) -> str:
+    """Return what tells this state of a model from others.
+
+    The commit where the folder is one of the hub's cache, else a SHA-256 over its weights.
+    """
+    if folder.parent.name == "snapshots":
+        return folder.name
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+class Captioner:
+    """A loaded model with its processor.
+
+    Attributes:
+        name: What the model was asked for by.
+        revision: See `find_revision`.
+        batch_size: Questions at a time; halved, and kept so, when memory does not suffice.
+    """
+
+    def __init__(
+        self, folder: Path, *, device: torch.device, dtype: torch.dtype, sampling: Sampling
+    ) -> None:
+        """Load nothing yet; see `load`."""
+        self.folder, self.device, self.dtype, self.sampling = folder, device, dtype, sampling
+        self.name = str(folder)
+        self.revision: str | None = None
+        self.batch_size = 1
+        self.model: Any = None
+        self.processor: Any = None
+
+    def load(self, load_in: Literal["4bit", "8bit"] | None = None) -> "Captioner":
+        """Load weights and processor from the folder alone, safetensors only, no code of its own.
+
+        Raises:
+            MissingModelError: A file is missing or unreadable.
+            ConfigError: It is no image-text-to-text model, has no chat template, or bitsandbytes
+                is not installed and asked for.
+        """
+        local = {"local_files_only": True, "trust_remote_code": False}
+        quantized = _quantization(load_in, self.dtype)
+        try:
+            self.processor = AutoProcessor.from_pretrained(self.folder, **local)
+            self.model = AutoModelForImageTextToText.from_pretrained(
+                self.folder,
+                dtype=self.dtype,
+                use_safetensors=True,
+                device_map={"": self.device} if quantized else None,
+                quantization_config=quantized,
+                **local,
+            )
+        except OSError as error:
+            raise MissingModelError(f"{self.folder}: cannot be loaded: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.folder}: is no image-text-to-text model that transformers can load: {error}"
+            ) from error
+        if not getattr(self.processor, "chat_template", None):
+            raise ConfigError(
+                f"{self.folder}: its processor has no chat template; use a chat (instruct) model"
+            )
+        self.model.eval().requires_grad_(False)
+        if not quantized:
+            self.model.to(self.device)
+        self._prepare_tokens()
+        self.revision = find_revision(self.folder)
+        return self
+
+    def _prepare_tokens(self) -> None:
+        tokenizer = self.processor.tokenizer
+        tokenizer.padding_side = "left"  # the answer must follow the prompt directly
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            ends = tokenizer.eos_token_id
+        # Only the ends of the model's own settings are kept: draws are ours, one a row.
+        self.model.generation_config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.sampling.max_new_tokens,
+            eos_token_id=ends,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        self._ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=self.device)
+
+    def ask(
+        self, questions: Sequence[Question], *, greedy: bool = False
+    ) -> Iterator[tuple[int, Answer] | None]:
+        """Answer questions in batches of like size.
+
+        Args:
+            questions: Any number of them.
+            greedy: Take the likeliest token always, whatever the temperature.
+
+        Yields:
+            Index of a question and its answer, batch by batch, in another order than that of
+            asking; None after each batch, where a caller can stop and lose nothing.
+
+        Raises:
+            RunError: Memory does not suffice for a single image.
+        """
+        waiting = sorted(range(len(questions)), key=lambda index: _length(questions[index]))
+        while waiting:
+            batch = waiting[: self.batch_size]
+            answers = self._try([questions[index] for index in batch], greedy)
+            if answers:
+                del waiting[: len(batch)]
+                yield from zip(batch, answers, strict=True)
+                yield None
+            else:  # what the failed batch held is released only out here
+                self._halve(len(batch))
+
+    def _try(self, questions: Sequence[Question], greedy: bool) -> list[Answer]:
+        try:
+            return self._generate(questions, greedy)
+        except torch.OutOfMemoryError as error:
+            if len(questions) == 1:
+                raise RunError(
+                    f"{self.name}: memory does not suffice for one image; use --load-in 4bit, a "
+                    "smaller --image-side, or a smaller model"
+                ) from error
+            return []
+
+    def _halve(self, size: int) -> None:
+        self.batch_size = max(1, size // 2)
+        log.warning(
+            "out of memory with %d images at a time; going on with %d", size, self.batch_size
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _generate(self, questions: Sequence[Question], greedy: bool) -> list[Answer]:
+        inputs = self._encode(questions)
+        start = inputs["input_ids"].shape[1]
+        sampler = LogitsProcessorList()
+        if not greedy and self.sampling.temperature > 0:
+            sampler = self._sampler([question.seed for question in questions])
+        tokens = self.model.generate(**inputs, logits_processor=sampler)
+        tokens = tokens[:, start:]  # (B, N), padded after the end
+        finished = torch.isin(tokens, self._ends).any(dim=1).tolist()
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return [Answer(text, done) for text, done in zip(texts, finished, strict=True)]
+
+    def _encode(self, questions: Sequence[Question]) -> Any:  # noqa: ANN401 - a BatchFeature
+        talks = [
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": question.image},
+                        {"type": "text", "text": question.prompt},
+                    ],
+                }
+            ]
+            for question in questions
+        ]
+        inputs = self.processor.apply_chat_template(
+            talks,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
+        return inputs.to(self.device, dtype=self.dtype)
+
+    def _sampler(self, seeds: Sequence[int]) -> LogitsProcessorList:
+        sampling = self.sampling
+        chain = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+        if sampling.top_k:
+            chain.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            chain.append(TopPLogitsWarper(sampling.top_p))
+        generators = [build_generator(seed, "caption") for seed in seeds]
+        draws = [torch.rand(sampling.max_new_tokens, generator=item) for item in generators]
+        chain.append(RowDraws(torch.stack(draws).to(self.device)))
+        return chain
+
+
+class RowDraws(LogitsProcessor):  # type: ignore[misc]  # transformers has no types here
+    """Draws each row's next token with the row's own random number; greedy search then takes it.
+
+    Inverse transform sampling: the drawn token is the first whose cumulated probability exceeds the
+    number. It needs one number a token and row, made before the loop, whatever the batch.
+    """
+
+    def __init__(self, draws: Tensor) -> None:
+        """Take the random numbers, (B, N) in [0, 1), a column for each new token."""
+        self._draws, self._step = draws, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Leave a finite score to the drawn token of each row only; scores are (B, V)."""
+        cumulated = scores.float().softmax(dim=-1).cumsum(dim=-1)  # (B, V)
+        level = self._draws[:, self._step, None] * cumulated[:, -1:]  # (B, 1)
+        self._step += 1
+        drawn = (cumulated <= level).sum(dim=-1, keepdim=True)  # (B, 1)
+        drawn = drawn.clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+
+def _quantization(
+    load_in: Literal["4bit", "8bit"] | None, dtype: torch.dtype
+) -> BitsAndBytesConfig | None:
+    if load_in is None:
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"--load-in {load_in}: needs bitsandbytes; pip install 'medart-cli[8bit]'"
+        )
+    if load_in == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _length(question: Question) -> tuple[int, int, int]:
+    width, height = question.image.size
+    return width * height, width, len(question.prompt)

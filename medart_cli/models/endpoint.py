@@ -1,0 +1,327 @@
+"""A captioner behind HTTP: the chat completions of OpenAI, which vLLM and SGLang speak too.
+
+The images travel inside the request. Nothing leaves the loopback unless that is asked for, so
+redirects are never followed and proxies are never used for a server on the loopback.
+"""
+
+import base64
+import http.client
+import io
+import ipaddress
+import json
+import random
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from medart_cli.errors import ConfigError, RunError
+from medart_cli.models.captioner import Answer, Question, Sampling
+
+RETRY_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
+HOPELESS_STATUS = {301, 302, 303, 307, 308, 401, 403, 404, 405}  # no other image fares better
+# Names under which servers take top-k: vLLM and SGLang, `transformers serve`, not at all (OpenAI).
+DIALECTS = ("top_k", "generation_config", "")
+REFUSED = "connection refused"
+LONGEST_REPLY = 1 << 20  # bytes
+LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+IDLE = 0.5  # seconds after which `ask` lets its caller look around
+FAILURES_IN_A_ROW = 10  # the server is then taken to be broken, not the images
+
+
+def check_endpoint(url: str, *, allow_remote: bool) -> str:
+    """Check an endpoint's address and return it with its version path, `/v1` where it has none.
+
+    Raises:
+        ConfigError: It is no http address, carries a password, or is not on the loopback although
+            images may not leave this machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"--endpoint {url}: not of the form http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(
+            "--endpoint: holds more than an address; a key comes from MEDART_ENDPOINT_KEY alone"
+        )
+    if not allow_remote and not is_loopback(parts.hostname):
+        raise ConfigError(
+            f"--endpoint {url}: is not on this machine's loopback; --allow-remote says that images "
+            "may leave the machine"
+        )
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine itself: localhost, 127.0.0.0/8 or ::1."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:  # noqa: ANN401 - of the standard library
+        return None  # the reply then counts as an error: an image is sent where it was asked for
+
+
+class Endpoint:
+    """A model on a server.
+
+    Attributes:
+        name: The model's name there.
+        revision: None: a server does not tell.
+        batch_size: Requests that are under way at a time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        sampling: Sampling,
+        concurrency: int = 8,
+        timeout: float = 120.0,
+        key: str | None = None,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            url: What `check_endpoint` returned.
+            sampling: How answers are drawn.
+            concurrency: Requests that are under way at a time.
+            timeout: Seconds after which a silent server is given up.
+            key: Sent as bearer token; never logged.
+        """
+        self.url, self.sampling, self.batch_size = url, sampling, concurrency
+        self.name, self.revision = "", None
+        self.retries = 4
+        self.first_wait = 1.0  # seconds; doubles with each try
+        self._timeout, self._key = timeout, key
+        proxies: dict[str, str] | None = {} if is_loopback(urlsplit(url).hostname or "") else None
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler(proxies), _NoRedirect
+        )
+        self._dialect = 0
+        self._failures = 0
+
+    def connect(self, model: str | None) -> "Endpoint":
+        """Reach the server, and choose the model: the one named, or the only one there.
+
+        Raises:
+            RunError: The server cannot be reached, or refuses.
+            ConfigError: No model is named and there is not exactly one.
+        """
+        try:
+            status, body = self._send("/models", None)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.url}: cannot be reached: {_reason(error)}") from error
+        if status in (401, 403):
+            raise RunError(f"{self.url}: refuses the key; set MEDART_ENDPOINT_KEY ({status})")
+        if model is None:
+            names = _model_names(body)
+            if len(names) != 1:
+                found = ", ".join(names) or "none"
+                raise ConfigError(f"{self.url}: name its model with --model; it lists {found}")
+            model = names[0]
+        self.name = model
+        return self
+
+    def ask(
+        self, questions: Sequence[Question], *, greedy: bool = False
+    ) -> Iterator[tuple[int, Answer] | None]:
+        """Answer questions, several at a time, with retries.
+
+        Args:
+            questions: Any number of them.
+            greedy: Ask for the likeliest tokens, whatever the temperature.
+
+        Yields:
+            Index of a question and its answer, as they come; None after each, and now and then
+            while none comes, where a caller can stop and lose nothing.
+
+        Raises:
+            RunError: The server refuses in a way that no other image will change, cannot be
+                reached, or fails on every request.
+        """
+        todo: SimpleQueue[int] = SimpleQueue()
+        done: SimpleQueue[tuple[int, Answer | Exception]] = SimpleQueue()
+        for index in range(len(questions)):
+            todo.put(index)
+        leave = Event()
+
+        def work() -> None:
+            while not leave.is_set():
+                try:
+                    index = todo.get_nowait()
+                except Empty:
+                    return
+                try:
+                    done.put((index, self._answer(questions[index], greedy, leave)))
+                except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+                    done.put((index, error))
+
+        # Daemons: a request that hangs must not keep a stopped run from ending.
+        for _ in range(min(self.batch_size, len(questions))):
+            Thread(target=work, daemon=True).start()
+        try:
+            left = len(questions)
+            while left:
+                try:
+                    index, answer = done.get(timeout=IDLE)
+                except Empty:
+                    yield None
+                    continue
+                left -= 1
+                yield index, self._count(answer)
+                yield None
+        finally:
+            leave.set()
+
+    def _count(self, answer: Answer | Exception) -> Answer:
+        if isinstance(answer, Exception):
+            raise answer
+        self._failures = self._failures + 1 if answer.error else 0
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise RunError(
+                f"{self.url}: failed on {self._failures} images in a row, last: {answer.error}; "
+                "mend the server and run the same command again"
+            )
+        return answer
+
+    def _answer(self, question: Question, greedy: bool, leave: Event) -> Answer:
+        """Ask one question, again with growing waits while the failure may pass."""
+        fields = self._fields(question, greedy)
+        reason, wait = "", None
+        for attempt in range(self.retries + 1):
+            dialect = self._dialect
+            try:
+                status, body = self._send(
+                    "/chat/completions", fields | self._extra(dialect, greedy)
+                )
+                if status == 200:
+                    return _read_answer(body)
+                reason, wait = f"answers {status}: {_detail(body)}", body.get("retry_after")
+                if status in (400, 422) and DIALECTS[dialect] and DIALECTS[dialect] in reason:
+                    self._dialect = max(self._dialect, dialect + 1)
+                    continue
+                if status in HOPELESS_STATUS:
+                    raise RunError(f"{self.url}: {reason}")
+                if status not in RETRY_STATUS:
+                    return Answer("", error=f"{self.url}: {reason}")
+            except (OSError, ValueError) as error:
+                reason, wait = _reason(error), None
+            if attempt == self.retries or leave.wait(self._pause(attempt, wait)):
+                break
+        if reason == REFUSED:
+            raise RunError(f"{self.url}: {reason}; start the server, run the same command again")
+        return Answer("", error=f"{self.url}: {reason} ({self.retries + 1} tries)")
+
+    def _pause(self, attempt: int, asked: float | None) -> float:
+        pause: float = self.first_wait * 2**attempt * random.uniform(0.5, 1)  # not all at once
+        return min(LONGEST_WAIT, max(pause, asked or 0.0))
+
+    def _fields(self, question: Question, greedy: bool) -> dict[str, Any]:
+        content = [
+            {"type": "image_url", "image_url": {"url": _inline(question.image)}},
+            {"type": "text", "text": question.prompt},
+        ]
+        return {
+            "model": self.name,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": self.sampling.max_new_tokens,
+            "temperature": 0.0 if greedy else self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "seed": question.seed,
+        }
+
+    def _extra(self, dialect: int, greedy: bool) -> dict[str, Any]:
+        """Word the limit on likeliest tokens, which OpenAI's own form lacks."""
+        if greedy or self.sampling.temperature == 0 or not DIALECTS[dialect]:
+            return {}
+        if DIALECTS[dialect] == "top_k":
+            return {"top_k": self.sampling.top_k or -1}  # vLLM and SGLang: -1 is all
+        settings = {"do_sample": True, "top_k": self.sampling.top_k}
+        return {"generation_config": json.dumps(settings)}
+
+    def _send(self, path: str, fields: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+        """Send one request and return the status and the JSON object of the reply.
+
+        Raises:
+            OSError: The connection failed, broke or was silent for too long.
+            ValueError: The reply is no JSON object.
+        """
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        data = None if fields is None else json.dumps(fields).encode("utf-8")
+        request = urllib.request.Request(self.url + path, data=data, headers=headers)
+        try:
+            with self._opener.open(request, timeout=self._timeout) as reply:
+                return reply.status, _read_object(reply.read(LONGEST_REPLY))
+        except urllib.error.HTTPError as error:
+            with error:
+                body = _read_failure(error.read(LONGEST_REPLY))
+            asked = error.headers.get("Retry-After", "")
+            return error.code, body | ({"retry_after": float(asked)} if asked.isdigit() else {})
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"broken reply ({type(error).__name__})") from error
+
+
+def _inline(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)  # lossless: colors are what is described
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _read_object(raw: bytes) -> dict[str, Any]:
+    body = json.loads(raw)
+    if not isinstance(body, dict):
+        raise ValueError("the reply is no JSON object")
+    return body
+
+
+def _read_failure(raw: bytes) -> dict[str, Any]:
+    try:
+        return _read_object(raw)
+    except ValueError:
+        return {"detail": raw.decode("utf-8", "replace")}
+
+
+def _read_answer(body: dict[str, Any]) -> Answer:
+    try:
+        choice = body["choices"][0]
+        text = choice["message"]["content"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError("the reply holds no choices[0].message.content") from error
+    if not isinstance(text, str):
+        raise ValueError("the reply holds no text")
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
+    return Answer(text, finished=choice.get("finish_reason") != "length")
+
+
+def _model_names(body: dict[str, Any]) -> list[str]:
+    models = body.get("data")
+    found = [item.get("id") for item in models or [] if isinstance(item, dict)]
+    return [name for name in found if isinstance(name, str)]
+
+
+def _detail(body: dict[str, Any]) -> str:
+    error = body.get("error") or body.get("detail") or body.get("message") or ""
+    text = error.get("message", "") if isinstance(error, dict) else error
+    return " ".join(str(text).split())[:200]
+
+
+def _reason(error: OSError | ValueError) -> str:
+    cause = getattr(error, "reason", error)  # urllib wraps the error of the socket
+    if isinstance(cause, ConnectionRefusedError):
+        return REFUSED
+    if isinstance(cause, TimeoutError):
+        return "no reply in time"
+    if isinstance(cause, json.JSONDecodeError):
+        return "the reply is not JSON"
+    return " ".join(str(cause).split())[:200] or type(cause).__name__

@@ -1,0 +1,598 @@
+"""Caption images: image folder or manifest -> metadata.jsonl, caption.toml, review.html.
+
+Rows finish out of order, for images of like size go through the model together. Each finished row
+is one line of a journal beside the manifest, at once; the manifest is whole and in order at any
+time, and takes the journal's rows up now and then and at the end.
+"""
+
+import hashlib
+import os
+import time
+import tomllib
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from PIL import Image
+
+from medart_cli import stop
+from medart_cli.config import DEFAULT_CAPTIONER, RUN_ONLY, CaptionConfig, settings_of
+from medart_cli.data.captions import (
+    TOO_LONG,
+    Rules,
+    cut_caption,
+    find_faults,
+    trim_caption,
+    word_overlap,
+)
+from medart_cli.data.images import load_image
+from medart_cli.data.journal import Journal
+from medart_cli.data.labels import merge_labels, read_labels
+from medart_cli.data.manifest import (
+    MANIFEST_NAME,
+    Record,
+    list_images,
+    read_data,
+    read_manifest,
+    repair_manifest,
+)
+from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
+from medart_cli.data.report import first_change, write_text
+from medart_cli.data.review import build_review, status_of
+from medart_cli.errors import ConfigError, ImageError, ManifestError
+from medart_cli.log import log, progress
+from medart_cli.models.captioner import Answer, Captioner, Question, Sampling, find_captioner
+from medart_cli.models.device import DTYPES, find_device, find_precision
+from medart_cli.models.endpoint import Endpoint, check_endpoint, is_loopback
+from medart_cli.models.pixart import find_base, load_tokenizer, max_tokens, normalize_prompt
+
+KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
+STATUSES = ("ok", "shortened", "simple", "rejected")
+AHEAD = 8  # batches of images that are decoded ahead, and sorted by size
+WORDS_A_TOKEN = 0.6  # T5 takes about 1.4 tokens for an English word, more for medical ones
+MOST_SAME = 0.5  # share of texts that may stay the same without the image, before a warning
+# Another value of these may complete the same manifest: they do not shape the texts, or are a
+# place that changes (a server's port).
+FREE = RUN_ONLY | frozenset(
+    "images batch_size endpoint allow_remote concurrency timeout audit review labels add_new "
+    "recaption".split()
+)
+Asker = Captioner | Endpoint
+
+
+@dataclass
+class Task:
+    """A row on its way to a caption.
+
+    Attributes:
+        row: Its place in the manifest, from 0; seeds follow from it.
+        image: What the model is shown.
+        rules: What the text is held against.
+        attempt: How often it was asked for.
+        draft: The text that is only too long and is being shortened.
+        faults: Why the last text was refused.
+    """
+
+    row: int
+    image: Image.Image
+    rules: Rules
+    attempt: int = 1
+    draft: str | None = None
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Book:
+    """What the rules of all rows have in common.
+
+    Attributes:
+        profile: How the modality is worded.
+        labels: All classes of the data.
+        tokenizer: That of the text encoder captions are for; None where no model is asked.
+        limit: Most tokens a caption may have.
+    """
+
+    profile: Profile
+    labels: Sequence[str]
+    tokenizer: Any = None
+    limit: int = 0
+
+    def count(self, text: str) -> int:
+        """Count tokens as training will, the end mark included."""
+        return len(self.tokenizer(normalize_prompt(text)).input_ids)
+
+    def rules(self, record: Record) -> Rules:
+        """Make the rules for one row's caption."""
+        return Rules(
+            simple=self.profile.simple_caption(record.label),
+            instruction=self.profile.build_prompt(record.fields),
+            label=spoken_label(record.label or ""),
+            others=[spoken_label(other) for other in self.labels if other != record.label],
+            forbidden=self.profile.forbidden,
+            limit=self.limit,
+            count_tokens=self.count,
+        )
+
+
+def run(config: CaptionConfig) -> dict[str, Any]:
+    """Describe each image that has no text yet, or those that --recaption names."""
+    profile = find_profile(config)
+    target, folder = find_target(config)
+    records, changed = read_rows(config, target, folder)
+    check_columns(profile, records)
+    journal = Journal(target, records)
+    check_session(config, journal, beside(target, "caption.toml"))
+    todo = find_todo(config, journal)
+
+    book = build_book(config, profile, records)
+    asked = config.style == "visual" and (todo or config.audit)
+    asker = build_asker(config) if asked else None
+    if changed or not target.is_file():
+        journal.fold()
+    write_text(beside(target, "caption.toml"), tomli_w.dumps(settings_of(config)))
+
+    started = time.monotonic()
+    log.info("%d of %d images to caption", len(todo), len(records))
+    with journal, progress("caption", len(records), done=len(records) - len(todo)) as bar:
+        try:
+            for row, result in caption_rows(config, journal.records, todo, book, asker):
+                journal.append(row, result)
+                bar.advance()
+        except BaseException:  # also Ctrl-C: what is finished goes into the manifest at once
+            journal.fold()
+            raise
+    journal.finish()
+
+    audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
+    if config.review and (todo or audit or not beside(target, "review.html").is_file()):
+        page = build_review(journal.records, profile.attributes, audit, config.review)
+        write_text(beside(target, "review.html"), page)
+    return summarize(target, journal.records, len(todo), audit, time.monotonic() - started)
+
+
+def find_profile(config: CaptionConfig) -> Profile:
+    """Read the profile, with the sentences of --context added."""
+    profile = read_profile(config.profile)
+    try:
+        for sentence in config.context or ():
+            columns_of(sentence)
+    except ValueError as error:
+        raise ConfigError(f"--context: {error}") from error
+    return replace(profile, context=(*profile.context, *(config.context or ())))
+
+
+def find_target(config: CaptionConfig) -> tuple[Path, Path]:
+    """Return the manifest to write and the folder that file names are relative to."""
+    source = Path(config.images)
+    if config.images == "-":
+        folder = config.root or Path.cwd()
+    else:
+        folder = config.root or (source if source.is_dir() else source.parent)
+    own = source / MANIFEST_NAME if source.is_dir() else source
+    target = config.out or own
+    if target.is_dir():
+        raise ConfigError(f"--out {target}: is a folder; name a file, as {target / MANIFEST_NAME}")
+    if not target.parent.is_dir():
+        raise ConfigError(f"--out {target}: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK):
+        raise ConfigError(
+            f"{target.parent}: cannot be written to; name a manifest elsewhere with --out"
+        )
+    return target, folder
+
+
+def beside(target: Path, name: str) -> Path:
+    """Return the path of a file beside the manifest; other manifests than the usual lend a name."""
+    own = target.name == MANIFEST_NAME
+    return target.with_name(name if own else f"{target.stem}.{name}")
+
+
+def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[list[Record], bool]:
+    """Read the rows that are there already, add what is new, and put labels in.
+
+    File names are made relative to the manifest that is written, where its folder holds the images.
+
+    Returns:
+        The rows, and whether they differ from what the manifest says.
+    """
+    if target.is_file():
+        repair_manifest(target)
+    inside = config.root is None and folder.resolve().is_relative_to(target.parent.resolve())
+    rename = inside and folder.resolve() != target.parent.resolve()
+    rows = list(read_data(config.images, root=config.root))
+    if rename:
+        rows = [_rebase(row, target.parent, folder) for row in rows]
+    elif not inside and config.root is None:
+        log.warning("%s: its file names are relative to %s; say --root %s wherever it is used",
+                    target, folder, folder)  # fmt: skip
+    changed = False
+    own = config.images != "-" and target.resolve() in (
+        Path(config.images).resolve(),
+        (Path(config.images) / MANIFEST_NAME).resolve(),
+    )
+    if target.is_file() and not own:  # --out of an earlier run: its rows are kept, in its order
+        earlier = list(read_manifest(target, root=None if inside else folder))
+        rows, changed = _add_rows(earlier, rows)
+    if own:
+        rows, added = _find_new(config, rows)
+        changed = changed or added
+    if config.labels:
+        rows, labeled = merge_labels(rows, read_labels(config.labels))
+        changed = changed or labeled
+    return rows, changed
+
+
+def _rebase(row: Record, parent: Path, folder: Path) -> Record:
+    name = (folder.resolve() / row.file_name).relative_to(parent.resolve())
+    return Record({**row.fields, "file_name": name.as_posix()}, parent, row.place)
+
+
+def _add_rows(rows: list[Record], more: Sequence[Record]) -> tuple[list[Record], bool]:
+    known = {row.file_name for row in rows}
+    new = [row for row in more if row.file_name not in known]
+    return [*rows, *new], bool(new)
+
+
+def _find_new(config: CaptionConfig, rows: list[Record]) -> tuple[list[Record], bool]:
+    folder = Path(config.images)
+    if not folder.is_dir() or not (folder / MANIFEST_NAME).is_file():
+        return rows, False
+    known = {row.file_name for row in rows}
+    new = [row for row in list_images(folder) if row.file_name not in known]
+    if new and not config.add_new:
+        log.warning("%d images of %s stand on no line of its manifest; --add-new adds them",
+                    len(new), folder)  # fmt: skip
+        return rows, False
+    return [*rows, *new], bool(new)
+
+
+def check_columns(profile: Profile, records: Sequence[Record]) -> None:
+    """Refuse a context sentence with a column that no row has: a mistyped name."""
+    known = {name for record in records for name in record.fields}
+    for sentence in profile.context:
+        if missing := columns_of(sentence) - known:
+            raise ManifestError(
+                f"context {sentence!r}: no row has a column {missing.pop()}; there are "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+def check_session(config: CaptionConfig, journal: Journal, file: Path) -> None:
+    """Go on with an unfinished run of the same settings, or take its rows up and begin anew.
+
+    Raises:
+        ConfigError: The manifest was begun with other settings, and --recaption is not given.
+    """
+    try:
+        old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}; mend or remove it") from error
+    change = None if old is None else first_change(old, settings_of(config), FREE)
+    if change and not config.recaption:
+        raise ConfigError(
+            f"{file.parent}: its captions belong to other settings: {change}; name another "
+            "manifest with --out, or have texts written anew with --recaption"
+        )
+    if not journal.results:
+        return
+    if old is not None and change is None and old.get("recaption") == config.recaption:
+        log.info("going on with an unfinished run: %d rows are done", len(journal.results))
+        return
+    log.info("taking up %d rows of an unfinished run", len(journal.results))
+    journal.finish()
+
+
+def find_todo(config: CaptionConfig, journal: Journal) -> list[int]:
+    """Return the rows to caption: those without a text, and those that --recaption names."""
+    return [
+        row
+        for row, record in enumerate(journal.records)
+        if row not in journal.results and is_wanted(record, config.recaption)
+    ]
+
+
+def is_wanted(record: Record, recaption: str | None) -> bool:
+    """Say whether a row has no text, or is one that --recaption names."""
+    facts = record.fields.get("caption") or {}
+    status = facts.get("status")
+    if record.text is None or status == "rejected" or (not record.text.strip() and not status):
+        return True
+    if recaption == "rejected":
+        return status == "simple" and bool(facts.get("faults"))
+    return recaption == "all" or (recaption == "simple" and status == "simple")
+
+
+def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record]) -> Book:
+    """Find the target's tokenizer and limit, and check that all simple captions fit.
+
+    Raises:
+        MissingModelError: The base pipeline is not there.
+        ConfigError: The simple caption of a label is longer than the text encoder reads.
+    """
+    labels = sorted({record.label for record in records if record.label})
+    if config.style != "visual":
+        return Book(profile, labels)
+    base = find_base(config.base, offline=config.offline)
+    book = Book(profile, labels, load_tokenizer(base), max_tokens(base))
+    for label in labels:
+        if book.count(profile.simple_caption(label)) > book.limit:
+            raise ConfigError(
+                f"label {label!r}: its simple caption has over {book.limit} T5 tokens; shorten it"
+            )
+    return book
+
+
+def build_asker(config: CaptionConfig) -> Asker:
+    """Load the model, or reach the server; nothing is written before this has worked."""
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.max_new_tokens)
+    if config.endpoint is not None:
+        url = check_endpoint(config.endpoint, allow_remote=config.allow_remote)
+        if config.offline and config.allow_remote:
+            raise ConfigError("--allow-remote: not together with --offline")
+        if url.startswith("http://") and not is_loopback(url.split("/")[2].rsplit(":", 1)[0]):
+            log.warning("%s: images travel unencrypted; use https", url)
+        endpoint = Endpoint(
+            url,
+            sampling=sampling,
+            concurrency=config.concurrency,
+            timeout=config.timeout,
+            key=os.environ.get(KEY_VARIABLE) or None,
+        )
+        return endpoint.connect(config.model)
+    device = find_device(config.device)
+    dtype = DTYPES[find_precision(config.precision, device)]
+    name = config.model or DEFAULT_CAPTIONER
+    folder = find_captioner(name, revision=config.revision, offline=config.offline)
+    log.info("loading %s", name)
+    captioner = Captioner(folder, device=device, dtype=dtype, sampling=sampling)
+    captioner.load(config.load_in)
+    captioner.name, captioner.batch_size = name, config.batch_size
+    return captioner
+
+
+def caption_rows(
+    config: CaptionConfig,
+    records: Sequence[Record],
+    todo: Sequence[int],
+    book: Book,
+    asker: Asker | None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Caption rows, and yield the new fields of each as soon as they stand.
+
+    A window of some batches is kept full, sorted by size inside the model's `ask`; rows that are
+    asked again go along with new ones, so that batches stay full.
+    """
+    if asker is None:
+        yield from word_rows(config, records, todo, book)
+        return
+    source = describe(config, book, asker)
+    waiting: list[Task] = []
+    window = AHEAD * asker.batch_size
+    ahead = decode_ahead(config, records, todo, window)
+    while True:
+        new = list(islice(ahead, max(0, window - len(waiting))))
+        if not new and not waiting:
+            return
+        for row, image in new:
+            if isinstance(image, ImageError):
+                yield row, fail_row(config, records[row], str(image))
+            else:
+                waiting.append(Task(row, image, book.rules(records[row])))
+        again: list[Task] = []
+        questions = [build_question(config, book, task) for task in waiting]
+        for item in asker.ask(questions):
+            if item is None:
+                stop.check()
+                continue
+            task = waiting[item[0]]
+            result = settle(config, records[task.row], task, item[1], source)
+            if result is None:
+                again.append(task)
+            else:
+                yield task.row, result
+        waiting = again
+
+
+def word_rows(
+    config: CaptionConfig, records: Sequence[Record], todo: Sequence[int], book: Book
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give rows the caption that needs no model: the simple or the empty one."""
+    for row in todo:
+        stop.check()
+        simple = config.style == "simple"
+        text = book.profile.simple_caption(records[row].label) if simple else ""
+        status = "simple" if simple else "ok"
+        facts = {"model": None, "profile": config.profile, "style": config.style, "status": status}
+        yield row, {"text": text, "caption": facts}
+
+
+def decode_ahead(
+    config: CaptionConfig, records: Sequence[Record], todo: Sequence[int], count: int
+) -> Iterator[tuple[int, Image.Image | ImageError]]:
+    """Decode images in other threads while the model works, at most `count` ahead, in order."""
+
+    def decode(row: int) -> Image.Image | ImageError:
+        try:
+            image = load_image(records[row].path)
+        except ImageError as error:
+            return error
+        image.thumbnail((config.image_side, config.image_side), Image.Resampling.LANCZOS)
+        return image
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        rows = iter(todo)
+        coming = deque((row, pool.submit(decode, row)) for row in islice(rows, count))
+        try:
+            while coming:
+                row, image = coming.popleft()
+                for more in islice(rows, 1):
+                    coming.append((more, pool.submit(decode, more)))
+                yield row, image.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def build_question(config: CaptionConfig, book: Book, task: Task) -> Question:
+    """Word what the model is asked about a row now."""
+    seed = draw_seed(config.seed, task.row, task.attempt, task.draft is not None)
+    if task.draft is None:
+        return Question(task.image, task.rules.instruction, seed)
+    words = min(book.profile.words, int(WORDS_A_TOKEN * task.rules.limit))
+    return Question(
+        task.image, book.profile.build_shorter(task.draft, task.rules.simple, words), seed
+    )
+
+
+def draw_seed(seed: int, row: int, attempt: int, shorter: bool = False) -> int:
+    """Return the seed of one draw, 31 bits, which follows from nothing but these."""
+    text = f"{seed}/{row}/{attempt}{'/shorter' * shorter}"
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") & 0x7FFFFFFF
+
+
+def settle(
+    config: CaptionConfig, record: Record, task: Task, answer: Answer, source: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Judge an answer by the rules.
+
+    Returns:
+        The row's new fields, or None where `task` now says what is to be asked next.
+    """
+    if answer.error is not None:
+        return fail_row(config, record, answer.error)
+    text = trim_caption(answer.text, task.rules.simple)
+    faults = find_faults(text, task.rules)
+    if not answer.finished and TOO_LONG not in faults:
+        faults.append(TOO_LONG)  # the end of the last sentence is missing
+    status = "ok"
+    if task.draft is not None:
+        status = "shortened"
+        if faults:
+            text, faults = cut_draft([text, task.draft], task.rules), []
+    elif faults == [TOO_LONG]:
+        task.draft = text
+        return None
+    if faults or not text:
+        task.faults = faults or [TOO_LONG]
+        task.draft = None
+        # Without draws the same words would come again.
+        if task.attempt < config.attempts and config.temperature > 0:
+            task.attempt += 1
+            return None
+        text, status = task.rules.simple, "simple"
+    facts = source | {
+        "seed": draw_seed(config.seed, task.row, task.attempt, task.draft is not None),
+        "attempts": task.attempt,
+        "status": status,
+    }
+    if status == "simple":
+        facts["faults"] = task.faults
+    return {"text": text, "caption": facts}
+
+
+def cut_draft(texts: Sequence[str], rules: Rules) -> str:
+    """Cut the first of several over-long texts that then breaks no rule; empty if none does."""
+    for text in texts:
+        cut = cut_caption(text, rules)
+        if cut and not find_faults(cut, rules):
+            return cut
+    return ""
+
+
+def describe(config: CaptionConfig, book: Book, asker: Asker) -> dict[str, Any]:
+    """Return what a row says about where its text came from, seed and status aside."""
+    return {
+        "model": asker.name,
+        "revision": asker.revision,
+        "profile": config.profile,
+        "prompt": book.profile.hash(),
+        "style": config.style,
+    }
+
+
+def fail_row(config: CaptionConfig, record: Record, reason: str) -> dict[str, Any]:
+    """Return the fields of a row that could not be captioned; a text it has stays."""
+    log.warning("%s", reason)
+    if record.text is not None:
+        return {"caption": {**(record.fields.get("caption") or {}), "error": reason}}
+    facts = {"profile": config.profile, "style": config.style, "status": "rejected"}
+    return {"caption": {**facts, "error": reason}}
+
+
+def audit_model(
+    config: CaptionConfig, records: Sequence[Record], book: Book, asker: Asker
+) -> dict[str, Any]:
+    """Ask about some images again, and with a blank and another image under the same prompt.
+
+    Likeliest words, so that a text that stays the same owes nothing to the image.
+
+    Returns:
+        How many images, and for each kind of other image the share of texts that stayed the same
+        and the mean share of words in common.
+    """
+    order = sorted(range(len(records)), key=lambda row: draw_seed(config.seed, row, 0))
+    images: list[tuple[int, Image.Image]] = []
+    for row, image in decode_ahead(config, records, order, config.audit):
+        if len(images) == config.audit:
+            break
+        if isinstance(image, Image.Image):
+            images.append((row, image))
+    if len(images) < 2:
+        log.warning("audit: needs two readable images or more")
+        return {}
+    questions = []
+    for place, (row, image) in enumerate(images):
+        prompt = book.rules(records[row]).instruction
+        blank = Image.new("RGB", image.size, (127, 127, 127))
+        other = images[(place + 1) % len(images)][1]
+        for shown in (image, image, blank, other):
+            questions.append(Question(shown, prompt, draw_seed(config.seed, row, 0)))
+    texts = [""] * len(questions)
+    for item in asker.ask(questions, greedy=True):
+        stop.check()
+        if item is not None:
+            texts[item[0]] = " ".join(item[1].text.split())
+    return compare_texts(texts)
+
+
+def compare_texts(texts: Sequence[str]) -> dict[str, Any]:
+    """Compare the first text of each four with the three that follow."""
+    facts: dict[str, Any] = {"images": len(texts) // 4}
+    for offset, name in enumerate(("repeat", "blank", "other"), start=1):
+        pairs = list(zip(texts[::4], texts[offset::4], strict=True))
+        facts[f"{name}_same"] = sum(one == two for one, two in pairs) / len(pairs)
+        facts[f"{name}_overlap"] = sum(word_overlap(*pair) for pair in pairs) / len(pairs)
+    if max(facts["blank_same"], facts["other_same"]) > MOST_SAME:
+        log.warning(
+            "audit: with a blank image %.0f %% and with another image %.0f %% of the texts stay "
+            "the same: this model hardly looks at the image",
+            100 * facts["blank_same"],
+            100 * facts["other_same"],
+        )
+    return facts
+
+
+def summarize(
+    target: Path,
+    records: Sequence[Record],
+    captioned: int,
+    audit: dict[str, Any] | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """Count how the texts of the manifest came about; `failures` are rows with an error."""
+    counts = Counter(status_of(record) for record in records)
+    errors = [record for record in records if (record.fields.get("caption") or {}).get("error")]
+    return {
+        "result": str(target),
+        "images": len(records),
+        "captioned": captioned,
+        "statuses": {name: counts[name] for name in (*STATUSES, "kept", "none")},
+        "failures": len(errors),
+        "audit": audit,
+        "seconds": round(seconds, 2),
+    }
