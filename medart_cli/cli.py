@@ -14,8 +14,10 @@ from medart_cli.errors import MedartError, TooManyFailuresError
 from medart_cli.log import log, start_log
 
 STAGES: dict[str, type[config.CommonConfig]] = {
+    "caption": config.CaptionConfig,
     "finetune": config.FinetuneConfig,
     "sample": config.SampleConfig,
+    "classify": config.ClassifyConfig,
 }
 
 app = typer.Typer(

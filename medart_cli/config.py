@@ -15,6 +15,7 @@ from typer import Argument, CallbackParam, Context, Option
 from medart_cli.errors import ConfigError
 
 DEFAULT_BASE = "PixArt-alpha/PixArt-XL-2-512x512"  # the paper's base model
+DEFAULT_CAPTIONER = "llava-hf/llama3-llava-next-8b-hf"  # the paper's captioner
 
 # Options that say how to run and not what to make: another value may continue the same output.
 RUN_ONLY = frozenset(
@@ -486,3 +487,415 @@ def settings_of(config: CommonConfig) -> dict[str, Any]:
         if field.name != "config" and value is not None:
             table[field.name] = str(value) if isinstance(value, Path) else value
     return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig(CommonConfig):
+    """Describe each image with a vision-language model: write or complete metadata.jsonl.
+
+    Texts that are there are kept unless --recaption asks. The same command again goes on.
+    """
+
+    images: Annotated[
+        str, Argument(help="Image folder, manifest file, or - for a manifest on standard input.")
+    ]
+    out: Annotated[
+        Path | None,
+        Option(
+            help="Manifest file to write, where the image folder is not to be touched.",
+            rich_help_panel="Output",
+        ),
+    ] = None
+    recaption: Annotated[
+        Literal["rejected", "simple", "all"] | None,
+        Option(
+            help="Caption again: rows whose texts the rules refused, rows with the simple caption, "
+            "or all rows.",
+            rich_help_panel="Output",
+        ),
+    ] = None
+    review: Annotated[
+        int,
+        Option(
+            help="Most images shown in review.html, refused ones first; 0 writes none.",
+            rich_help_panel="Output",
+        ),
+    ] = 200
+    audit: Annotated[
+        int,
+        Option(
+            help="Images to caption again with a blank and with another image, to see whether the "
+            "model looks at them.",
+            rich_help_panel="Output",
+        ),
+    ] = 0
+
+    root: Annotated[
+        Path | None,
+        Option(
+            help="Folder that file names are relative to; they may then be absolute.",
+            rich_help_panel="Data",
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        Option(
+            help="Table with the columns file_name and label, .csv or .jsonl.",
+            rich_help_panel="Data",
+        ),
+    ] = None
+    add_new: Annotated[
+        bool,
+        Option(
+            "--add-new",
+            help="Also caption images of the folder that its manifest does not list.",
+            rich_help_panel="Data",
+        ),
+    ] = False
+    profile: Annotated[
+        str,
+        Option(
+            help="Modality that words prompt and simple caption: a packaged name or a TOML file.",
+            rich_help_panel="Caption",
+        ),
+    ] = "generic"
+    style: Annotated[
+        Literal["visual", "simple", "empty"],
+        Option(
+            help="What the model sees, the simple caption alone, or nothing: the paper's ablation.",
+            rich_help_panel="Caption",
+        ),
+    ] = "visual"
+    context: Annotated[
+        list[str] | None,
+        Option(
+            help="Sentence for the prompt with manifest columns in braces, as 'Body site: {site}.' "
+            "(repeatable).",
+            rich_help_panel="Caption",
+        ),
+    ] = None
+    attempts: Annotated[
+        int,
+        Option(
+            help="Times a row is asked for before its simple caption stands.",
+            rich_help_panel="Caption",
+        ),
+    ] = 5
+    base: Annotated[
+        str,
+        Option(
+            help="PixArt pipeline whose T5 tokenizer counts: 120 tokens for alpha, 300 for Sigma.",
+            rich_help_panel="Caption",
+        ),
+    ] = DEFAULT_BASE
+
+    model: Annotated[
+        str | None,
+        Option(
+            help=f"Image-text-to-text model, a folder or a hub id ({DEFAULT_CAPTIONER} by "
+            "default); with --endpoint, its name there.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    revision: Annotated[
+        str | None,
+        Option(help="Commit, branch or tag of a hub model.", rich_help_panel="Model"),
+    ] = None
+    load_in: Annotated[
+        Literal["4bit", "8bit"] | None,
+        Option(
+            help="Quantize at loading; needs bitsandbytes: pip install 'medart-cli[8bit]'.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int,
+        Option(
+            help="Images at a time; halved when memory does not suffice.", rich_help_panel="Model"
+        ),
+    ] = 8
+    image_side: Annotated[
+        int,
+        Option(
+            help="Longest image side in pixels that the model is shown.", rich_help_panel="Model"
+        ),
+    ] = 1024
+    temperature: Annotated[
+        float,
+        Option(
+            help="Spread of the draws; 0 always takes the likeliest word.", rich_help_panel="Model"
+        ),
+    ] = 0.8
+    top_k: Annotated[
+        int,
+        Option(help="Draw from that many likeliest tokens; 0 for all.", rich_help_panel="Model"),
+    ] = 50
+    top_p: Annotated[
+        float,
+        Option(
+            help="Draw from the likeliest tokens with this share together.", rich_help_panel="Model"
+        ),
+    ] = 0.9
+    max_new_tokens: Annotated[
+        int, Option(help="Most tokens of an answer.", rich_help_panel="Model")
+    ] = 150
+
+    endpoint: Annotated[
+        str | None,
+        Option(
+            help="Ask an OpenAI-compatible server instead (vLLM, SGLang, transformers serve), as "
+            "http://127.0.0.1:8000/v1. A key is read from MEDART_ENDPOINT_KEY.",
+            rich_help_panel="Server",
+        ),
+    ] = None
+    allow_remote: Annotated[
+        bool,
+        Option(
+            "--allow-remote",
+            help="Images may leave this machine: the server need not be on the loopback.",
+            rich_help_panel="Server",
+        ),
+    ] = False
+    concurrency: Annotated[
+        int, Option(help="Requests under way at a time.", rich_help_panel="Server")
+    ] = 8
+    timeout: Annotated[
+        float,
+        Option(
+            help="Seconds after which a silent server is asked again.", rich_help_panel="Server"
+        ),
+    ] = 120.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_least(
+            review=0, audit=0, attempts=1, batch_size=1, image_side=28, temperature=0, top_k=0,
+            top_p=0, max_new_tokens=1, concurrency=1, timeout=1,
+        )  # fmt: skip
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
+        if self.images == "-" and self.out is None:
+            raise ConfigError("--out: missing; name the manifest to write for standard input")
+        if self.audit and self.style != "visual":
+            raise ConfigError(f"--audit {self.audit}: needs --style visual; no model is asked else")
+        if self.endpoint is None and self.allow_remote:
+            raise ConfigError("--allow-remote: needs --endpoint")
+        if self.endpoint is not None and (self.load_in or self.revision):
+            raise ConfigError("--load-in and --revision are the server's to choose; leave them out")
+        if self.add_new and (self.out is not None or not Path(self.images).is_dir()):
+            raise ConfigError(
+                "--add-new: completes an image folder's own manifest; leave out --out"
+            )
+
+
+REGIMES = ("real", "synthetic", "mix", "pretrain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(CommonConfig):
+    """Train classifiers with and without synthetic images and test all on the same real images.
+
+    With --checkpoint it only predicts. The same command again goes on where it stopped.
+    """
+
+    data: Annotated[
+        str,
+        Argument(help="Real training images, labeled (with --checkpoint: images to predict)."),
+    ]
+    out: Annotated[
+        Path, Option(help="Folder for the classifier and its results.", rich_help_panel="Output")
+    ]
+    overwrite: Annotated[
+        bool,
+        Option(
+            "--overwrite",
+            help="Start anew where the folder is not empty.",
+            rich_help_panel="Output",
+        ),
+    ] = False
+    checkpoint: Annotated[
+        Path | None,
+        Option(
+            help="Only predict, with the classifier of this folder.",
+            rich_help_panel="Output",
+        ),
+    ] = None
+
+    test: Annotated[
+        str | None,
+        Option(
+            help="Real test images, labeled. Without it: the rows marked split test, else a "
+            "stratified part of the training images.",
+            rich_help_panel="Data",
+        ),
+    ] = None
+    synthetic: Annotated[
+        str | None,
+        Option(help="Synthetic images, labeled: what sample wrote.", rich_help_panel="Data"),
+    ] = None
+    run: Annotated[
+        list[str] | None,
+        Option(
+            help="Run folder of the synthetic images, for its list of training images "
+            "(repeatable).",
+            rich_help_panel="Data",
+        ),
+    ] = None
+    root: Annotated[
+        Path | None,
+        Option(help="Folder that file names are relative to.", rich_help_panel="Data"),
+    ] = None
+    test_fraction: Annotated[
+        float, Option(help="Share to test on where no test set is given.", rich_help_panel="Data")
+    ] = 0.2
+    duplicates: Annotated[
+        Literal["drop", "refuse"],
+        Option(
+            help="What to do with training images that are also in the test set, byte for byte.",
+            rich_help_panel="Data",
+        ),
+    ] = "drop"
+    allow_leak: Annotated[
+        bool,
+        Option(
+            "--allow-leak",
+            help="Go on where the generator was trained on test images; the results say so.",
+            rich_help_panel="Data",
+        ),
+    ] = False
+
+    regimes: Annotated[
+        str | None,
+        Option(
+            help="Of real, synthetic, mix and pretrain, joined by commas; by default all that the "
+            "other options allow.",
+            rich_help_panel="Regimes",
+        ),
+    ] = None
+    ratio: Annotated[
+        float | None,
+        Option(
+            help="Synthetic images for each real one in mix; all by default.",
+            rich_help_panel="Regimes",
+        ),
+    ] = None
+    label_budget: Annotated[
+        int | None,
+        Option(
+            help="Real images a class to learn from; all by default.", rich_help_panel="Regimes"
+        ),
+    ] = None
+    seeds: Annotated[int, Option(help="Trainings of each regime.", rich_help_panel="Regimes")] = 5
+    bootstrap: Annotated[
+        int, Option(help="Draws of test images for the intervals.", rich_help_panel="Regimes")
+    ] = 2000
+
+    backbone: Annotated[
+        str,
+        Option(
+            help="efficientnet-lite0 (embedded), timm:NAME, a hub id, or a folder.",
+            rich_help_panel="Training",
+        ),
+    ] = "efficientnet-lite0"
+    freeze: Annotated[
+        bool,
+        Option(
+            "--freeze",
+            help="Train the last layer only, on fixed features: seconds on a CPU.",
+            rich_help_panel="Training",
+        ),
+    ] = False
+    image_size: Annotated[
+        int | None,
+        Option(
+            help="Side of the network's input, pixels; its own by default. 128 is quick on a CPU.",
+            rich_help_panel="Training",
+        ),
+    ] = None
+    profile: Annotated[
+        str,
+        Option(
+            help="Modality, which says whether images may be mirrored: a packaged name or a TOML "
+            "file.",
+            rich_help_panel="Training",
+        ),
+    ] = "generic"
+    augment: Annotated[
+        bool,
+        Option(
+            "--augment/--no-augment",
+            help="Vary the images while training.",
+            rich_help_panel="Training",
+        ),
+    ] = True
+    balance: Annotated[
+        Literal["weights", "sampling", "none"],
+        Option(
+            help="How rare classes get their due: weight in the loss, or more draws.",
+            rich_help_panel="Training",
+        ),
+    ] = "weights"
+    epochs: Annotated[
+        int, Option(help="Passes over the training images.", rich_help_panel="Training")
+    ] = 15
+    batch_size: Annotated[int, Option(help="Images at a time.", rich_help_panel="Training")] = 32
+    learning_rate: Annotated[
+        float, Option(help="Highest learning rate of AdamW.", rich_help_panel="Training")
+    ] = 5e-4
+    weight_decay: Annotated[
+        float, Option(help="Weight decay of AdamW.", rich_help_panel="Training")
+    ] = 0.05
+    val_fraction: Annotated[
+        float,
+        Option(
+            help="Share of the training images held out for early stopping; 0 for none.",
+            rich_help_panel="Training",
+        ),
+    ] = 0.15
+    patience: Annotated[
+        int,
+        Option(
+            help="Epochs without a better validation loss before training stops.",
+            rich_help_panel="Training",
+        ),
+    ] = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_least(
+            ratio=0, label_budget=1, seeds=1, bootstrap=100, image_size=32, epochs=1, batch_size=1,
+            learning_rate=0, weight_decay=0, val_fraction=0, patience=1,
+        )  # fmt: skip
+        if not 0 < self.test_fraction < 1:
+            raise ConfigError(f"--test-fraction must be between 0 and 1, got {self.test_fraction}")
+        if self.val_fraction > 0.5:
+            raise ConfigError(f"--val-fraction must be 0.5 or less, got {self.val_fraction}")
+        if self.checkpoint is not None and (self.test or self.synthetic):
+            raise ConfigError("--checkpoint: only predicts; leave out --test and --synthetic")
+        if [self.data, self.test, self.synthetic].count("-") > 1:
+            raise ConfigError("only one of the sets can be -, standard input")
+        self._check_regimes()
+
+    def _check_regimes(self) -> None:
+        chosen = self.chosen_regimes
+        for name in chosen:
+            if name not in REGIMES:
+                raise ConfigError(f"--regimes {name}: there are {', '.join(REGIMES)}")
+            if name != "real" and self.synthetic is None:
+                raise ConfigError(f"--regimes {name}: needs --synthetic")
+        if len(set(chosen)) < len(chosen):
+            raise ConfigError(f"--regimes {self.regimes}: names one twice")
+        if self.freeze and "pretrain" in chosen:
+            raise ConfigError(
+                "--regimes pretrain: means nothing with --freeze, since a last layer alone ends at "
+                "the same weights whatever it starts from; leave one of the two out"
+            )
+
+    @property
+    def chosen_regimes(self) -> list[str]:
+        """The regimes to train: those named, or all that make sense."""
+        if self.regimes is not None:
+            return [name.strip() for name in self.regimes.split(",")]
+        if self.synthetic is None:
+            return ["real"]
+        return [name for name in REGIMES if not (self.freeze and name == "pretrain")]
