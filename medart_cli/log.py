@@ -39,10 +39,10 @@ class Progress:
         self._first, self._started, self._said = done, time.monotonic(), time.monotonic()
         self._task = bar.add_task(name, total=total, completed=done, facts="") if bar else None
 
-    def advance(self, count: int = 1, **facts: float) -> None:
-        """Count `count` more items as done; `facts` (a loss, say) are shown beside them."""
+    def advance(self, facts: dict[str, float] | None = None, *, count: int = 1) -> None:
+        """Count more items as done; `facts` (a loss, say) are shown beside them."""
         self._done += count
-        text = "  ".join(f"{name} {value:.4g}" for name, value in facts.items())
+        text = "  ".join(f"{name} {value:.4g}" for name, value in (facts or {}).items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, facts=text)
         elif time.monotonic() - self._said >= LINE_EVERY:

@@ -128,3 +128,69 @@ def build_figure(image: Image.Image, caption: str, *, lossy: bool = False) -> st
         f"<figure><img src='data:image/{kind};base64,{data}' alt=''>"
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
+
+
+def plot_losses(log: Path, picture: Path) -> None:
+    """Draw the losses of a run's metrics.jsonl as a PNG: noise loss above, color loss below."""
+    from matplotlib.figure import Figure  # a second to load, and only needed here
+
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    names = [name for name in ("loss", "color_loss") if any(name in row for row in rows)]
+    figure = Figure(figsize=(7, 2.5 * max(1, len(names))), layout="constrained")
+    for place, name in enumerate(names):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes = figure.add_subplot(len(names), 1, place + 1)
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else None)
+        axes.set(xlabel="optimizer step", ylabel=name.replace("_", " "))
+        axes.grid(alpha=0.3)
+    draft = picture.with_name(f".{picture.name}.part")
+    figure.savefig(draft, format="png", dpi=120)
+    draft.replace(picture)
+
+
+def build_card(facts: dict[str, Any]) -> str:
+    """Write the model card of a run, with the front matter that the Hugging Face hub reads.
+
+    Args:
+        facts: The content of run.json.
+    """
+    data, trained = facts["data"], " and ".join(facts["trained"])
+    labels = "".join(f"| {name} | {count} |\n" for name, count in data["labels"].items())
+    front = {
+        "base_model": facts["base"],
+        "library_name": "diffusers" if facts["method"] == "full" else "peft",
+        "pipeline_tag": "text-to-image",
+        "tags": ["medical-imaging", "synthetic-data", "pixart", facts["method"], "medart"],
+    }
+    matter = json.dumps(front, indent=1)  # YAML reads JSON
+    settings = tomli_w.dumps({"settings": facts["settings"]})
+    figures = json.dumps(facts["figures"], indent=1)
+    return f"""---
+{matter[2:-2]}
+---
+# PixArt fine-tuned with medart on {data["images"]} medical images
+
+{facts["method"]} on {trained}, {facts["step"]} optimizer steps at {facts["resolution"]} pixels,
+{"with the HLDF color loss" if facts["settings"]["hldf_every"] else "without HLDF"}
+(Med-Art, arXiv 2506.20449).
+
+## Intended use
+Research on synthetic images: augmentation, teaching, testing of software. Not for diagnosis, and
+not a substitute for real cases. A model trained on few images may repeat some of them: look for
+near-copies before images are shared, and treat this model as you treat its training data.
+
+## Data
+{data["images"]} images, hash `{data["hash"][:16]}`.
+
+| label | images |
+|---|---|
+{labels}
+## Figures
+```json
+{figures}
+```
+
+## Settings
+```toml
+{settings}```
+"""

@@ -1,6 +1,8 @@
 """Where and how to compute: device, number format, and generators that depend on the row alone."""
 
 import hashlib
+import resource
+import warnings
 
 import numpy as np
 import torch
@@ -48,3 +50,26 @@ def build_generator(seed: int, *words: str | int) -> torch.Generator:
     text = "/".join([str(seed), *map(str, words)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int(np.frombuffer(digest, dtype=np.int64)[0]))
+
+
+def hush_libraries() -> None:
+    """Keep the loading bars and advice of diffusers and transformers off standard error."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|diffusers")
+
+
+def used_memory(device: torch.device) -> int:
+    """Return the bytes in use on a GPU; 0 on a CPU, where nobody counts them."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory used so far, in GB: the GPU's, or the process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,0 +1,84 @@
+"""A cache of what frozen networks give: latents of images, embeddings of captions.
+
+Keys are content: the bytes that went in, the weights that read them, and every setting between. A
+stale entry can therefore not be hit, and two runs on the same data share theirs.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from medart_cli.log import log
+
+
+def default_cache() -> Path:
+    """Return the folder of all caches: $MEDART_CACHE, or medart in the user's cache folder."""
+    named = os.environ.get("MEDART_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "medart"
+
+
+@dataclass(frozen=True)
+class TensorCache:
+    """Tensors by key, each entry a safetensors file; without a folder it keeps nothing.
+
+    Attributes:
+        folder: Where the entries lie; readable by the user alone, as latents show the images.
+        facts: What all keys have in common: weights' hash, image size, number format.
+    """
+
+    folder: Path | None
+    facts: str
+
+    def find(self, *parts: str) -> dict[str, Tensor] | None:
+        """Return an entry, or None; a file that a crash or a full disk tore counts as none."""
+        path = self._path(parts)
+        if path is None or not path.is_file():
+            return None
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            log.warning("%s: unreadable cache entry, made anew: %s", path, error)
+            return None
+
+    def has(self, *parts: str) -> bool:
+        """Say whether there is an entry, without reading it."""
+        path = self._path(parts)
+        return path is not None and path.is_file()
+
+    def keep(self, tensors: dict[str, Tensor], *parts: str) -> None:
+        """Store an entry in one move."""
+        path = self._path(parts)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft)
+        draft.replace(path)
+
+    def get(self, make: Callable[[], dict[str, Tensor]], *parts: str) -> dict[str, Tensor]:
+        """Return an entry; where there is none, make it and store it."""
+        found = self.find(*parts)
+        if found is None:
+            found = make()
+            self.keep(found, *parts)
+        return found
+
+    def _path(self, parts: tuple[str, ...]) -> Path | None:
+        if self.folder is None:
+            return None
+        key = hashlib.sha256("\0".join((self.facts, *parts)).encode()).hexdigest()
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def open_cache(folder: Path | None, kind: str, facts: str) -> TensorCache:
+    """Open the cache of one kind (`latents`, `text`) under `folder`; None keeps nothing."""
+    if folder is None:
+        return TensorCache(None, facts)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return TensorCache(folder / kind, facts)

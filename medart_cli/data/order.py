@@ -1,0 +1,31 @@
+"""The endless order of rows in training: a function of seed and position, so resume is exact."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+
+@lru_cache(maxsize=4)
+def epoch_order(labels: tuple[str, ...], seed: int, epoch: int, balance: bool) -> tuple[int, ...]:
+    """Return the rows of one epoch in their order.
+
+    Args:
+        labels: The label of each row.
+        seed: Seed of the run.
+        epoch: Number of the pass over the data, from 0.
+        balance: Draw rows with replacement, all labels equally often, instead of each row once.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    if not balance:
+        return tuple(generator.permutation(len(labels)).tolist())
+    counts = Counter(labels)
+    weights = np.array([1 / (len(counts) * counts[label]) for label in labels])
+    return tuple(generator.choice(len(labels), size=len(labels), p=weights).tolist())
+
+
+def row_at(position: int, labels: Sequence[str], seed: int, balance: bool) -> int:
+    """Return the row at a position of the endless order."""
+    epoch, place = divmod(position, len(labels))
+    return epoch_order(tuple(labels), seed, epoch, balance)[place]

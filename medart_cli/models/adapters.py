@@ -1,0 +1,135 @@
+"""What is trained: LoRA, DoRA or rsLoRA adapters (peft), or all weights; save, load, merge."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import PixArtTransformer2DModel
+from diffusers.training_utils import EMAModel
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import T5EncoderModel
+
+from medart_cli.errors import ConfigError
+from medart_cli.models.pixart import load_text_encoder, load_transformer, save_pipeline
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# The paper's targets. A name matches modules that end in it: "linear_1" is in the caption
+# projection and in the timestep embedding, "linear" is the adaptive layer norm.
+TRANSFORMER_TARGETS = (
+    "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2",
+    "pos_embed.proj", "proj_out", "linear", "linear_1", "linear_2",
+)  # fmt: skip
+TEXT_TARGETS = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")  # T5 v1.1 has a gated feed-forward
+
+
+def add_adapter(
+    model: nn.Module, kind: str, *, rank: int, alpha: float | None, targets: Sequence[str]
+) -> PeftModel:
+    """Put fresh adapters on a frozen model; they start as no change at all.
+
+    Args:
+        model: A transformer of diffusers or transformers.
+        kind: lora (Hu et al. 2021), dora (Liu et al. 2024) or rslora (Kalajdzievski 2023).
+        rank: Rank of the update.
+        alpha: Scale of the update; the rank by default, so that the factor is 1.
+        targets: Ends of the names of modules that get one.
+
+    Raises:
+        ConfigError: A target matches no module, which would train less than was asked for.
+    """
+    names = [name for name, _ in model.named_modules()]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise ConfigError(f"target {target}: matches no module of {type(model).__name__}")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha if alpha is not None else rank,
+        target_modules=list(targets),
+        init_lora_weights="gaussian",
+        use_dora=kind == "dora",
+        use_rslora=kind == "rslora",
+    )
+    return get_peft_model(model, config)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Say whether a folder holds adapters rather than whole weights."""
+    return (folder / ADAPTER_WEIGHTS).is_file()
+
+
+def load_adapter(model: nn.Module, folder: Path, *, merge: bool = False) -> PeftModel:
+    """Put saved adapters on their model; with `merge`, add them into its weights."""
+    adapted = PeftModel.from_pretrained(model, str(folder))
+    return adapted.merge_and_unload() if merge else adapted.eval()
+
+
+def save_part(model: PeftModel, folder: Path) -> None:
+    """Write adapters in peft's layout, or whole weights in the library's own; safetensors both."""
+    model.save_pretrained(str(folder), safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; the run has its own
+
+
+def restore_part(model: PeftModel, folder: Path) -> None:
+    """Load what `save_part` wrote back into a model of the same shape."""
+    if is_adapter(folder):
+        set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+        return
+    weights: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights.update(load_file(path))
+    model.load_state_dict(weights)
+
+
+def load_trained_transformer(
+    base: Path, trained: Path, dtype: torch.dtype, device: torch.device
+) -> PixArtTransformer2DModel:
+    """Load the transformer of a run for drawing: whole weights, or the base's with adapters merged.
+
+    Adapters are added in fp32 and the sum is rounded once, so a pass costs what the base's costs.
+    """
+    folder = trained / "transformer"
+    if not folder.is_dir():
+        return load_transformer(base, dtype, device)
+    if not is_adapter(folder):
+        return load_transformer(trained, dtype, device)
+    merged = load_adapter(load_transformer(base, torch.float32, device), folder, merge=True)
+    return merged.to(dtype).requires_grad_(False)
+
+
+def load_trained_text_encoder(
+    base: Path, trained: Path, dtype: torch.dtype, device: torch.device
+) -> T5EncoderModel:
+    """Load T5 with the run's adapters, if it has any; unmerged, as it only reads the prompts."""
+    model = load_text_encoder(base, dtype, device)
+    folder = trained / "text_encoder"
+    return load_adapter(model, folder) if folder.is_dir() else model
+
+
+def merge_run(base: Path, trained: Path, out: Path) -> None:
+    """Write a run as a whole diffusers pipeline, in fp32, that needs neither peft nor medart.
+
+    Args:
+        base: Pipeline folder of the base model.
+        trained: Run folder or checkpoint.
+        out: Empty folder to fill.
+    """
+    cpu = torch.device("cpu")
+
+    def save(folder: Path) -> set[str]:
+        transformer = load_trained_transformer(base, trained, torch.float32, cpu)
+        transformer.save_pretrained(folder / "transformer", safe_serialization=True)
+        if not (trained / "text_encoder").is_dir():
+            return {"transformer"}
+        text_encoder = load_text_encoder(base, torch.float32, cpu)
+        text_encoder = load_adapter(text_encoder, trained / "text_encoder", merge=True)
+        text_encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
+        return {"transformer", "text_encoder"}
+
+    save_pipeline(base, out, save)
+
+
+def build_ema(parameters: Sequence[nn.Parameter], decay: float) -> EMAModel:
+    """Make a moving average of parameters, with the usual warm-up of its decay."""
+    return EMAModel(parameters, decay=decay, foreach=True)

@@ -1,0 +1,57 @@
+"""Optimizer, learning-rate schedule, and how much of HLDF to recompute on the memory there is."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import nn
+
+from medart_cli.errors import ConfigError
+
+Recompute = Literal["none", "block", "step"]
+HEADROOM = 0.8  # share of free memory that HLDF may fill; the allocator wastes some
+
+
+def build_optimizer(
+    name: str, parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Make AdamW: PyTorch's fused one, or the 8-bit one of bitsandbytes (Dettmers et al. 2022).
+
+    Raises:
+        ConfigError: 8-bit is asked for and bitsandbytes is not installed.
+    """
+    if name == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ConfigError(
+                "--optimizer adamw8bit: bitsandbytes is not installed; "
+                "pip install 'medart-cli[8bit]', or use --optimizer adamw"
+            ) from error
+        return AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)  # type: ignore[no-any-return]
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, name: str, warmup: int, total: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Make the course of the learning rate, in optimizer steps."""
+    kind = "constant_with_warmup" if name == "constant" else name
+    return get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=total)  # type: ignore[no-any-return]
+
+
+def choose_recompute(free: float, pass_bytes: float, latent_bytes: float, steps: int) -> Recompute:
+    """Choose what the backward pass of HLDF recomputes: as little as the memory allows.
+
+    Args:
+        free: Free memory, bytes.
+        pass_bytes: What one transformer pass with guidance remembers for its backward pass.
+        latent_bytes: What the blocks of one such pass take in, which is what `block` remembers.
+        steps: Solver steps that gradients go through.
+    """
+    if steps * pass_bytes < HEADROOM * free:
+        return "none"
+    if steps * latent_bytes + pass_bytes < HEADROOM * free:
+        return "block"
+    return "step"

@@ -1,0 +1,354 @@
+"""PixArt-alpha and PixArt-Sigma: find the files, load each part, encode text and images, decode.
+
+Every part is loaded by itself, in the number format asked for, from safetensors only. Nothing here
+knows about training: functions take the loaded parts.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor, nn
+from transformers import T5EncoderModel, T5Tokenizer
+
+from medart_cli.errors import ConfigError, MissingModelError
+
+PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+WEIGHTS = ("text_encoder", "transformer", "vae")
+# Prompt lengths that the two pipelines of diffusers use by default, and the models were made for.
+TOKEN_LIMITS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
+SIZES = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
+DOWNLOAD = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
+
+
+def find_base(base: str, *, offline: bool = False) -> Path:
+    """Return the folder of a pipeline: a local one, or a hub id from the cache or the hub.
+
+    Raises:
+        MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
+        ConfigError: It is not a PixArt pipeline.
+    """
+    folder = Path(base)
+    if not folder.is_dir():
+        if folder.suffix or base.startswith((".", "/", "~")) or base.count("/") != 1:
+            raise MissingModelError(
+                f"{base}: no such folder; a base is a pipeline folder or hub id"
+            )
+        folder = _fetch(base, offline)
+    _check_base(folder)
+    return folder
+
+
+def _fetch(base: str, offline: bool) -> Path:
+    try:
+        return Path(snapshot_download(base, allow_patterns=DOWNLOAD, local_files_only=offline))
+    except HFValidationError as error:
+        raise MissingModelError(f"{base}: neither a folder nor a hub id") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        why = "offline" if offline else f"it cannot be fetched ({type(error).__name__})"
+        raise MissingModelError(
+            f"{base}: not in the local cache, and {why}; on a machine with internet run "
+            f"`hf download {base} --local-dir FOLDER` ({SIZES}), copy FOLDER here and give it "
+            "with --base"
+        ) from error
+
+
+def _check_base(folder: Path) -> None:
+    pipeline = pipeline_class(folder)
+    if pipeline not in TOKEN_LIMITS:
+        raise ConfigError(f"{folder}: is a {pipeline}; a PixArt-alpha or -Sigma base is needed")
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise MissingModelError(f"{folder}: the folder {part} is missing; copy it too")
+    for part in WEIGHTS:
+        if find_weights(folder / part):
+            continue
+        if list((folder / part).glob("*.bin")):
+            raise MissingModelError(
+                f"{folder / part}: holds pickled weights (.bin) only, which can run code when "
+                "loaded and are refused; use the safetensors files"
+            )
+        raise MissingModelError(f"{folder / part}: no safetensors weights; sizes: {SIZES}")
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """Return the safetensors files of a part; empty if a shard that its index names is missing."""
+    for index in folder.glob("*.safetensors.index.json"):
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if all((folder / name).is_file() for name in names):
+            return sorted(folder / name for name in names)
+        missing = ", ".join(sorted(name for name in names if not (folder / name).is_file()))
+        raise MissingModelError(f"{folder}: {missing} missing, which {index.name} names")
+    return [path for path in sorted(folder.glob("*.safetensors")) if ".fp16." not in path.name][:1]
+
+
+def pipeline_class(folder: Path) -> str:
+    """Return the class name in a pipeline folder's model_index.json.
+
+    Raises:
+        MissingModelError: There is no such file, or it is not one of diffusers.
+    """
+    index = folder / "model_index.json"
+    try:
+        return str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MissingModelError(
+            f"{folder}: no readable model_index.json; is this a diffusers pipeline folder?"
+        ) from error
+
+
+def max_tokens(folder: Path) -> int:
+    """Return how many T5 tokens a prompt may have: 120 for PixArt-alpha, 300 for Sigma."""
+    return TOKEN_LIMITS[pipeline_class(folder)]
+
+
+def hash_weights(folder: Path) -> str:
+    """Return a SHA-256 over a part's weights; the hub's cache already knows those of its files."""
+    digest = hashlib.sha256()
+    for path in find_weights(folder):
+        blob = path.resolve().name  # the hub's cache names a blob by its SHA-256
+        if len(blob) != 64:
+            with path.open("rb") as file:
+                blob = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(blob.encode())
+    return digest.hexdigest()
+
+
+def load_tokenizer(folder: Path) -> T5Tokenizer:
+    """Load the T5 tokenizer of a pipeline folder."""
+    try:
+        return T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise MissingModelError(f"{folder / 'tokenizer'}: cannot be read: {error}") from error
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype, device: torch.device) -> T5EncoderModel:
+    """Load the T5 encoder, without dropout and without gradients.
+
+    The format is given at load time, so that transformers keeps in fp32 what fp16 would corrupt.
+    """
+    model = T5EncoderModel.from_pretrained(
+        folder / "text_encoder", dtype=dtype, use_safetensors=True, local_files_only=True
+    )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_transformer(
+    folder: Path, dtype: torch.dtype, device: torch.device
+) -> PixArtTransformer2DModel:
+    """Load the diffusion transformer from a pipeline folder, without gradients.
+
+    Older folders name its class Transformer2DModel; the weights are the same.
+    """
+    model = PixArtTransformer2DModel.from_pretrained(
+        folder, subfolder="transformer", torch_dtype=dtype, use_safetensors=True,
+        local_files_only=True,
+    )  # fmt: skip
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_vae(folder: Path, device: torch.device) -> AutoencoderKL:
+    """Load the autoencoder in fp32, frozen: half precision costs it color, and it is small."""
+    model = AutoencoderKL.from_pretrained(
+        folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True,
+        local_files_only=True,
+    )  # fmt: skip
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_scheduler(folder: Path) -> DPMSolverMultistepScheduler:
+    """Load the noise schedule of a pipeline folder as DPM-Solver++."""
+    return DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
+
+
+def renew_scheduler(scheduler: DPMSolverMultistepScheduler) -> DPMSolverMultistepScheduler:
+    """Return a scheduler of the same settings that has seen no step; one solve uses one up."""
+    return type(scheduler).from_config(scheduler.config)
+
+
+def native_size(transformer: PixArtTransformer2DModel, vae: AutoencoderKL) -> int:
+    """Return the image side, in pixels, that the base was made for."""
+    return int(transformer.config.sample_size) * latent_scale(vae)
+
+
+def latent_scale(vae: AutoencoderKL) -> int:
+    """Return how many pixels of a side one latent stands for."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def normalize_prompt(text: str) -> str:
+    """Bring a caption to the form that training, HLDF and sampling all use.
+
+    The same as `PixArtAlphaPipeline` with `clean_caption=False`: its cleaning was made for captions
+    from the web and would cut clinical ones.
+    """
+    return text.lower().strip()
+
+
+def tokenize(
+    tokenizer: T5Tokenizer, prompts: Sequence[str], limit: int, *, pad: bool
+) -> tuple[Tensor, Tensor]:
+    """Turn prompts into T5 token ids and their mask, each (B, L); too long ones are cut.
+
+    Args:
+        tokenizer: The T5 tokenizer.
+        prompts: Texts; they are normalized here.
+        limit: Most tokens, the end mark included.
+        pad: Pad to `limit` as the pipeline does, instead of to the longest prompt.
+    """
+    tokens = tokenizer(
+        [normalize_prompt(prompt) for prompt in prompts],
+        padding="max_length" if pad else "longest",
+        max_length=limit,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return tokens.input_ids, tokens.attention_mask
+
+
+def encode_tokens(text_encoder: T5EncoderModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Run T5 on token ids (B, L) and return embeddings (B, L, D)."""
+    embeds: Tensor = text_encoder(ids, attention_mask=mask)[0]
+    return embeds
+
+
+def pad_embeds(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Join unpadded embeddings, each (L_i, D), to (B, L, D) and their mask (B, L)."""
+    length = length or max(len(row) for row in rows)
+    embeds = rows[0].new_zeros(len(rows), length, rows[0].shape[1])  # (B, L, D)
+    mask = torch.zeros(len(rows), length, dtype=torch.long, device=rows[0].device)  # (B, L)
+    for index, row in enumerate(rows):
+        embeds[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    return embeds, mask
+
+
+def predict_noise(
+    transformer: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor, mask: Tensor
+) -> Tensor:
+    """Predict the noise in latents; the learned-sigma half of the output is dropped.
+
+    Args:
+        transformer: PixArt transformer, possibly wrapped by peft or for several processes.
+        latents: (B, C, h, w).
+        timesteps: (B,) int64.
+        embeds: Text embeddings, (B, L, D).
+        mask: 1 for tokens, 0 for padding, (B, L).
+
+    Returns:
+        (B, C, h, w), float32.
+    """
+    inner = unwrap(transformer)
+    conditions: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+    if inner.use_additional_conditions:  # models of 1024 pixels are told the size; 8 is the VAE's
+        height, width = 8 * latents.shape[2], 8 * latents.shape[3]
+        sides = torch.tensor([[height, width]], device=latents.device, dtype=embeds.dtype)
+        ratio = torch.tensor([[height / width]], device=latents.device, dtype=embeds.dtype)
+        rows = len(latents)
+        conditions = {"resolution": sides.repeat(rows, 1), "aspect_ratio": ratio.repeat(rows, 1)}
+    output = transformer(
+        latents.to(embeds.dtype),
+        encoder_hidden_states=embeds,
+        encoder_attention_mask=mask,
+        timestep=timesteps,
+        added_cond_kwargs=conditions,
+        return_dict=False,
+    )[0]  # (B, 2C, h, w), or (B, C, h, w) without learned sigma
+    noise: Tensor = output[:, : latents.shape[1]].float()  # (B, C, h, w)
+    return noise
+
+
+def unwrap(model: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
+    """Return the model inside the wrappers of torch's data-parallel training and of peft."""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def recompute_blocks(model: nn.Module, wanted: bool) -> None:
+    """Switch the recomputing of a model's blocks in the backward pass: less memory, slower."""
+    inner = unwrap(model)
+    switches = (
+        ("enable_gradient_checkpointing", "activation_checkpointing_enable")
+        if wanted
+        else ("disable_gradient_checkpointing", "activation_checkpointing_disable")
+    )
+    for name in switches:  # diffusers' name, then transformers'
+        if hasattr(inner, name):
+            getattr(inner, name)()
+
+
+def build_denoiser(
+    transformer: nn.Module,
+    text: tuple[Tensor, Tensor],
+    empty: tuple[Tensor, Tensor],
+    guidance: float,
+    *,
+    poll: Callable[[], None] = lambda: None,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make the function that the solver calls: latents and a timestep -> noise, with guidance.
+
+    Args:
+        transformer: PixArt transformer.
+        text: Embeddings (B, L, D) and mask (B, L) of the prompts.
+        empty: The same of the empty prompt, one row of the same length L.
+        guidance: Scale of classifier-free guidance (Ho & Salimans 2022); 1 is none.
+        poll: Called before each pass; may raise to leave the solver.
+    """
+    embeds, mask = text
+    rows = len(embeds)
+    if guidance > 1:
+        embeds = torch.cat([empty[0].expand(rows, -1, -1), embeds])  # (2B, L, D)
+        mask = torch.cat([empty[1].expand(rows, -1), mask])  # (2B, L)
+
+    def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+        poll()
+        if guidance <= 1:
+            return predict_noise(transformer, latents, timestep.expand(rows), embeds, mask)
+        both = torch.cat([latents, latents])  # (2B, C, h, w)
+        noise = predict_noise(transformer, both, timestep.expand(2 * rows), embeds, mask)
+        without, with_text = noise.chunk(2)  # each (B, C, h, w)
+        return without + guidance * (with_text - without)
+
+    return denoise
+
+
+def encode_images(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of the latents' posterior, each (B, C, h, w), scaled for PixArt.
+
+    Args:
+        vae: The autoencoder.
+        images: (B, 3, H, W) float32 in [-1, 1].
+    """
+    with torch.no_grad():
+        posterior = vae.encode(images.to(vae.device)).latent_dist
+    scale = vae.config.scaling_factor
+    return posterior.mean * scale, posterior.std * scale
+
+
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Decode latents (B, C, h, w) to images (B, 3, H, W) around [-1, 1]; gradients pass."""
+    images: Tensor = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    return images.float()
+
+
+def save_pipeline(base: Path, out: Path, save: Callable[[Path], set[str]]) -> None:
+    """Write a whole pipeline folder: trained parts by `save`, all others copied from the base.
+
+    Args:
+        base: Pipeline folder of the base model.
+        out: Folder to fill; empty.
+        save: Writes the trained parts below a folder, and returns their names.
+    """
+    saved = save(out)
+    for part in set(PARTS) - saved:
+        pickles = shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.h5")
+        shutil.copytree(base / part, out / part, ignore=pickles)
+    index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
+    index["transformer"] = ["diffusers", "PixArtTransformer2DModel"]
+    (out / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")

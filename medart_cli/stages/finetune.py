@@ -1,0 +1,335 @@
+"""Fine-tune PixArt with HLDF: captioned images -> RUN/ (weights, checkpoints, metrics, previews).
+
+The order of this file is the order of the work: read the rows, build the models and what feeds
+them, train, write the result. All randomness of a row comes from the seed and the row's place in
+the endless sequence of rows, so a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+import json
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medart_cli import stop
+from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
+from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.images import save_png, tensor_to_image, tile_images
+from medart_cli.data.order import row_at
+from medart_cli.data.report import build_card, open_output, plot_losses, write_json, write_text
+from medart_cli.diffusion.losses import color_loss, min_snr_weights, noise_loss
+from medart_cli.diffusion.noise import add_noise, signal_to_noise
+from medart_cli.diffusion.solver import solve
+from medart_cli.errors import ConfigError, RunError, Stopped
+from medart_cli.log import log, progress
+from medart_cli.models import adapters, pixart
+from medart_cli.models.device import build_generator, hush_libraries, peak_memory, used_memory
+from medart_cli.stages.finetune_setup import (
+    Work,
+    build_accelerator,
+    build_optimizer,
+    build_work,
+    cache_captions,
+    cache_images,
+    count_steps,
+    denoiser,
+    describe_data,
+    embed,
+    plan_recompute,
+    read_latents,
+    read_rows,
+    trained_parts,
+    unsynced,
+)
+
+PREVIEW_STEPS = 20
+
+
+def run(config: FinetuneConfig) -> dict[str, Any]:
+    """Train adapters or all weights on a folder of captioned images; go on where a run stopped."""
+    hush_libraries()
+    rows, failures = read_rows(config)
+    base = pixart.find_base(config.base, offline=config.offline)
+    accelerator = build_accelerator(config)
+    ignore = RUN_ONLY | ({"steps", "epochs"} if config.lr_schedule == "constant" else set())
+    settings = settings_of(config)
+    open_output(config.out, settings, ignore=ignore, overwrite=config.overwrite)
+
+    work = build_work(config, base, rows, accelerator)
+    failures += cache_images(work)
+    total = count_steps(config, len(work.rows), accelerator.num_processes)
+    work.facts |= describe_data(work.rows) | {"settings": settings}
+    cache_captions(work)
+    build_optimizer(work, total)
+    first = resume(work)
+
+    log.info("training %s: steps %d to %d", config.method, first + 1, total)
+    train(work, first, total)
+    return finish(work, max(first, total), failures)
+
+
+def train(work: Work, first: int, total: int) -> None:
+    """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
+    config, saved, saved_at, step = work.config, first, time.monotonic(), first
+    with progress("finetune", total, done=first) as bar:
+        try:
+            for step in range(first + 1, total + 1):
+                stop.check()
+                started = time.monotonic()
+                losses = take_step(work, step)
+                bar.advance(losses)
+                write_metrics(work, step, losses, time.monotonic() - started)
+                if config.preview_every and step % config.preview_every == 0:
+                    draw_preview(work, step)
+                late = time.monotonic() - saved_at >= 60 * config.save_minutes
+                if step % config.save_every == 0 or step == total or late:
+                    save(work, step)
+                    saved, saved_at = step, time.monotonic()
+        except Stopped:
+            if step - 1 > saved:  # the step in work is left out; the ones before it are whole
+                save(work, step - 1)
+            raise
+
+
+def take_step(work: Work, step: int) -> dict[str, float]:
+    """Make one optimizer step: the noise loss on each batch, every N steps the color loss too."""
+    config, accelerator = work.config, work.accelerator
+    color_due = config.hldf_every > 0 and step % config.hldf_every == 0
+    losses = {"loss": 0.0}
+    work.optimizer.zero_grad(set_to_none=True)
+    for part in range(config.accumulate):
+        last = part == config.accumulate - 1
+        batch = draw_batch(work, (step - 1) * config.accumulate + part)
+        with unsynced(work) if color_due or not last else nullcontext():
+            loss = latent_loss(work, batch)
+            accelerator.backward(loss / config.accumulate)
+        losses["loss"] += accelerator.reduce(loss.detach(), "mean").item() / config.accumulate
+    if color_due:  # once a step, whatever is accumulated; backward by itself, to free memory first
+        color = pixel_loss(work, batch)
+        weight = config.hldf_weight if config.hldf_weight is not None else 1 / config.hldf_steps
+        accelerator.backward(weight * color)
+        losses["color_loss"] = accelerator.reduce(color.detach(), "mean").item()
+    update_weights(work, step, losses)
+    return losses
+
+
+def update_weights(work: Work, step: int, losses: dict[str, float]) -> None:
+    """Clip the gradients and step, unless a number is not finite."""
+    norm = work.accelerator.clip_grad_norm_(work.parameters, work.config.max_grad_norm or math.inf)
+    losses["grad_norm"] = float(norm)
+    scaled = work.accelerator.scaler is not None  # fp16: its scaler skips steps that overflow
+    for name, value in losses.items():
+        if not math.isfinite(value) and not (scaled and name == "grad_norm"):
+            saved = checkpoints.find_checkpoints(work.config.out)
+            kept = f"{saved[-1]} is the last good checkpoint" if saved else "no checkpoint yet"
+            raise RunError(f"step {step}: {name} is {value}; {kept}; try a lower --learning-rate")
+    work.optimizer.step()
+    work.schedule.step()
+    if work.ema is not None:
+        work.ema.step(work.parameters)
+
+
+@dataclass
+class Batch:
+    """Rows of one training step, with every random number they need."""
+
+    captions: list[str]
+    positions: list[int]
+    latents: Tensor  # (B, C, h, w), drawn from the posterior
+    noise: Tensor  # (B, C, h, w)
+    timesteps: Tensor  # (B,)
+    moments: Tensor  # (B, 2, 3), of the real images
+
+
+def draw_batch(work: Work, number: int) -> Batch:
+    """Draw the batch of a number, counted over micro-batches; each row from its own generator."""
+    config, accelerator = work.config, work.accelerator
+    start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
+    labels = [row.record.label or "" for row in work.rows]
+    steps = len(work.scheduler.alphas_cumprod)
+    drawn = []
+    for position in range(start, start + config.batch_size):
+        row = work.rows[row_at(position, labels, config.seed, config.balance)]
+        generator = build_generator(config.seed, "train", position)
+        chances = torch.rand(4, generator=generator).tolist()
+        flip = config.flip and chances[0] < 0.5
+        tensors = read_latents(work, row, flip, (chances[1], chances[2]))
+        mean = tensors["mean"]
+        latents = mean + tensors["std"] * torch.randn(mean.shape, generator=generator)
+        noise = torch.randn(mean.shape, generator=generator)
+        timestep = torch.randint(steps, (), generator=generator)
+        caption = "" if chances[3] < config.caption_dropout else row.caption
+        drawn.append((caption, position, latents, noise, timestep, tensors["moments"]))
+    captions, positions, *stacks = zip(*drawn, strict=True)
+    stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
+    return Batch(list(captions), list(positions), *stacked)
+
+
+def latent_loss(work: Work, batch: Batch) -> Tensor:
+    """Return the noise-prediction loss of a batch."""
+    alpha_bar = work.scheduler.alphas_cumprod
+    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alpha_bar)
+    with work.accelerator.autocast():
+        embeds, mask = embed(work, batch.captions)
+        before = used_memory(work.accelerator.device)
+        predicted = pixart.predict_noise(work.transformer, noisy, batch.timesteps, embeds, mask)
+    if work.recompute == "auto":
+        work.recompute = plan_recompute(work, used_memory(work.accelerator.device) - before, embeds)
+    weights = None
+    if work.config.min_snr is not None:
+        weights = min_snr_weights(signal_to_noise(batch.timesteps, alpha_bar), work.config.min_snr)
+    return noise_loss(predicted, batch.noise, weights)
+
+
+def pixel_loss(work: Work, batch: Batch) -> Tensor:
+    """Return the color loss of HLDF: an image for each row, from noise, against the real ones.
+
+    Gradients pass the solver and the VAE decoder to the transformer and to T5.
+    """
+    config = work.config
+    shape = batch.noise.shape[1:]
+    generators = [build_generator(config.seed, "hldf", position) for position in batch.positions]
+    noise = torch.stack([torch.randn(shape, generator=item) for item in generators])
+    blockwise = work.recompute == "block" or config.gradient_checkpointing
+    pixart.recompute_blocks(work.transformer, blockwise)
+    pixart.recompute_blocks(work.vae, work.recompute != "none")
+    with work.accelerator.autocast():
+        latents = solve(
+            denoiser(work, batch.captions, config.hldf_guidance),
+            noise.to(work.accelerator.device),
+            pixart.renew_scheduler(work.scheduler),
+            config.hldf_steps,
+            grad_steps=config.hldf_grad_steps,
+            recompute=work.recompute == "step",
+        )
+        generated = pixart.decode_latents(work.vae, latents)  # (B, 3, H, W)
+    pixart.recompute_blocks(work.transformer, config.gradient_checkpointing)
+    return color_loss(generated, batch.moments)
+
+
+def draw_preview(work: Work, step: int) -> None:
+    """Draw the same few captions from the same noise, to see what the model has learnt."""
+    if not work.accelerator.is_main_process:
+        return
+    config, images = work.config, []
+    captions = list(dict.fromkeys(row.caption for row in work.rows))
+    chosen = captions[:: max(1, len(captions) // config.preview_count)][: config.preview_count]
+    shape = read_latents(work, work.rows[0], False, (0.5, 0.5))["mean"].shape
+    for index in range(config.preview_count):
+        noise = torch.randn(shape, generator=build_generator(config.seed, "preview", index))
+        with torch.no_grad(), work.accelerator.autocast():
+            latents = solve(
+                denoiser(work, [chosen[index % len(chosen)]], config.hldf_guidance),
+                noise[None].to(work.accelerator.device),
+                pixart.renew_scheduler(work.scheduler),
+                PREVIEW_STEPS,
+            )
+            images.append(tensor_to_image(pixart.decode_latents(work.vae, latents)[0]))
+    folder = config.out / "previews"
+    folder.mkdir(exist_ok=True)
+    save_png(folder / f"step-{step:06d}.png", tile_images(images))
+
+
+def save(work: Work, step: int) -> None:
+    """Write a checkpoint, the loss curve, and drop the oldest checkpoints."""
+    if not work.accelerator.is_main_process:
+        return
+    state = {
+        "step": step,
+        "run": work.facts | {"step": step},
+        "schedule": work.schedule.state_dict(),
+    }
+
+    def write(folder: Path) -> None:
+        for name, model in trained_parts(work).items():
+            adapters.save_part(model, folder / name)
+        tensors, facts = checkpoints.flatten_optimizer(work.optimizer)
+        checkpoints.save_tensors(folder / "optimizer.safetensors", tensors, facts)
+        if work.ema is not None:
+            shadow = {str(i): tensor for i, tensor in enumerate(work.ema.shadow_params)}
+            facts = {"optimization_step": work.ema.optimization_step}
+            checkpoints.save_tensors(folder / "ema.safetensors", shadow, facts)
+        write_json(folder / checkpoints.STATE_NAME, state)
+
+    checkpoints.write_folder(checkpoints.checkpoint_folder(work.config.out, step), write)
+    checkpoints.prune_checkpoints(work.config.out, work.config.keep)
+    plot_losses(work.config.out / "metrics.jsonl", work.config.out / "loss.png")
+
+
+def resume(work: Work) -> int:
+    """Load the last checkpoint of the run folder, if there is one; return its step."""
+    saved = checkpoints.find_checkpoints(work.config.out)
+    if not saved:
+        checkpoints.trim_log(work.config.out / "metrics.jsonl", 0)
+        return 0
+    state = checkpoints.read_facts(saved[-1] / checkpoints.STATE_NAME)
+    for name in ("data", "base_hashes"):
+        if state["run"][name] != work.facts[name]:
+            raise ConfigError(
+                f"{work.config.out}: was trained on other {name.replace('_hashes', ' weights')}; "
+                "name another folder, or start anew with --overwrite"
+            )
+    for name, model in trained_parts(work).items():
+        adapters.restore_part(model, saved[-1] / name)
+    tensors, facts = checkpoints.load_tensors(saved[-1] / "optimizer.safetensors")
+    checkpoints.restore_optimizer(work.optimizer, tensors, facts)
+    work.schedule.load_state_dict(state["schedule"])
+    if work.ema is not None:
+        tensors, facts = checkpoints.load_tensors(saved[-1] / "ema.safetensors")
+        work.ema.load_state_dict({**work.ema.state_dict(), **facts})
+        work.ema.shadow_params = [tensors[str(i)] for i in range(len(tensors))]
+        work.ema.to(work.accelerator.device)
+    checkpoints.trim_log(work.config.out / "metrics.jsonl", state["step"])
+    log.info("going on after step %d, from %s", state["step"], saved[-1])
+    return int(state["step"])
+
+
+def write_metrics(work: Work, step: int, losses: dict[str, float], seconds: float) -> None:
+    """Append one line to metrics.jsonl and to the trackers."""
+    row = {
+        "step": step, **losses, "learning_rate": work.schedule.get_last_lr()[0],
+        "seconds": round(seconds, 4), "memory_gb": round(peak_memory(work.accelerator.device), 3),
+    }  # fmt: skip
+    if work.accelerator.is_main_process:
+        with (work.config.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    if work.config.log_with:
+        work.accelerator.log(row, step=step)
+
+
+def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
+    """Write the result of the run beside its checkpoints, and return the summary."""
+    config = work.config
+    rows = [json.loads(line) for line in (config.out / "metrics.jsonl").open(encoding="utf-8")]
+    recent = rows[-max(1, len(rows) // 10) :]
+    colors = [row["color_loss"] for row in rows if "color_loss" in row]
+    figures = {
+        "loss": sum(row["loss"] for row in recent) / len(recent),
+        "color_loss_first": colors[0] if colors else None,
+        "color_loss_last": colors[-1] if colors else None,
+        "seconds": sum(row["seconds"] for row in rows),
+        "memory_gb": max(row["memory_gb"] for row in rows),
+    }
+    facts = work.facts | {"step": step, "status": "done", "failures": failures, "figures": figures}
+    if work.accelerator.is_main_process:
+        if work.ema is not None:  # the result is the average; checkpoints keep both
+            work.ema.copy_to(work.parameters)
+        for name, model in trained_parts(work).items():
+            checkpoints.write_folder(config.out / name, partial(adapters.save_part, model))
+        facts["checkpoint"] = checkpoints.hash_trained(config.out)
+        hashes = "".join(f"{row.sha256}\n" for row in work.rows)
+        write_text(config.out / "training_hashes.txt", hashes)
+        write_text(config.out / "README.md", build_card(facts))
+        write_json(config.out / checkpoints.RUN_NAME, facts)
+        if config.merge:
+            merge = partial(adapters.merge_run, work.base, config.out)
+            checkpoints.write_folder(config.out / "merged", merge)
+    if config.log_with:
+        work.accelerator.end_training()
+    return {"result": str(config.out), **facts}

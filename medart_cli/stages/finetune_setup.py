@@ -1,0 +1,310 @@
+"""What finetune needs before its first step: rows, models with adapters, caches, optimizer.
+
+A file of its own only so that finetune.py can be read as the story of the training.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from medart_cli import stop
+from medart_cli.config import FinetuneConfig, settings_of
+from medart_cli.data.images import fit_image, image_to_tensor, load_image
+from medart_cli.data.latents import TensorCache, default_cache, open_cache
+from medart_cli.data.manifest import Record, hash_file, read_data
+from medart_cli.data.profiles import read_profile
+from medart_cli.data.report import read_versions
+from medart_cli.diffusion.losses import color_moments
+from medart_cli.errors import ConfigError, ImageError, RunError
+from medart_cli.log import log, progress
+from medart_cli.models import adapters, pixart
+from medart_cli.models import optimizer as optimizers
+from medart_cli.models.device import DTYPES, find_device, find_precision
+
+
+@dataclass
+class Row:
+    """One training image: its record, the hash of its bytes, and its caption."""
+
+    record: Record
+    sha256: str
+    caption: str
+
+
+@dataclass
+class Work:
+    """What lives during a run: models, caches, optimizer."""
+
+    config: FinetuneConfig
+    accelerator: Accelerator
+    base: Path
+    rows: list[Row]
+    facts: dict[str, Any]
+    transformer: Any
+    text_encoder: Any  # None where T5 is frozen and its embeddings are cached
+    tokenizer: Any
+    vae: Any
+    scheduler: Any
+    latents: TensorCache
+    texts: TensorCache
+    optimizer: Any = None
+    schedule: Any = None
+    ema: Any = None
+    recompute: str = "step"
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The weights that are trained, in a fixed order."""
+        models = [self.transformer, self.text_encoder]
+        return [p for model in models if model for p in model.parameters() if p.requires_grad]
+
+
+def read_rows(config: FinetuneConfig) -> tuple[list[Row], int]:
+    """Read the training rows: those without text get the simple caption, lost files are counted."""
+    profile = read_profile(config.profile)
+    rows, failures, plain = [], 0, 0
+    for record in read_data(config.data, root=config.root):
+        if record.split not in (None, "train"):
+            continue
+        caption = record.text
+        if caption is None:
+            caption, plain = profile.simple_caption(record.label), plain + 1
+        try:
+            rows.append(Row(record, hash_file(record.path), caption))
+        except OSError as error:
+            log.warning("%s: %s: %s; left out", record.place, record.path, error.strerror)
+            failures += 1
+    if not rows:
+        raise ConfigError(f"{config.data}: no training image; rows need split train or none at all")
+    if plain:
+        example = next(row.caption for row in rows if row.record.text is None)
+        log.warning(
+            '%d of %d images have no caption; they get the simple one, such as "%s"; --profile '
+            "words it, medart caption writes better ones", plain, len(rows), example,
+        )  # fmt: skip
+    return rows, failures
+
+
+def describe_data(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what run.json says of the data: counts, and a hash of images and captions."""
+    digest = hashlib.sha256("\n".join(f"{row.sha256} {row.caption}" for row in rows).encode())
+    labels = Counter(row.record.label or "(none)" for row in rows)
+    return {"data": {"images": len(rows), "labels": dict(labels), "hash": digest.hexdigest()}}
+
+
+def build_accelerator(config: FinetuneConfig) -> Accelerator:
+    """Set up accelerate: device, number format, trackers."""
+    device = find_device(config.device)
+    precision = find_precision(config.precision, device)
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            log_with=config.log_with,
+            project_dir=str(config.out) if config.log_with else None,
+        )
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"--log-with {config.log_with}: {error}") from error
+
+
+def build_work(
+    config: FinetuneConfig, base: Path, rows: list[Row], accelerator: Accelerator
+) -> Work:
+    """Load the models, put the adapters on, and open the caches."""
+    device = accelerator.device
+    precision = find_precision(config.precision, device)
+    frozen_dtype = DTYPES[precision]
+    torch.manual_seed(config.seed)  # the start of the adapters
+    transformer = pixart.load_transformer(
+        base, torch.float32 if config.method == "full" else frozen_dtype, device
+    )
+    kind = "lora" if config.method == "full" else config.method
+    add = partial(adapters.add_adapter, kind=kind, rank=config.rank, alpha=config.alpha)
+    if config.method == "full":
+        transformer.requires_grad_(True)
+    else:
+        transformer = add(transformer, targets=config.target or adapters.TRANSFORMER_TARGETS)
+    text_encoder: Any = None
+    if config.train_text_encoder or not config.use_cache:
+        text_encoder = pixart.load_text_encoder(base, frozen_dtype, device)
+    if config.train_text_encoder:
+        text_encoder = add(text_encoder, targets=config.text_target or adapters.TEXT_TARGETS)
+    vae = pixart.load_vae(base, device)
+    resolution = config.resolution or pixart.native_size(transformer, vae)
+    hashes = {part: pixart.hash_weights(base / part) for part in pixart.WEIGHTS}
+    cache = (config.cache or default_cache()) if config.use_cache else None
+    image_cache = None if config.crop == "random" else cache  # no two crops are the same
+    text_facts = f"{hashes['text_encoder']} {pixart.max_tokens(base)} {precision}"
+    work = Work(
+        config=config, accelerator=accelerator, base=base, rows=rows,
+        facts={
+            "format": 1, "stage": "finetune", "versions": read_versions(),
+            "base": str(Path(config.base).resolve()) if Path(config.base).is_dir() else config.base,
+            "base_hashes": hashes, "method": config.method, "precision": precision,
+            "resolution": resolution,
+            "trained": ["transformer", "text_encoder"][: 1 + config.train_text_encoder],
+        },
+        transformer=transformer, text_encoder=text_encoder, vae=vae,
+        tokenizer=pixart.load_tokenizer(base), scheduler=pixart.load_scheduler(base),
+        latents=open_cache(image_cache, "latents", f"{hashes['vae']} {resolution} {config.crop}"),
+        texts=open_cache(cache, "text", text_facts),
+        recompute=config.hldf_checkpoint,
+    )  # fmt: skip
+    if config.gradient_checkpointing:
+        for model in (transformer, text_encoder, vae):
+            if model is not None:
+                pixart.recompute_blocks(model, True)
+    return work
+
+
+def cache_images(work: Work) -> int:
+    """Encode all images once; leave out, name and count those that cannot be read."""
+    good = []
+    with progress("images", len(work.rows)) as bar:
+        for row in work.rows:
+            stop.check()
+            try:
+                for flip in (False, True)[: 1 + work.config.flip]:
+                    if work.latents.folder is None:
+                        load_image(row.record.path)
+                    elif not work.latents.has(row.sha256, str(flip)):
+                        read_latents(work, row, flip, (0.5, 0.5))
+                good.append(row)
+            except ImageError as error:
+                log.warning("%s; left out", error)
+            bar.advance()
+    failures = len(work.rows) - len(good)
+    if not good:
+        raise ConfigError(f"{work.config.data}: none of its {failures} images can be read")
+    work.rows = good
+    return failures
+
+
+def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -> dict[str, Tensor]:
+    """Return mean and std of a row's latents (C, h, w), and its color moments (2, 3)."""
+
+    def encode() -> dict[str, Tensor]:
+        image = load_image(row.record.path)
+        fitted = fit_image(image, work.facts["resolution"], work.config.crop, place)
+        tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
+        tensor = tensor.flip(3) if flip else tensor
+        mean, std = pixart.encode_images(work.vae, tensor)
+        return {
+            "mean": mean[0].cpu(), "std": std[0].cpu(), "moments": color_moments(tensor)[0]
+        }  # fmt: skip
+
+    return work.latents.get(encode, row.sha256, str(flip))
+
+
+def cache_captions(work: Work) -> None:
+    """With T5 frozen, run it once on each distinct caption and let it go."""
+    if work.text_encoder is not None:
+        return
+    captions = sorted({pixart.normalize_prompt(row.caption) for row in work.rows} | {""})
+    missing = [caption for caption in captions if not work.texts.has(caption)]
+    if not missing:
+        return
+    device = work.accelerator.device
+    precision = work.facts["precision"]
+    text_encoder = pixart.load_text_encoder(work.base, DTYPES[precision], device)
+    with progress("captions", len(missing)) as bar, torch.no_grad():
+        for caption in missing:
+            stop.check()
+            limit = pixart.max_tokens(work.base)
+            ids, mask = pixart.tokenize(work.tokenizer, [caption], limit, pad=False)
+            with work.accelerator.autocast():
+                embeds = pixart.encode_tokens(text_encoder, ids.to(device), mask.to(device))
+            work.texts.keep({"embeds": embeds[0]}, caption)
+            bar.advance()
+
+
+def embed(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Return embeddings (B, L, D) and mask (B, L) of captions, padded to the longest of them."""
+    device = work.accelerator.device
+    if work.text_encoder is None:
+        rows = [work.texts.find(pixart.normalize_prompt(caption)) for caption in captions]
+        if any(row is None for row in rows):
+            raise RunError("the text cache lost an entry while in use; run the same command again")
+        return pixart.pad_embeds([row["embeds"].to(device) for row in rows if row])
+    limit = pixart.max_tokens(work.base)
+    ids, mask = pixart.tokenize(work.tokenizer, captions, limit, pad=False)
+    mask = mask.to(device)
+    return pixart.encode_tokens(work.text_encoder, ids.to(device), mask), mask
+
+
+def denoiser(
+    work: Work, captions: list[str], guidance: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make the solver's denoise function for captions; it polls for a stop before each pass."""
+    embeds, mask = embed(work, [*captions, ""])
+    text, empty = (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:])
+    return pixart.build_denoiser(work.transformer, text, empty, guidance, poll=stop.check)
+
+
+def build_optimizer(work: Work, total: int) -> None:
+    """Make optimizer, schedule and average, and hand the models to accelerate."""
+    config = work.config
+    work.optimizer = optimizers.build_optimizer(
+        config.optimizer, work.parameters, config.learning_rate, config.weight_decay
+    )
+    work.schedule = optimizers.build_schedule(
+        work.optimizer, config.lr_schedule, config.warmup_steps, total
+    )
+    if config.ema:
+        work.ema = adapters.build_ema(work.parameters, config.ema)
+    work.transformer, work.optimizer = work.accelerator.prepare(work.transformer, work.optimizer)
+    if config.train_text_encoder:
+        work.text_encoder = work.accelerator.prepare(work.text_encoder)
+    if config.log_with:
+        work.accelerator.init_trackers("medart", config=settings_of(config))
+    if work.recompute == "auto" and work.accelerator.device.type != "cuda":
+        work.recompute = "step"
+
+
+def count_steps(config: FinetuneConfig, rows: int, processes: int) -> int:
+    """Return the number of optimizer steps of the whole run."""
+    if config.steps is not None:
+        return config.steps
+    return max(
+        1, math.ceil(config.epochs * rows / (config.batch_size * config.accumulate * processes))
+    )
+
+
+def trained_parts(work: Work) -> dict[str, Any]:
+    """Return the models whose weights the run saves, without the wrapper for several processes."""
+    models = {"transformer": work.transformer, "text_encoder": work.text_encoder}
+    return {name: work.accelerator.unwrap_model(models[name]) for name in work.facts["trained"]}
+
+
+def unsynced(work: Work) -> ExitStack:
+    """Keep several processes from exchanging gradients until the last backward pass of a step."""
+    stack = ExitStack()
+    for name in work.facts["trained"]:
+        stack.enter_context(work.accelerator.no_sync(getattr(work, name)))
+    return stack
+
+
+def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
+    """Choose the HLDF checkpointing for `auto`, from what the first noise loss remembered."""
+    config, inner = work.config, pixart.unwrap(work.transformer)
+    free = torch.cuda.mem_get_info(work.accelerator.device)[0]
+    tokens = (
+        work.facts["resolution"] / pixart.latent_scale(work.vae) / inner.config.patch_size
+    ) ** 2
+    inputs = 2 * config.batch_size * tokens * inner.inner_dim * embeds.element_size()
+    choice = optimizers.choose_recompute(
+        free, 2 * pass_bytes, inputs * len(inner.transformer_blocks),
+        config.hldf_grad_steps or config.hldf_steps,
+    )  # fmt: skip
+    log.info("HLDF recomputes: %s (%.1f GB free)", choice, free / 1e9)
+    return choice
