@@ -148,7 +148,8 @@ def test_windows_agree_with_the_standard_and_with_pydicom(
 def test_the_first_of_several_windows_is_used(tmp_path):
     values = (RAMP * 60).astype("<u2")
     tags = {"WindowCenter": ["1000.5", "50"], "WindowWidth": ["1021", "5"]}
-    assert np.array_equal(load_gray(tmp_path, values, **tags), scale(values, 490, 1510))
+    loaded = load_gray(tmp_path, values, **tags)
+    assert np.abs(loaded - scale(values, 490, 1510)).max() <= 1  # ties at a half
 
 
 def test_empty_window_tags_are_no_window(tmp_path):
