@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,15 +46,13 @@ def load_image(path: Path) -> Image.Image:
             raise ImageError("is empty")
         if head[128:] == b"DICM":
             return _from_dicom(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                return _to_srgb(_upright(image))
+        with Image.open(path, formats=FORMATS) as image:
+            return _to_srgb(_upright(image))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: is not an image of a known format") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: too many pixels; scale the image down first") from error
     except ImageCms.PyCMSError as error:
         raise ImageError(f"{path}: its embedded color profile does not fit: {error}") from error
@@ -72,6 +69,8 @@ def _from_dicom(path: Path) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Decode and turn an opened image; refuse those that Pillow would decode wrongly."""
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow only warns
+        raise ImageError("too many pixels; scale the image down first")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # the other frames of an MPO are previews
         raise ImageError(f"holds {frames} frames; save the one that is meant as a file of its own")

@@ -571,6 +571,7 @@ def test_the_content_counts_and_not_the_ending(tmp_path):
         assert np.array_equal(pixels_of(load_bytes(tmp_path, content, name)), PIXELS)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path):
     for side in (10_000, 60_000):
         head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
