@@ -129,6 +129,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if image.mode in ("P", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("LA" if image.mode in ("L", "1", "La") else "RGBA")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+    if alpha is not None and alpha.getextrema() == (0, 0):
+        raise ImageError("is transparent everywhere; save it without an alpha channel")
     if image.mode != "LAB" and image.mode != "CMYK":
         image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     if profile or image.mode == "LAB":

@@ -292,6 +292,11 @@ def test_alpha_is_laid_on_white(tmp_path, form):
     assert np.abs(load_pixels(tmp_path, image, form, **options) - expected).max() <= 1
 
 
+def test_an_image_that_is_transparent_everywhere_is_refused(tmp_path):
+    content = encode(Image.new("RGBA", (4, 4), (200, 30, 60, 0)), "PNG")
+    assert_refused(tmp_path, content, "transparent everywhere")
+
+
 def test_gray_with_alpha_is_laid_on_white(tmp_path):
     image = Image.new("LA", (2, 2), (100, 51))
     assert load_pixels(tmp_path, image)[0, 0].tolist() == [224] * 3  # 100 / 5 + 255 * 4 / 5
@@ -347,6 +352,9 @@ def test_lab_tiffs_become_srgb(tmp_path):
         stored = tuple(np.array([lab[0] * 2.55, lab[1] + 128, lab[2] + 128]).round().astype(int))
         image = Image.new("LAB", (4, 4), tuple(int(part) for part in stored))
         loaded = load_pixels(tmp_path, image, "TIFF")[0, 0]
+        assert np.abs(loaded - lab_to_srgb(*lab)).max() <= 3
+        by_the_book = np.array([[[round(lab[0] * 2.55), lab[1] % 256, lab[2] % 256]]], "u1")
+        loaded = pixels_of(load_bytes(tmp_path, tiff_of(by_the_book, photometric=8)))[0, 0]
         assert np.abs(loaded - lab_to_srgb(*lab)).max() <= 3
 
 
