@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, Unidentifie
 from torch import Tensor
 
 from medart_cli.data.dicom import read_dicom
-from medart_cli.data.manifest import FORMATS
+from medart_cli.data.folders import FORMATS
 from medart_cli.errors import ImageError
 
 Crop = Literal["center", "pad", "random"]

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from PIL import Image, UnidentifiedImageError
-
+from medart_cli.data.folders import find_images
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log
 
@@ -33,14 +32,6 @@ TYPES: dict[str, tuple[type, ...]] = {
     "synthetic": (bool,),
 }
 SPLITS = ("train", "val", "test")
-# The formats that are read, all with a signature of their own: Pillow knows many more, but starts
-# other programs for some (EPS) and guesses at others.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-ENDINGS = frozenset(
-    ".apng .avif .avifs .bmp .dcm .dib .dicom .gif .ima .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf "
-    ".jpg .jpx .mpo .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()
-)
-SPLIT_FOLDERS = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
 
 
 @dataclass(frozen=True)
@@ -120,6 +111,23 @@ def read_data(source: str | Path, *, root: Path | None = None) -> Iterator[Recor
         yield from read_manifest(path, root=root)
     else:
         raise ConfigError(f"{source}: no such folder or manifest")
+
+
+def list_images(folder: Path) -> Iterator[Record]:
+    """List the images of a folder as records, whether or not it has a manifest.
+
+    Raises:
+        ConfigError: There is none, or a folder may not be read.
+    """
+    empty = True
+    for fields in find_images(folder):
+        empty, place = False, str(folder / fields["file_name"])
+        try:
+            yield parse_line(encode_line(fields), place, folder)
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{place!r}: its name is not UTF-8; rename it") from error
+    if empty:
+        raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image")
 
 
 def read_manifest(path: Path, *, root: Path | None = None) -> Iterator[Record]:
@@ -227,69 +235,6 @@ def _check_file_name(name: str | None, place: str, folder: Path, root: Path | No
         raise ManifestError(f"{place}: file_name {name!r} leaves --root {root}")
 
 
-def list_images(folder: Path) -> Iterator[Record]:
-    """List the images of a folder as records, whether or not it has a manifest.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    count = 0
-    for path in _visible_files(folder):
-        if not _looks_like_image(path):
-            continue
-        count += 1
-        name = path.relative_to(folder)
-        fields = {"file_name": name.as_posix()}
-        parents = list(name.parts[:-1])
-        if parents and parents[0] in SPLIT_FOLDERS:
-            fields["split"] = SPLIT_FOLDERS[parents.pop(0)]
-        if parents:
-            fields["label"] = parents[0]
-        try:
-            yield parse_line(encode_line(fields), str(path), folder)
-        except UnicodeEncodeError as error:
-            raise ConfigError(f"{path!r}: its name is not UTF-8; rename it") from error
-    if count == 0:
-        raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image")
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """List files in order; links to folders are followed, each folder is entered once."""
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a loop of links
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
-
-
-def _refuse(error: OSError) -> None:
-    raise ConfigError(f"{error.filename}: {error.strerror}") from error
-
-
-def _looks_like_image(path: Path) -> bool:
-    if path.exists() and not path.is_file():  # a pipe or a socket would be waited for
-        return False
-    if path.suffix.lower() in ENDINGS:
-        return True
-    try:  # clinics' files often have no ending: go by the first bytes
-        with path.open("rb") as file:
-            if file.read(132)[128:] == b"DICM":
-                return True
-        with Image.open(path, formats=FORMATS):
-            return True
-    except UnidentifiedImageError:
-        return False
-    except Image.DecompressionBombError:
-        return True  # an image all the same: the loader says what is wrong with it
-    except (OSError, SyntaxError, ValueError) as error:
-        log.warning("%s: is left out: %s", path, error)
-        return False
-
-
 class ManifestWriter:
     """Appends whole lines to a manifest, each handed to the system before the next is begun."""
 
@@ -346,7 +291,8 @@ def repair_manifest(path: Path) -> None:
         try:
             json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            if not line.startswith(b"{") and line.strip(b"\0"):  # NUL: a power cut on some disks
+            ours = line.startswith(b"{") and end - whole <= LONGEST_LINE
+            if not ours and line.strip(b"\0"):  # NUL bytes: a power cut, on some disks
                 raise ManifestError(f"{path}: its last line is no record; mend it") from error
             log.warning("%s: its last line was torn by a crash and is cut off", path)
             file.truncate(whole)

@@ -1,0 +1,89 @@
+"""What a folder of images without a manifest is read as."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from medart_cli.data.manifest import read_data
+from medart_cli.errors import ConfigError
+
+
+def write_image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (200, 30, 60)).save(path)
+
+
+def test_a_folder_without_a_manifest_is_listed_with_labels_from_its_folders(tmp_path):
+    for name in ("nevus/b.JPG", "nevus/a.png", "melanoma/left/c.tif", "top.bmp", ".cache/x.png"):
+        write_image(tmp_path / name)
+    write_image(tmp_path / "nevus" / ".hidden.png")
+    (tmp_path / "notes.txt").write_text("BM is no bitmap, P5 no portable gray map")
+    (tmp_path / "report.pdf").write_bytes(b"%PDF-1.7 ...")
+    (tmp_path / "figure.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nothing").write_bytes(b"")
+    listed = [(record.file_name, record.label) for record in read_data(tmp_path)]
+    assert listed == [
+        ("top.bmp", None),
+        ("melanoma/left/c.tif", "melanoma"),
+        ("nevus/a.png", "nevus"),
+        ("nevus/b.JPG", "nevus"),
+    ]
+
+
+def test_folders_named_after_splits_are_splits_and_no_labels(tmp_path):
+    for name in ("train/nevus/a.png", "test/nevus/b.png", "validation/c.png"):
+        write_image(tmp_path / name)
+    listed = [record.fields for record in read_data(tmp_path)]
+    assert listed == [
+        {"file_name": "test/nevus/b.png", "split": "test", "label": "nevus"},
+        {"file_name": "train/nevus/a.png", "split": "train", "label": "nevus"},
+        {"file_name": "validation/c.png", "split": "val"},
+    ]
+
+
+def test_files_without_an_ending_are_known_by_their_content(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "IM000001")
+    (tmp_path / "IM000002").write_bytes(bytes(128) + b"DICM" + b"...")
+    (tmp_path / "README").write_text("no image")
+    assert [record.file_name for record in read_data(tmp_path)] == ["IM000001", "IM000002"]
+
+
+def test_a_broken_file_with_an_image_ending_is_listed_so_that_it_gets_named(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    assert [record.file_name for record in read_data(tmp_path)] == ["a.png", "gone.png"]
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path):
+    write_image(tmp_path / "elsewhere" / "a.png")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "nevus").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(data)
+    (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere")
+    assert [record.file_name for record in read_data(data)] == ["nevus/a.png"]
+
+
+def test_pipes_in_a_folder_are_not_waited_for(tmp_path):
+    write_image(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert [record.file_name for record in read_data(tmp_path)] == ["a.png"]
+
+
+def test_a_file_name_that_is_no_utf8_is_refused_by_name(tmp_path):
+    write_image(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xff.png")
+    with pytest.raises(ConfigError, match="is not UTF-8; rename it"):
+        list(read_data(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "locked").mkdir(mode=0)
+    with pytest.raises(ConfigError, match="locked: Permission denied"):
+        list(read_data(tmp_path))
