@@ -17,6 +17,7 @@ STAGES: dict[str, type[config.CommonConfig]] = {
     "caption": config.CaptionConfig,
     "finetune": config.FinetuneConfig,
     "sample": config.SampleConfig,
+    "evaluate": config.EvaluateConfig,
     "classify": config.ClassifyConfig,
 }
 

@@ -899,3 +899,127 @@ class ClassifyConfig(CommonConfig):
         if self.synthetic is None:
             return ["real"]
         return [name for name in REGIMES if not (self.freeze and name == "pretrain")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(CommonConfig):
+    """Measure how close synthetic images are to real ones, and whether they copy them.
+
+    Writes metrics.json, copies.jsonl, plots and report.html. Several sets are ranked in one table.
+    """
+
+    real: Annotated[
+        str, Argument(help="Real images: folder, manifest, or - for one on standard input.")
+    ]
+    synthetic: Annotated[
+        list[str], Argument(help="One synthetic set or several: folders or manifests.")
+    ]
+    out: Annotated[Path, Option(help="Report folder to write.", rich_help_panel="Output")]
+    overwrite: Annotated[
+        bool,
+        Option(
+            "--overwrite",
+            help="Start anew where the report folder is not empty.",
+            rich_help_panel="Output",
+        ),
+    ] = False
+
+    root: Annotated[
+        Path | None,
+        Option(
+            help="Folder that file names are relative to; they may then be absolute.",
+            rich_help_panel="Data",
+        ),
+    ] = None
+    per_label: Annotated[
+        bool,
+        Option(
+            "--per-label/--overall",
+            help="Measure each label by itself as well.",
+            rich_help_panel="Data",
+        ),
+    ] = True
+    batch_size: Annotated[
+        int, Option(help="Images in one pass of a network.", rich_help_panel="Data")
+    ] = 32
+    workers: Annotated[
+        int, Option(help="Processes that decode images; 0 for none.", rich_help_panel="Data")
+    ] = 2
+    cache: Annotated[
+        Path | None,
+        Option(help="Folder for features; medart's cache by default.", rich_help_panel="Data"),
+    ] = None
+
+    features: Annotated[
+        list[str] | None,
+        Option(
+            help="Network (repeatable): inception, efficientnet-lite0, dinov2, a folder that medart "
+            "classify wrote, any image model of transformers or timm. By default inception where "
+            "its weights are, else efficientnet-lite0.",
+            rich_help_panel="Measures",
+        ),
+    ] = None
+    inception: Annotated[
+        Path | None,
+        Option(
+            help="File inception-2015-12-05.pt or its folder; medart's cache by default.",
+            rich_help_panel="Measures",
+        ),
+    ] = None
+    bootstrap: Annotated[
+        int,
+        Option(help="Resamples of a 95 % interval; 0 for no intervals.", rich_help_panel="Measures"),
+    ] = 200
+    floor_repeats: Annotated[
+        int,
+        Option(help="Random splits of the real set for its floor.", rich_help_panel="Measures"),
+    ] = 10
+
+    copies: Annotated[
+        bool,
+        Option(
+            "--copies/--no-copies",
+            help="Look for near-copies of real images.",
+            rich_help_panel="Copies",
+        ),
+    ] = True
+    holdout: Annotated[
+        str | None,
+        Option(
+            help="Real images that were not trained on, to set the threshold of copies; by default "
+            "each real image is held against the others.",
+            rich_help_panel="Copies",
+        ),
+    ] = None
+    copy_rate: Annotated[
+        float,
+        Option(
+            help="Share of unseen real images that may be taken for copies.",
+            rich_help_panel="Copies",
+        ),
+    ] = 0.01
+    fail_on_copies: Annotated[
+        float | None,
+        Option(
+            help="Exit with code 1 if more than this share of a set are near-copies.",
+            rich_help_panel="Copies",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_least(
+            batch_size=1, workers=0, bootstrap=0, floor_repeats=1, copy_rate=0, fail_on_copies=0
+        )
+        if [self.real, self.holdout, *self.synthetic].count("-") > 1:
+            raise ConfigError("only one of the sets can be -, standard input")
+        if not 0 < self.copy_rate < 1:
+            raise ConfigError(f"--copy-rate must be between 0 and 1, got {self.copy_rate}")
+        if self.fail_on_copies is not None and not self.copies:
+            raise ConfigError("--fail-on-copies needs --copies")
+        if len(set(self.synthetic)) < len(self.synthetic):
+            raise ConfigError("a synthetic set is named twice")
+        if self.features is not None and len(set(self.features)) < len(self.features):
+            raise ConfigError("--features: one is named twice")
+        if self.bootstrap and self.bootstrap < 20:
+            raise ConfigError(f"--bootstrap must be 0, or 20 or more, got {self.bootstrap}")

@@ -6,7 +6,7 @@ training image with the training side measures memory, so each of these is looke
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -177,8 +177,10 @@ def _folds(
     return [(first.tolist(), second.tolist()) for first, second in found]
 
 
-def draw_per_class(labels: Sequence[str], count: int, seed: int) -> list[int]:
+def draw_per_class(labels: Sequence[str], count: int | Mapping[str, int], seed: int) -> list[int]:
     """Draw `count` rows of each class (all of a smaller one), in order of rows.
+
+    `count` is a number, or one for each class; a class that it does not name gives no rows.
 
     A larger count of the same seed holds the smaller one's rows.
     """
@@ -187,7 +189,8 @@ def draw_per_class(labels: Sequence[str], count: int, seed: int) -> list[int]:
     taken: Counter[str] = Counter()
     chosen = []
     for index in order.tolist():
-        if taken[labels[index]] < count:
-            taken[labels[index]] += 1
+        label = labels[index]
+        if taken[label] < (count if isinstance(count, int) else count.get(label, 0)):
+            taken[label] += 1
             chosen.append(index)
     return sorted(chosen)

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    roc_auc_score,
+    roc_curve,
+)
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -248,3 +255,16 @@ def compare_draws(value: float, ours: Floats, theirs: Floats) -> Difference:
     low, high = find_interval(gaps)
     rarer = min(int((gaps <= 0).sum()), int((gaps >= 0).sum()))
     return Difference(value, low, high, min(1.0, 2 * (rarer + 1) / (len(gaps) + 1)))
+
+
+def count_confusions(truth: Integers, runs: Sequence[Floats]) -> Integers:
+    """Count true (rows) against predicted classes over several trainings: (K, K)."""
+    classes = list(range(runs[0].shape[1]))
+    tables = [confusion_matrix(truth, run.argmax(axis=1), labels=classes) for run in runs]
+    return np.asarray(np.sum(tables, axis=0), dtype=np.int64)
+
+
+def find_roc(truth: Integers, scores: Floats, index: int) -> tuple[Floats, Floats]:
+    """Trace the ROC curve of one class against the rest: false and true positive rates."""
+    false_rate, true_rate, _ = roc_curve(truth == index, scores[:, index])
+    return false_rate, true_rate

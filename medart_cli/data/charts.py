@@ -1,0 +1,101 @@
+"""Charts of a classifier's test, as PNG files: confusion, ROC and calibration, a panel a regime."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+MOST_CELLS = 15  # classes up to which the cells of a confusion matrix hold their numbers
+MOST_NAMES = 20  # classes up to which curves are named
+
+Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def draw_confusion(
+    path: Path, tables: Mapping[str, npt.NDArray[np.int64]], classes: Sequence[str]
+) -> None:
+    """Draw confusion matrices: share of each true class (row) that was called each class.
+
+    Args:
+        path: PNG file to write.
+        tables: Counts (K, K) of each regime, true classes in rows.
+        classes: Names of the K classes.
+    """
+    count = len(classes)
+    side = max(3.6, 0.55 * count + 1.8)
+    figure, panels = _open_panels(list(tables), (side, side * 0.95))
+    for axes, (name, table) in zip(panels, tables.items(), strict=True):
+        shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))  # (K, K)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set(title=name, xlabel="predicted", ylabel="true")
+        if count <= 4 * MOST_CELLS:
+            axes.set_xticks(range(count), classes, rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(count), classes)
+        if count <= MOST_CELLS:
+            _write_cells(axes, shares)
+    _save(figure, path)
+
+
+def _write_cells(axes: Axes, shares: npt.NDArray[np.float64]) -> None:
+    for row, column in np.argwhere(shares >= 0.005):
+        share = shares[row, column]
+        color = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=color, fontsize=8)
+
+
+def draw_roc(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> None:
+    """Draw ROC curves of each class against the rest.
+
+    Args:
+        path: PNG file to write.
+        curves: For each regime and curve name the false and true positive rates.
+    """
+    figure, panels = _open_panels(list(curves), (4.4, 4.4))
+    for axes, (name, table) in zip(panels, curves.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
+        for label, (false_rate, true_rate) in table.items():
+            axes.plot(false_rate, true_rate, label=label, linewidth=1.3)
+        axes.set(title=name, xlabel="1 - specificity", ylabel="sensitivity")
+        axes.set_aspect("equal")
+        if len(table) <= MOST_NAMES:
+            axes.legend(fontsize=7, loc="lower right")
+    _save(figure, path)
+
+
+def draw_calibration(path: Path, tables: Mapping[str, Sequence[tuple[float, float, int]]]) -> None:
+    """Draw how often predictions of each confidence were right, and how many there were.
+
+    Args:
+        path: PNG file to write.
+        tables: For each regime the mean confidence, accuracy and count of each bin.
+    """
+    figure, panels = _open_panels(list(tables), (4.4, 4.4))
+    for axes, (name, bins) in zip(panels, tables.items(), strict=True):
+        confidence, accuracy, counts = (np.array(column) for column in zip(*bins, strict=True))
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
+        axes.bar(
+            confidence, counts / counts.sum(), width=0.03, color="0.85", label="share of images"
+        )
+        axes.plot(confidence, accuracy, marker="o", markersize=4, label="accuracy")
+        axes.set(title=name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        axes.set_aspect("equal")
+        axes.legend(fontsize=8, loc="upper left")
+    _save(figure, path)
+
+
+def _open_panels(names: Sequence[str], size: tuple[float, float]) -> tuple[Figure, list[Any]]:
+    columns = min(2, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(len(names))]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    draft = path.with_name(f".{path.name}.part")
+    figure.savefig(draft, format="png", dpi=110)
+    draft.replace(path)

@@ -1,0 +1,361 @@
+"""Does synthetic data help: real, synthetic and test images -> CLF/ (classifier, scores, report).
+
+With `--checkpoint` it only predicts: images -> OUT/predictions.jsonl.
+"""
+
+import copy
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medart_cli import stop
+from medart_cli.config import ClassifyConfig, settings_of
+from medart_cli.data.checkpoint import write_folder
+from medart_cli.data.manifest import write_manifest
+from medart_cli.data.profiles import read_profile
+from medart_cli.data.report import open_output, write_text
+from medart_cli.data.splits import draw_per_class, split_groups
+from medart_cli.errors import ConfigError, RunError
+from medart_cli.log import log, progress
+from medart_cli.models.backbone import Backbone, load_backbone
+from medart_cli.models.classifier import (
+    augment,
+    build_network,
+    check_backbone,
+    draw_order,
+    fit_probe,
+    resize_input,
+    save_classifier,
+    weigh_classes,
+)
+from medart_cli.models.device import (
+    DTYPES,
+    build_generator,
+    find_device,
+    find_precision,
+    hush_libraries,
+)
+from medart_cli.stages.classify_predict import MAY_CHANGE, predict_folder
+from medart_cli.stages.classify_results import write_results
+from medart_cli.stages.classify_setup import (
+    Images,
+    Sets,
+    describe_rows,
+    load_sets,
+    read_sets,
+)
+
+SPLIT_NAME = "split.jsonl"
+MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+WARM_UP = 0.1  # share of the steps in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every training of a run shares."""
+
+    config: ClassifyConfig
+    classes: list[str]
+    backbone: Backbone
+    device: torch.device
+    precision: str
+    flips: bool
+
+
+def run(config: ClassifyConfig) -> dict[str, Any]:
+    """Train each regime with each seed, test all on the same real images, and compare."""
+    hush_libraries()
+    device = find_device(config.device)
+    if config.checkpoint is not None:
+        return predict_folder(config, config.checkpoint, device)
+    precision = find_precision(config.precision, device)
+    flips = read_profile(config.profile).flips
+    sets = read_sets(config)
+    backbone = load_backbone(config.backbone, device=device, offline=config.offline)
+    backbone = resize_input(backbone, config.image_size)
+    check_backbone(backbone)
+    open_folder(config, sets)
+    images, lost = load_sets(
+        sets, backbone, keep_pixels=not config.freeze, batch_size=config.batch_size
+    )
+    setup = Setup(config, sets.classes, backbone, device, precision, flips)
+    for regime in config.chosen_regimes:
+        for seed in choose_seeds(config):
+            stop.check()
+            if result_path(config.out, regime, seed).is_file():
+                log.info("%s, seed %d: done before", regime, seed)
+            else:
+                train_and_test(setup, regime, seed, images)
+    return finish(setup, sets, images, lost)
+
+
+def open_folder(config: ClassifyConfig, sets: Sets) -> None:
+    """Make the output folder ready; one that was made from other images is refused."""
+    open_output(config.out, settings_of(config), ignore=MAY_CHANGE, overwrite=config.overwrite)
+    path, rows = config.out / SPLIT_NAME, describe_rows(sets)
+    if path.is_file():
+        old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if config.synthetic is None:  # a folder begun with synthetic images may be read without
+            old = [row for row in old if row["set"] != "synthetic"] + [
+                row for row in rows if row["set"] == "synthetic"
+            ]
+        for number, (then, now) in enumerate(zip(old, rows, strict=False)):
+            if then != now:
+                raise _changed(config.out, f"row {number + 1} was {then}, is now {now}")
+        if len(old) != len(rows):
+            raise _changed(config.out, f"there were {len(old)} rows, now there are {len(rows)}")
+    write_manifest(path, rows)
+
+
+def _changed(folder: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{folder}: belongs to other images: {what}; name another folder, or start anew with "
+        "--overwrite"
+    )
+
+
+def choose_seeds(config: ClassifyConfig) -> list[int]:
+    """List the seeds; one alone where nothing in a training depends on it."""
+    drawn = config.label_budget is not None or config.ratio is not None
+    count = 1 if config.freeze and not drawn else config.seeds
+    return list(range(config.seed, config.seed + count))
+
+
+def result_path(out: Path, regime: str, seed: int) -> Path:
+    """Return where the test of one training is kept."""
+    return out / "regimes" / regime / f"seed-{seed}.json"
+
+
+def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Images]) -> None:
+    """Train one regime with one seed, and write what it makes of the test images."""
+    config = setup.config
+    phases = plan_phases(config, regime, seed, images)
+    first, _ = phases[0]
+    head = fit_probe(
+        first.features,
+        first.labels.numpy(),
+        len(setup.classes),
+        balance=config.balance != "none",
+    )
+    network = build_network(setup.backbone, head)
+    facts: list[dict[str, Any]] = []
+    if config.freeze:
+        with torch.inference_mode():
+            logits = head(torch.from_numpy(images["test"].features))  # (N, K)
+    else:
+        for number, (train, val) in enumerate(phases):
+            generator = build_generator(seed, "classify", regime, number)
+            facts.append(fine_tune(setup, network, (train, val), generator))
+        logits = compute_logits(setup, network, images["test"])
+    path = result_path(config.out, regime, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if seed == config.seed:
+        save = partial(_save_network, setup, network)
+        write_folder(path.parent / "model", save)
+    result = {
+        "regime": regime,
+        "seed": seed,
+        "train_images": [len(train.labels) for train, _ in phases],
+        "val_images": [0 if val is None else len(val.labels) for _, val in phases],
+        "training": facts,
+        "test_images": images["test"].rows.hashes,
+        "probabilities": logits.double().softmax(dim=1).tolist(),
+    }
+    write_text(path, json.dumps(result))
+
+
+def _save_network(setup: Setup, network: nn.Sequential, folder: Path) -> None:
+    save_classifier(folder, setup.backbone, network, setup.classes)
+
+
+def plan_phases(
+    config: ClassifyConfig, regime: str, seed: int, images: dict[str, Images]
+) -> list[tuple[Images, Images | None]]:
+    """Say what a regime learns from, in order: training images, and those for early stopping."""
+    real = images["train"]
+    if config.label_budget is not None:
+        real = real.pick(draw_per_class(real.rows.labels, config.label_budget, seed))
+    if regime == "real":
+        return [hold_out(config, real, seed)]
+    synthetic = images["synthetic"]
+    if regime == "synthetic":
+        return [hold_out(config, synthetic, seed)]
+    if regime == "pretrain":
+        return [hold_out(config, synthetic, seed), hold_out(config, real, seed)]
+    if config.ratio is not None:
+        counts = Counter(real.rows.labels)
+        wanted = {name: math.ceil(config.ratio * count) for name, count in counts.items()}
+        synthetic = synthetic.pick(draw_per_class(synthetic.rows.labels, wanted, seed))
+    train, val = hold_out(config, real, seed)
+    return [(train.join(synthetic), val)]
+
+
+def hold_out(config: ClassifyConfig, images: Images, seed: int) -> tuple[Images, Images | None]:
+    """Hold whole groups out for early stopping, where each class has enough of them."""
+    pairs = set(zip(images.rows.labels, images.rows.groups, strict=True))
+    rarest = min(Counter(label for label, _ in pairs).values())
+    if config.freeze or config.val_fraction * rarest < 1:
+        return images, None
+    rows = images.rows
+    train, val = split_groups(rows.labels, rows.groups, config.val_fraction, seed)
+    return images.pick(train), images.pick(val)
+
+
+def fine_tune(
+    setup: Setup,
+    network: nn.Sequential,
+    phase: tuple[Images, Images | None],
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    """Train all weights; the best state by validation loss is kept, the state at the start too."""
+    config, (train, val) = setup.config, phase
+    weights = None
+    if config.balance == "weights":
+        weights = weigh_classes(train.labels, len(setup.classes)).to(setup.device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    total = config.epochs * math.ceil(len(train.labels) / config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_at, total=total))
+    scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == "fp16")
+    best = Best(network, measure_loss(setup, network, val, weights))
+    losses: list[float] = []
+    with progress("train", total) as bar:
+        for epoch in range(1, config.epochs + 1):
+            running = 0.0
+            for inputs, labels in draw_batches(setup, train, generator):
+                stop.check()
+                with autocast(setup):
+                    loss = functional.cross_entropy(network(inputs), labels, weight=weights)
+                torch.autograd.backward(scaler.scale(loss))
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0, error_if_nonfinite=False)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+                schedule.step()
+                running += loss.item() * len(labels) / len(train.labels)
+                bar.advance({"loss": loss.item()})
+            if not math.isfinite(running):
+                raise RunError(f"the loss is {running} in epoch {epoch}; lower --learning-rate")
+            losses.append(running)
+            if best.is_over(network, measure_loss(setup, network, val, weights), config.patience):
+                break
+    best.restore(network)
+    return {
+        "epochs": len(losses),
+        "best_epoch": best.epoch,
+        "losses": losses,
+        "val_loss": best.loss,
+    }
+
+
+def learning_rate_at(step: int, *, total: int) -> float:
+    """Give the share of the highest learning rate: a short rise, then half a cosine."""
+    rise = min(1.0, (step + 1) / max(1.0, WARM_UP * total))
+    return rise * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def autocast(setup: Setup) -> torch.autocast:
+    """Compute in the run's number format; weights stay float32."""
+    dtype = DTYPES[setup.precision]
+    return torch.autocast(setup.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def draw_batches(
+    setup: Setup, images: Images, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give the batches of one epoch, varied where that is safe."""
+    config = setup.config
+    order = draw_order(
+        images.labels, len(setup.classes), generator, balance=config.balance == "sampling"
+    )
+    for picks in torch.split(order, config.batch_size):
+        inputs = images.pixels[picks].to(setup.device).float()  # (B, 3, S, S)
+        if config.augment:
+            inputs = augment(inputs, generator, flips=setup.flips)
+        yield inputs, images.labels[picks].to(setup.device)
+
+
+class Best:
+    """The state with the lowest validation loss so far; without validation, the last one."""
+
+    def __init__(self, network: nn.Module, loss: float | None) -> None:
+        """Begin with the untrained network."""
+        self.loss, self.epoch, self._seen = loss, 0, 0
+        self._state = copy.deepcopy(network.state_dict()) if loss is not None else None
+
+    def is_over(self, network: nn.Module, loss: float | None, patience: int) -> bool:
+        """Take note of an epoch; say whether `patience` of them brought nothing better."""
+        self._seen += 1
+        if loss is None or self.loss is None:
+            self.epoch = self._seen
+        elif loss < self.loss:
+            self.loss, self.epoch = loss, self._seen
+            self._state = copy.deepcopy(network.state_dict())
+        return self._seen - self.epoch >= patience
+
+    def restore(self, network: nn.Module) -> None:
+        """Put the best state back."""
+        if self._state is not None:
+            network.load_state_dict(self._state)
+
+
+def measure_loss(
+    setup: Setup, network: nn.Sequential, images: Images | None, weights: Tensor | None
+) -> float | None:
+    """Compute the loss of held-out images; None without any."""
+    if images is None:
+        return None
+    logits = compute_logits(setup, network, images)
+    weights = None if weights is None else weights.cpu()
+    return functional.cross_entropy(logits, images.labels, weight=weights).item()
+
+
+def compute_logits(setup: Setup, network: nn.Sequential, images: Images) -> Tensor:
+    """Run the network over images as they are: (N, K) float32 on the CPU."""
+    parts = []
+    with torch.inference_mode(), autocast(setup):
+        for batch in torch.split(images.pixels, setup.config.batch_size):
+            stop.check()
+            parts.append(network(batch.to(setup.device).float()).float().cpu())
+    return torch.cat(parts)
+
+
+def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> dict[str, Any]:
+    """Compare the regimes, write results, and put the recommended classifier at the top."""
+    config = setup.config
+    results = {
+        regime: [
+            json.loads(result_path(config.out, regime, seed).read_text(encoding="utf-8"))
+            for seed in choose_seeds(config)
+        ]
+        for regime in config.chosen_regimes
+    }
+    facts = {
+        "classes": sets.classes,
+        "backbone": setup.backbone.name,
+        "trained": "last layer" if config.freeze else "all weights",
+        "image_size": setup.backbone.image_size,
+        "label_budget": config.label_budget,
+        "checks": sets.checks,
+        "failures": sets.failures + lost,
+    }
+    summary = write_results(config, results, images, facts)
+    source = config.out / "regimes" / summary["classifier"]["regime"] / "model"
+    for name in MODEL_FILES:
+        if (source / name).is_file():
+            draft = config.out / f".{name}.part"
+            shutil.copyfile(source / name, draft)
+            draft.replace(config.out / name)
+    return summary

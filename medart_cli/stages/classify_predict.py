@@ -1,0 +1,96 @@
+"""Predict with a classifier that is there: images -> OUT/predictions.jsonl."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medart_cli import stop
+from medart_cli.config import RUN_ONLY, ClassifyConfig, settings_of
+from medart_cli.data.images import load_image
+from medart_cli.data.manifest import ManifestWriter, Record, read_data
+from medart_cli.data.report import open_output
+from medart_cli.errors import ImageError
+from medart_cli.log import log, progress
+from medart_cli.models.classifier import Classifier, load_classifier
+from medart_cli.stages.classify_setup import encode_images
+
+PREDICTIONS_NAME = "predictions.jsonl"
+# What another run of the same folder may change: more trainings are added to those done, and what
+# the sets hold is compared row by row.
+MAY_CHANGE = RUN_ONLY | {"test", "synthetic", "seeds", "regimes", "bootstrap", "checkpoint"}
+
+
+def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Append one line an image, with the probability of each class; lines that are there stay."""
+    classifier = load_classifier(folder, device)
+    records = list(read_data(config.data, root=config.root))
+    ignore = MAY_CHANGE - {"checkpoint", "data"}
+    open_output(config.out, settings_of(config), ignore=ignore, overwrite=config.overwrite)
+    path = config.out / PREDICTIONS_NAME
+    with ManifestWriter(path) as writer:
+        done = {row["file_name"] for row in _read_rows(path)}
+        todo = [record for record in records if record.file_name not in done]
+        with progress("predict", len(records), done=len(records) - len(todo)) as bar:
+            for start in range(0, len(todo), config.batch_size):
+                stop.check()
+                batch = todo[start : start + config.batch_size]
+                for row in _predict_batch(classifier, batch):
+                    writer.append(row)
+                bar.advance(count=len(batch))
+    rows = _read_rows(path)
+    return {
+        "result": str(path),
+        "images": len(rows),
+        "failures": len(records) - len(rows),
+        "classes": classifier.classes,
+        "accuracy": _score(rows, classifier.classes),
+    }
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _predict_batch(classifier: Classifier, batch: list[Record]) -> list[dict[str, Any]]:
+    """Predict the images that can be read; the others are named."""
+    records: list[Record] = []
+    inputs: list[Tensor] = []
+    for record in batch:
+        try:
+            inputs.append(classifier.prepare(load_image(record.path)))
+            records.append(record)
+        except ImageError as error:
+            log.warning("%s", error)
+    if not inputs:
+        return []
+    shares = encode_images(classifier.module, torch.stack(inputs)).double().softmax(dim=1)  # (B, K)
+    return [
+        record.fields | describe_prediction(row.tolist(), classifier.classes)
+        for record, row in zip(records, shares, strict=True)
+    ]
+
+
+def describe_prediction(shares: list[float], classes: list[str]) -> dict[str, Any]:
+    """Word a prediction for a manifest: the likeliest class, and the probability of each."""
+    return {
+        "predicted": classes[max(range(len(classes)), key=shares.__getitem__)],
+        "probabilities": dict(zip(classes, shares, strict=True)),
+    }
+
+
+def _score(rows: list[dict[str, Any]], classes: list[str]) -> float | None:
+    """Give the accuracy where every image is labeled with a class of the classifier."""
+    labels = {row.get("label") for row in rows}
+    strange = sorted(str(label) for label in labels - {*classes, None})
+    if strange:
+        log.warning(
+            "label %r is no class of the classifier (%s); predicted, but not scored",
+            *(strange[0], ", ".join(classes)),
+        )
+    if strange or None in labels or not rows:
+        return None
+    right = sum(bool(row["label"] == row["predicted"]) for row in rows)
+    return right / len(rows)

@@ -1,0 +1,330 @@
+"""What `medart classify` found: scores, comparisons, charts and the report."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medart_cli.config import ClassifyConfig
+from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
+from medart_cli.data.manifest import write_manifest
+from medart_cli.data.report import (
+    build_figure,
+    build_page,
+    build_table,
+    read_versions,
+    write_json,
+    write_text,
+)
+from medart_cli.log import log, table
+from medart_cli.metrics.scores import (
+    MEASURES,
+    PRIMARY,
+    Difference,
+    calibration_bins,
+    compare_draws,
+    count_confusions,
+    draw_seeds,
+    draw_weights,
+    find_interval,
+    find_roc,
+    find_seed_interval,
+    score_classes,
+    score_draws,
+    score_predictions,
+)
+from medart_cli.stages.classify_predict import PREDICTIONS_NAME, describe_prediction
+from medart_cli.stages.classify_setup import Images, Rows, count_labels
+
+Floats = npt.NDArray[np.float64]
+VERDICTS = {1: "better", -1: "worse", 0: "no difference shown"}
+TITLES = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "ece": "calibration error",
+}
+EXPLAINED = {
+    "real": "trained on the real images",
+    "synthetic": "trained on the synthetic images alone",
+    "mix": "trained on both together",
+    "pretrain": "trained on the synthetic images, then on the real ones",
+}
+
+
+def write_results(
+    config: ClassifyConfig,
+    results: Mapping[str, Sequence[dict[str, Any]]],
+    images: Mapping[str, Images],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Write metrics.json, predictions.jsonl, the charts and report.html; return the summary.
+
+    Args:
+        config: Options of the stage.
+        results: For each regime what its trainings made of the test images.
+        images: The sets.
+        facts: What else belongs into metrics.json; `classes` among it.
+    """
+    classes, test = facts["classes"], images["test"]
+    truth = test.labels.numpy()
+    runs = {
+        name: [np.array(item["probabilities"]) for item in items] for name, items in results.items()
+    }
+    regimes = compare_regimes(truth, runs, test.rows.groups, config)
+    for name, found in regimes.items():
+        found["train_images"] = results[name][0]["train_images"]
+        found["val_images"] = results[name][0]["val_images"]
+        found["classes"] = _mean_classes(truth, runs[name], classes)
+    chosen = choose_regime(regimes)
+    metrics = {
+        **facts,
+        "sets": {name: _describe_set(part.rows) for name, part in images.items()},
+        "seeds": [item["seed"] for item in next(iter(results.values()))],
+        "regimes": regimes,
+        "classifier": {"regime": chosen, "seed": config.seed},
+        "versions": read_versions(),
+    }
+    write_json(config.out / "metrics.json", metrics)
+    rows = _list_predictions(results, test.rows, classes)
+    write_manifest(config.out / PREDICTIONS_NAME, rows)
+    _draw_charts(config.out, truth, runs, classes)
+    table("test on real images, 95 % intervals", *build_rows(regimes, (PRIMARY, "auroc"), "\n"))
+    write_report(config.out, metrics)
+    log.info("report: %s", config.out / "report.html")
+    return {
+        "result": str(config.out),
+        "classifier": metrics["classifier"],
+        "regimes": {
+            name: found["scores"][PRIMARY] | {"verdict": found["verdict"]}
+            for name, found in regimes.items()
+        },
+        "checks": facts["checks"],
+        "failures": facts["failures"],
+    }
+
+
+def compare_regimes(
+    truth: npt.NDArray[np.int64],
+    runs: Mapping[str, Sequence[Floats]],
+    groups: Sequence[str],
+    config: ClassifyConfig,
+) -> dict[str, dict[str, Any]]:
+    """Score each regime, and its difference to `real` on the same draws of images and seeds."""
+    seeds = len(next(iter(runs.values())))
+    weights = draw_weights(groups, config.bootstrap, config.seed)
+    picks = draw_seeds(seeds, config.bootstrap, config.seed)
+    draws = {name: score_draws(truth, items, weights, picks) for name, items in runs.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for name, items in runs.items():
+        each = [score_predictions(truth, item) for item in items]
+        found[name] = {
+            "scores": {
+                measure: _describe_score([one[measure] for one in each], draws[name][measure])
+                for measure in MEASURES
+            },
+            "by_seed": each,
+            "difference_to_real": {},
+            "verdict": "",
+        }
+    for name in found.keys() - {"real"} if "real" in found else ():
+        gaps = {
+            measure: compare_draws(
+                found[name]["scores"][measure]["mean"] - found["real"]["scores"][measure]["mean"],
+                draws[name][measure],
+                draws["real"][measure],
+            )
+            for measure in MEASURES
+        }
+        found[name]["difference_to_real"] = {key: asdict(gap) for key, gap in gaps.items()}
+        found[name]["verdict"] = VERDICTS[gaps[PRIMARY].sign]
+    return found
+
+
+def _describe_score(each: list[float], draws: Floats) -> dict[str, Any]:
+    low, high = find_interval(draws)
+    return {
+        "mean": float(np.mean(each)),
+        "low": low,
+        "high": high,
+        "seed_interval": find_seed_interval(each),
+    }
+
+
+def choose_regime(regimes: Mapping[str, dict[str, Any]]) -> str:
+    """Recommend `real`, unless another regime is shown to be better; then the best of those."""
+    better = [name for name, found in regimes.items() if found["verdict"] == VERDICTS[1]]
+    if better:
+        return max(better, key=lambda name: regimes[name]["scores"][PRIMARY]["mean"])
+    return "real" if "real" in regimes else next(iter(regimes))
+
+
+def _mean_classes(
+    truth: npt.NDArray[np.int64], runs: Sequence[Floats], classes: list[str]
+) -> dict[str, dict[str, float]]:
+    tables = [score_classes(truth, run, classes) for run in runs]
+    return {
+        name: {key: float(np.mean([one[name][key] for one in tables])) for key in tables[0][name]}
+        for name in classes
+    }
+
+
+def _describe_set(rows: Rows) -> dict[str, Any]:
+    return {
+        "images": len(rows.records),
+        "groups": len(set(rows.groups)),
+        "per_class": count_labels(rows),
+    }
+
+
+def _list_predictions(
+    results: Mapping[str, Sequence[dict[str, Any]]], test: Rows, classes: list[str]
+) -> list[dict[str, Any]]:
+    return [
+        {"file_name": record.file_name, "label": record.label}
+        | {key: record.fields[key] for key in ("group_id",) if key in record.fields}
+        | {"regime": name, "seed": item["seed"]}
+        | describe_prediction(shares, classes)
+        for name, items in results.items()
+        for item in items
+        for record, shares in zip(test.records, item["probabilities"], strict=True)
+    ]
+
+
+def _draw_charts(
+    out: Path,
+    truth: npt.NDArray[np.int64],
+    runs: Mapping[str, Sequence[Floats]],
+    classes: list[str],
+) -> None:
+    tables = {name: count_confusions(truth, items) for name, items in runs.items()}
+    draw_confusion(out / "confusion.png", tables, classes)
+    draw_roc(
+        out / "roc.png",
+        {
+            name: {label: find_roc(truth, items[0], k) for k, label in enumerate(classes)}
+            for name, items in runs.items()
+        },
+    )
+    draw_calibration(
+        out / "calibration.png",
+        {
+            name: calibration_bins(np.tile(truth, len(items)), np.concatenate(items))
+            for name, items in runs.items()
+        },
+    )
+
+
+def build_rows(
+    regimes: Mapping[str, dict[str, Any]], measures: Sequence[str], gap: str = " "
+) -> tuple[list[str], list[list[str]]]:
+    """Build the one table: a row a regime, with its difference to `real` and the verdict.
+
+    Args:
+        regimes: From `compare_regimes`.
+        measures: Those to show.
+        gap: What stands between a number and its interval: a line break where room is scarce.
+    """
+    columns = ["regime", "images", *(TITLES[measure] for measure in measures)]
+    columns += ["difference to real", "p", "verdict"]
+    rows = []
+    for name, found in regimes.items():
+        row = [name, " + ".join(map(str, found["train_images"]))]
+        for measure in measures:
+            score = found["scores"][measure]
+            row.append(f"{score['mean']:.3f}{gap}[{score['low']:.3f},{score['high']:.3f}]")
+        other = found["difference_to_real"].get(PRIMARY)
+        if other:
+            row.append(f"{other['value']:+.3f}{gap}[{other['low']:+.3f},{other['high']:+.3f}]")
+            row.append(f"{other['p_value']:.2g}")
+        rows.append([*row, *([] if other else ["", ""]), found["verdict"]])
+    return columns, rows
+
+
+def word_verdict(name: str, found: dict[str, Any]) -> str:
+    """Say in one sentence whether a regime helps; nobody wins where the interval holds zero."""
+    gap = Difference(**found["difference_to_real"][PRIMARY])
+    how = {
+        1: "Synthetic images help",
+        -1: "Synthetic images harm",
+        0: "No difference is shown",
+    }[gap.sign]
+    return (
+        f"{name} ({EXPLAINED[name]}): {how[0].lower()}{how[1:]}: balanced accuracy changes by "
+        f"{gap.value:+.3f}, 95 % interval {gap.low:+.3f} to {gap.high:+.3f}, p = {gap.p_value:.3g}."
+    )
+
+
+def write_report(out: Path, metrics: dict[str, Any]) -> None:
+    """Write report.html from metrics.json and the charts."""
+    regimes, classes = metrics["regimes"], metrics["classes"]
+    parts = [_build_notes(metrics), build_table(*build_rows(regimes, MEASURES))]
+    parts += [
+        f"<p>{html.escape(word_verdict(name, found))}</p>"
+        for name, found in regimes.items()
+        if found["difference_to_real"]
+    ]
+    parts.append(f"<p class='note'>{_word_method(metrics)}</p>")
+    for name, found in regimes.items():
+        parts.append(f"<h2>{name}: classes</h2>")
+        parts.append(
+            build_table(
+                ["class", "test images", "sensitivity", "specificity", "AUROC"],
+                [_class_row(label, found["classes"][label]) for label in classes],
+            )
+        )
+    captions = {
+        "confusion": "Share of each true class (row) that was called each class, over all seeds.",
+        "roc": "ROC of each class against the rest, first seed.",
+        "calibration": "How often predictions of a confidence were right, over all seeds.",
+    }
+    parts.append("<h2>Charts</h2>")
+    for name, caption in captions.items():
+        with Image.open(out / f"{name}.png") as chart:
+            parts.append(build_figure(chart, caption))
+    write_text(out / "report.html", build_page("Does the synthetic data help?", parts))
+
+
+def _class_row(label: str, found: dict[str, float]) -> list[str]:
+    numbers = [f"{found[key]:.3f}" for key in ("sensitivity", "specificity", "auroc")]
+    return [label, f"{found['count']:.0f}", *numbers]
+
+
+def _build_notes(metrics: dict[str, Any]) -> str:
+    sets = metrics["sets"]
+    counts = ", ".join(f"{part['images']} {name}" for name, part in sets.items())
+    notes = [
+        f"{counts} images; {sets['test']['groups']} groups in the test set. "
+        f"Backbone {metrics['backbone']} at {metrics['image_size']} pixels, "
+        f"{metrics['trained']} trained; {len(metrics['seeds'])} seed(s)."
+    ]
+    if metrics["label_budget"] is not None:
+        notes.append(f"Label budget: {metrics['label_budget']} real images a class.")
+    dropped = {k: n for k, n in metrics["checks"]["duplicates_dropped"].items() if n}
+    notes += [
+        f"{n} files of the {k} set were test images too: dropped." for k, n in dropped.items()
+    ]
+    leak = metrics["checks"].get("generator_leak")
+    if leak and not leak["checked"]:
+        notes.append("Whether the generator was trained on test images could not be checked.")
+    if leak and leak["test_images"]:
+        notes.append(
+            f"LEAK: the generator was trained on {leak['test_images']} of the test images; every "
+            "result with synthetic images is too good."
+        )
+    return "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+
+
+def _word_method(metrics: dict[str, Any]) -> str:
+    return (
+        "Scores are means over the seeds; the intervals are 95 % bootstrap intervals over groups "
+        "of test images and seeds, the differences paired on the same draws. p-values are not "
+        "corrected for the number of regimes. The classifier in this folder is the one of "
+        f"{metrics['classifier']['regime']}, seed {metrics['classifier']['seed']}."
+    )

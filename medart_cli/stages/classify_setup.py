@@ -1,0 +1,345 @@
+"""The sets of `medart classify`: read, kept apart, and turned into tensors."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medart_cli import stop
+from medart_cli.config import ClassifyConfig
+from medart_cli.data.images import load_image
+from medart_cli.data.manifest import Record, hash_file, read_data
+from medart_cli.data.splits import (
+    check_labels,
+    check_same_classes,
+    drop_duplicates,
+    find_leaks,
+    group_key,
+    refuse_shared_groups,
+    refuse_synthetic,
+    split_groups,
+)
+from medart_cli.errors import ConfigError, ImageError, ManifestError
+from medart_cli.log import log, progress
+from medart_cli.models.backbone import Backbone
+
+HASH_LIST = "training_hashes.txt"  # written by finetune, copied by sample
+SAMPLE_NAME = "sample.json"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images of one set: their records, and the SHA-256 of their files."""
+
+    records: list[Record]
+    hashes: list[str]
+
+    @property
+    def labels(self) -> list[str]:
+        """The class names."""
+        return [str(record.label) for record in self.records]
+
+    @property
+    def groups(self) -> list[str]:
+        """What each row must stay together with."""
+        pairs = zip(self.records, self.hashes, strict=True)
+        return [group_key(record, sha256) for record, sha256 in pairs]
+
+    def pick(self, indices: Sequence[int]) -> "Rows":
+        """Return some of the rows."""
+        return Rows([self.records[i] for i in indices], [self.hashes[i] for i in indices])
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is trained and tested on.
+
+    Attributes:
+        rows: `train`, `test` and, where there are any, `synthetic` rows.
+        classes: Class names, sorted.
+        checks: What was looked for between training and test, and found.
+        failures: Files that could not be read.
+    """
+
+    rows: dict[str, Rows]
+    classes: list[str]
+    checks: dict[str, Any]
+    failures: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images of a set.
+
+    Attributes:
+        rows: Where they come from, N of them.
+        labels: Class indices, (N,) int64.
+        features: Of the untrained backbone, (N, D).
+        pixels: Inputs of the network, (N, 3, S, S) float16; empty where the backbone is frozen.
+    """
+
+    rows: Rows
+    labels: Tensor
+    features: npt.NDArray[np.float32]
+    pixels: Tensor
+
+    def pick(self, indices: Sequence[int]) -> "Images":
+        """Return some of the images."""
+        index = torch.as_tensor(list(indices), dtype=torch.int64)
+        pixels = self.pixels[index] if len(self.pixels) else self.pixels
+        return Images(
+            self.rows.pick(indices), self.labels[index], self.features[index.numpy()], pixels
+        )
+
+    def join(self, other: "Images") -> "Images":
+        """Return these images and then the others."""
+        return Images(
+            Rows(
+                self.rows.records + other.rows.records,
+                self.rows.hashes + other.rows.hashes,
+            ),
+            torch.cat([self.labels, other.labels]),
+            np.concatenate([self.features, other.features]),
+            torch.cat([self.pixels, other.pixels]),
+        )
+
+
+def read_sets(config: ClassifyConfig) -> Sets:
+    """Read the sets, keep training and test apart, and drop or refuse what stands in both.
+
+    Raises:
+        ConfigError: A set lacks classes, or cannot be split.
+        ManifestError: A row has no label or is synthetic, a group stands on both sides, a
+            duplicate is refused, or the generator was trained on test images.
+    """
+    everything = list(read_data(config.data, root=config.root))
+    refuse_synthetic(everything, "the training images")
+    check_labels(everything, "the training images")
+    real, failures = _hash_rows(everything, "training")
+    train, test, more = _read_test(config, real)
+    failures += more
+    classes = check_labels(train.records, "the training images")
+    check_same_classes(
+        classes, check_labels(test.records, "the test set"), "the test set", all_needed=True
+    )
+    rows = {"train": train, "test": test}
+    if config.synthetic is not None:
+        rows["synthetic"], more = _read_synthetic(config, classes)
+        failures += more
+    checks = {"split_by": "given" if config.test else "groups", **_keep_apart(config, rows)}
+    if "synthetic" in rows:
+        checks["generator_leak"] = check_generator(config, test)
+    for name, part in rows.items():
+        log.info("%s: %d images of %d classes", name, len(part.records), len(set(part.labels)))
+    return Sets(rows, classes, checks, failures)
+
+
+def _hash_rows(records: list[Record], name: str) -> tuple[Rows, int]:
+    kept, hashes = [], []
+    with progress(f"hash {name} images", len(records)) as bar:
+        for record in records:
+            stop.check()
+            try:
+                hashes.append(hash_file(record.path))
+                kept.append(record)
+            except OSError as error:
+                log.warning("%s: cannot be read: %s", record.path, error.strerror)
+            bar.advance()
+    return Rows(kept, hashes), len(records) - len(kept)
+
+
+def _read_test(config: ClassifyConfig, real: Rows) -> tuple[Rows, Rows, int]:
+    """Return training rows, test rows, and how many test files could not be read."""
+    marked = [i for i, record in enumerate(real.records) if record.split == "test"]
+    others = [i for i, record in enumerate(real.records) if record.split != "test"]
+    if config.test is not None:
+        if marked:
+            log.info("%d training rows are marked split test and left out", len(marked))
+        records = list(read_data(config.test, root=config.root))
+        if any(record.split == "test" for record in records):
+            records = [record for record in records if record.split == "test"]
+        refuse_synthetic(records, "the test set")
+        check_labels(records, "the test set")
+        test, failures = _hash_rows(records, "test")
+        return real.pick(others), test, failures
+    if marked:
+        return real.pick(others), real.pick(marked), 0
+    first, second = split_groups(real.labels, real.groups, config.test_fraction, config.seed)
+    return real.pick(first), real.pick(second), 0
+
+
+def _read_synthetic(config: ClassifyConfig, classes: list[str]) -> tuple[Rows, int]:
+    name = "--synthetic"
+    records = [
+        record
+        for record in read_data(str(config.synthetic), root=config.root)
+        if record.split != "test"  # drawn from the caption of a test image
+    ]
+    check_same_classes(classes, check_labels(records, name), name, all_needed=False)
+    unmarked = sum(not record.synthetic for record in records)
+    if unmarked:
+        log.warning("--synthetic: %d of %d rows are not marked synthetic", unmarked, len(records))
+    return _hash_rows(records, "synthetic")
+
+
+def _keep_apart(config: ClassifyConfig, rows: dict[str, Rows]) -> dict[str, Any]:
+    """Refuse shared groups; drop (or refuse) duplicates of test images, and count them."""
+    test = rows["test"]
+    dropped_of = {}
+    for name in [name for name in ("train", "synthetic") if name in rows]:
+        refuse_shared_groups(rows[name].records, test.records, f"the {name} set")
+        keep, dropped = drop_duplicates(rows[name].records, rows[name].hashes, set(test.hashes))
+        dropped_of[name] = len(dropped)
+        if dropped and config.duplicates == "refuse":
+            raise ManifestError(
+                f"{dropped[0].place}: the same file stands in the test set ({len(dropped)} such "
+                f"rows in the {name} set); remove them, or use --duplicates drop"
+            )
+        if dropped:
+            log.warning(
+                "%d files of the %s set stand in the test set as well and are dropped, the first "
+                "is %s",
+                *(len(dropped), name, dropped[0].place),
+            )
+        rows[name] = rows[name].pick(keep)
+    return {"shared_groups": 0, "duplicates_dropped": dropped_of}
+
+
+def check_generator(config: ClassifyConfig, test: Rows) -> dict[str, Any]:
+    """Look for test images among those that the generator of the synthetic ones was trained on.
+
+    Raises:
+        ManifestError: There are some, and `--allow-leak` is not given.
+        ConfigError: A folder of `--run` holds no list of training images.
+    """
+    lists = find_hash_lists(config)
+    if not lists:
+        log.warning(
+            "--synthetic: no %s there, so whether its generator was trained on test images cannot "
+            "be checked; name the run with --run",
+            HASH_LIST,
+        )
+        return {"checked": False, "test_images": 0}
+    seen = {word for path in lists for word in path.read_text(encoding="utf-8").split()}
+    leaks = find_leaks(test.records, test.hashes, seen)
+    if leaks and not config.allow_leak:
+        raise ManifestError(
+            f"{leaks[0].place}: the generator of --synthetic was trained on this test image (on "
+            f"{len(leaks)} of {len(test.records)} in all); mark test rows with split test before "
+            "finetune, or go on with --allow-leak, and the results will say so"
+        )
+    if leaks:
+        log.warning("the generator was trained on %d of the test images (--allow-leak)", len(leaks))
+    return {"checked": True, "test_images": len(leaks)}
+
+
+def find_hash_lists(config: ClassifyConfig) -> list[Path]:
+    """Find the lists of training images: beside the synthetic ones, in their run, in `--run`."""
+    lists = []
+    for run in config.run or []:
+        path = Path(run) / HASH_LIST
+        if not path.is_file():
+            raise ConfigError(f"--run {run}: holds no {HASH_LIST}; is it a run folder of finetune?")
+        lists.append(path)
+    if config.synthetic in (None, "-"):
+        return lists
+    source = Path(str(config.synthetic))
+    folder = source if source.is_dir() else source.parent
+    if (folder / HASH_LIST).is_file():
+        return [*lists, folder / HASH_LIST]
+    if (folder / SAMPLE_NAME).is_file():
+        facts = json.loads((folder / SAMPLE_NAME).read_text(encoding="utf-8"))
+        path = Path(str(facts.get("run_folder", ""))) / HASH_LIST
+        if path.is_file():
+            lists.append(path)
+    return lists
+
+
+def describe_rows(sets: Sets) -> list[dict[str, Any]]:
+    """List which image belongs to which set, for `split.jsonl`."""
+    return [
+        {"set": name, "file_name": record.file_name, "label": record.label, "sha256": sha256}
+        | {key: record.fields[key] for key in ("group_id",) if key in record.fields}
+        for name, rows in sets.rows.items()
+        for record, sha256 in zip(rows.records, rows.hashes, strict=True)
+    ]
+
+
+def load_sets(
+    sets: Sets, backbone: Backbone, *, keep_pixels: bool, batch_size: int
+) -> tuple[dict[str, Images], int]:
+    """Decode all images once; those that cannot be are named, left out and counted.
+
+    Raises:
+        ConfigError: A class has no readable image left in the training or the test set.
+    """
+    images = {}
+    for name, rows in sets.rows.items():
+        images[name] = _load_rows(name, rows, sets.classes, backbone, (keep_pixels, batch_size))
+        if name != "synthetic":
+            found = check_labels(images[name].rows.records, f"the {name} set")
+            check_same_classes(sets.classes, found, f"the {name} set", all_needed=True)
+    lost = sum(
+        len(rows.records) - len(images[name].rows.records) for name, rows in sets.rows.items()
+    )
+    return images, lost
+
+
+def _load_rows(
+    name: str, rows: Rows, classes: list[str], backbone: Backbone, how: tuple[bool, int]
+) -> Images:
+    keep_pixels, batch_size = how
+    kept: list[int] = []
+    batch: list[Tensor] = []
+    features: list[Tensor] = []
+    pixels: list[Tensor] = []
+
+    def flush() -> None:
+        if batch:
+            inputs = torch.stack(batch)  # (B, 3, S, S)
+            features.append(encode_images(backbone.module, inputs))
+            if keep_pixels:
+                pixels.append(inputs.half())
+            batch.clear()
+
+    with progress(f"read {name} images", len(rows.records)) as bar:
+        for index, record in enumerate(rows.records):
+            stop.check()
+            try:
+                batch.append(backbone.prepare(load_image(record.path)))
+                kept.append(index)
+            except ImageError as error:
+                log.warning("%s", error)
+            if len(batch) == batch_size:
+                flush()
+            bar.advance()
+        flush()
+    part = rows.pick(kept)
+    labels = torch.tensor([classes.index(label) for label in part.labels], dtype=torch.int64)
+    size = backbone.image_size
+    return Images(
+        part,
+        labels,
+        torch.cat(features).numpy() if features else np.zeros((0, backbone.width), np.float32),
+        torch.cat(pixels) if pixels else torch.zeros(0, 3, size, size, dtype=torch.float16),
+    )
+
+
+def encode_images(module: torch.nn.Module, inputs: Tensor) -> Tensor:
+    """Compute what a module in evaluation mode makes of (B, 3, S, S) images: (B, D) on the CPU."""
+    weight = next(module.parameters())
+    with torch.inference_mode():
+        found: Tensor = module(inputs.to(weight.device, weight.dtype))
+    return found.float().cpu()
+
+
+def count_labels(rows: Rows) -> dict[str, int]:
+    """Count the rows of each class."""
+    return dict(sorted(Counter(rows.labels).items()))
