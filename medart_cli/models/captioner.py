@@ -32,8 +32,7 @@ from medart_cli.errors import ConfigError, MissingModelError, RunError
 from medart_cli.log import log
 from medart_cli.models.device import build_generator
 
-DEFAULT_CAPTIONER = "llava-hf/llama3-llava-next-8b-hf"  # the paper's VSG
-SIZES = {DEFAULT_CAPTIONER: "17 GB"}
+SIZES = {"llava-hf/llama3-llava-next-8b-hf": "17 GB"}  # of the default, for messages
 DOWNLOAD = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
 
 
