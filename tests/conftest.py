@@ -1,7 +1,59 @@
-"""Set-up of the whole suite: offline, one thread, no CUDA surprises."""
+"""Set-up of the whole suite: offline, small models and images, a cache of its own."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medart_cli.cli import main
+from tests.small import build_base
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keep caches out of the home folder, and shared over the suite."""
+    monkeypatch.setenv("MEDART_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Make results equal to the bit, and leave the other core to others."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory):
+    return build_base(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Eight reddish images of 40 x 32 pixels in two classes, as an image folder."""
+    folder = tmp_path_factory.mktemp("data") / "images"
+    generator = np.random.default_rng(0)
+    for index in range(8):
+        label = ("melanoma", "nevus")[index % 2]
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        pixels = generator.normal((200, 120, 110), 30, (32, 40, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / label / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def medart(capsys):
+    """Run a command in this process; returns exit code, standard output, standard error."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return ended.value.code or 0, output.out, output.err
+
+    return run

@@ -41,7 +41,7 @@ def build_base(
         parameter.data.normal_(0, 0.3)
     text_encoder.save_pretrained(folder / "text_encoder", max_shard_size="8KB")
     transformer = PixArtTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, num_layers=layers, cross_attention_dim=16,
+        num_attention_heads=2, attention_head_dim=12, num_layers=layers, cross_attention_dim=24,
         sample_size=sample_size, caption_channels=16, norm_num_groups=8,
         use_additional_conditions=False if sigma else None,
     )  # fmt: skip

@@ -8,17 +8,17 @@ def noise_loss(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) 
     """Return the mean squared error of predicted noise.
 
     Args:
-        predicted: (B, C, h, w).
+        predicted: (B, C, h, w), float32 or more.
         noise: What was added, the same shape.
         weights: A weight for each row, (B,); all 1 by default.
 
     Returns:
-        Scalar, float32.
+        Scalar.
 
     Source:
         Ho et al. 2020 (DDPM), equation 14.
     """
-    rows = (predicted.float() - noise.float()).square().mean(dim=(1, 2, 3))  # (B,)
+    rows = (predicted - noise).square().mean(dim=(1, 2, 3))  # (B,)
     return rows.mean() if weights is None else (weights * rows).mean()
 
 
@@ -42,14 +42,13 @@ def color_moments(images: Tensor) -> Tensor:
     """Return mean and standard deviation of each channel over all pixels.
 
     Args:
-        images: (B, 3, H, W).
+        images: (B, 3, H, W), float32 or more.
 
     Returns:
         (B, 2, 3): means, then deviations. The deviation of a flat channel has gradient 0, not NaN.
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
-    images = images.float()
     return torch.stack([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
 
 

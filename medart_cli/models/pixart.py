@@ -242,7 +242,7 @@ def predict_noise(
         mask: 1 for tokens, 0 for padding, (B, L).
 
     Returns:
-        (B, C, h, w), float32.
+        (B, C, h, w), float32 or more.
     """
     inner = unwrap(transformer)
     conditions: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
@@ -260,8 +260,7 @@ def predict_noise(
         added_cond_kwargs=conditions,
         return_dict=False,
     )[0]  # (B, 2C, h, w), or (B, C, h, w) without learned sigma
-    noise: Tensor = output[:, : latents.shape[1]].float()  # (B, C, h, w)
-    return noise
+    return at_least_float(output[:, : latents.shape[1]])  # (B, C, h, w)
 
 
 def unwrap(model: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
@@ -333,8 +332,12 @@ def encode_images(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Decode latents (B, C, h, w) to images (B, 3, H, W) around [-1, 1]; gradients pass."""
-    images: Tensor = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
-    return images.float()
+    return at_least_float(vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0])
+
+
+def at_least_float(tensor: Tensor) -> Tensor:
+    """Lift half precision to float32, and leave float64 as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def save_pipeline(base: Path, out: Path, save: Callable[[Path], set[str]]) -> None:

@@ -1,0 +1,160 @@
+"""The solver and HLDF's gradient, against the pipelines of diffusers and finite differences."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline
+
+from medart_cli.diffusion.losses import color_loss, color_moments
+from medart_cli.diffusion.solver import solve
+from medart_cli.models import pixart
+from tests.small import build_base
+
+CPU = torch.device("cpu")
+PROMPTS = ["A dermoscopic image of melanoma", " small NEVUS "]
+
+
+@pytest.fixture(scope="module")
+def alpha(tmp_path_factory):
+    return build_base(tmp_path_factory.mktemp("alpha"), sample_size=8)
+
+
+@pytest.fixture(scope="module")
+def sigma(tmp_path_factory):
+    return build_base(tmp_path_factory.mktemp("sigma"), sigma=True, sample_size=8)
+
+
+@pytest.fixture(scope="module")
+def alpha_1024(tmp_path_factory):  # a sample size of 128 switches the size conditions on
+    return build_base(tmp_path_factory.mktemp("alpha1024"), sample_size=128, latent_levels=4)
+
+
+def encode(base, prompts):
+    text_encoder = pixart.load_text_encoder(base, torch.float32, CPU)
+    tokenizer, limit = pixart.load_tokenizer(base), pixart.max_tokens(base)
+    ids, mask = pixart.tokenize(tokenizer, prompts, limit, pad=True)
+    return pixart.encode_tokens(text_encoder, ids, mask), mask
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("steps", [3, 20])
+@pytest.mark.parametrize(
+    ("fixture", "kind"),
+    [
+        ("alpha", PixArtAlphaPipeline),
+        ("sigma", PixArtSigmaPipeline),
+        ("alpha_1024", PixArtAlphaPipeline),
+    ],
+)
+def test_latents_are_those_of_the_pipeline_for_the_same_noise(
+    request, fixture, kind, guidance, steps
+):
+    base = request.getfixturevalue(fixture)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    scale = 8 if fixture == "alpha_1024" else 2
+    expected = kind.from_pretrained(base)(
+        PROMPTS, num_inference_steps=steps, guidance_scale=guidance, latents=noise.clone(),
+        height=8 * scale, width=8 * scale, output_type="latent", clean_caption=False,
+        use_resolution_binning=False, max_sequence_length=pixart.max_tokens(base),
+    ).images  # fmt: skip
+    transformer = pixart.load_transformer(base, torch.float32, CPU)
+    text, empty = encode(base, PROMPTS), encode(base, [""])
+    with torch.no_grad():
+        denoise = pixart.build_denoiser(transformer, text, empty, guidance)
+        latents = solve(denoise, noise, pixart.load_scheduler(base), steps)
+    assert (latents - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+class Float64Scheduler(DPMSolverMultistepScheduler):
+    """The stock scheduler, whose step lifts latents to float32, lifting them to float64."""
+
+    def step(self, *arguments, **options):
+        with patch.object(torch, "float32", torch.float64):
+            return super().step(*arguments, **options)
+
+
+class Toy:
+    """HLDF on a small base in float64: from a few weights to the color loss."""
+
+    def __init__(self, base):
+        self.transformer = pixart.load_transformer(base, torch.float32, CPU).double()
+        self.text_encoder = pixart.load_text_encoder(base, torch.float32, CPU).double()
+        self.vae = pixart.load_vae(base, CPU).double()
+        self.scheduler = Float64Scheduler.from_pretrained(base, subfolder="scheduler")
+        tokenizer = pixart.load_tokenizer(base)
+        self.ids, self.mask = pixart.tokenize(tokenizer, [*PROMPTS, ""], 16, pad=False)
+        generator = torch.Generator().manual_seed(2)
+        self.noise = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
+        self.moments = color_moments(torch.rand(2, 3, 16, 16, generator=generator).double())
+        self.weights = [
+            self.transformer.transformer_blocks[0].attn1.to_q.weight,
+            self.transformer.transformer_blocks[1].attn2.to_k.weight,
+            self.text_encoder.encoder.block[0].layer[0].SelfAttention.v.weight,
+        ]
+        for weight in self.weights:
+            weight.requires_grad_(True)
+
+    def loss(self, steps=4, blocks=False, **how):
+        pixart.recompute_blocks(self.transformer, blocks)
+        embeds = pixart.encode_tokens(self.text_encoder, self.ids, self.mask)
+        text, empty = (embeds[:2], self.mask[:2]), (embeds[2:], self.mask[2:])
+        denoise = pixart.build_denoiser(self.transformer, text, empty, 4.5)
+        scheduler = pixart.renew_scheduler(self.scheduler)
+        latents = solve(denoise, self.noise, scheduler, steps, **how)
+        return color_loss(pixart.decode_latents(self.vae, latents), self.moments)
+
+    def gradients(self, **how):
+        return torch.autograd.grad(self.loss(**how), self.weights)
+
+
+@pytest.fixture(scope="module")
+def toy(alpha):
+    return Toy(alpha)
+
+
+def test_the_gradient_agrees_with_finite_differences(toy):
+    gradients = toy.gradients()
+    for weight, gradient in zip(toy.weights, gradients, strict=True):
+        largest = gradient.abs().argmax().item()
+        place, step = divmod(largest, weight.shape[1]), 1e-3
+        values = []
+        for shift in (step, -2 * step):
+            weight.data[place] += shift
+            values.append(toy.loss().item())
+        weight.data[place] += step
+        slope = (values[0] - values[1]) / (2 * step)
+        # T5's norms and the timestep embedding keep to float32, which bounds the agreement.
+        assert gradient[place].item() == pytest.approx(slope, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"recompute": True}, {"blocks": True}, {"recompute": True, "blocks": True}, {"grad_steps": 4}],
+)
+def test_recomputing_does_not_change_the_gradient(toy, how):
+    for plain, other in zip(toy.gradients(), toy.gradients(**how), strict=True):
+        torch.testing.assert_close(plain, other, rtol=1e-6, atol=1e-12)
+
+
+def test_fewer_gradient_steps_leave_the_image_and_change_the_gradient(toy):
+    assert toy.loss(grad_steps=1).item() == pytest.approx(toy.loss().item(), rel=1e-9)
+    assert not torch.allclose(toy.gradients(grad_steps=1)[0], toy.gradients()[0], rtol=1e-3)
+
+
+def test_memory_of_recomputed_steps_is_one_latent_a_step(toy):
+    def remembered(**how):
+        size = 0
+
+        def pack(tensor):
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            toy.loss(**how)
+        return size
+
+    growth = remembered(steps=6, recompute=True) - remembered(steps=3, recompute=True)
+    plain = remembered(steps=6) - remembered(steps=3)
+    assert growth < plain / 50
