@@ -164,7 +164,7 @@ def parse_line(raw: bytes, place: str, folder: Path, root: Path | None = None) -
             missing or leaves the folder.
     """
     try:
-        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_twins)
+        fields = _decode(raw.decode("utf-8"))
         encode_line(fields)  # refuses what could not be written again: NaN, 1e999, half a pair
     except UnicodeDecodeError as error:
         raise ManifestError(f"{place}: is not UTF-8 text; save the file as UTF-8") from error
@@ -189,7 +189,7 @@ def encode_line(fields: dict[str, Any]) -> bytes:
     Raises:
         ValueError: A value is no JSON: NaN, infinity, half a surrogate pair.
     """
-    return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    return _encode(fields).encode("utf-8") + b"\n"
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -198,6 +198,11 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [key for key, _ in pairs]
         raise ValueError(f"key {next(key for key in names if names.count(key) > 1)!r} stands twice")
     return found
+
+
+# Built once: json.loads and json.dumps would build them anew for each line.
+_decode = json.JSONDecoder(object_pairs_hook=_no_twins).decode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def _deeper(value: object, levels: int) -> bool:
