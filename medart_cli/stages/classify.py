@@ -84,6 +84,7 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     backbone = load_backbone(config.backbone, device=device, offline=config.offline)
     backbone = resize_input(backbone, config.image_size)
     check_backbone(backbone)
+    backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     open_folder(config, sets)
     images, lost = load_sets(
         sets, backbone, keep_pixels=not config.freeze, batch_size=config.batch_size
@@ -284,6 +285,7 @@ def draw_batches(
         inputs = images.pixels[picks].to(setup.device).float()  # (B, 3, S, S)
         if config.augment:
             inputs = augment(inputs, generator, flips=setup.flips)
+        inputs = inputs.to(memory_format=torch.channels_last)
         yield inputs, images.labels[picks].to(setup.device)
 
 
@@ -328,7 +330,8 @@ def compute_logits(setup: Setup, network: nn.Sequential, images: Images) -> Tens
     with torch.inference_mode(), autocast(setup):
         for batch in torch.split(images.pixels, setup.config.batch_size):
             stop.check()
-            parts.append(network(batch.to(setup.device).float()).float().cpu())
+            inputs = batch.to(setup.device).float().to(memory_format=torch.channels_last)
+            parts.append(network(inputs).float().cpu())
     return torch.cat(parts)
 
 

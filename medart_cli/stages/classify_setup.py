@@ -335,8 +335,9 @@ def _load_rows(
 def encode_images(module: torch.nn.Module, inputs: Tensor) -> Tensor:
     """Compute what a module in evaluation mode makes of (B, 3, S, S) images: (B, D) on the CPU."""
     weight = next(module.parameters())
+    inputs = inputs.to(weight.device, weight.dtype, memory_format=torch.channels_last)
     with torch.inference_mode():
-        found: Tensor = module(inputs.to(weight.device, weight.dtype))
+        found: Tensor = module(inputs)
     return found.float().cpu()
 
 
