@@ -104,7 +104,7 @@ def load_trained_text_encoder(
     """Load T5 with the run's adapters, if it has any; unmerged, as it only reads the prompts."""
     model = load_text_encoder(base, dtype, device)
     folder = trained / "text_encoder"
-    return load_adapter(model, folder) if folder.is_dir() else model
+    return load_adapter(model, folder) if is_adapter(folder) else model
 
 
 def merge_run(base: Path, trained: Path, out: Path) -> None:
@@ -120,7 +120,7 @@ def merge_run(base: Path, trained: Path, out: Path) -> None:
     def save(folder: Path) -> set[str]:
         transformer = load_trained_transformer(base, trained, torch.float32, cpu)
         transformer.save_pretrained(folder / "transformer", safe_serialization=True)
-        if not (trained / "text_encoder").is_dir():
+        if not is_adapter(trained / "text_encoder"):
             return {"transformer"}
         text_encoder = load_text_encoder(base, torch.float32, cpu)
         text_encoder = load_adapter(text_encoder, trained / "text_encoder", merge=True)

@@ -28,6 +28,7 @@ from medart_cli.data.manifest import (
     read_data,
     read_manifest,
     repair_manifest,
+    write_manifest,
 )
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import open_output, read_versions, write_json, write_text
@@ -181,12 +182,14 @@ def choose_rows(config: SampleConfig) -> list[dict[str, Any]]:
 
 
 def finished_rows(out: Path) -> set[int]:
-    """Return the rows whose image is written; an image without its line is drawn again."""
+    """Return the rows that are done; a line whose image is gone is dropped and drawn again."""
     manifest = out / MANIFEST_NAME
     repair_manifest(manifest)
     if not manifest.is_file() or manifest.stat().st_size == 0:
         return set()
-    return {record.fields["row"] for record in read_manifest(manifest) if record.path.is_file()}
+    kept = [record for record in read_manifest(manifest) if record.path.is_file()]
+    write_manifest(manifest, (record.fields for record in kept))
+    return {int(record.fields["row"]) for record in kept}
 
 
 def build_drawing(config: SampleConfig, source: Source, rows: Sequence[dict[str, Any]]) -> Drawing:

@@ -1,0 +1,94 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from medart_cli.data import checkpoint
+from medart_cli.errors import ConfigError, RunError
+
+
+def fill(folder):
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "weights.safetensors").write_bytes(b"weights")
+    (folder / checkpoint.STATE_NAME).write_text('{"step": 1, "run": {}}')
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(tmp_path):
+    checkpoint.write_folder(checkpoint.checkpoint_folder(tmp_path, 1), fill)
+
+    def fill_and_die(folder):
+        fill(folder)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        checkpoint.write_folder(checkpoint.checkpoint_folder(tmp_path, 2), fill_and_die)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert [path.name for path in checkpoint.find_checkpoints(tmp_path)] == ["step-000001"]
+    checkpoint.write_folder(checkpoint.checkpoint_folder(tmp_path, 2), fill)
+    checkpoint.prune_checkpoints(tmp_path, 2)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000001", "step-000002"]
+
+
+def test_a_full_disk_is_one_error_and_keeps_the_old_folder(tmp_path):
+    folder = tmp_path / "transformer"
+    checkpoint.write_folder(folder, fill)
+
+    def fail(draft):
+        (draft / "half").write_bytes(b"x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match="No space left on device.*intact"):
+        checkpoint.write_folder(folder, fail)
+    assert (folder / checkpoint.STATE_NAME).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["transformer"]
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    for step in (5, 10, 1000):
+        checkpoint.write_folder(checkpoint.checkpoint_folder(tmp_path, step), fill)
+    checkpoint.prune_checkpoints(tmp_path, 2)
+    names = [path.name for path in checkpoint.find_checkpoints(tmp_path)]
+    assert names == ["step-000010", "step-001000"]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
+def test_an_optimizer_survives_the_way_through_safetensors(tmp_path, kind):
+    def train(parameter, optimizer, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (parameter**4).sum().backward()
+            optimizer.step()
+
+    whole, parts = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    train(whole, kind([whole], lr=0.1), 4)
+    first = kind([parts], lr=0.1)
+    train(parts, first, 2)
+    path = tmp_path / "optimizer.safetensors"
+    checkpoint.save_tensors(path, *checkpoint.flatten_optimizer(first))
+    second = kind([parts], lr=99.0)
+    checkpoint.restore_optimizer(second, *checkpoint.load_tensors(path))
+    train(parts, second, 2)
+    assert torch.equal(whole, parts)
+
+
+def test_the_log_loses_the_steps_after_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3)) + '{"st')
+    checkpoint.trim_log(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_an_unfinished_run_names_its_checkpoint(tmp_path):
+    (tmp_path / checkpoint.RUN_NAME).write_text("{}")
+    with pytest.raises(ConfigError, match="it has no checkpoint yet"):
+        checkpoint.find_run(tmp_path)
+    checkpoint.write_folder(checkpoint.checkpoint_folder(tmp_path, 1), fill)
+    with pytest.raises(ConfigError, match="step-000001"):
+        checkpoint.find_run(tmp_path)
+    assert checkpoint.find_run(checkpoint.checkpoint_folder(tmp_path, 1)) is not None
+    assert checkpoint.find_run(tmp_path / "checkpoints") is None

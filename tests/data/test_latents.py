@@ -1,0 +1,45 @@
+import torch
+
+from medart_cli.data.latents import open_cache
+
+
+def test_an_entry_comes_back_and_is_made_only_once(tmp_path):
+    cache = open_cache(tmp_path, "latents", "vae 64")
+    made = []
+
+    def make():
+        made.append(1)
+        return {"mean": torch.arange(3.0)}
+
+    for _ in range(2):
+        assert torch.equal(cache.get(make, "hash", "False")["mean"], torch.arange(3.0))
+    assert len(made) == 1
+
+
+def test_other_weights_settings_or_content_never_hit(tmp_path):
+    open_cache(tmp_path, "latents", "vae 64").keep({"mean": torch.ones(1)}, "hash")
+    assert open_cache(tmp_path, "latents", "vae 64").has("hash")
+    assert not open_cache(tmp_path, "latents", "vae 128").has("hash")
+    assert not open_cache(tmp_path, "text", "vae 64").has("hash")
+    assert not open_cache(tmp_path, "latents", "vae 64").has("other")
+
+
+def test_a_torn_entry_is_made_anew(tmp_path):
+    cache = open_cache(tmp_path, "latents", "vae")
+    cache.keep({"mean": torch.ones(9)}, "hash")
+    path = next(tmp_path.rglob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-9])
+    assert cache.find("hash") is None
+    assert torch.equal(cache.get(lambda: {"mean": torch.zeros(9)}, "hash")["mean"], torch.zeros(9))
+
+
+def test_without_a_folder_nothing_is_kept():
+    cache = open_cache(None, "latents", "vae")
+    cache.keep({"mean": torch.ones(1)}, "hash")
+    assert cache.find("hash") is None
+
+
+def test_others_cannot_read_the_cache(tmp_path):
+    cache = open_cache(tmp_path / "cache", "latents", "vae")
+    cache.keep({"mean": torch.ones(1)}, "hash")
+    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from medart_cli.errors import ConfigError
+from medart_cli.models import adapters, pixart
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "rslora"])
+def test_fresh_adapters_change_nothing_and_saved_ones_come_back(small_base, tmp_path, kind):
+    latents, times = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    text = torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.long)
+
+    def load():
+        return pixart.load_transformer(small_base, torch.float32, CPU)
+
+    def add(model):
+        return adapters.add_adapter(
+            model, kind, rank=4, alpha=None, targets=adapters.TRANSFORMER_TARGETS
+        )
+
+    plain = pixart.predict_noise(load(), latents, times, *text)
+    adapted = add(load())
+    torch.testing.assert_close(pixart.predict_noise(adapted, latents, times, *text), plain)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    moved = pixart.predict_noise(adapted, latents, times, *text)
+    assert not torch.allclose(moved, plain, atol=1e-3)
+
+    (tmp_path / "saved").mkdir()
+    adapters.save_part(adapted, tmp_path / "saved")
+    assert adapters.is_adapter(tmp_path / "saved")
+    assert {path.suffix for path in (tmp_path / "saved").iterdir()} == {".json", ".safetensors"}
+    restored = add(load())
+    adapters.restore_part(restored, tmp_path / "saved")
+    assert torch.equal(pixart.predict_noise(restored, latents, times, *text), moved)
+    merged = adapters.load_adapter(load(), tmp_path / "saved", merge=True)
+    torch.testing.assert_close(
+        pixart.predict_noise(merged, latents, times, *text), moved, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_the_start_is_gaussian_and_the_factor_is_alpha_over_rank(small_base):
+    model = pixart.load_transformer(small_base, torch.float32, CPU)
+    adapted = adapters.add_adapter(model, "lora", rank=8, alpha=None, targets=["proj_out"])
+    layer = adapted.base_model.model.proj_out
+    assert layer.scaling["default"] == 1.0
+    assert layer.lora_B["default"].weight.abs().max() == 0
+    # peft draws A from N(0, 1 / rank^2)
+    assert layer.lora_A["default"].weight.std().item() == pytest.approx(1 / 8, rel=0.2)
+
+
+def test_adapters_of_a_half_precision_model_are_trained_in_float32(small_base):
+    model = pixart.load_transformer(small_base, torch.bfloat16, CPU)
+    adapted = adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["to_q"])
+    trained = {p.dtype for p in adapted.parameters() if p.requires_grad}
+    assert trained == {torch.float32}
+
+
+def test_a_target_that_matches_nothing_is_named(small_base):
+    model = pixart.load_text_encoder(small_base, torch.float32, CPU)
+    with pytest.raises(ConfigError, match="target wi: matches no module of T5EncoderModel"):
+        adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["q", "wi"])

@@ -1,0 +1,131 @@
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import PixArtAlphaPipeline
+
+from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.models import pixart
+from tests.small import build_base
+
+CPU = torch.device("cpu")
+
+
+def test_the_hubs_own_layout_loads(small_base):
+    assert [path.name for path in (small_base / "tokenizer").iterdir()] == ["spiece.model"]
+    assert (
+        "Transformer2DModel"
+        == json.loads((small_base / "transformer/config.json").read_text())["_class_name"]
+    )
+    assert len(pixart.find_weights(small_base / "text_encoder")) > 1
+    folder = pixart.find_base(str(small_base), offline=True)
+    assert pixart.max_tokens(folder) == 120
+    vae = pixart.load_vae(folder, CPU)
+    assert pixart.native_size(pixart.load_transformer(folder, torch.float32, CPU), vae) == 64
+
+
+def test_every_part_has_the_format_asked_for_and_is_frozen(small_base):
+    for load in (pixart.load_transformer, pixart.load_text_encoder):
+        model = load(small_base, torch.bfloat16, CPU)
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        assert not any(p.requires_grad for p in model.parameters())
+        assert not model.training  # no dropout in the sampled image, nor in the empty prompt
+    assert pixart.load_vae(small_base, CPU).dtype == torch.float32
+
+
+@pytest.mark.parametrize("text", ["A Dermoscopic IMAGE of melanoma ", "nevus (3 mm), #2 \n", ""])
+def test_prompts_are_normalized_as_the_pipeline_does(text):
+    pipeline = PixArtAlphaPipeline.__new__(PixArtAlphaPipeline)
+    expected = PixArtAlphaPipeline._text_preprocessing(pipeline, text, clean_caption=False)
+    assert pixart.normalize_prompt(text) == expected[0]
+
+
+def test_unpadded_embeddings_are_the_padded_ones(small_base):
+    text_encoder = pixart.load_text_encoder(small_base, torch.float32, CPU)
+    tokenizer, prompts = pixart.load_tokenizer(small_base), ["red lesion", "small round dark cell"]
+    ids, mask = pixart.tokenize(tokenizer, prompts, 120, pad=True)
+    padded = pixart.encode_tokens(text_encoder, ids, mask)
+    rows = []
+    for prompt in prompts:
+        single, single_mask = pixart.tokenize(tokenizer, [prompt], 120, pad=False)
+        rows.append(pixart.encode_tokens(text_encoder, single, single_mask)[0])
+    embeds, joined = pixart.pad_embeds(rows, 120)
+    assert torch.equal(joined, mask)
+    torch.testing.assert_close(embeds, padded * mask[..., None], rtol=1e-4, atol=1e-5)
+
+
+def test_sigma_reads_longer_prompts(tmp_path):
+    base = build_base(tmp_path, sigma=True)
+    assert pixart.max_tokens(base) == 300
+    ids, _ = pixart.tokenize(pixart.load_tokenizer(base), ["cell"], 300, pad=True)
+    assert ids.shape == (1, 300)
+
+
+def test_latents_are_those_of_the_vae_scaled_for_pixart(small_base):
+    vae = pixart.load_vae(small_base, CPU)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    mean, std = pixart.encode_images(vae, images)
+    posterior = vae.encode(images).latent_dist
+    torch.testing.assert_close(mean, posterior.mean * vae.config.scaling_factor)
+    torch.testing.assert_close(std, posterior.std * vae.config.scaling_factor)
+    decoded = pixart.decode_latents(vae, mean)
+    torch.testing.assert_close(decoded, vae.decode(posterior.mean).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_have_one_hash_wherever_they_lie(small_base, tmp_path):
+    copy = shutil.copytree(small_base / "text_encoder", tmp_path / "copy")
+    assert pixart.hash_weights(copy) == pixart.hash_weights(small_base / "text_encoder")
+    blobs = tmp_path / "blobs"  # as the hub's cache: links to files named by their hash
+    blobs.mkdir()
+    for path in pixart.find_weights(copy):
+        from medart_cli.data.manifest import hash_file
+
+        target = path.replace(blobs / hash_file(path))
+        path.symlink_to(target)
+    assert pixart.hash_weights(copy) == pixart.hash_weights(small_base / "text_encoder")
+
+
+def test_pickled_weights_are_refused_with_the_reason(small_base, tmp_path):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    weights = pixart.find_weights(base / "transformer")[0]
+    weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
+    with pytest.raises(MissingModelError, match="pickled weights"):
+        pixart.find_base(str(base))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda base: shutil.rmtree(base / "vae"), MissingModelError, "the folder vae is missing"),
+        (
+            lambda base: (base / "model_index.json").unlink(),
+            MissingModelError,
+            "no readable",
+        ),
+        (
+            lambda base: pixart.find_weights(base / "text_encoder")[1].unlink(),
+            MissingModelError,
+            "model-00002-of-0000. ?.*missing, which model.safetensors.index.json names",
+        ),
+        (
+            lambda base: (base / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'),
+            ConfigError,
+            "is a FluxPipeline",
+        ),
+    ],
+)
+def test_an_incomplete_base_is_named(small_base, tmp_path, damage, error, message):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    damage(base)
+    with pytest.raises(error, match=message):
+        pixart.find_base(str(base))
+
+
+@pytest.mark.parametrize("name", ["PixArt-alpha/PixArt-XL-2-512x512", "./nowhere", "a b/c"])
+def test_a_base_that_is_not_there_says_where_to_put_it(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(MissingModelError) as caught:
+        pixart.find_base(name, offline=True)
+    assert name in str(caught.value)
+    assert caught.value.exit_code == 4
