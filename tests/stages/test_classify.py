@@ -1,0 +1,328 @@
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import transformers
+from PIL import Image
+from timm.models import save_for_hf
+
+from medart_cli import stop
+from medart_cli.data import report
+from medart_cli.data.manifest import hash_file
+from medart_cli.stages import classify
+
+CLASSES = ("basophil", "lymphocyte", "monocyte")
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    """A tiny network of random weights for 64-pixel images, as a timm folder."""
+    folder = tmp_path_factory.mktemp("models") / "backbone"
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=2)
+    save_for_hf(model, folder, safe_serialization=True, data_config={"input_size": (3, 32, 32)})
+    return folder
+
+
+def draw_set(folder, per_class, *, seed=0, noise=60.0, shuffle=False, **fields):
+    """Write gray squares of three sizes in noise, with a manifest."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    lines = []
+    for index in range(per_class * len(CLASSES)):
+        number = index % len(CLASSES)
+        pixels = generator.normal(110, noise, (32, 32, 3))
+        half, y, x = 3 + 4 * number, *generator.integers(13, 19, size=2)
+        pixels[max(0, y - half) : y + half, max(0, x - half) : x + half, number % 2] += 70
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+        label = CLASSES[int(generator.integers(3)) if shuffle else number]
+        more = {key: value(index) if callable(value) else value for key, value in fields.items()}
+        lines.append(json.dumps({"file_name": f"{index}.png", "label": label, **more}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory):
+    """Training, test and synthetic sets: the synthetic ones are of the same kind as the real."""
+    folder = tmp_path_factory.mktemp("sets")
+    return {
+        "train": draw_set(folder / "train", 12, seed=1),
+        "test": draw_set(folder / "test", 40, seed=2),
+        "more": draw_set(folder / "more", 40, seed=3, synthetic=True),
+        "shuffled": draw_set(folder / "shuffled", 40, seed=4, shuffle=True, synthetic=True),
+    }
+
+
+def options(backbone, *more):
+    return ("--backbone", backbone, "--device", "cpu", "--bootstrap", "300", *more)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_probe_is_trained_tested_and_written_for_others_to_open(medart, sets, backbone, tmp_path):
+    out = tmp_path / "CLF"
+    code, stdout, stderr = medart(
+        "classify",
+        sets["train"],
+        "--test",
+        sets["test"],
+        "--freeze",
+        "--out",
+        out,
+        *options(backbone),
+    )
+    assert (code, stdout) == (0, f"{out}\n"), stderr
+    for name in ("settings.toml", "confusion.png", "roc.png", "calibration.png", "report.html"):
+        assert (out / name).stat().st_size > 100
+    metrics = read(out / "metrics.json")
+    scores = metrics["regimes"]["real"]["scores"]
+    assert scores["balanced_accuracy"]["low"] > 1 / 3  # better than chance
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 120
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert right == pytest.approx(scores["accuracy"]["mean"])
+    pipe = transformers.pipeline("image-classification", str(out), device="cpu")
+    for row in rows[:5]:
+        answers = pipe(str(sets["test"] / row["file_name"]), top_k=3)
+        found = {answer["label"]: answer["score"] for answer in answers}
+        assert found == pytest.approx(row["probabilities"], abs=1e-3)
+
+
+def test_more_images_of_the_same_kind_help_and_shuffled_labels_do_not(
+    medart, sets, backbone, tmp_path
+):
+    verdicts = {}
+    for name in ("more", "shuffled"):
+        out = tmp_path / name
+        code, stdout, stderr = medart(
+            "classify", sets["train"], "--test", sets["test"], "--synthetic", sets[name], "--json",
+            "--freeze", "--label-budget", 1, "--seeds", 3, "--out", out, *options(backbone),
+        )  # fmt: skip
+        assert code == 0, stderr
+        summary = json.loads(stdout)
+        verdicts[name] = {key: item["verdict"] for key, item in summary["regimes"].items()}
+        gap = read(out / "metrics.json")["regimes"]["mix"]["difference_to_real"]
+        verdicts[name]["gap"] = gap["balanced_accuracy"]["value"]
+    assert verdicts["more"]["mix"] == verdicts["more"]["synthetic"] == "better"
+    assert verdicts["shuffled"]["mix"] in ("no difference shown", "worse")
+    assert verdicts["shuffled"]["synthetic"] in ("no difference shown", "worse")
+    assert verdicts["more"]["gap"] > 0.1 > verdicts["shuffled"]["gap"]
+    assert "Synthetic" not in (tmp_path / "shuffled" / "report.html").read_text().split("<table")[0]
+    assert "synthetic images help" in (tmp_path / "more" / "report.html").read_text()
+    assert "synthetic images help" not in (tmp_path / "shuffled" / "report.html").read_text()
+
+
+def fine_tune(sets, backbone, out, *more):
+    return (
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["more"],
+        "--regimes", "real,mix,pretrain", "--seeds", 2, "--epochs", 2, "--out", out,
+        *options(backbone, *more),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(sets, backbone, tmp_path_factory):
+    """All fine-tuned regimes, run once without a break."""
+    from medart_cli.cli import main
+
+    out = tmp_path_factory.mktemp("runs") / "CLF"
+    with pytest.raises(SystemExit) as ended:
+        main([str(item) for item in fine_tune(sets, backbone, out)])
+    assert not ended.value.code
+    return out
+
+
+def test_fine_tuning_in_all_regimes_compares_them_to_real(finished):
+    metrics = read(finished / "metrics.json")
+    assert list(metrics["regimes"]) == ["real", "mix", "pretrain"]
+    assert metrics["regimes"]["real"]["difference_to_real"] == {}
+    assert metrics["regimes"]["mix"]["train_images"] == [sum(metrics_train(metrics, "real")) + 120]
+    assert len(metrics["regimes"]["pretrain"]["train_images"]) == 2
+    assert metrics["regimes"]["mix"]["verdict"] in ("better", "worse", "no difference shown")
+    chosen = metrics["classifier"]["regime"]
+    copied = (finished / "model.safetensors").read_bytes()
+    assert copied == (finished / "regimes" / chosen / "model" / "model.safetensors").read_bytes()
+
+
+def metrics_train(metrics, regime):
+    return metrics["regimes"][regime]["train_images"]
+
+
+def test_the_same_seed_gives_the_same_predictions(finished, medart, sets, backbone, tmp_path):
+    code, _, stderr = medart(*fine_tune(sets, backbone, tmp_path / "again"))
+    assert code == 0, stderr
+    for name in ("predictions.jsonl", "model.safetensors", "split.jsonl"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.fixture
+def signals():
+    """Put the handlers of the stop signals back after a test."""
+    old = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+def test_stopped_and_resumed_equals_uninterrupted(
+    finished, medart, sets, backbone, tmp_path, monkeypatch, signals
+):
+    out = tmp_path / "stopped"
+
+    def write_and_stop(path, text):
+        report.write_text(path, text)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify, "write_text", write_and_stop)
+        code, stdout, stderr = medart(*fine_tune(sets, backbone, out))
+    assert (code, stdout) == (75, "")
+    assert "stopped by SIGTERM; run the same command again to go on" in stderr
+    (first,) = out.rglob("seed-*.json")
+    assert not (out / "metrics.json").exists()
+    kept = first.stat().st_mtime_ns
+    code, _, stderr = medart(*fine_tune(sets, backbone, out))
+    assert code == 0, stderr
+    assert first.stat().st_mtime_ns == kept  # not trained again
+    for name in ("predictions.jsonl", "model.safetensors"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_folder_of_other_settings_or_images_is_refused(medart, sets, backbone, tmp_path):
+    out = tmp_path / "CLF"
+    train = ("classify", sets["train"], "--test", sets["test"], "--freeze", "--out", out)
+    assert medart(*train, *options(backbone))[0] == 0
+    code, _, stderr = medart(*train, *options(backbone, "--balance", "none"))
+    assert code == 2
+    assert "balance was 'weights' and is now 'none'" in stderr
+    code, _, stderr = medart(
+        "classify", sets["train"], "--test", sets["more"].parent / "test", "--freeze", "--out", out,
+        *options(backbone),
+    )  # fmt: skip
+    assert code == 0
+    other = draw_set(tmp_path / "other", 10, seed=9)
+    code, _, stderr = medart(
+        "classify", other, "--test", sets["test"], "--freeze", "--out", out, *options(backbone)
+    )
+    assert code == 2
+    assert "belongs to other images: row 1 was" in stderr
+
+
+def test_prediction_alone_writes_a_manifest_with_probabilities_and_resumes(
+    medart, finished, sets, tmp_path
+):
+    out = tmp_path / "predictions"
+    predict = ("classify", "--checkpoint", finished, sets["test"], "--out", out, "--device", "cpu")
+    code, stdout, stderr = medart(*predict, "--json")
+    assert code == 0, stderr
+    summary = json.loads(stdout)
+    assert summary["images"] == 120
+    path = out / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
+    tested = [json.loads(line) for line in (finished / "predictions.jsonl").open()]
+    chosen = read(finished / "metrics.json")["classifier"]
+    known = {
+        row["file_name"]: row["probabilities"]
+        for row in tested
+        if (row["regime"], row["seed"]) == (chosen["regime"], chosen["seed"])
+    }
+    assert rows[7]["probabilities"] == pytest.approx(known[rows[7]["file_name"]], abs=5e-3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # as a crash leaves it
+    assert medart(*predict)[0] == 0
+    assert path.read_bytes() == whole
+
+
+def test_labels_of_other_classes_are_predicted_but_not_scored(medart, finished, tmp_path):
+    data = draw_set(tmp_path / "data", 1)
+    text = (data / "metadata.jsonl").read_text().replace("monocyte", "dragon")
+    (data / "metadata.jsonl").write_text(text)
+    code, stdout, stderr = medart(
+        "classify", "--checkpoint", finished, data, "--out", tmp_path / "out", "--json"
+    )
+    assert code == 0
+    assert json.loads(stdout)["accuracy"] is None
+    assert "label 'dragon' is no class of the classifier (basophil, lymphocyte, monocyte)" in stderr
+
+
+def test_a_broken_image_is_named_counted_and_left_out(medart, backbone, tmp_path):
+    train, test = draw_set(tmp_path / "a", 6), draw_set(tmp_path / "b", 6, seed=5)
+    (train / "0.png").write_bytes(b"no image")
+    (test / "4.png").unlink()
+    run = ("classify", train, "--test", test, "--freeze", "--out", tmp_path / "CLF", "--json")
+    code, stdout, stderr = medart(*run, *options(backbone))
+    assert code == 3
+    assert f"{train / '0.png'}: is not an image of a known format" in stderr
+    assert f"{test / '4.png'}: cannot be read" in stderr
+    assert json.loads(stdout)["failures"] == 2
+    code, *_ = medart(*run, *options(backbone, "--max-failures", "2"))
+    assert code == 0
+
+
+def test_one_image_a_class_is_enough_to_learn_from(medart, sets, backbone, tmp_path):
+    code, _, stderr = medart(
+        "classify", sets["train"], "--test", sets["test"], "--label-budget", 1, "--seeds", 2,
+        "--epochs", 1, "--out", tmp_path / "CLF", *options(backbone),
+    )  # fmt: skip
+    assert code == 0, stderr
+    real = read(tmp_path / "CLF" / "metrics.json")["regimes"]["real"]
+    assert (real["train_images"], real["val_images"]) == ([3], [0])
+
+
+def test_regimes_that_cannot_be_are_refused(medart, sets, tmp_path):
+    run = ("classify", sets["train"], "--out", tmp_path / "x")
+    synthetic = ("--synthetic", sets["more"])
+    for more, message in (
+        (("--regimes", "mix"), "--regimes mix: needs --synthetic"),
+        (("--regimes", "magic"), "--regimes magic: there are real, synthetic, mix, pretrain"),
+        ((*synthetic, "--freeze", "--regimes", "pretrain"), "--regimes pretrain: means nothing"),
+        ((*synthetic, "--checkpoint", "x"), "--checkpoint: only predicts; leave out --test"),
+        (("--test-fraction", "1"), "--test-fraction must be between 0 and 1, got 1.0"),
+        (("--seeds", "0"), "--seeds must be 1 or more, got 0"),
+    ):
+        code, _, stderr = medart(*run, *more)
+        assert code == 2
+        assert f"medart classify: {message}" in stderr
+
+
+def test_a_ratio_limits_the_synthetic_images_of_mix(medart, sets, backbone, tmp_path):
+    code, _, stderr = medart(
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["more"], "--freeze",
+        "--regimes", "mix", "--ratio", 0.5, "--seeds", 1, "--out", tmp_path / "CLF",
+        *options(backbone),
+    )  # fmt: skip
+    assert code == 0, stderr
+    mix = read(tmp_path / "CLF" / "metrics.json")["regimes"]["mix"]
+    assert mix["train_images"] == [36 + 18]
+    assert mix["verdict"] == ""  # nothing to compare with
+
+
+@pytest.mark.skipif(
+    not (Path(__file__).parents[3] / "shared/data/pbc_blood_cells").is_dir(),
+    reason="the shared images are not here",
+)
+def test_the_embedded_backbone_tells_two_kinds_of_blood_cells_apart(medart, tmp_path):
+    data = Path(__file__).parents[3] / "shared/data/pbc_blood_cells"
+    for part, first in (("train", 0), ("test", 8)):
+        for label in ("platelet", "eosinophil"):
+            folder = tmp_path / part / label
+            folder.mkdir(parents=True)
+            for path in sorted((data / label).iterdir())[first : first + 8]:
+                (folder / path.name).symlink_to(path)
+    code, stdout, stderr = medart(
+        "classify", tmp_path / "train", "--test", tmp_path / "test", "--freeze", "--image-size", 96,
+        "--out", tmp_path / "CLF", "--json", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert json.loads(stdout)["regimes"]["real"]["mean"] >= 0.9
+    hashes = {json.loads(line)["sha256"] for line in (tmp_path / "CLF" / "split.jsonl").open()}
+    assert hash_file(next((tmp_path / "train" / "platelet").iterdir())) in hashes
