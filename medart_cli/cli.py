@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.TyperException as error:
         typer.echo(f"medart: {error.format_message()}; see --help", err=True)
         code = error.exit_code
+    except MedartError as error:  # from --config, which is read before the command runs
+        typer.echo(f"medart: {_one_line(error)}", err=True)
+        code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("medart: interrupted", err=True)
         code = 130

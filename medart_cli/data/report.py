@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from huggingface_hub import ModelCardData
 from PIL import Image
 
 from medart_cli.errors import ConfigError
@@ -156,17 +157,16 @@ def build_card(facts: dict[str, Any]) -> str:
     """
     data, trained = facts["data"], " and ".join(facts["trained"])
     labels = "".join(f"| {name} | {count} |\n" for name, count in data["labels"].items())
-    front = {
-        "base_model": facts["base"],
-        "library_name": "diffusers" if facts["method"] == "full" else "peft",
-        "pipeline_tag": "text-to-image",
-        "tags": ["medical-imaging", "synthetic-data", "pixart", facts["method"], "medart"],
-    }
-    matter = json.dumps(front, indent=1)  # YAML reads JSON
+    front = ModelCardData(
+        base_model=facts["base"],
+        library_name="diffusers" if facts["method"] == "full" else "peft",
+        pipeline_tag="text-to-image",
+        tags=["medical-imaging", "synthetic-data", "pixart", facts["method"], "medart"],
+    )
     settings = tomli_w.dumps({"settings": facts["settings"]})
     figures = json.dumps(facts["figures"], indent=1)
     return f"""---
-{matter[2:-2]}
+{front.to_yaml()}
 ---
 # PixArt fine-tuned with medart on {data["images"]} medical images
 

@@ -1,0 +1,96 @@
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from medart_cli.data.report import (
+    build_card,
+    build_figure,
+    build_page,
+    build_table,
+    first_change,
+    open_output,
+    plot_losses,
+    read_versions,
+    write_json,
+)
+from medart_cli.errors import ConfigError
+
+NONE = frozenset()
+
+
+def test_a_new_folder_a_continued_one_and_a_refused_one(tmp_path):
+    out = tmp_path / "a" / "run"
+    assert open_output(out, {"rank": 8}, ignore=NONE, overwrite=False) is False
+    (out / "result").write_text("kept")
+    assert open_output(out, {"rank": 8}, ignore=NONE, overwrite=False) is True
+    with pytest.raises(ConfigError, match="rank was 8 and is now 4; name another folder"):
+        open_output(out, {"rank": 4}, ignore=NONE, overwrite=False)
+    assert (out / "result").read_text() == "kept"
+    assert open_output(out, {"rank": 4}, ignore=NONE, overwrite=True) is False
+    assert not (out / "result").exists()
+
+
+def test_overwrite_never_removes_what_medart_did_not_write(tmp_path):
+    (tmp_path / "thesis.doc").write_text("years of work")
+    with pytest.raises(ConfigError, match="was not written by medart"):
+        open_output(tmp_path, {}, ignore=NONE, overwrite=True)
+    assert (tmp_path / "thesis.doc").read_text() == "years of work"
+
+
+def test_the_first_change_is_named_and_ignored_ones_are_not():
+    old, new = {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4}
+    assert first_change(old, new, frozenset("b")) == "c was 3 and is now None"
+    assert first_change(old, old, NONE) is None
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "facts.json"
+    write_json(path, {"n": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"n": object()})
+    assert json.loads(path.read_text()) == {"n": 1}
+
+
+def test_a_page_needs_nothing_from_outside_and_escapes_what_it_shows(tmp_path):
+    page = build_page(
+        "A <title>",
+        [
+            build_table(["name"], [["<script>alert(1)</script>"]]),
+            build_figure(Image.new("RGB", (2, 2)), "a & b"),
+        ],
+    )
+    assert "<script>" not in page
+    assert "a &amp; b" in page
+    assert re.findall(r"(?:src|href)=.(\w+:)", page) == ["data:"]
+    assert "http" not in page
+
+
+def test_the_loss_curve_is_a_picture(tmp_path):
+    rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5, "color_loss": 0.1}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plot_losses(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+    assert Image.open(tmp_path / "loss.png").size == (840, 600)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["loss.png", "metrics.jsonl"]
+
+
+def test_the_model_card_has_front_matter_that_the_hub_reads():
+    from huggingface_hub import ModelCard
+
+    facts = {
+        "base": "PixArt-alpha/PixArt-XL-2-512x512", "method": "lora", "trained": ["transformer"],
+        "step": 40, "resolution": 512, "settings": {"hldf_every": 500, "data": 'a "b"'},
+        "data": {"images": 3, "labels": {"nevus": 3}, "hash": "ab" * 32},
+        "figures": {"loss": 0.1},
+    }  # fmt: skip
+    card = ModelCard(build_card(facts))
+    assert card.data.base_model == "PixArt-alpha/PixArt-XL-2-512x512"
+    assert card.data.library_name == "peft"
+    assert "text-to-image" in card.data.to_yaml()
+    assert "| nevus | 3 |" in card.text
+    assert "Not for diagnosis" in card.text
+
+
+def test_versions_name_what_results_depend_on():
+    assert {"python", "torch", "diffusers", "medart-cli"} <= read_versions().keys()

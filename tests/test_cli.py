@@ -1,0 +1,101 @@
+import inspect
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
+
+import pytest
+
+from medart_cli import config
+from medart_cli.cli import STAGES, app
+
+HEAVY = {
+    "torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "timm", "numpy",
+    "cleanfid", "sklearn", "matplotlib", "PIL", "safetensors", "huggingface_hub", "pydicom",
+}  # fmt: skip
+QUICK = ("--resolution", 16, "--steps", 1, "--hldf-every", 0, "--preview-every", 0, "--quiet")
+
+
+def test_help_loads_no_heavy_library():
+    code = "import sys, medart_cli.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(done.stdout.split())
+
+
+def test_python_m_medart_cli_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "medart_cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("medart 0.")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_option_has_a_help_text(medart, name):
+    code, output, _ = medart(name, "--help")
+    assert code == 0
+    commands = {command.name: command for command in app.registered_commands}
+    for parameter in inspect.signature(commands[name].callback).parameters.values():
+        information = parameter.annotation.__metadata__[0]
+        assert information.help, parameter.name
+    assert "Common" in output
+
+
+def test_config_has_no_text_annotations():
+    assert not any(isinstance(field.type, str) for field in fields(config.FinetuneConfig))
+
+
+def test_the_result_alone_is_on_standard_output(medart, images, small_base, tmp_path):
+    run = tmp_path / "run"
+    code, output, _ = medart("finetune", images, "--base", small_base, "--out", run, *QUICK)
+    assert (code, output) == (0, f"{run}\n")
+    code, output, _ = medart(
+        "sample", run, "--prompt", "a", "--out", tmp_path / "s", "--json", "-q"
+    )
+    assert (code, json.loads(output)["images"]) == (0, 1)
+
+
+def test_defaults_then_config_then_command_line(medart, images, small_base, tmp_path):
+    settings = tmp_path / "mine.toml"
+    settings.write_text(f'base = "{small_base}"\nrank = 4\nlearning-rate = 0.5\nflip = true\n')
+    run = tmp_path / "run"
+    code, _, errors = medart(
+        "finetune", images, "--config", settings, "--rank", 2, "--out", run, *QUICK
+    )
+    assert code == 0, errors
+    used = tomllib.loads((run / "settings.toml").read_text())
+    assert (used["rank"], used["learning_rate"], used["flip"]) == (2, 0.5, True)
+    assert used["batch_size"] == 1
+
+
+def test_the_settings_of_a_run_make_the_same_run_again(medart, images, small_base, tmp_path):
+    medart("finetune", images, "--base", small_base, "--out", tmp_path / "one", "--rank", 3, *QUICK)
+    code, _, errors = medart(
+        "finetune", "--config", tmp_path / "one/settings.toml", "--out", tmp_path / "two"
+    )
+    assert code == 0, errors
+    one, two = (tomllib.loads((tmp_path / name / "settings.toml").read_text()) for name in
+                ("one", "two"))  # fmt: skip
+    assert {**one, "out": ""} == {**two, "out": ""}
+
+
+@pytest.mark.parametrize("recipe", ["paper", "low-memory"])
+def test_a_packaged_recipe_names_options_that_exist_with_values_that_work(recipe):
+    table = config.read_settings(recipe)
+    built = config.FinetuneConfig(data="data", out=None, **table)
+    assert all(getattr(built, name) == value for name, value in table.items())
+
+
+def test_the_paper_recipe_is_the_papers_setting():
+    table = config.read_settings("paper")
+    published = {
+        "hldf_steps": 20, "hldf_every": 500, "rank": 8, "learning_rate": 1e-4, "batch_size": 1,
+        "epochs": 15.0, "optimizer": "adamw8bit", "resolution": 512, "hldf_guidance": 4.5,
+        "train_text_encoder": True, "caption_dropout": 0.0, "precision": "bf16",
+    }  # fmt: skip
+    assert {name: table[name] for name in published} == published
+    assert config.FinetuneConfig(data="d", out=None, **table).hldf_weight is None  # 1 / M

@@ -1,0 +1,42 @@
+import logging
+
+from medart_cli import log as module
+from medart_cli.log import log, progress, start_log, table
+
+
+def test_warnings_are_named_and_steps_are_not(capsys):
+    start_log()
+    log.info("training")
+    log.warning("a row was left out")
+    captured = capsys.readouterr()
+    assert captured.err == "training\nwarning: a row was left out\n"
+    assert captured.out == ""
+
+
+def test_quiet_keeps_warnings_and_drops_the_rest(capsys):
+    start_log(quiet=True)
+    log.info("training")
+    log.warning("careful")
+    table("Scores", ["name"], [["x"]])
+    assert capsys.readouterr().err == "warning: careful\n"
+    start_log(verbose=True)
+    assert log.isEnabledFor(logging.DEBUG)
+
+
+def test_without_a_terminal_progress_is_a_plain_line_now_and_then(capsys, monkeypatch):
+    start_log()
+    now = iter([0.0, 0.0, 10.0, 40.0, 40.0, 45.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
+    with progress("sample", 100, done=10) as bar:
+        bar.advance()
+        bar.advance({"loss": 0.25}, count=3)
+        bar.advance()
+    assert capsys.readouterr().err == "sample 14/100, 10 s each, 860 s left  loss 0.25\n"
+
+
+def test_a_table_is_printed_on_standard_error(capsys):
+    start_log()
+    table("Scores", ["label", "n"], [["nevus", "12"]])
+    captured = capsys.readouterr()
+    assert "nevus" in captured.err
+    assert captured.out == ""
