@@ -56,7 +56,6 @@ from medart_cli.stages.classify_setup import (
 )
 
 SPLIT_NAME = "split.jsonl"
-MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 
 
@@ -156,7 +155,8 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
     else:
         for number, (train, val) in enumerate(phases):
             generator = build_generator(seed, "classify", regime, number)
-            facts.append(fine_tune(setup, network, (train, val), generator))
+            name = f"{regime}, seed {seed}"
+            facts.append(fine_tune(setup, network, (train, val), generator, name))
         logits = compute_logits(setup, network, images["test"])
     path = result_path(config.out, regime, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +173,8 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
         "probabilities": logits.double().softmax(dim=1).tolist(),
     }
     write_text(path, json.dumps(result))
+    right = (logits.argmax(dim=1) == images["test"].labels).float().mean().item()
+    log.info("%s, seed %d: accuracy %.3f", regime, seed, right)
 
 
 def _save_network(setup: Setup, network: nn.Sequential, folder: Path) -> None:
@@ -217,6 +219,7 @@ def fine_tune(
     network: nn.Sequential,
     phase: tuple[Images, Images | None],
     generator: torch.Generator,
+    name: str,
 ) -> dict[str, Any]:
     """Train all weights; the best state by validation loss is kept, the state at the start too."""
     config, (train, val) = setup.config, phase
@@ -231,7 +234,7 @@ def fine_tune(
     scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == "fp16")
     best = Best(network, measure_loss(setup, network, val, weights))
     losses: list[float] = []
-    with progress("train", total) as bar:
+    with progress(name, total) as bar:
         for epoch in range(1, config.epochs + 1):
             running = 0.0
             for inputs, labels in draw_batches(setup, train, generator):
@@ -356,9 +359,8 @@ def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> di
     }
     summary = write_results(config, results, images, facts)
     source = config.out / "regimes" / summary["classifier"]["regime"] / "model"
-    for name in MODEL_FILES:
-        if (source / name).is_file():
-            draft = config.out / f".{name}.part"
-            shutil.copyfile(source / name, draft)
-            draft.replace(config.out / name)
+    for path in sorted(source.iterdir()):
+        draft = config.out / f".{path.name}.part"
+        shutil.copyfile(path, draft)
+        draft.replace(config.out / path.name)
     return summary

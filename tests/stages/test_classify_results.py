@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from medart_cli.config import ClassifyConfig
+from medart_cli.metrics.scores import MEASURES
+from medart_cli.stages.classify_results import (
+    build_rows,
+    choose_regime,
+    compare_regimes,
+    word_verdict,
+)
+
+TRUTH = np.arange(120) % 3
+
+
+def predict(rate, seed):
+    """Make probabilities that are right at the given rate."""
+    generator = np.random.default_rng(seed)
+    said = np.where(generator.uniform(size=120) < rate, TRUTH, (TRUTH + 1) % 3)
+    return np.eye(3)[said] * 0.8 + 0.2 / 3
+
+
+@pytest.fixture
+def compared(tmp_path):
+    runs = {
+        name: [predict(rate, 10 * number + seed) for seed in range(3)]
+        for number, (name, rate) in enumerate(
+            {"real": 0.6, "synthetic": 0.3, "mix": 0.85, "pretrain": 0.62}.items()
+        )
+    }
+    config = ClassifyConfig(data="x", out=tmp_path, bootstrap=300)
+    found = compare_regimes(TRUTH, runs, [str(i) for i in range(120)], config)
+    for name in found:
+        found[name]["train_images"] = [30]
+    return found
+
+
+def test_the_verdict_follows_the_interval_of_the_difference(compared):
+    verdicts = {name: found["verdict"] for name, found in compared.items()}
+    assert verdicts == {
+        "real": "",
+        "synthetic": "worse",
+        "mix": "better",
+        "pretrain": "no difference shown",
+    }
+    for name, found in compared.items():
+        if name != "real":
+            gap = found["difference_to_real"]["balanced_accuracy"]
+            crosses = gap["low"] <= 0 <= gap["high"]
+            assert crosses == (found["verdict"] == "no difference shown")
+
+
+def test_the_mean_over_seeds_stands_beside_both_intervals(compared):
+    score = compared["mix"]["scores"]["accuracy"]
+    each = [item["accuracy"] for item in compared["mix"]["by_seed"]]
+    assert score["mean"] == pytest.approx(np.mean(each))
+    assert score["low"] < score["mean"] < score["high"]
+    assert score["seed_interval"][0] < score["mean"] < score["seed_interval"][1]
+
+
+def test_another_regime_is_recommended_only_where_it_is_shown_to_be_better(compared):
+    assert choose_regime(compared) == "mix"
+    del compared["mix"]
+    assert choose_regime(compared) == "real"
+    del compared["real"]
+    assert choose_regime(compared) == "synthetic"
+
+
+def test_the_sentence_claims_nothing_where_the_interval_holds_zero(compared):
+    assert "synthetic images help" in word_verdict("mix", compared["mix"])
+    assert "synthetic images harm" in word_verdict("synthetic", compared["synthetic"])
+    sentence = word_verdict("pretrain", compared["pretrain"])
+    assert sentence.startswith(
+        "pretrain (trained on the synthetic images, then on the real ones): no difference is shown"
+    )
+    assert "help" not in sentence and "harm" not in sentence
+
+
+def test_the_table_has_a_row_a_regime_and_a_cell_a_column(compared):
+    columns, rows = build_rows(compared, MEASURES)
+    assert [row[0] for row in rows] == ["real", "synthetic", "mix", "pretrain"]
+    assert {len(row) for row in rows} == {len(columns)}
+    assert rows[0][-3:] == ["", "", ""]
+    assert rows[2][-1] == "better"
