@@ -475,6 +475,8 @@ class SampleConfig(CommonConfig):
             raise ConfigError("--out: missing; name a folder for the images, or use --merge-to")
         if self.out is not None and sum(sources) != 1:
             raise ConfigError("give prompts by exactly one of --prompt, --prompts and --from")
+        if any("\ud800" <= letter <= "\udfff" for text in self.prompt or () for letter in text):
+            raise ConfigError("--prompt: is not valid text in the terminal's encoding")
         if self.per_label is not None and (self.from_data is None or self.count is not None):
             raise ConfigError("--per-label needs --from, and goes without --count")
 
@@ -953,9 +955,9 @@ class EvaluateConfig(CommonConfig):
     features: Annotated[
         list[str] | None,
         Option(
-            help="Network (repeatable): inception, efficientnet-lite0, dinov2, a folder that medart "
-            "classify wrote, any image model of transformers or timm. By default inception where "
-            "its weights are, else efficientnet-lite0.",
+            help="Network (repeatable): inception, efficientnet-lite0, dinov2, a folder that "
+            "medart classify wrote, any image model of transformers or timm. By default inception "
+            "where its weights are, else efficientnet-lite0.",
             rich_help_panel="Measures",
         ),
     ] = None
@@ -968,7 +970,7 @@ class EvaluateConfig(CommonConfig):
     ] = None
     bootstrap: Annotated[
         int,
-        Option(help="Resamples of a 95 % interval; 0 for no intervals.", rich_help_panel="Measures"),
+        Option(help="Resamples of a 95% interval; 0 for no intervals.", rich_help_panel="Measures"),
     ] = 200
     floor_repeats: Annotated[
         int,
