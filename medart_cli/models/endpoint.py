@@ -163,6 +163,7 @@ class Endpoint:
                 try:
                     done.put((index, self._answer(questions[index], greedy, leave)))
                 except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+                    leave.set()
                     done.put((index, error))
 
         # Daemons: a request that hangs must not keep a stopped run from ending.

@@ -47,7 +47,7 @@ from medart_cli.data.review import build_review, status_of
 from medart_cli.errors import ConfigError, ImageError, ManifestError
 from medart_cli.log import log, progress
 from medart_cli.models.captioner import Answer, Captioner, Question, Sampling, find_captioner
-from medart_cli.models.device import DTYPES, find_device, find_precision
+from medart_cli.models.device import DTYPES, find_device, find_precision, hush_libraries
 from medart_cli.models.endpoint import Endpoint, check_endpoint, is_loopback
 from medart_cli.models.pixart import find_base, load_tokenizer, max_tokens, normalize_prompt
 
@@ -329,6 +329,7 @@ def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record
 
 def build_asker(config: CaptionConfig) -> Asker:
     """Load the model, or reach the server; nothing is written before this has worked."""
+    hush_libraries()
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.max_new_tokens)
     if config.endpoint is not None:
         url = check_endpoint(config.endpoint, allow_remote=config.allow_remote)
@@ -380,7 +381,8 @@ def caption_rows(
             return
         for row, image in new:
             if isinstance(image, ImageError):
-                yield row, fail_row(config, records[row], str(image))
+                reason = str(image).removeprefix(f"{records[row].path}: ")
+                yield row, fail_row(config, records[row], reason)
             else:
                 waiting.append(Task(row, image, book.rules(records[row])))
         again: list[Task] = []
@@ -517,7 +519,7 @@ def describe(config: CaptionConfig, book: Book, asker: Asker) -> dict[str, Any]:
 
 def fail_row(config: CaptionConfig, record: Record, reason: str) -> dict[str, Any]:
     """Return the fields of a row that could not be captioned; a text it has stays."""
-    log.warning("%s", reason)
+    log.warning("%s: %s", record.path, reason)
     if record.text is not None:
         return {"caption": {**(record.fields.get("caption") or {}), "error": reason}}
     facts = {"profile": config.profile, "style": config.style, "status": "rejected"}

@@ -1,5 +1,5 @@
-import importlib.util
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -203,7 +203,7 @@ def test_the_revision_is_the_commit_in_a_cache_and_changes_with_the_weights(fold
     assert find_revision(tmp_path / "models--a--b" / "snapshots" / "0123abc") == "0123abc"
 
 
-@pytest.mark.skipif("importlib.util.find_spec('bitsandbytes')", reason="bitsandbytes is there")
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is there")
 def test_quantized_loading_without_bitsandbytes_says_what_to_install(folders):
     captioner = Captioner(
         folders["llava"], device=torch.device("cpu"), dtype=torch.float32, sampling=Sampling()

@@ -1,0 +1,596 @@
+import base64
+import csv
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+from typer.testing import CliRunner
+
+from medart_cli.cli import app
+from medart_cli.data.manifest import read_data, read_manifest
+from medart_cli.models.pixart import load_tokenizer
+from tests.small import build_base
+from tests.small_captioner import build_llava
+from tests.stub_server import prompt_of, serve
+
+DATA = Path(__file__).parents[2] / "../shared/data/isic2017_dermoscopy"
+LABELS = ("melanoma", "nevus")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {"base": str(build_base(root / "base")), "model": str(build_llava(root / "llava"))}
+
+
+@pytest.fixture
+def images(tmp_path):
+    return make_images(tmp_path / "images", 6)
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    kept[signal.SIGUSR1] = signal.getsignal(signal.SIGUSR1)
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def make_images(folder, count):
+    for index in range(count):
+        label = LABELS[index % len(LABELS)]
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        color = (40 * index % 256, 90, 200 - index)
+        Image.new("RGB", (20 + 4 * (index % 9), 24), color).save(
+            folder / label / f"{index:03d}.png"
+        )
+    return folder
+
+
+def caption(images, *options):
+    return CliRunner().invoke(app, ["caption", str(images), *map(str, options)])
+
+
+def ask_stub(stub, models, images, *options):
+    common = ("--endpoint", stub.url, "--base", models["base"], "--profile", "dermoscopy")
+    return caption(images, *common, *options)
+
+
+def rows_of(images):
+    path = images if images.is_file() else images / "metadata.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def beginning(body):
+    """Return the simple caption that a prompt asks for."""
+    return prompt_of(body).split('exactly with: "')[1].split('"')[0]
+
+
+def good(body):
+    return f"{beginning(body)}, a round brown spot {body['seed']}."
+
+
+def image_of(body):
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    return base64.b64decode(url.split(",")[1])
+
+
+def test_a_folder_gets_a_manifest_with_where_each_text_came_from(images, models):
+    with serve(good) as stub:
+        result = ask_stub(stub, models, images)
+    assert result.exit_code == 0
+    assert result.stdout == f"{images / 'metadata.jsonl'}\n"
+    rows = rows_of(images)
+    assert [row["file_name"] for row in rows] == sorted(row["file_name"] for row in rows)
+    assert len(rows) == 6
+    for row in rows:
+        assert row["text"].startswith(f"A dermoscopic image of {row['label']}, a round brown spot")
+        facts = row["caption"]
+        assert (facts["model"], facts["profile"], facts["status"]) == (
+            "stub-model", "dermoscopy", "ok",
+        )  # fmt: skip
+        assert facts["attempts"] == 1 and str(facts["seed"]) in row["text"]
+        assert len(facts["prompt"]) == 12 and facts["revision"] is None
+    assert not list(images.glob(".*"))
+
+
+def test_any_transformers_model_captions_through_its_own_template(images, models):
+    options = ("--model", models["model"], "--base", models["base"], "--max-new-tokens", 8)
+    result = caption(images, *options, "--attempts", 2, "--json")
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert summary["statuses"]["simple"] == 6 and summary["failures"] == 0
+    row = rows_of(images)[0]
+    assert row["text"] == "A medical image of melanoma"  # random weights say nothing acceptable
+    assert row["caption"]["revision"].startswith("sha256:")
+    assert row["caption"]["faults"] and row["caption"]["attempts"] == 2
+
+
+def test_neither_batch_size_nor_concurrency_changes_a_text(models, tmp_path):
+    local = ("--model", models["model"], "--base", models["base"], "--max-new-tokens", 6)
+    found = []
+    for size in (1, 4):
+        folder = make_images(tmp_path / f"local-{size}", 5)
+        assert caption(folder, *local, "--batch-size", size, "--attempts", 2).exit_code == 0
+        found.append((folder / "metadata.jsonl").read_bytes())
+    assert found[0] == found[1]
+    for size in (1, 5):
+        folder = make_images(tmp_path / f"stub-{size}", 5)
+        with serve(good) as stub:
+            assert ask_stub(stub, models, folder, "--concurrency", size).exit_code == 0
+        found.append((folder / "metadata.jsonl").read_bytes())
+    assert found[2] == found[3]
+
+
+def test_another_seed_makes_other_draws(models, tmp_path):
+    seeds = []
+    for seed in (0, 0, 1):
+        folder = make_images(tmp_path / f"run-{len(seeds)}", 3)
+        with serve(good) as stub:
+            ask_stub(stub, models, folder, "--seed", seed)
+        seeds.append([row["caption"]["seed"] for row in rows_of(folder)])
+    assert seeds[0] == seeds[1] and not set(seeds[0]) & set(seeds[2])
+
+
+def test_a_refused_text_is_asked_for_again_with_another_seed(images, models):
+    seen = set()
+
+    def reply(body):
+        first = image_of(body) not in seen
+        seen.add(image_of(body))
+        return "I cannot help with that." if first else good(body)
+
+    with serve(reply) as stub:
+        assert ask_stub(stub, models, images).exit_code == 0
+    assert {row["caption"]["attempts"] for row in rows_of(images)} == {2}
+    assert len({body["seed"] for body in stub.requests}) == 12
+
+
+def test_after_the_last_attempt_the_simple_caption_stands(images, models):
+    with serve(lambda body: f"{beginning(body)}, brown, or else a nevus or melanoma.") as stub:
+        result = ask_stub(stub, models, images, "--attempts", 3, "--json")
+    assert json.loads(result.stdout)["statuses"]["simple"] == 6
+    assert len(stub.requests) == 18
+    for row in rows_of(images):
+        assert row["text"] == f"A dermoscopic image of {row['label']}"
+        assert row["caption"]["faults"] == ["names another class"]
+
+
+def test_greedy_decoding_does_not_ask_for_the_same_words_again(images, models):
+    with serve(lambda body: "No.") as stub:
+        assert ask_stub(stub, models, images, "--temperature", 0).exit_code == 0
+    assert len(stub.requests) == 6
+
+
+def count_tokens(models, text):
+    return len(load_tokenizer(Path(models["base"]))(text.lower().strip()).input_ids)
+
+
+LONG = " ".join(f"Its skin is brown with a border of nucleus {index}." for index in range(40))
+
+
+def test_a_text_that_is_only_too_long_is_shortened_by_the_model(images, models):
+    def reply(body):
+        if "too long" in prompt_of(body):
+            assert LONG in prompt_of(body)
+            return f"{beginning(body)}, brown and short."
+        return f"{beginning(body)}, brown. {LONG}"
+
+    with serve(reply) as stub:
+        ask_stub(stub, models, images)
+    for row in rows_of(images):
+        assert row["text"].endswith(", brown and short.")
+        assert row["caption"]["status"] == "shortened" and row["caption"]["attempts"] == 1
+    assert len(stub.requests) == 12
+
+
+def test_a_text_that_stays_too_long_is_cut_at_a_sentence_end_within_the_limit(images, models):
+    with serve(lambda body: f"{beginning(body)}, brown. {LONG}") as stub:
+        ask_stub(stub, models, images)
+    for row in rows_of(images):
+        assert row["caption"]["status"] == "shortened"
+        whole = f"A dermoscopic image of {row['label']}, brown. {LONG}"
+        assert row["text"].endswith(".") and whole.startswith(row["text"])
+        assert count_tokens(models, row["text"]) <= 120
+        longer = row["text"] + whole[len(row["text"]) :].split(".")[0] + "."
+        assert count_tokens(models, longer) > 120
+
+
+def test_the_limit_is_that_of_the_base_pipeline(images, models, tmp_path):
+    sigma = build_base(tmp_path / "sigma", sigma=True)
+    with serve(lambda body: f"{beginning(body)}, brown. {LONG}") as stub:
+        ask_stub(stub, models, images, "--base", sigma)
+    counts = [count_tokens(models, row["text"]) for row in rows_of(images)]
+    assert all(200 < count <= 300 for count in counts)
+
+
+def test_a_text_cut_by_the_token_limit_of_the_answer_loses_its_torn_sentence(images, models):
+    def reply(body):
+        text = f"{beginning(body)}, brown. Its border is rou"
+        choice = {"message": {"content": text}, "finish_reason": "length"}
+        return 200, {"choices": [choice]}, {}
+
+    with serve(reply) as stub:
+        ask_stub(stub, models, images)
+    assert {row["text"].split(", ")[1] for row in rows_of(images)} == {"brown."}
+
+
+def test_an_unreadable_image_gets_a_line_with_the_error_and_no_text(images, models):
+    (images / "nevus" / "001.png").write_bytes(b"no image")
+    with serve(good) as stub:
+        result = ask_stub(stub, models, images)
+        assert result.exit_code == 3
+        row = rows_of(images)[3]
+        assert row["file_name"] == "nevus/001.png" and "text" not in row
+        assert row["caption"]["status"] == "rejected"
+        assert row["caption"]["error"] == "is not an image of a known format"
+        assert ask_stub(stub, models, images, "--max-failures", 1).exit_code == 0
+        Image.new("RGB", (9, 9)).save(images / "nevus" / "001.png")
+        assert ask_stub(stub, models, images).exit_code == 0
+    assert len(stub.requests) == 6
+    assert "error" not in rows_of(images)[3]["caption"] and rows_of(images)[3]["text"]
+
+
+def test_existing_texts_unknown_keys_and_the_order_stay(images, models):
+    names = ["nevus/003.png", "melanoma/000.png", "nevus/001.png"]
+    rows = [
+        {"file_name": names[0], "text": "Mine.", "label": "nevus", "odd": [1, {"ü": None}]},
+        {"z": 1, "file_name": names[1], "label": "melanoma", "group_id": 7, "text": None},
+        {"file_name": names[2], "label": "nevus", "text": "  "},
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (images / "metadata.jsonl").write_text("\n".join(lines), "utf-8")  # no end to the last line
+    with serve(good) as stub:
+        result = ask_stub(stub, models, images)
+    assert result.exit_code == 0 and len(stub.requests) == 2
+    after = (images / "metadata.jsonl").read_text("utf-8").splitlines()
+    assert after[0] == lines[0]
+    found = [json.loads(line) for line in after]
+    assert (
+        list(found[1])[:4] == ["z", "file_name", "label", "group_id"] and found[1]["group_id"] == 7
+    )
+    assert found[1]["text"].startswith("A dermoscopic") and found[2]["text"].strip()
+
+
+def test_the_same_command_again_asks_nothing_and_changes_nothing(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        before = (images / "metadata.jsonl").stat().st_mtime_ns
+        result = ask_stub(stub, models, images, "--json")
+    assert json.loads(result.stdout)["captioned"] == 0
+    assert len(stub.requests) == 6
+    assert (images / "metadata.jsonl").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_with_the_first_difference(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        before = (images / "metadata.jsonl").read_bytes()
+        result = ask_stub(stub, models, images, "--style", "simple")
+        assert result.exit_code == 2
+        assert "style was 'visual' and is now 'simple'" in result.stderr
+        assert "--recaption" in result.stderr
+        assert (images / "metadata.jsonl").read_bytes() == before
+        assert ask_stub(stub, models, images, "--concurrency", 2).exit_code == 0
+
+
+def test_recaption_redoes_the_rows_it_names_and_no_others(images, models):
+    (images / "metadata.jsonl").write_text(
+        "".join(
+            json.dumps({"file_name": f"{LABELS[i % 2]}/{i:03d}.png", "label": LABELS[i % 2], **row})
+            + "\n"
+            for i, row in enumerate(
+                [
+                    {"text": "Mine."},
+                    {"text": "A", "caption": {"status": "simple", "faults": ["too long"]}},
+                    {"text": "B", "caption": {"status": "simple"}},
+                    {"text": "C", "caption": {"status": "ok"}},
+                ]
+            )
+        )
+    )
+    kept = {"rejected": ["Mine.", "B", "C"], "simple": ["Mine.", "C"], "all": []}
+    for which, texts in kept.items():
+        folder = images.with_name(which)
+        shutil.copytree(images, folder)
+        with serve(good) as stub:
+            assert ask_stub(stub, models, folder, "--recaption", which).exit_code == 0
+        left = [row["text"] for row in rows_of(folder) if "round brown" not in row["text"]]
+        assert left == texts
+
+
+def test_a_row_that_fails_anew_keeps_its_text(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        before = [row["text"] for row in rows_of(images)]
+        (images / "nevus" / "001.png").write_bytes(b"no image")
+        result = ask_stub(stub, models, images, "--recaption", "all", "--seed", 1)
+    assert result.exit_code == 3
+    after = [row["text"] for row in rows_of(images)]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False] * 3 + [
+        True, False, False,
+    ]  # fmt: skip
+
+
+def test_the_styles_of_the_ablation_need_no_model(images, tmp_path):
+    for style, texts in (
+        ("simple", {"A dermoscopic image of nevus", "A dermoscopic image of melanoma"}),
+        ("empty", {""}),
+    ):
+        out = images / f"{style}.jsonl"
+        options = ("--style", style, "--profile", "dermoscopy", "--out", out, "--offline")
+        assert caption(images, *options, "--base", tmp_path / "none").exit_code == 0
+        assert {row["text"] for row in rows_of(out)} == texts
+        assert (images / f"{style}.review.html").is_file()
+        assert caption(images, *options).exit_code == 2  # another base, though none was used
+    assert not (images / "metadata.jsonl").exists()
+
+
+def test_a_manifest_elsewhere_names_images_that_resolve(images, models, tmp_path):
+    above, beside = tmp_path / "texts.jsonl", tmp_path / "other" / "texts.jsonl"
+    beside.parent.mkdir()
+    with serve(good) as stub:
+        for out in (above, beside):
+            assert ask_stub(stub, models, images, "--out", out).exit_code == 0
+            assert ask_stub(stub, models, images, "--out", out).exit_code == 0  # nothing to do
+    assert len(stub.requests) == 12
+    assert all(record.path.is_file() for record in read_manifest(above))
+    assert all(record.path.is_file() for record in read_manifest(beside, root=images))
+    assert sorted(path.name for path in images.iterdir()) == ["melanoma", "nevus"]
+
+
+def test_an_image_folder_that_cannot_be_written_to_is_said_at_once(images, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    result = caption(images, "--style", "simple")
+    assert result.exit_code == 2 and "--out" in result.stderr
+
+
+def test_new_images_are_named_and_added_on_request(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        Image.new("RGB", (30, 30)).save(images / "nevus" / "new.png")
+        result = ask_stub(stub, models, images)
+        assert result.exit_code == 0 and len(rows_of(images)) == 6
+        assert "1 images" in result.stderr and "--add-new" in result.stderr
+        assert ask_stub(stub, models, images, "--add-new").exit_code == 0
+    assert rows_of(images)[6]["file_name"] == "nevus/new.png" and len(stub.requests) == 7
+
+
+def test_labels_come_from_a_table(images, models, tmp_path):
+    table = tmp_path / "labels.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "label"])
+        writer.writerows([[f"{index:03d}", "basal_cell"] for index in range(6)])
+    with serve(good) as stub:
+        assert ask_stub(stub, models, images, "--labels", table).exit_code == 0
+    assert {row["label"] for row in rows_of(images)} == {"basal_cell"}
+    assert all("image of basal cell," in row["text"] for row in rows_of(images))
+
+
+def test_columns_of_the_manifest_reach_the_prompt_and_a_wrong_name_is_refused(images, models):
+    (images / "metadata.jsonl").write_text(
+        '{"file_name": "nevus/001.png", "site": "left arm"}\n{"file_name": "nevus/003.png"}\n'
+    )
+    with serve(good) as stub:
+        result = ask_stub(stub, models, images, "--context", "Body site: {sit}.")
+        assert result.exit_code == 2 and "no row has a column sit" in result.stderr
+        assert ask_stub(stub, models, images, "--context", "Body site: {site}.").exit_code == 0
+    starts = sorted(prompt_of(body).split(".")[0] for body in stub.requests)
+    assert starts[0] == "Body site: left arm" and starts[1].startswith("Write one caption")
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_the_audit_tells_whether_the_model_looks(images, models, looks):
+    def reply(body):
+        seen = hashlib.sha256(image_of(body)).hexdigest()[:8] if looks else "the same"
+        return f"{beginning(body)}, brown as {seen}."
+
+    with serve(reply) as stub:
+        result = ask_stub(stub, models, images, "--audit", 4, "--json")
+    audit = json.loads(result.stdout)["audit"]
+    assert audit["images"] == 4 and audit["repeat_same"] == 1
+    assert (audit["blank_same"], audit["other_same"]) == ((0, 0) if looks else (1, 1))
+    assert ("hardly looks" in result.stderr) is not looks
+    assert "Does the model look at the image?" in (images / "review.html").read_text("utf-8")
+
+
+def test_the_review_needs_nothing_from_outside(images, models):
+    with serve(lambda body: good(body) + " <script>alert(1)</script>") as stub:
+        ask_stub(stub, models, images, "--review", 3)
+    page = (images / "review.html").read_text("utf-8")
+    assert page.count("<img src='data:image/jpeg;base64,") == 3
+    assert "http" not in page and "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_a_missing_model_or_base_is_exit_4_before_any_work(images, models):
+    before = sorted(images.rglob("*"))
+    result = caption(images, "--offline", "--base", models["base"])
+    assert result.exit_code == 4 and "llama3-llava-next-8b-hf" in result.stderr
+    result = caption(images, "--offline", "--model", models["model"])
+    assert result.exit_code == 4 and "PixArt" in result.stderr
+    assert sorted(images.rglob("*")) == before
+
+
+def test_a_server_off_the_loopback_is_refused_before_any_work(images, models):
+    result = caption(images, "--endpoint", "http://10.1.2.3:8000", "--base", models["base"])
+    assert result.exit_code == 2 and "--allow-remote" in result.stderr
+    assert not (images / "metadata.jsonl").exists()
+
+
+def test_a_server_that_dies_ends_the_run_and_the_texts_so_far_are_kept(images, models):
+    answered = []
+
+    def reply(body):
+        answered.append(body)
+        return good(body) if len(answered) <= 3 else 404
+
+    with serve(reply) as stub:
+        result = ask_stub(stub, models, images, "--concurrency", 1)
+        assert result.exit_code == 1 and "404" in result.stderr
+        assert sum("text" in row for row in rows_of(images)) == 3
+        stub.reply = good
+        assert ask_stub(stub, models, images, "--concurrency", 1).exit_code == 0
+    assert all("text" in row for row in rows_of(images)) and len(stub.requests) == 7
+
+
+def test_a_stop_signal_saves_and_the_same_command_goes_on(images, models):
+    def reply(body):
+        if len(stub.requests) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return good(body)
+
+    with serve(reply) as stub:
+        result = ask_stub(stub, models, images, "--concurrency", 1)
+        assert result.exit_code == 75
+        done = sum("text" in row for row in rows_of(images))
+        assert 2 <= done <= 4 and len(rows_of(images)) == 6
+        stub.reply = good
+        assert ask_stub(stub, models, images, "--concurrency", 1).exit_code == 0
+    assert all("text" in row for row in rows_of(images))
+    assert len(stub.requests) <= 8 and not list(images.glob(".*"))
+
+
+def test_an_interrupted_recaptioning_goes_on_where_it_was(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        stub.reply = lambda body: 404 if len(stub.requests) > 10 else good(body)
+        again = ("--recaption", "all", "--seed", 5, "--concurrency", 1)
+        assert ask_stub(stub, models, images, *again).exit_code == 1
+        stub.reply = good
+        assert ask_stub(stub, models, images, *again).exit_code == 0
+    assert len(stub.requests) == 6 + 6 + 1
+    assert len({row["caption"]["seed"] for row in rows_of(images)}) == 6
+
+
+# Imports everything once, by captioning a first folder; then a process for each folder it is told.
+ZYGOTE = """
+import contextlib, os, signal, sys
+from medart_cli.cli import main
+
+def caption(folder):
+    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+        main(["caption", folder, *sys.argv[2:]])
+
+caption(sys.argv[1])
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for folder in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        caption(folder.strip())
+        os._exit(0)
+    print(pid, flush=True)
+"""
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_kill_9_at_any_moment_loses_tears_and_reorders_nothing(models, tmp_path):
+    images = make_images(tmp_path / "images", 120)
+    order = [record.file_name for record in read_data(images)]
+    moments, finished = random.Random(0), []
+    with serve(good) as stub:
+        command = [sys.executable, "-c", ZYGOTE, make_images(tmp_path / "first", 2)]
+        command += ["--endpoint", stub.url, "--base", models["base"], "--profile", "dermoscopy"]
+        command += ["--concurrency", "2", "--quiet"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen([str(word) for word in command], bufsize=1, **pipes) as zygote:
+            for _ in range(20):
+                zygote.stdin.write(f"{images}\n")
+                pid = int(zygote.stdout.readline())
+                until = len(stub.requests) + moments.randint(0, 5)
+                while len(stub.requests) < until and is_alive(pid):
+                    time.sleep(0.001)
+                time.sleep(moments.uniform(0, 0.01))
+                os.kill(pid, signal.SIGKILL)
+                while is_alive(pid):
+                    time.sleep(0.001)
+                if (images / "metadata.jsonl").exists():
+                    rows = rows_of(images)  # every line is whole
+                    assert [row["file_name"] for row in rows] == order
+                finished.append(count_finished(images))
+            zygote.stdin.close()
+        asked = len(stub.requests)
+        assert ask_stub(stub, models, images, "--concurrency", 2).exit_code == 0
+    assert finished == sorted(finished)  # nothing that was finished is lost
+    assert 10 < finished[-1] < 120 and len(set(finished)) > 5  # the kills met the work
+    assert len(stub.requests) - asked == 120 - finished[-1]  # and nothing is done twice
+    rows = rows_of(images)
+    assert [row["file_name"] for row in rows] == order
+    assert all(row["text"].startswith("A dermoscopic image of") for row in rows)
+    assert sorted(path.name for path in images.iterdir() if path.is_file()) == [
+        "caption.toml", "metadata.jsonl", "review.html",
+    ]  # fmt: skip
+
+
+def count_finished(images):
+    """Count the rows with a text: in the manifest, and whole lines of the journal."""
+    path = images / ".metadata.jsonl.journal"
+    names = {json.loads(line)["file_name"] for line in whole_lines(path)}
+    if (images / "metadata.jsonl").exists():
+        names |= {row["file_name"] for row in rows_of(images) if "text" in row}
+    return len(names)
+
+
+def whole_lines(path):
+    data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1].splitlines()
+
+
+def test_no_connection_is_tried_offline(images, models):
+    code = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise SystemExit('a socket was opened')\n"
+        "for name in ('connect', 'connect_ex', 'sendto', 'sendmsg', 'listen'):\n"
+        "    setattr(socket.socket, name, refuse)\n"
+        "socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from medart_cli.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = ["caption", images, "--model", models["model"], "--base", models["base"]]
+    command += ["--offline", "--max-new-tokens", "4", "--attempts", "1", "--audit", "2"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(images)) == 6
+
+
+def test_datasets_reads_what_is_written(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+    loaded = load_dataset("imagefolder", data_dir=str(images), split="train")
+    assert len(loaded) == 6
+    assert {row["text"] for row in loaded} == {row["text"] for row in rows_of(images)}
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared images are not there")
+def test_real_images_are_captioned_with_the_manifest_elsewhere(models, tmp_path):
+    small = tmp_path / "set"
+    for path in sorted(DATA.glob("*/*.jpg"))[::120]:
+        (small / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (small / path.parent.name / path.name).symlink_to(path.resolve())
+    with serve(good) as stub:
+        result = ask_stub(stub, models, small, "--out", tmp_path / "texts.jsonl")
+    assert result.exit_code == 0
+    rows = list(read_manifest(tmp_path / "texts.jsonl"))
+    assert len(rows) == 6 and all(row.path.is_file() for row in rows)
