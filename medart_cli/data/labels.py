@@ -1,6 +1,7 @@
 """Labels from a table: a CSV or JSON Lines file beside the images."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,24 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def merge_labels(rows: list[Record], labels: dict[str, str]) -> tuple[list[Record], bool]:
-    """Give rows their label from a table: by file name, or by what it ends on if that is unique.
+    """Give rows their label from a table, whose labels win over those that rows have.
+
+    Names are compared whole, else without folder and ending where that tells all files apart.
+
+    Returns:
+        The rows, and whether any has changed.
 
     Raises:
-        ConfigError: No row is in the table, or a short name fits files with different labels.
+        ConfigError: No row is in the table.
     """
+    in_rows = Counter(Path(row.file_name).stem for row in rows)
+    in_table = Counter(Path(name).stem for name in labels)
     short = {Path(name).stem: label for name, label in labels.items()}
-    if len(short) < len(labels) and len({Path(row.file_name).stem for row in rows}) < len(rows):
-        short = {}  # the same name in several folders: only whole names tell them apart
     merged, found = [], 0
     for row in rows:
-        label = labels.get(row.file_name, short.get(Path(row.file_name).stem))
+        stem = Path(row.file_name).stem
+        single = in_rows[stem] == in_table[stem] == 1
+        label = labels.get(row.file_name, short[stem] if single else None)
         found += label is not None
         merged.append(row if label is None else row.with_fields(label=label))
     if not found:

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from medart_cli.data import journal as journal_module
+from medart_cli.data.journal import Journal, row_keys
+from medart_cli.data.manifest import read_manifest, write_manifest
+
+ROWS = [
+    {"file_name": "b.png", "label": "x"},
+    {"file_name": "a.png", "text": "old", "z": None},
+    {"file_name": "b.png", "label": "twin"},
+]
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    path = tmp_path / "metadata.jsonl"
+    write_manifest(path, ROWS)
+    return path
+
+
+def open_journal(manifest):
+    return Journal(manifest, list(read_manifest(manifest)))
+
+
+def rows_of(manifest):
+    return [json.loads(line) for line in manifest.read_text().splitlines()]
+
+
+def test_rows_of_one_file_are_told_apart_in_any_order(manifest):
+    records = list(read_manifest(manifest))
+    assert row_keys(records) == [("b.png", 0), ("a.png", 0), ("b.png", 1)]
+
+
+def test_results_survive_without_a_close_and_the_manifest_is_untouched_until_then(manifest):
+    before = manifest.read_bytes()
+    open_journal(manifest).append(2, {"text": "t2"})
+    assert manifest.read_bytes() == before
+    assert open_journal(manifest).results == {2: {"text": "t2"}}
+
+
+def test_finishing_puts_results_in_their_rows_and_removes_the_file(manifest):
+    journal = open_journal(manifest)
+    journal.append(2, {"text": "t2"})
+    journal.append(0, {"text": "t0", "label": None})
+    journal.append(1, {"caption": {"status": "ok"}})
+    assert journal.path.is_file()
+    journal.finish()
+    assert rows_of(manifest) == [
+        {"file_name": "b.png", "text": "t0"},
+        {"file_name": "a.png", "text": "old", "z": None, "caption": {"status": "ok"}},
+        {"file_name": "b.png", "label": "twin", "text": "t2"},
+    ]
+    assert not journal.path.exists() and journal.results == {}
+    assert [record.fields for record in journal.records] == rows_of(manifest)
+
+
+def test_a_torn_line_costs_that_row_alone(manifest):
+    journal = open_journal(manifest)
+    journal.append(0, {"text": "t0"})
+    journal.append(1, {"text": "t1"})
+    journal.close()
+    journal.path.write_bytes(journal.path.read_bytes()[:-5])
+    again = open_journal(manifest)
+    assert again.results == {0: {"text": "t0"}}
+    again.append(1, {"text": "new"})
+    assert open_journal(manifest).results == {0: {"text": "t0"}, 1: {"text": "new"}}
+
+
+def test_an_empty_journal_is_no_result(manifest):
+    journal = open_journal(manifest)
+    journal.path.write_bytes(b'{"file_na')
+    assert open_journal(manifest).results == {}
+
+
+def test_a_journal_fits_a_manifest_that_was_reordered_or_cut(manifest):
+    journal = open_journal(manifest)
+    for row in range(3):
+        journal.append(row, {"text": f"t{row}"})
+    journal.close()
+    write_manifest(manifest, [ROWS[1], ROWS[0]])
+    assert open_journal(manifest).results == {0: {"text": "t1"}, 1: {"text": "t0"}}
+
+
+def test_the_manifest_takes_results_up_now_and_then(manifest, monkeypatch):
+    monkeypatch.setattr(journal_module, "FOLD_SECONDS", -1.0)
+    journal = open_journal(manifest)
+    journal.append(1, {"text": "new"})
+    assert rows_of(manifest)[1]["text"] == "new"
+    assert open_journal(manifest).results == {1: {"text": "new"}}  # still known as done
+
+
+def test_finishing_without_results_writes_nothing(manifest):
+    before = manifest.stat().st_mtime_ns
+    open_journal(manifest).finish()
+    assert manifest.stat().st_mtime_ns == before
