@@ -92,7 +92,7 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     for regime in config.chosen_regimes:
         for seed in choose_seeds(config):
             stop.check()
-            if result_path(config.out, regime, seed).is_file():
+            if is_done(result_path(config.out, regime, seed), images["test"]):
                 log.info("%s, seed %d: done before", regime, seed)
             else:
                 train_and_test(setup, regime, seed, images)
@@ -134,6 +134,14 @@ def choose_seeds(config: ClassifyConfig) -> list[int]:
 def result_path(out: Path, regime: str, seed: int) -> Path:
     """Return where the test of one training is kept."""
     return out / "regimes" / regime / f"seed-{seed}.json"
+
+
+def is_done(path: Path, test: Images) -> bool:
+    """Say whether a training was finished and tested on exactly these images."""
+    if not path.is_file():
+        return False
+    tested: list[str] = json.loads(path.read_text(encoding="utf-8"))["test_images"]
+    return tested == test.rows.hashes
 
 
 def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Images]) -> None:

@@ -251,12 +251,12 @@ def word_verdict(name: str, found: dict[str, Any]) -> str:
     """Say in one sentence whether a regime helps; nobody wins where the interval holds zero."""
     gap = Difference(**found["difference_to_real"][PRIMARY])
     how = {
-        1: "Synthetic images help",
-        -1: "Synthetic images harm",
-        0: "No difference is shown",
+        1: "synthetic images help",
+        -1: "synthetic images harm",
+        0: "no difference is shown",
     }[gap.sign]
     return (
-        f"{name} ({EXPLAINED[name]}): {how[0].lower()}{how[1:]}: balanced accuracy changes by "
+        f"{name} ({EXPLAINED[name]}): {how}; balanced accuracy changes by "
         f"{gap.value:+.3f}, 95 % interval {gap.low:+.3f} to {gap.high:+.3f}, p = {gap.p_value:.3g}."
     )
 
@@ -264,12 +264,12 @@ def word_verdict(name: str, found: dict[str, Any]) -> str:
 def write_report(out: Path, metrics: dict[str, Any]) -> None:
     """Write report.html from metrics.json and the charts."""
     regimes, classes = metrics["regimes"], metrics["classes"]
-    parts = [_build_notes(metrics), build_table(*build_rows(regimes, MEASURES))]
-    parts += [
+    parts = [
         f"<p>{html.escape(word_verdict(name, found))}</p>"
         for name, found in regimes.items()
         if found["difference_to_real"]
     ]
+    parts += [build_table(*build_rows(regimes, MEASURES)), _build_notes(metrics)]
     parts.append(f"<p class='note'>{_word_method(metrics)}</p>")
     for name, found in regimes.items():
         parts.append(f"<h2>{name}: classes</h2>")
@@ -302,10 +302,12 @@ def _build_notes(metrics: dict[str, Any]) -> str:
     notes = [
         f"{counts} images; {sets['test']['groups']} groups in the test set. "
         f"Backbone {metrics['backbone']} at {metrics['image_size']} pixels, "
-        f"{metrics['trained']} trained; {len(metrics['seeds'])} seed(s)."
+        f"{metrics['trained']} trained; seeds {', '.join(map(str, metrics['seeds']))}."
     ]
     if metrics["label_budget"] is not None:
-        notes.append(f"Label budget: {metrics['label_budget']} real images a class.")
+        notes.append(
+            f"Real images a class learned from (--label-budget): {metrics['label_budget']}."
+        )
     dropped = {k: n for k, n in metrics["checks"]["duplicates_dropped"].items() if n}
     notes += [
         f"{n} files of the {k} set were test images too: dropped." for k, n in dropped.items()

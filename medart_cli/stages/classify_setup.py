@@ -136,9 +136,19 @@ def read_sets(config: ClassifyConfig) -> Sets:
     checks = {"split_by": "given" if config.test else "groups", **_keep_apart(config, rows)}
     if "synthetic" in rows:
         checks["generator_leak"] = check_generator(config, test)
+    if config.label_budget is not None:
+        _warn_of_small_classes(train, config.label_budget)
     for name, part in rows.items():
         log.info("%s: %d images of %d classes", name, len(part.records), len(set(part.labels)))
     return Sets(rows, classes, checks, failures)
+
+
+def _warn_of_small_classes(train: Rows, budget: int) -> None:
+    for label, count in count_labels(train).items():
+        if count < budget:
+            log.warning(
+                "class %r has %d training images, --label-budget asks for %d", label, count, budget
+            )
 
 
 def _hash_rows(records: list[Record], name: str) -> tuple[Rows, int]:

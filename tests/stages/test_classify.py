@@ -115,7 +115,6 @@ def test_more_images_of_the_same_kind_help_and_shuffled_labels_do_not(
     assert verdicts["shuffled"]["mix"] in ("no difference shown", "worse")
     assert verdicts["shuffled"]["synthetic"] in ("no difference shown", "worse")
     assert verdicts["more"]["gap"] > 0.1 > verdicts["shuffled"]["gap"]
-    assert "Synthetic" not in (tmp_path / "shuffled" / "report.html").read_text().split("<table")[0]
     assert "synthetic images help" in (tmp_path / "more" / "report.html").read_text()
     assert "synthetic images help" not in (tmp_path / "shuffled" / "report.html").read_text()
 
