@@ -847,17 +847,25 @@ class ClassifyConfig(CommonConfig):
     weight_decay: Annotated[
         float, Option(help="Weight decay of AdamW.", rich_help_panel="Training")
     ] = 0.05
+    label_smoothing: Annotated[
+        float,
+        Option(
+            help="Share of each label spread over all classes, against overconfidence.",
+            rich_help_panel="Training",
+        ),
+    ] = 0.1
     val_fraction: Annotated[
         float,
         Option(
-            help="Share of the training images held out for early stopping; 0 for none.",
+            help="Share of the training images held out for early stopping, where that gives 10 "
+            "or more a class; 0 for none.",
             rich_help_panel="Training",
         ),
     ] = 0.15
     patience: Annotated[
         int,
         Option(
-            help="Epochs without a better validation loss before training stops.",
+            help="Epochs without a better validation score before training stops.",
             rich_help_panel="Training",
         ),
     ] = 5
@@ -866,10 +874,12 @@ class ClassifyConfig(CommonConfig):
         super().__post_init__()
         self._check_least(
             ratio=0, label_budget=1, seeds=1, bootstrap=100, image_size=32, epochs=1, batch_size=1,
-            learning_rate=0, weight_decay=0, val_fraction=0, patience=1,
+            learning_rate=0, weight_decay=0, label_smoothing=0, val_fraction=0, patience=1,
         )  # fmt: skip
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"--test-fraction must be between 0 and 1, got {self.test_fraction}")
+        if self.label_smoothing >= 1:
+            raise ConfigError(f"--label-smoothing must be below 1, got {self.label_smoothing}")
         if self.val_fraction > 0.5:
             raise ConfigError(f"--val-fraction must be 0.5 or less, got {self.val_fraction}")
         if self.checkpoint is not None and (self.test or self.synthetic):

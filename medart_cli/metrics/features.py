@@ -12,7 +12,8 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ class Extractor:
         fingerprint: Hash of everything its result depends on, but for the image.
         width: Length of the vector.
         prepare: RGB image -> tensor; runs in loader processes.
-        embed: (B, ...) prepared tensors -> (B, width).
+        embed: (B, ...) prepared tensors on `device` -> (B, width).
+        device: Where `embed` computes.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Extractor:
     width: int
     prepare: Callable[[Image.Image], Tensor]
     embed: Callable[[Tensor], Tensor]
+    device: torch.device = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,28 @@ def load_inception(
         INCEPTION_WIDTH,
         resize_for_inception,
         network,
+        device,
     )
+
+
+def derive_extractor(
+    extractor: Extractor, name: str, change: Callable[[Image.Image], Image.Image]
+) -> Extractor:
+    """Make an extractor that changes the image first (mirrors it, say); `name` is the change's."""
+    return replace(
+        extractor,
+        name=f"{extractor.name} {name}",
+        fingerprint=hashlib.sha256(f"{extractor.fingerprint} {name}".encode()).hexdigest(),
+        prepare=partial(_change_first, change, extractor.prepare),
+    )
+
+
+def _change_first(
+    change: Callable[[Image.Image], Image.Image],
+    prepare: Callable[[Image.Image], Tensor],
+    image: Image.Image,
+) -> Tensor:
+    return prepare(change(image))
 
 
 def resize_for_inception(image: Image.Image) -> Tensor:
@@ -284,7 +308,7 @@ def _compute(
 
 @torch.inference_mode()
 def _embed(extractor: Extractor, prepared: Tensor) -> Features:
-    found: Features = extractor.embed(prepared).float().cpu().numpy()
+    found: Features = extractor.embed(prepared.to(extractor.device)).float().cpu().numpy()
     if found.shape != (len(prepared), extractor.width):
         raise ValueError(f"{extractor.name}: gave {found.shape}, expected width {extractor.width}")
     if not np.isfinite(found).all():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cleanfid import fid as cleanfid
 from cleanfid.inception_torchscript import InceptionV3W
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunError
@@ -16,6 +16,7 @@ from medart_cli.metrics.features import (
     Extraction,
     Extractor,
     count_missing,
+    derive_extractor,
     fill_cache,
     find_inception,
     load_inception,
@@ -186,6 +187,18 @@ def test_a_loop_that_is_left_keeps_what_was_computed(tmp_path):
     done = next(batches)
     batches.close()
     assert count_missing(images, [build_extractor()], extraction) == 6 - len(done)
+
+
+def test_a_derived_extractor_sees_the_changed_image_under_another_key(tmp_path):
+    images = save_images(tmp_path, 2)
+    plain = build_extractor()
+    mirrored = derive_extractor(plain, "mirrored", ImageOps.mirror)
+    extraction = Extraction(tmp_path / "cache", load)
+    fill(images, [plain, mirrored], extraction)
+    found = read_features(list(images), mirrored, extraction.cache)
+    expected = prepare_small(ImageOps.mirror(load(next(iter(images.values()))))).numpy()
+    np.testing.assert_array_equal(found[0], expected)
+    assert mirrored.fingerprint != plain.fingerprint
 
 
 def test_many_images_make_several_files_and_large_tables_are_mapped(tmp_path, monkeypatch):

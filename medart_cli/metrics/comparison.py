@@ -1,0 +1,243 @@
+"""All measures of one pair of feature sets, each with n, uncertainty, floor and caveats.
+
+The result is plain JSON data; docs/formats.md explains its keys.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medart_cli.metrics.distances import (
+    KID_SUBSET_SIZE,
+    NEIGHBORS,
+    AnyArray,
+    bootstrap_frechet,
+    centered_interval,
+    extrapolate_frechet,
+    frechet_distance,
+    kernel_distance,
+    kernel_distance_subsets,
+    neighbor_coverage,
+)
+
+PAIRS_LIMIT = 10_000  # rows; measures over all pairs take that many random rows of a larger set
+BOOTSTRAP_LIMIT = 1_000  # rows of a resample; the spread of larger sets is scaled from there
+UNBIASED_FROM = 2048  # rows; below, FID is known to depend on n (Heusel et al.: 10,000 and more)
+LEAST_EXTRAPOLATED = 24  # rows, so that the smallest of the fitted sets has 8
+FLOOR_REPEATS = 10
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on uncertainty.
+
+    Attributes:
+        seed: All draws follow from it.
+        bootstrap: Resamples of an interval; 0 for no intervals.
+        floor_repeats: Random splits of the real set.
+    """
+
+    seed: int = 0
+    bootstrap: int = 200
+    floor_repeats: int = FLOOR_REPEATS
+
+
+def compare_features(
+    real: AnyArray, synthetic: AnyArray, groups: Sequence[str], effort: Effort
+) -> dict[str, Any]:
+    """Compute all measures of a synthetic set against a real one.
+
+    Args:
+        real: (N1, D), N1 of 2 or more.
+        synthetic: (N2, D), N2 of 2 or more.
+        groups: Patient of each real row; the halves of the floor do not share one.
+        effort: Resamples and seed.
+
+    Returns:
+        Keys: n_real, n_synthetic, width, frechet, kernel, precision, recall, density, coverage,
+        floor, notes. A measure that needs more rows than there are is None, and a note says so.
+    """
+    generator = np.random.default_rng(effort.seed)
+    first, first_rows = _cut(real, PAIRS_LIMIT, generator)
+    second, _ = _cut(synthetic, PAIRS_LIMIT, generator)
+    found: dict[str, Any] = {
+        "n_real": len(real),
+        "n_synthetic": len(synthetic),
+        "width": real.shape[1],
+        "frechet": _measure_frechet(real, synthetic, generator, effort),
+        "kernel": _measure_kernel(first, second, generator),
+    }
+    names = ("precision", "recall", "density", "coverage")
+    if min(len(first), len(second)) > NEIGHBORS:
+        cover = neighbor_coverage(first, second)
+        found |= {name: getattr(cover, name) for name in names}
+    else:
+        found |= dict.fromkeys(names)
+    kept = [groups[row] for row in first_rows]
+    found["floor"] = measure_floor(first, second, kept, generator, effort.floor_repeats)
+    found["notes"] = _note(found)
+    return found
+
+
+def _measure_frechet(
+    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator, effort: Effort
+) -> dict[str, Any]:
+    value = frechet_distance(real, synthetic)
+    found: dict[str, Any] = {"value": value, "interval": None, "infinite_n": None}
+    if min(len(real), len(synthetic)) >= LEAST_EXTRAPOLATED:
+        first, second = (_cut(item, PAIRS_LIMIT, generator)[0] for item in (real, synthetic))
+        line = extrapolate_frechet(first, second, generator)
+        found["infinite_n"] = {"value": line.value, "standard_error": line.deviation}
+    if effort.bootstrap:
+        found["interval"] = _interval(value, real, synthetic, generator, effort.bootstrap)
+    return found
+
+
+def _interval(
+    value: float,
+    real: AnyArray,
+    synthetic: AnyArray,
+    generator: np.random.Generator,
+    repeats: int,
+) -> list[float]:
+    """Interval by resampling; of large sets, resamples of fewer rows, scaled by the root of n."""
+    first, second = (_cut(item, BOOTSTRAP_LIMIT, generator)[0] for item in (real, synthetic))
+    resamples = bootstrap_frechet(first, second, generator, repeats)
+    scale = np.sqrt(min(len(first), len(second)) / min(len(real), len(synthetic)))
+    low, high = centered_interval(0.0, resamples * scale)
+    return [max(0.0, value + low), value + high]
+
+
+def _measure_kernel(
+    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator
+) -> dict[str, Any] | None:
+    if min(len(real), len(synthetic)) < 3:
+        return None
+    value, error = kernel_distance(real, synthetic)
+    same = len(real) == len(synthetic) <= KID_SUBSET_SIZE  # each subset would be all rows
+    return {
+        "value": value,
+        "standard_error": error,
+        "interval": [value - 1.96 * error, value + 1.96 * error],
+        "subsets": value if same else kernel_distance_subsets(real, synthetic, generator),
+    }
+
+
+def measure_floor(
+    real: AnyArray,
+    synthetic: AnyArray,
+    groups: Sequence[str],
+    generator: np.random.Generator,
+    repeats: int,
+) -> dict[str, Any] | None:
+    """Measure what two halves of the real set give, and the synthetic set at the same n.
+
+    Returns:
+        None where a half would have fewer than 3 rows; else keys n, repeats, frechet and kernel,
+        each with `real` (mean, deviation, lowest, highest over the splits) and `synthetic` (the
+        mean of the synthetic set cut to n rows against the first halves).
+    """
+    pairs = [split_halves(groups, generator) for _ in range(repeats)]
+    n = min([len(synthetic), *(len(half) for pair in pairs for half in pair)], default=0)
+    if n < 3:
+        return None
+    rows: dict[str, list[list[float]]] = {"frechet": [], "kernel": []}
+    for left, right in pairs:
+        first, second = (
+            real[generator.permutation(left)[:n]],
+            real[generator.permutation(right)[:n]],
+        )
+        third = synthetic[generator.permutation(len(synthetic))[:n]]
+        rows["frechet"].append([frechet_distance(first, second), frechet_distance(first, third)])
+        rows["kernel"].append([kernel_distance(first, second)[0], kernel_distance(first, third)[0]])
+    found: dict[str, Any] = {"n": n, "repeats": repeats}
+    for name, pairs_of_values in rows.items():
+        table = np.array(pairs_of_values)  # (repeats, 2)
+        found[name] = {
+            "real": float(table[:, 0].mean()),
+            "real_deviation": float(table[:, 0].std()),
+            "real_lowest": float(table[:, 0].min()),
+            "real_highest": float(table[:, 0].max()),
+            "synthetic": float(table[:, 1].mean()),
+        }
+    return found
+
+
+def split_halves(
+    groups: Sequence[str], generator: np.random.Generator
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Split rows at random into two halves that share no group; they are as equal as groups let."""
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    sizes = np.bincount(codes, minlength=len(names))
+    side = np.zeros(len(names), dtype=bool)
+    counts = [0, 0]
+    for code in generator.permutation(len(names)):
+        right = int(counts[1] < counts[0])
+        side[code] = bool(right)
+        counts[right] += int(sizes[code])
+    return np.flatnonzero(~side[codes]), np.flatnonzero(side[codes])
+
+
+def rank_sets(names: Sequence[str], comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rank synthetic sets by their Frechet distance; name a winner only beyond its interval.
+
+    Args:
+        names: One for each set.
+        comparisons: Results of `compare_features` at one common n.
+
+    Returns:
+        Keys: order (best first), winner (None where intervals overlap or are missing), reason.
+    """
+    order = sorted(range(len(names)), key=lambda index: comparisons[index]["frechet"]["value"])
+    found: dict[str, Any] = {"order": [names[index] for index in order], "winner": None}
+    best, second = (comparisons[index]["frechet"]["interval"] for index in order[:2])
+    if best is None or second is None:
+        found["reason"] = "no intervals were computed, so no winner is named"
+    elif best[1] < second[0]:
+        found["winner"] = found["order"][0]
+        found["reason"] = "its interval ends below that of the next"
+    else:
+        found["reason"] = "the intervals of the two best overlap, so no winner is named"
+    return found
+
+
+def _cut(
+    features: AnyArray, most: int, generator: np.random.Generator
+) -> tuple[AnyArray, npt.NDArray[np.intp]]:
+    if len(features) <= most:
+        return features, np.arange(len(features))
+    rows = np.sort(generator.choice(len(features), most, replace=False))
+    return features[rows], rows
+
+
+def _note(found: dict[str, Any]) -> list[str]:
+    n, width = min(found["n_real"], found["n_synthetic"]), found["width"]
+    most = max(found["n_real"], found["n_synthetic"])
+    notes = []
+    if n < UNBIASED_FROM:
+        notes.append(
+            f"n = {n} is below {UNBIASED_FROM}: the Frechet distance is biased upward; compare it "
+            "only at equal n, with the floor, or by its value at infinite n"
+        )
+    if n <= width:
+        notes.append(
+            f"n = {n} is not above the feature width {width}: the covariance is rank-deficient, "
+            "and the extrapolation to infinite n is only approximate"
+        )
+    if n <= NEIGHBORS:
+        notes.append(
+            f"n = {n}: precision, recall, density and coverage need more than {NEIGHBORS} images"
+        )
+    if found["kernel"] is None:
+        notes.append(f"n = {n}: the kernel distance needs 3 images")
+    if found["floor"] is None:
+        notes.append("too few images or patients for a real-against-real floor")
+    if most > PAIRS_LIMIT:
+        notes.append(
+            f"measures over all pairs use {PAIRS_LIMIT} random images of each larger set; the "
+            "Frechet distance uses all"
+        )
+    return notes

@@ -1,0 +1,268 @@
+"""Near-copies: synthetic images that lie closer to a training image than unseen real images do.
+
+An image is compared with every training image in several spaces: two feature spaces, and reduced
+pixels under many crops and all eight orientations. What counts is the distance to the nearest
+training image over the distances to the next ones, so that an image in a crowd is not taken for a
+copy. How small that ratio gets by chance is measured on held-out real images; the thresholds are
+set so that at most a stated share of such images would be flagged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+Array = npt.NDArray[np.float64]
+AnyArray = npt.NDArray[np.floating]
+Indices = npt.NDArray[np.intp]
+LAYOUT_SIDE = 48  # pixels of the stored gray image
+LAYOUT_WIDTH = LAYOUT_SIDE**2
+LAYOUT_FINGERPRINT = "layout 1: gray, box-shrunk to 48 x 48"
+VIEW_SIDE = 16  # pixels of a compared view
+SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)  # of the crops that are looked through
+PLACES = 7  # of a crop along each side
+CENTER = 0.71  # side of the crop that `focus_image` keeps: half of the area
+NEXT = 10  # neighbors that the nearest is measured against
+SAME = 0.03  # distance of normalized views: below, two real files show one picture
+LEAST_TRAINING = 4  # images; below, there are no next neighbors to measure against
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest training image of each query.
+
+    Attributes:
+        index: (N,) which one.
+        distance: (N,) its distance, 0 for an exact copy.
+        ratio: (N,) that distance over the median distance to the next ten.
+    """
+
+    index: Indices
+    distance: Array
+    ratio: Array
+
+
+def describe_layout(image: Image.Image) -> Tensor:
+    """Shrink an image to the gray picture that copies are looked for in: (2304,) in [0, 1]."""
+    small = image.convert("L").resize((LAYOUT_SIDE, LAYOUT_SIDE), Image.Resampling.BOX)
+    return torch.from_numpy(np.asarray(small, dtype=np.float32).ravel() / 255)
+
+
+def mirror_image(image: Image.Image) -> Image.Image:
+    """Swap left and right."""
+    return ImageOps.mirror(image)
+
+
+def focus_image(image: Image.Image) -> Image.Image:
+    """Keep the middle half in gray with stretched contrast: what brightness and borders leave."""
+    width, height = round(image.width * CENTER), round(image.height * CENTER)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    middle = image.crop((left, top, left + width, top + height)).convert("L")
+    return ImageOps.autocontrast(middle, cutoff=1).convert("RGB")
+
+
+def find_nearest_features(
+    queries: Sequence[AnyArray],
+    training: AnyArray,
+    query_groups: Indices,
+    training_groups: Indices,
+) -> Nearest:
+    """Find the nearest training image of each query in a feature space.
+
+    The distance is that of unit vectors after the training mean is taken off, and the least over
+    the queries' views.
+
+    Args:
+        queries: (N, D) features for each view of the queries (as it is, mirrored).
+        training: (M, D).
+        query_groups: (N,) codes; a query is not compared with training images of its own code.
+        training_groups: (M,) codes.
+    """
+    origin = np.asarray(training, dtype=np.float64).mean(axis=0)
+    targets = _unit(training - origin)
+    parts = []
+    for start in range(0, len(query_groups), 512):
+        rows = slice(start, start + 512)
+        likeness = np.max([_unit(view[rows] - origin) @ targets.T for view in queries], axis=0)
+        parts.append(_judge(likeness, query_groups[rows], training_groups))
+    return _join(parts)
+
+
+def find_nearest_layouts(
+    queries: AnyArray,
+    training: AnyArray,
+    query_groups: Indices,
+    training_groups: Indices,
+    device: torch.device,
+) -> Nearest:
+    """Find the nearest training image of each query by its pixels, under crops and orientations.
+
+    Each of 8 orientations of a query is compared with 344 crops of every training image, at 16 x 16
+    gray pixels of mean 0 and length 1, so that brightness and contrast do not count. The work grows
+    with N x M; `device` may be a GPU.
+
+    Args:
+        queries: (N, 2304) from `describe_layout`.
+        training: (M, 2304).
+        query_groups: (N,) codes, as in `find_nearest_features`.
+        training_groups: (M,) codes.
+        device: Where to compute.
+    """
+    turned = _orientations(queries).to(device)  # (8, N, 256)
+    likeness = np.empty((len(queries), len(training)))
+    for start in range(0, len(training), 64):
+        views = _crops(training[start : start + 64]).to(device)  # (m, 344, 256)
+        count = len(views)
+        flat = views.flatten(0, 1).T  # (256, m * 344)
+        for first in range(0, len(queries), 256):
+            block = turned[:, first : first + 256]  # (8, n, 256)
+            best = (block @ flat).amax(dim=0)  # (n, m * 344)
+            best = best.view(len(best), count, -1).amax(dim=2)  # (n, m)
+            likeness[first : first + 256, start : start + count] = best.cpu().numpy()
+    return _judge(likeness, query_groups, training_groups)
+
+
+def _orientations(layouts: AnyArray) -> Tensor:
+    images = torch.from_numpy(np.array(layouts, dtype=np.float32))
+    images = images.view(-1, 1, LAYOUT_SIDE, LAYOUT_SIDE)
+    small = torch.nn.functional.avg_pool2d(images, LAYOUT_SIDE // VIEW_SIDE)  # (N, 1, 16, 16)
+    turned = [torch.rot90(small, turns, dims=(2, 3)) for turns in range(4)]
+    turned += [item.flip(3) for item in turned]
+    return torch.stack([_normalize(item.flatten(1)) for item in turned])  # (8, N, 256)
+
+
+def _crops(layouts: AnyArray) -> Tensor:
+    """Cut each (48, 48) picture into all crops, each 16 x 16 and normalized: (m, 344, 256)."""
+    images = torch.from_numpy(np.array(layouts, dtype=np.float32))
+    images = images.view(-1, 1, LAYOUT_SIDE, LAYOUT_SIDE)
+    boxes = [(1.0, 0.0, 0.0)]
+    steps = np.linspace(-1, 1, PLACES)
+    boxes += [(s, (1 - s) * x, (1 - s) * y) for s in SCALES[1:] for x in steps for y in steps]
+    inner = VIEW_SIDE * 3  # sampled three times as finely, then averaged: no aliasing
+    views = []
+    for scale, x, y in boxes:
+        place = torch.tensor([[[scale, 0.0, x], [0.0, scale, y]]]).float()
+        grid = torch.nn.functional.affine_grid(place, [1, 1, inner, inner], align_corners=False)
+        cut = torch.nn.functional.grid_sample(
+            images, grid.expand(len(images), -1, -1, -1), align_corners=False, padding_mode="border"
+        )
+        views.append(torch.nn.functional.avg_pool2d(cut, 3).flatten(1))  # (m, 256)
+    return _normalize(torch.stack(views, dim=1))
+
+
+def _normalize(views: Tensor) -> Tensor:
+    centered = views - views.mean(dim=-1, keepdim=True)
+    normalized: Tensor = centered / centered.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return normalized
+
+
+def _unit(features: AnyArray) -> Array:
+    rows = np.asarray(features, dtype=np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, 1e-12))
+
+
+def _judge(likeness: Array, query_groups: Indices, training_groups: Indices) -> Nearest:
+    """Turn cosines (N, M) into distances, and rate the least against the next."""
+    distance = np.sqrt((2 - 2 * likeness).clip(min=0))
+    distance[query_groups[:, None] == training_groups[None, :]] = np.inf
+    index = distance.argmin(axis=1)
+    ordered = np.sort(distance, axis=1)[:, : NEXT + 1]
+    known = np.isfinite(ordered[:, 1:]).sum(axis=1)  # the others are of the query's own group
+    middle = ordered[np.arange(len(ordered)), 1 + np.maximum(known - 1, 0) // 2]  # lower median
+    ratio = np.ones(len(ordered))
+    np.divide(ordered[:, 0], np.maximum(middle, 1e-9), out=ratio, where=known > 0)
+    return Nearest(index, ordered[:, 0], ratio)
+
+
+def _join(parts: list[Nearest]) -> Nearest:
+    return Nearest(
+        np.concatenate([part.index for part in parts]),
+        np.concatenate([part.distance for part in parts]),
+        np.concatenate([part.ratio for part in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which synthetic images count as near-copies.
+
+    Attributes:
+        score: (N,) the largest of threshold over ratio of all spaces; above 1 is a near-copy.
+        space: (N,) the space that gave the score.
+        thresholds: The ratio of each space below which an image is a near-copy.
+        false_alarms: Expected share of unseen real images that would be flagged, at most.
+        heldout: Number of held-out images behind the thresholds.
+        twins: Held-out images left out because they show the same picture as a training image.
+    """
+
+    score: Array
+    space: Indices
+    thresholds: list[float]
+    false_alarms: float
+    heldout: int
+    twins: int
+
+    @property
+    def flagged(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether each is a near-copy."""
+        return np.asarray(self.score > 1)
+
+
+def judge_copies(
+    synthetic: Sequence[Nearest], heldout: Sequence[Nearest], *, rate: float
+) -> Verdict:
+    """Set a threshold for each space by the held-out images and apply it.
+
+    A threshold is an order statistic of the held-out ratios, so the stated rate holds whatever
+    their distribution; the spaces share the rate equally.
+
+    Args:
+        synthetic: The synthetic images' nearest, for each space.
+        heldout: The held-out images' nearest, in the same order of spaces; the last is the layouts.
+            At least one must not be the twin of a training image.
+        rate: Share of false alarms wanted. The least that n held-out images can assure is
+            spaces / (n + 1); the verdict states what is assured.
+
+    Source:
+        Vovk et al. 2005, conformal prediction, for the rate of an order statistic.
+    """
+    own = heldout[-1].distance >= SAME
+    count = int(own.sum())
+    if count == 0:
+        raise ValueError("no held-out image differs from all training images")
+    allowed = max(0, int(rate / len(heldout) * (count + 1)) - 1)
+    thresholds = [float(np.sort(item.ratio[own])[min(allowed, count - 1)]) for item in heldout]
+    scores = np.array(
+        [
+            max(threshold, 1e-9) / item.ratio.clip(min=1e-9)
+            for item, threshold in zip(synthetic, thresholds, strict=True)
+        ]
+    )  # (spaces, N)
+    return Verdict(
+        score=scores.max(axis=0),
+        space=scores.argmax(axis=0),
+        thresholds=thresholds,
+        false_alarms=min(1.0, len(heldout) * (allowed + 1) / (count + 1)),
+        heldout=count,
+        twins=int((~own).sum()),
+    )
+
+
+def wilson_interval(count: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share.
+
+    Source:
+        Wilson 1927.
+    """
+    if total == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    share, square = count / total, z * z / total
+    center = (share + square / 2) / (1 + square)
+    half = z * np.sqrt(share * (1 - share) / total + square / (4 * total)) / (1 + square)
+    return float(max(0.0, center - half)), float(min(1.0, center + half))

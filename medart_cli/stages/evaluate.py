@@ -1,0 +1,404 @@
+"""Measure synthetic against real images: two sets or more -> metrics.json and report.html."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from medart_cli import stop
+from medart_cli.config import RUN_ONLY, EvaluateConfig, settings_of
+from medart_cli.data.latents import default_cache
+from medart_cli.data.manifest import write_manifest
+from medart_cli.data.report import open_output, read_versions, write_json
+from medart_cli.errors import RunError
+from medart_cli.log import log, progress, table
+from medart_cli.metrics import color, copies
+from medart_cli.metrics.comparison import Effort, compare_features, rank_sets, split_halves
+from medart_cli.metrics.features import Extractor, Features, read_features
+from medart_cli.models.device import find_device
+from medart_cli.stages.evaluate_page import (
+    distance_names,
+    format_short,
+    head_short,
+    write_page,
+)
+from medart_cli.stages.evaluate_setup import (
+    ImageSet,
+    Networks,
+    build_networks,
+    extract,
+    read_sets,
+)
+
+FORMAT = 1  # of metrics.json
+SPACES = ("features", "features of the middle", "pixels")  # where copies are looked for
+LISTED = (
+    *("set", "file_name", "label", "nearest", "nearest_label"),
+    *("identical", "score", "space", "ratios"),
+)  # keys of copies.jsonl
+IGNORED = RUN_ONLY | {"batch_size", "workers", "fail_on_copies"}
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure distances, colors and near-copies, overall and by label, and write the report."""
+    started = time.monotonic()
+    cache = config.cache or default_cache()
+    sets = read_sets(config)
+    networks = build_networks(config, cache)
+    open_output(config.out, settings_of(config), ignore=IGNORED, overwrite=config.overwrite)
+    sets, failures = extract(config, sets, networks, cache)
+    if not PartialState().is_main_process:  # the features are computed; one process measures
+        return {"result": str(config.out)}
+
+    real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "sets": [
+            {"name": item.name, "n": len(item.keys), "labels": item.count_labels()} for item in sets
+        ],
+        "features": [
+            {"name": item.name, "width": item.width, "fingerprint": item.fingerprint}
+            | distance_names(item.name)
+            for item in networks.main
+        ],
+        "comparisons": compare_sets(config, real, synthetic, networks, cache),
+        "color": compare_colors(config, real, synthetic, networks.colors, cache),
+        "ranking": rank(config, real, synthetic, networks.main[0], cache),
+        "unmatched_labels": find_unmatched(real, synthetic),
+        "failures": [{"file": name, "reason": why} for name, why in failures.items()],
+    }
+    facts["copies"], pairs = find_copies(config, sets, networks, cache)
+
+    facts |= {"settings": settings_of(config), "versions": read_versions()}
+    facts["seconds"] = round(time.monotonic() - started, 1)
+    listed = [{key: pair[key] for key in LISTED} for pair in pairs if pair["copy"]]
+    write_manifest(config.out / "copies.jsonl", listed)
+    write_json(config.out / "metrics.json", facts)
+    histograms = {
+        item.name: color.pooled_histograms(read_features(item.keys, networks.colors, cache))
+        for item in [real, *synthetic]
+    }
+    write_page(config.out, facts, [real, *synthetic], pairs, histograms)
+    show(facts)
+    fail_on_copies(config, facts)
+    return summarize(config, facts)
+
+
+def compare_sets(
+    config: EvaluateConfig,
+    real: ImageSet,
+    synthetic: list[ImageSet],
+    networks: Networks,
+    cache: Path,
+) -> list[dict[str, Any]]:
+    """Compare each synthetic set with the real one, in each feature space, overall and by label."""
+    effort = Effort(config.seed, config.bootstrap, config.floor_repeats)
+    jobs = [
+        (extractor, item, label)
+        for extractor in networks.main
+        for item in synthetic
+        for label in [None, *(_shared_labels(real, item) if config.per_label else [])]
+    ]
+    found = []
+    with progress("measure", len(jobs)) as bar:
+        for extractor, item, label in jobs:
+            stop.check()
+            rows = real.rows_of(label)
+            first = read_features([real.keys[row] for row in rows], extractor, cache)
+            keys = [item.keys[row] for row in item.rows_of(label)]
+            second = read_features(keys, extractor, cache)
+            groups = [real.groups[row] for row in rows]
+            place = {"set": item.name, "features": extractor.name, "label": label}
+            found.append(place | compare_features(first, second, groups, effort))
+            bar.advance()
+    return found
+
+
+def _shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
+    """Labels with two images or more in both sets; one label alone is the overall measure."""
+    first, second = real.count_labels(), item.count_labels()
+    shared = [label for label in first if min(first[label], second.get(label, 0)) > 1]
+    alone = len(shared) == 1 and len(real.rows_of(shared[0])) == len(real.keys)
+    return [] if alone and len(item.rows_of(shared[0])) == len(item.keys) else shared
+
+
+def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[str]]:
+    """Say for each set which labels cannot be compared, and why; empty where none."""
+    found = {}
+    for item in synthetic:
+        first, second = real.count_labels(), item.count_labels()
+        if not second and not first:
+            continue
+        reasons = [
+            f"{label}: {first.get(label, 0)} real and {second.get(label, 0)} synthetic images"
+            for label in sorted(first.keys() | second.keys())
+            if min(first.get(label, 0), second.get(label, 0)) < 2
+        ]
+        if reasons:
+            found[item.name] = reasons
+            log.warning("%s: not compared by label: %s", item.name, "; ".join(reasons))
+    return found
+
+
+def compare_colors(
+    config: EvaluateConfig,
+    real: ImageSet,
+    synthetic: list[ImageSet],
+    extractor: Extractor,
+    cache: Path,
+) -> list[dict[str, Any]]:
+    """Compare the colors of each synthetic set with the real one's, beside the real set's own."""
+    generator = np.random.default_rng(config.seed)
+    first = read_features(real.keys, extractor, cache)
+    halves = [split_halves(real.groups, generator) for _ in range(config.floor_repeats)]
+    gaps = [color.color_gap(first[left], first[right]) for left, right in halves if len(right)]
+    found = []
+    for item in synthetic:
+        second = read_features(item.keys, extractor, cache)
+        gap = color.color_gap(first, second)
+        draws = color.bootstrap_color(first, second, generator, config.bootstrap)
+        measures = {
+            name: {
+                channel: _measure_color(name, index, gap, draws, gaps)
+                for index, channel in enumerate(color.CHANNELS)
+            }
+            for name in ("mean", "spread", "histogram")
+        }
+        beyond = [
+            f"{channel} {name}"
+            for name, channels in measures.items()
+            for channel, measure in channels.items()
+            if measure["beyond_floor"]
+        ]
+        found.append({"set": item.name, "n": len(item.keys), **measures, "beyond_floor": beyond})
+    return found
+
+
+def _measure_color(
+    name: str,
+    index: int,
+    gap: color.ColorGap,
+    draws: list[color.ColorGap],
+    floor: list[color.ColorGap],
+) -> dict[str, Any]:
+    """Put one color measure beside its interval and the largest gap of the real set's halves."""
+    value = float(getattr(gap, name)[index])
+    highest = max((abs(float(getattr(item, name)[index])) for item in floor), default=None)
+    found: dict[str, Any] = {"value": value, "interval": None, "floor": highest}
+    low = high = value
+    if draws:
+        low, high = np.quantile([getattr(item, name)[index] for item in draws], [0.025, 0.975])
+        found["interval"] = [float(low), float(high)]
+    found["beyond_floor"] = highest is not None and bool(low > highest or high < -highest)
+    return found
+
+
+def rank(
+    config: EvaluateConfig,
+    real: ImageSet,
+    synthetic: list[ImageSet],
+    extractor: Extractor,
+    cache: Path,
+) -> dict[str, Any] | None:
+    """Rank several sets at one common n; None for a single set."""
+    if len(synthetic) < 2:
+        return None
+    generator = np.random.default_rng(config.seed)
+    n = min(len(item.keys) for item in synthetic)
+    first = read_features(real.keys, extractor, cache)
+    effort = Effort(config.seed, config.bootstrap, 1)
+    results = []
+    for item in synthetic:
+        stop.check()
+        rows = np.sort(generator.permutation(len(item.keys))[:n])
+        keys = [item.keys[row] for row in rows]
+        results.append(
+            compare_features(first, read_features(keys, extractor, cache), real.groups, effort)
+        )
+    names = [item.name for item in synthetic]
+    ranking = {"n": n, "features": extractor.name, **rank_sets(names, results)}
+    ranking["frechet"] = {
+        name: {key: result["frechet"][key] for key in ("value", "interval")}
+        for name, result in zip(names, results, strict=True)
+    }
+    return ranking
+
+
+def find_copies(
+    config: EvaluateConfig, sets: list[ImageSet], networks: Networks, cache: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Find near-copies in each synthetic set.
+
+    Returns:
+        Facts for each set; and one entry for each synthetic image with its nearest real image.
+    """
+    real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
+    if not config.copies:
+        return [], []
+    if len(real.keys) < copies.LEAST_TRAINING:
+        log.warning("%s: too few images to look for copies", real.name)
+        return [], []
+    holdout = sets[-1] if config.holdout else real
+    training = [read_features(real.keys, item, cache) for item in networks.copies]
+    codes = {name: code for code, name in enumerate(dict.fromkeys(real.groups))}
+    theirs = np.array([codes[name] for name in real.groups])
+    names = _known_groups(holdout) if config.holdout else real.groups
+    own = np.array([codes.get(name, -1) for name in names])  # -1: compared with all real images
+    device = find_device(config.device)
+    views = [read_features(holdout.keys, item, cache) for item in networks.copies]
+    heldout = _find_nearest(views, training, own, theirs, device)
+    if (heldout[-1].distance < copies.SAME).all():
+        log.warning("%s: shows only the pictures of %s; no copies sought", holdout.name, real.name)
+        return [], []
+    facts, pairs = [], []
+    for item in synthetic:
+        stop.check()
+        views = [read_features(item.keys, part, cache) for part in networks.copies]
+        own = np.full(len(item.keys), -1)
+        nearest = _find_nearest(views, training, own, theirs, device)
+        verdict = copies.judge_copies(nearest, heldout, rate=config.copy_rate)
+        entries = _pair_up(item, real, nearest, verdict)
+        count = sum(pair["copy"] for pair in entries)
+        low, high = copies.wilson_interval(count, len(entries))
+        facts.append(
+            {
+                "set": item.name,
+                "n": len(entries),
+                "copies": count,
+                "identical_files": sum(pair["identical"] for pair in entries),
+                "share": count / len(entries),
+                "interval": [low, high],
+                "false_alarms": verdict.false_alarms,
+                "heldout": verdict.heldout,
+                "calibration": "held-out set" if config.holdout else "each real image left out",
+                "real_twins": verdict.twins,
+                "thresholds": dict(zip(SPACES, verdict.thresholds, strict=True)),
+            }
+        )
+        pairs += entries
+    return facts, pairs
+
+
+def _find_nearest(
+    views: list[Features],
+    training: list[Features],
+    own: copies.Indices,
+    theirs: copies.Indices,
+    device: torch.device,
+) -> list[copies.Nearest]:
+    """Find the nearest training image of each query, in the order of SPACES."""
+    return [
+        copies.find_nearest_features(views[0:2], training[0], own, theirs),
+        copies.find_nearest_features(views[2:4], training[2], own, theirs),
+        copies.find_nearest_layouts(views[4], training[4], own, theirs, device),
+    ]
+
+
+def _known_groups(item: ImageSet) -> list[str]:
+    return [str(record.fields.get("group_id", "")) for record in item.records]
+
+
+def _pair_up(
+    item: ImageSet, real: ImageSet, nearest: list[copies.Nearest], verdict: copies.Verdict
+) -> list[dict[str, Any]]:
+    """Name each synthetic image's nearest real image; the same bytes are a copy in any case."""
+    places = {key: row for row, key in enumerate(real.keys)}
+    entries = []
+    for row, (record, key) in enumerate(zip(item.records, item.keys, strict=True)):
+        space = int(verdict.space[row])
+        found = places.get(key, int(nearest[space].index[row]))
+        entries.append(
+            {
+                "set": item.name,
+                "file_name": record.file_name,
+                "label": record.label,
+                "nearest": real.records[found].file_name,
+                "nearest_label": real.records[found].label,
+                "copy": bool(verdict.flagged[row]) or key in places,
+                "identical": key in places,
+                "score": float(verdict.score[row]),
+                "space": SPACES[space],
+                "ratios": {
+                    name: float(part.ratio[row]) for name, part in zip(SPACES, nearest, strict=True)
+                },
+                "rows": [row, found],
+            }
+        )
+    return entries
+
+
+def show(facts: dict[str, Any]) -> None:
+    """Print the main tables on standard error."""
+    for network in facts["features"]:
+        rows = [
+            format_short(item)
+            for item in facts["comparisons"]
+            if item["features"] == network["name"]
+        ]
+        table(network["title"], head_short(network), rows)
+    for item in facts["color"]:
+        far = ", ".join(item["beyond_floor"]) or "none"
+        log.info("%s: color measures beyond those of real halves: %s", item["set"], far)
+    for item in facts["copies"]:
+        log.info(
+            "%s: %d near-copies of %d (%.1f%%, 95%% interval %.1f to %.1f%%); of unseen real "
+            "images at most %.1f%% would be flagged",
+            *(item["set"], item["copies"], item["n"], 100 * item["share"]),
+            *(100 * item["interval"][0], 100 * item["interval"][1], 100 * item["false_alarms"]),
+        )
+    if facts["ranking"]:
+        ranking = facts["ranking"]
+        winner = ranking["winner"] or "none"
+        log.info(
+            "ranking: %s; winner: %s (%s)", ", ".join(ranking["order"]), winner, ranking["reason"]
+        )
+
+
+def fail_on_copies(config: EvaluateConfig, facts: dict[str, Any]) -> None:
+    """End with exit code 1 where more near-copies were found than allowed.
+
+    Raises:
+        RunError: Names the first such set and its count; all outputs are written by then.
+    """
+    if config.fail_on_copies is None:
+        return
+    if not facts["copies"]:
+        raise RunError("--fail-on-copies: copies could not be looked for; see the warning above")
+    for item in facts["copies"]:
+        if item["share"] > config.fail_on_copies:
+            raise RunError(
+                f"{item['set']}: {item['copies']} of {item['n']} images are near-copies of real "
+                f"ones, more than --fail-on-copies {config.fail_on_copies:g}; see "
+                f"{config.out / 'copies.jsonl'}"
+            )
+
+
+def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    """Make the summary that --json prints."""
+    primary = facts["features"][0]["name"]
+    overall = {
+        item["set"]: item
+        for item in facts["comparisons"]
+        if item["label"] is None and item["features"] == primary
+    }
+    share = {item["set"]: item["share"] for item in facts["copies"]}
+    return {
+        "result": str(config.out),
+        "features": primary,
+        "n_real": facts["sets"][0]["n"],
+        "sets": {
+            name: {
+                "n": item["n_synthetic"],
+                "frechet": item["frechet"]["value"],
+                "interval": item["frechet"]["interval"],
+                "kernel": item["kernel"] and item["kernel"]["value"],
+                "copies": share.get(name),
+            }
+            for name, item in overall.items()
+        },
+        "winner": facts["ranking"] and facts["ranking"]["winner"],
+        "failures": len(facts["failures"]),
+    }

@@ -1,0 +1,336 @@
+"""The report page of `medart evaluate`: tables, plots and pictures in one self-contained file."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from medart_cli.data.images import fit_image, load_image, tile_images
+from medart_cli.data.report import build_figure, build_page, build_table, write_text
+from medart_cli.metrics.color import CHANNELS
+from medart_cli.stages.evaluate_setup import ImageSet
+
+THUMB = 112  # pixels of a picture in a grid
+GRID_COLUMNS = 8
+COVERAGES = ("precision", "recall", "density", "coverage")
+MOST_LABELS = 12
+MOST_PAIRS = 12
+PLOT_COLORS = ("#1b1f24", "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989")
+
+
+def distance_names(features: str) -> dict[str, str]:
+    """Name the distances of a feature space: only Inception's are called FID and KID."""
+    if features == "inception":
+        return {"title": "FID and KID (Inception)", "frechet": "FID", "kernel": "KID"}
+    short = Path(features).name
+    title = f"Distances in the features of {short} (not FID: only Inception's is)"
+    return {"title": title, "frechet": "Frechet distance", "kernel": "kernel distance"}
+
+
+def head_comparison(network: dict[str, Any]) -> list[str]:
+    """Head the columns of `format_comparison`."""
+    return [
+        "Set: label",
+        "n real",
+        "n syn",
+        f"{network['frechet']} [95%]",
+        "at infinite n",
+        "halves of real",
+        "synthetic at that n",
+        f"{network['kernel']} x 1000",
+        *COVERAGES,
+    ]
+
+
+def format_comparison(item: dict[str, Any]) -> list[str]:
+    """Write one comparison as the cells of a table row."""
+    frechet, kernel, floor = item["frechet"], item["kernel"], item["floor"]
+    infinite = frechet["infinite_n"]
+    return [
+        name_comparison(item),
+        str(item["n_real"]),
+        str(item["n_synthetic"]),
+        _with_interval(frechet["value"], frechet["interval"]),
+        f"{infinite['value']:.4g} ± {infinite['standard_error']:.2g}" if infinite else "-",
+        f"{floor['frechet']['real']:.4g} (n = {floor['n']})" if floor else "-",
+        f"{floor['frechet']['synthetic']:.4g}" if floor else "-",
+        f"{1e3 * kernel['value']:.3g} ± {1e3 * kernel['standard_error']:.2g}" if kernel else "-",
+        *("-" if item[key] is None else f"{item[key]:.2f}" for key in COVERAGES),
+    ]
+
+
+def name_comparison(item: dict[str, Any]) -> str:
+    """Name a comparison: its set, and its label where it is of one."""
+    return str(item["set"]) if item["label"] is None else f"{item['set']}: {item['label']}"
+
+
+def head_short(network: dict[str, Any]) -> list[str]:
+    """Head the columns of `format_short`; they fit a terminal of 80."""
+    short = network["frechet"].split()[0], network["kernel"].split()[0]
+    return ["Set: label", "n", f"{short[0]} [95%]", "half n: syn, real", f"{short[1]} x 1000"]
+
+
+def format_short(item: dict[str, Any]) -> list[str]:
+    """Write the core of one comparison as the cells of a row on a terminal."""
+    floor, kernel = item["floor"], item["kernel"]
+    return [
+        name_comparison(item),
+        f"{item['n_synthetic']}/{item['n_real']}",
+        _with_interval(item["frechet"]["value"], item["frechet"]["interval"], ".3g"),
+        f"{floor['frechet']['synthetic']:.3g}, {floor['frechet']['real']:.3g}" if floor else "-",
+        f"{1e3 * kernel['value']:.2g} ± {1e3 * kernel['standard_error']:.1g}" if kernel else "-",
+    ]
+
+
+def _with_interval(value: float, interval: list[float] | None, form: str = ".4g") -> str:
+    if interval is None:
+        return f"{value:{form}}"
+    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def write_page(
+    out: Path,
+    facts: dict[str, Any],
+    sets: Sequence[ImageSet],
+    pairs: list[dict[str, Any]],
+    histograms: dict[str, npt.NDArray[np.float64]],
+) -> None:
+    """Write report.html and the PNG plots.
+
+    Args:
+        out: The report folder.
+        facts: The content of metrics.json.
+        sets: The real set and the synthetic ones.
+        pairs: Each synthetic image with its nearest real one.
+        histograms: (4, 256) of each set, by name.
+    """
+    parts = [_introduce(facts), *_show_distances(out, facts), *_show_colors(out, facts, histograms)]
+    parts += _show_copies(facts, sets, pairs)
+    parts += ["<h2>Images by label</h2>", *_show_grids(sets)]
+    parts.append("<h2>Settings and versions</h2>")
+    settings = {**facts["settings"], **facts["versions"]}
+    parts.append(build_table(["Name", "Value"], [[key, str(it)] for key, it in settings.items()]))
+    write_text(out / "report.html", build_page("Synthetic against real images", parts))
+
+
+def _note(text: str) -> str:
+    return f"<p class=note>{html.escape(text)}</p>"
+
+
+def _introduce(facts: dict[str, Any]) -> str:
+    """Say in a few sentences what was found."""
+    lines = []
+    primary = facts["features"][0]
+    for item in facts["comparisons"]:
+        if item["label"] is None and item["features"] == primary["name"]:
+            lines.append(_sum_up(item, primary["frechet"]))
+    for item in facts["color"]:
+        beyond = ", ".join(item["beyond_floor"])
+        found = f"differ beyond halves of the real set in: {beyond}" if beyond else "agree"
+        lines.append(f"{item['set']}: colors {found}.")
+    for item in facts["copies"]:
+        lines.append(f"{item['set']}: {_count_copies(item)}")
+    if facts["ranking"]:
+        ranking = facts["ranking"]
+        lines.append(
+            f"Ranking at n = {ranking['n']}: {', '.join(ranking['order'])}. "
+            f"Winner: {ranking['winner'] or 'none'}; {ranking['reason']}."
+        )
+    for name, reasons in facts["unmatched_labels"].items():
+        lines.append(f"{name}: not compared by label: {'; '.join(reasons)}.")
+    if facts["failures"]:
+        lines.append(f"{len(facts['failures'])} files could not be read; metrics.json names them.")
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _sum_up(item: dict[str, Any], name: str) -> str:
+    value = _with_interval(item["frechet"]["value"], item["frechet"]["interval"])
+    text = f"{item['set']}: {name} {value} for {item['n_synthetic']} synthetic against "
+    text += f"{item['n_real']} real images"
+    if floor := item["floor"]:
+        text += (
+            f"; at n = {floor['n']} it is {floor['frechet']['synthetic']:.4g}, where halves of the "
+            f"real set give {floor['frechet']['real']:.4g}"
+        )
+    return text + "."
+
+
+def _count_copies(item: dict[str, Any]) -> str:
+    low, high = (100 * end for end in item["interval"])
+    return (
+        f"{item['copies']} near-copies among {item['n']} images ({100 * item['share']:.1f}%, 95% "
+        f"interval {low:.1f} to {high:.1f}%), {item['identical_files']} of them byte for byte; of "
+        f"unseen real images at most {100 * item['false_alarms']:.1f}% would be flagged "
+        f"({item['heldout']} images, {item['calibration']})."
+    )
+
+
+def _show_distances(out: Path, facts: dict[str, Any]) -> list[str]:
+    parts = []
+    for number, network in enumerate(facts["features"]):
+        chosen = [it for it in facts["comparisons"] if it["features"] == network["name"]]
+        parts.append(f"<h2>{html.escape(network['title'])}</h2>")
+        rows = [format_comparison(item) for item in chosen]
+        parts.append(f"<div class=wide>{build_table(head_comparison(network), rows)}</div>")
+        figure = draw_distances(chosen, network["frechet"])
+        parts.append(
+            _place_plot(
+                figure,
+                out / f"distances-{number + 1}.png",
+                "Dot and bar: synthetic set and its 95% interval. Gray: the same distance between "
+                "halves of the real set, at the smaller n named in the table.",
+            )
+        )
+        overall = [item for item in chosen if item["label"] is None]
+        notes = dict.fromkeys(f"{it['set']}: {text}" for it in overall for text in it["notes"])
+        parts += [_note(text) for text in notes]
+    return parts
+
+
+def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
+    """Plot each comparison's Frechet distance with its interval, and the floor in gray."""
+    figure = Figure(figsize=(8, 0.9 + 0.32 * len(comparisons)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, item in enumerate(comparisons):
+        frechet, floor = item["frechet"], item["floor"]
+        if floor:
+            low, high = floor["frechet"]["real_lowest"], floor["frechet"]["real_highest"]
+            axes.plot([low, high], [row, row], color="#afb8c1", linewidth=7, zorder=1)
+        color = PLOT_COLORS[0 if item["label"] is None else 1]
+        if frechet["interval"]:
+            axes.plot(frechet["interval"], [row, row], color=color, linewidth=1.5, zorder=2)
+        axes.plot(frechet["value"], row, "o", color=color, markersize=5, zorder=3)
+    axes.set_yticks(range(len(comparisons)), [name_comparison(it) for it in comparisons])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(name)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def _place_plot(figure: Figure, path: Path, caption: str) -> str:
+    """Save a plot beside the page, and put it into the page as well."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    path.write_bytes(buffer.getvalue())
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return (
+        f"<figure><img src='data:image/png;base64,{data}' alt=''>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _show_colors(
+    out: Path, facts: dict[str, Any], histograms: dict[str, npt.NDArray[np.float64]]
+) -> list[str]:
+    parts = ["<h2>Colors</h2>"]
+    for item in facts["color"]:
+        rows = []
+        for channel in CHANNELS:
+            cells = [channel]
+            for name in ("mean", "spread", "histogram"):
+                measure = item[name][channel]
+                mark = " *" if measure["beyond_floor"] else ""
+                cells.append(_with_interval(measure["value"], measure["interval"], ".3f") + mark)
+                cells.append("-" if measure["floor"] is None else f"{measure['floor']:.3f}")
+            rows.append(cells)
+        head = ["Channel", "mean gap", "halves", "spread gap", "halves", "histogram", "halves"]
+        parts.append(f"<h3>{html.escape(item['set'])}, n = {item['n']}</h3>")
+        parts.append(build_table(head, rows))
+    parts.append(
+        _note(
+            "Synthetic less real, the whole range being 1, with 95% intervals; histogram is the "
+            "Wasserstein distance. Halves: the largest gap between halves of the real set. * lies "
+            "beyond it."
+        )
+    )
+    figure = draw_histograms(histograms)
+    parts.append(_place_plot(figure, out / "colors.png", "All pixels of each set."))
+    return parts
+
+
+def draw_histograms(histograms: dict[str, npt.NDArray[np.float64]]) -> Figure:
+    """Plot the color histograms of all sets, a panel for each channel."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    levels = (np.arange(64) + 0.5) / 64
+    for place, channel in enumerate(CHANNELS):
+        axes = figure.add_subplot(2, 2, place + 1)
+        for number, (name, shares) in enumerate(histograms.items()):
+            height = shares[place].reshape(64, 4).sum(axis=1) * 64  # a density
+            color = PLOT_COLORS[number % len(PLOT_COLORS)]
+            axes.plot(levels, height, color=color, label=name, linewidth=1.3)
+        axes.set_title(channel, fontsize=10)
+        axes.set_yticks([])
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _show_copies(
+    facts: dict[str, Any], sets: Sequence[ImageSet], pairs: list[dict[str, Any]]
+) -> list[str]:
+    parts = ["<h2>Near-copies of real images</h2>"]
+    if not facts["copies"]:
+        return [*parts, _note("Not looked for.")]
+    for item in facts["copies"]:
+        own = next(it for it in sets[1:] if it.name == item["set"])
+        found = sorted((p for p in pairs if p["set"] == item["set"]), key=lambda p: -p["score"])
+        found.sort(key=lambda pair: not pair["identical"])
+        parts.append(
+            f"<h3>{html.escape(item['set'])}</h3><p>{html.escape(_count_copies(item))}</p>"
+        )
+        if item["real_twins"]:
+            parts.append(
+                _note(
+                    f"{item['real_twins']} of the images behind the threshold show the same "
+                    "picture as another real image and were left out; look for duplicates."
+                )
+            )
+        tiles = [_draw_pair(own, sets[0], pair) for pair in found[:MOST_PAIRS]]
+        caption = (
+            "The nearest pairs, synthetic left, real right; a red frame marks those taken for "
+            "copies. The number is the score: above 1 is closer than the threshold."
+        )
+        parts.append(build_figure(tile_images(tiles, columns=4, gap=10), caption, lossy=True))
+    return parts
+
+
+def _draw_pair(own: ImageSet, real: ImageSet, pair: dict[str, Any]) -> Image.Image:
+    row, found = pair["rows"]
+    tile = Image.new("RGB", (2 * THUMB + 10, THUMB + 22), "#cf222e" if pair["copy"] else "white")
+    tile.paste("white", (3, 3, tile.width - 3, tile.height - 3))
+    tile.paste(_thumb(own, row), (4, 4))
+    tile.paste(_thumb(real, found), (THUMB + 6, 4))
+    text = "same file" if pair["identical"] else f"{pair['score']:.2f}, {pair['space']}"
+    ImageDraw.Draw(tile).text((6, THUMB + 6), text, fill="#1b1f24")
+    return tile
+
+
+def _thumb(item: ImageSet, row: int) -> Image.Image:
+    return fit_image(load_image(item.records[row].path), THUMB, "pad")
+
+
+def _show_grids(sets: Sequence[ImageSet]) -> list[str]:
+    """Show the first images of each label, the real ones and each set's below one another."""
+    labels: list[str | None] = list(dict.fromkeys(key for it in sets for key in it.count_labels()))
+    parts = []
+    for label in labels[:MOST_LABELS] or [None]:
+        parts.append(f"<h3>{html.escape(label or 'all')}</h3>")
+        for item in sets:
+            rows = item.rows_of(label)
+            if rows:
+                chosen = np.linspace(0, len(rows) - 1, min(len(rows), GRID_COLUMNS)).round()
+                tiles = [_thumb(item, rows[int(place)]) for place in chosen]
+                sheet = tile_images(tiles, columns=GRID_COLUMNS)
+                parts.append(build_figure(sheet, f"{item.name}, {len(rows)} images", lossy=True))
+    if len(labels) > MOST_LABELS:
+        parts.append(_note(f"{len(labels) - MOST_LABELS} more labels are not shown."))
+    return parts
