@@ -33,17 +33,11 @@ from medart_cli.data.captions import (
 from medart_cli.data.images import load_image
 from medart_cli.data.journal import Journal
 from medart_cli.data.labels import merge_labels, read_labels
-from medart_cli.data.manifest import (
-    MANIFEST_NAME,
-    Record,
-    list_images,
-    read_data,
-    read_manifest,
-    repair_manifest,
-)
+from medart_cli.data.manifest import MANIFEST_NAME, Record
 from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
 from medart_cli.data.report import first_change, write_text
 from medart_cli.data.review import build_review, status_of
+from medart_cli.data.targets import beside, find_target, find_unlisted, read_target
 from medart_cli.errors import ConfigError, ImageError, ManifestError
 from medart_cli.log import log, progress
 from medart_cli.models.captioner import Answer, Captioner, Question, Sampling, find_captioner
@@ -52,7 +46,7 @@ from medart_cli.models.endpoint import Endpoint, check_endpoint, is_loopback
 from medart_cli.models.pixart import find_base, load_tokenizer, max_tokens, normalize_prompt
 
 KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
-STATUSES = ("ok", "shortened", "simple", "rejected")
+STATUSES = ("ok", "shortened", "simple", "rejected", "kept", "none")
 AHEAD = 8  # batches of images that are decoded ahead, and sorted by size
 WORDS_A_TOKEN = 0.6  # T5 takes about 1.4 tokens for an English word, more for medical ones
 MOST_SAME = 0.5  # share of texts that may stay the same without the image, before a warning
@@ -61,6 +55,11 @@ MOST_SAME = 0.5  # share of texts that may stay the same without the image, befo
 FREE = RUN_ONLY | frozenset(
     "images batch_size endpoint allow_remote concurrency timeout audit review labels add_new "
     "recaption".split()
+)
+# These shape no text where no model is asked.
+MODEL_ONLY = frozenset(
+    "model revision base load_in precision image_side temperature top_k top_p max_new_tokens "
+    "attempts context".split()
 )
 Asker = Captioner | Endpoint
 
@@ -121,8 +120,9 @@ class Book:
 
 def run(config: CaptionConfig) -> dict[str, Any]:
     """Describe each image that has no text yet, or those that --recaption names."""
+    hush_libraries()
     profile = find_profile(config)
-    target, folder = find_target(config)
+    target, folder = find_target(config.images, config.out, config.root)
     records, changed = read_rows(config, target, folder)
     check_columns(profile, records)
     journal = Journal(target, records)
@@ -146,13 +146,24 @@ def run(config: CaptionConfig) -> dict[str, Any]:
         except BaseException:  # also Ctrl-C: what is finished goes into the manifest at once
             journal.fold()
             raise
+    failures = sum("error" in result.get("caption", ()) for result in journal.results.values())
     journal.finish()
 
     audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
     if config.review and (todo or audit or not beside(target, "review.html").is_file()):
         page = build_review(journal.records, profile.attributes, audit, config.review)
         write_text(beside(target, "review.html"), page)
-    return summarize(target, journal.records, len(todo), audit, time.monotonic() - started)
+    counts = Counter(status_of(record) for record in journal.records)
+    log.info("texts: %s", ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name]))
+    return {
+        "result": str(target),
+        "images": len(records),
+        "captioned": len(todo),
+        "statuses": {name: counts[name] for name in STATUSES},
+        "failures": failures,
+        "audit": audit,
+        "seconds": round(time.monotonic() - started, 2),
+    }
 
 
 def find_profile(config: CaptionConfig) -> Profile:
@@ -166,89 +177,25 @@ def find_profile(config: CaptionConfig) -> Profile:
     return replace(profile, context=(*profile.context, *(config.context or ())))
 
 
-def find_target(config: CaptionConfig) -> tuple[Path, Path]:
-    """Return the manifest to write and the folder that file names are relative to."""
-    source = Path(config.images)
-    if config.images == "-":
-        folder = config.root or Path.cwd()
-    else:
-        folder = config.root or (source if source.is_dir() else source.parent)
-    own = source / MANIFEST_NAME if source.is_dir() else source
-    target = config.out or own
-    if target.is_dir():
-        raise ConfigError(f"--out {target}: is a folder; name a file, as {target / MANIFEST_NAME}")
-    if not target.parent.is_dir():
-        raise ConfigError(f"--out {target}: there is no folder {target.parent}")
-    if not os.access(target.parent, os.W_OK):
-        raise ConfigError(
-            f"{target.parent}: cannot be written to; name a manifest elsewhere with --out"
-        )
-    return target, folder
-
-
-def beside(target: Path, name: str) -> Path:
-    """Return the path of a file beside the manifest; other manifests than the usual lend a name."""
-    own = target.name == MANIFEST_NAME
-    return target.with_name(name if own else f"{target.stem}.{name}")
-
-
 def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[list[Record], bool]:
-    """Read the rows that are there already, add what is new, and put labels in.
-
-    File names are made relative to the manifest that is written, where its folder holds the images.
+    """Read the rows to write, with the labels of --labels.
 
     Returns:
-        The rows, and whether they differ from what the manifest says.
+        The rows, and whether they differ from what the manifest on the disk says.
     """
-    if target.is_file():
-        repair_manifest(target)
-    inside = config.root is None and folder.resolve().is_relative_to(target.parent.resolve())
-    rename = inside and folder.resolve() != target.parent.resolve()
-    rows = list(read_data(config.images, root=config.root))
-    if rename:
-        rows = [_rebase(row, target.parent, folder) for row in rows]
-    elif not inside and config.root is None:
-        log.warning("%s: its file names are relative to %s; say --root %s wherever it is used",
-                    target, folder, folder)  # fmt: skip
-    changed = False
-    own = config.images != "-" and target.resolve() in (
-        Path(config.images).resolve(),
-        (Path(config.images) / MANIFEST_NAME).resolve(),
-    )
-    if target.is_file() and not own:  # --out of an earlier run: its rows are kept, in its order
-        earlier = list(read_manifest(target, root=None if inside else folder))
-        rows, changed = _add_rows(earlier, rows)
-    if own:
-        rows, added = _find_new(config, rows)
-        changed = changed or added
+    rows, changed = read_target(config.images, target, folder, config.root)
+    if target.resolve() == (Path(config.images) / MANIFEST_NAME).resolve():
+        new = find_unlisted(Path(config.images), rows)
+        if new and not config.add_new:
+            log.warning("%d images stand on no line of %s; --add-new adds them", len(new), target)
+        elif new:
+            rows, changed = [*rows, *new], True
     if config.labels:
         rows, labeled = merge_labels(rows, read_labels(config.labels))
         changed = changed or labeled
+    if not any(row.label for row in rows):
+        log.warning("no image has a label: no caption will name a class; see --labels")
     return rows, changed
-
-
-def _rebase(row: Record, parent: Path, folder: Path) -> Record:
-    name = (folder.resolve() / row.file_name).relative_to(parent.resolve())
-    return Record({**row.fields, "file_name": name.as_posix()}, parent, row.place)
-
-
-def _add_rows(rows: list[Record], more: Sequence[Record]) -> tuple[list[Record], bool]:
-    known = {row.file_name for row in rows}
-    new = [row for row in more if row.file_name not in known]
-    return [*rows, *new], bool(new)
-
-
-def _find_new(config: CaptionConfig, rows: list[Record]) -> tuple[list[Record], bool]:
-    folder = Path(config.images)
-    if not folder.is_dir() or not (folder / MANIFEST_NAME).is_file():
-        return rows, False
-    known = {row.file_name for row in rows}
-    new = [row for row in list_images(folder) if row.file_name not in known]
-    if new and not config.add_new:
-        log.warning("%d images of %s stand on no line of its manifest; --add-new adds them",
-                    len(new), folder)  # fmt: skip
-        return rows, False
-    return [*rows, *new], bool(new)
 
 
 def check_columns(profile: Profile, records: Sequence[Record]) -> None:
@@ -272,7 +219,8 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> None:
         old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}; mend or remove it") from error
-    change = None if old is None else first_change(old, settings_of(config), FREE)
+    free = FREE if config.style == "visual" else FREE | MODEL_ONLY
+    change = None if old is None else first_change(old, settings_of(config), free)
     if change and not config.recaption:
         raise ConfigError(
             f"{file.parent}: its captions belong to other settings: {change}; name another "
@@ -329,7 +277,6 @@ def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record
 
 def build_asker(config: CaptionConfig) -> Asker:
     """Load the model, or reach the server; nothing is written before this has worked."""
-    hush_libraries()
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.max_new_tokens)
     if config.endpoint is not None:
         url = check_endpoint(config.endpoint, allow_remote=config.allow_remote)
@@ -577,24 +524,3 @@ def compare_texts(texts: Sequence[str]) -> dict[str, Any]:
             100 * facts["other_same"],
         )
     return facts
-
-
-def summarize(
-    target: Path,
-    records: Sequence[Record],
-    captioned: int,
-    audit: dict[str, Any] | None,
-    seconds: float,
-) -> dict[str, Any]:
-    """Count how the texts of the manifest came about; `failures` are rows with an error."""
-    counts = Counter(status_of(record) for record in records)
-    errors = [record for record in records if (record.fields.get("caption") or {}).get("error")]
-    return {
-        "result": str(target),
-        "images": len(records),
-        "captioned": captioned,
-        "statuses": {name: counts[name] for name in (*STATUSES, "kept", "none")},
-        "failures": len(errors),
-        "audit": audit,
-        "seconds": round(seconds, 2),
-    }

@@ -1,0 +1,96 @@
+"""Where a manifest is written that completes another, and the rows it begins with."""
+
+import os
+from pathlib import Path
+
+from medart_cli.data.manifest import (
+    MANIFEST_NAME,
+    Record,
+    list_images,
+    read_data,
+    read_manifest,
+    repair_manifest,
+)
+from medart_cli.errors import ConfigError
+from medart_cli.log import log
+
+
+def find_target(images: str, out: Path | None, root: Path | None) -> tuple[Path, Path]:
+    """Choose the manifest to write: the folder's or file's own, or `out`.
+
+    Returns:
+        The manifest, and the folder that the file names of `images` are relative to.
+
+    Raises:
+        ConfigError: There is no such place, or it cannot be written to.
+    """
+    source = Path(images)
+    if images != "-" and not source.exists():
+        raise ConfigError(f"{images}: no such folder or manifest")
+    folder = root or (Path.cwd() if images == "-" else source if source.is_dir() else source.parent)
+    target = out or (source / MANIFEST_NAME if source.is_dir() else source)
+    if target.is_dir():
+        raise ConfigError(f"--out {target}: is a folder; name a file, as {target / MANIFEST_NAME}")
+    if not target.parent.is_dir():
+        raise ConfigError(f"--out {target}: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK):
+        raise ConfigError(
+            f"{target.parent}: cannot be written to; name a manifest elsewhere with --out"
+        )
+    return target, folder
+
+
+def beside(target: Path, name: str) -> Path:
+    """Return the path of a file beside a manifest, which lends it its name unless it is the usual.
+
+    So several manifests of one folder, as an ablation needs them, do not share their pages.
+    """
+    return target.with_name(name if target.name == MANIFEST_NAME else f"{target.stem}.{name}")
+
+
+def read_target(
+    images: str, target: Path, folder: Path, root: Path | None
+) -> tuple[list[Record], bool]:
+    """Read the rows of `images`, and where `target` is another manifest, those it has already.
+
+    File names are made relative to the target's folder where that holds the images. Elsewhere they
+    stay relative to `folder`, and whoever reads the target needs to be told so with --root.
+
+    Returns:
+        The rows, those of the target first, and whether the target lacks some.
+    """
+    if target.is_file():
+        repair_manifest(target)
+    rows = list(read_data(images, root=root))
+    inside = root is None and folder.resolve().is_relative_to(target.parent.resolve())
+    if inside and folder.resolve() != target.parent.resolve():
+        rows = [_rebase(row, target.parent, folder) for row in rows]
+    elif not inside and root is None:
+        log.warning(
+            "%s: file names are relative to %s; say --root %s to what reads it",
+            *(target, folder, folder),
+        )
+    own = images != "-" and target.resolve() in (
+        Path(images).resolve(),
+        (Path(images) / MANIFEST_NAME).resolve(),
+    )
+    if own or not target.is_file():
+        return rows, False
+    earlier = list(read_manifest(target, root=None if inside else folder))
+    known = {row.file_name for row in earlier}
+    new = [row for row in rows if row.file_name not in known]
+    return [*earlier, *new], bool(new)
+
+
+def find_unlisted(folder: Path, rows: list[Record]) -> list[Record]:
+    """Return the images of a folder that stand on no row."""
+    known = {row.file_name for row in rows}
+    try:
+        return [row for row in list_images(folder) if row.file_name not in known]
+    except ConfigError:  # none at all: the rows' own files are missing, which is said for each
+        return []
+
+
+def _rebase(row: Record, parent: Path, folder: Path) -> Record:
+    name = (folder.resolve() / row.file_name).relative_to(parent.resolve())
+    return Record({**row.fields, "file_name": name.as_posix()}, parent, row.place)
