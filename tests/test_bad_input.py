@@ -86,7 +86,7 @@ FINETUNE = [
     ("good", ("--out", "{place}/file/run"), 2, "cannot be used as output folder"),
     ("good", ("--out", "{place}/full"), 2, "full: is not empty and was not written by medart"),
     ("good", ("--out", "{place}/full", "--overwrite"), 2, "was not written by medart"),
-    ("good", ("--log-with", "abacus"), 2, "--log-with ['abacus']"),
+    ("good", ("--log-with", "abacus"), 2, "--log-with abacus: accelerate knows no such tracker"),
     ("good", ("--targets", "to_q"), 2, "No such option: --targets"),
     ("good", ("--optimizer", "adamw8bit"), 2, "bitsandbytes"),
 ]

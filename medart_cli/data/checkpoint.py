@@ -22,6 +22,7 @@ from medart_cli.errors import ConfigError, RunError
 CHECKPOINTS = "checkpoints"
 STATE_NAME = "state.json"
 RUN_NAME = "run.json"
+TRAINING_HASHES = "training_hashes.txt"  # of the training images' bytes, one a line
 TRAINED = ("transformer", "text_encoder")
 
 

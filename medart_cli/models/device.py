@@ -25,6 +25,8 @@ def find_device(name: str) -> torch.device:
         raise ConfigError(
             f"--device {name}: this machine shows {torch.cuda.device_count()} GPUs to PyTorch"
         )
+    if device.index is not None:
+        torch.cuda.set_device(device)  # accelerate takes the current one
     return device
 
 

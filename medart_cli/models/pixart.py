@@ -128,13 +128,22 @@ def load_tokenizer(folder: Path) -> T5Tokenizer:
         raise MissingModelError(f"{folder / 'tokenizer'}: cannot be read: {error}") from error
 
 
-def load_text_encoder(folder: Path, dtype: torch.dtype, device: torch.device) -> T5EncoderModel:
-    """Load the T5 encoder, without dropout and without gradients.
+def load_text_encoder(
+    folder: Path, dtype: torch.dtype, device: torch.device, *, dropout: float | None = None
+) -> T5EncoderModel:
+    """Load the T5 encoder, in evaluation mode and without gradients.
 
     The format is given at load time, so that transformers keeps in fp32 what fp16 would corrupt.
+
+    Args:
+        folder: Pipeline folder.
+        dtype: Number format.
+        device: Where to put it.
+        dropout: Another dropout than its own; 0 where it is trained, as HLDF draws with it too.
     """
+    changes = {} if dropout is None else {"dropout_rate": dropout}
     model = T5EncoderModel.from_pretrained(
-        folder / "text_encoder", dtype=dtype, use_safetensors=True, local_files_only=True
+        folder / "text_encoder", dtype=dtype, use_safetensors=True, local_files_only=True, **changes
     )
     return model.to(device).eval().requires_grad_(False)
 
@@ -180,6 +189,17 @@ def native_size(transformer: PixArtTransformer2DModel, vae: AutoencoderKL) -> in
 def latent_scale(vae: AutoencoderKL) -> int:
     """Return how many pixels of a side one latent stands for."""
     return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def check_size(resolution: int, transformer: PixArtTransformer2DModel, vae: AutoencoderKL) -> None:
+    """Check that an image side makes whole patches of latents.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    unit = latent_scale(vae) * int(unwrap(transformer).config.patch_size)
+    if resolution % unit:
+        raise ConfigError(f"--resolution {resolution}: this base needs a multiple of {unit}")
 
 
 def normalize_prompt(text: str) -> str:
@@ -271,15 +291,14 @@ def unwrap(model: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
 
 def recompute_blocks(model: nn.Module, wanted: bool) -> None:
     """Switch the recomputing of a model's blocks in the backward pass: less memory, slower."""
-    inner = unwrap(model)
-    switches = (
-        ("enable_gradient_checkpointing", "activation_checkpointing_enable")
-        if wanted
-        else ("disable_gradient_checkpointing", "activation_checkpointing_disable")
+    verb = "enable" if wanted else "disable"
+    names = (
+        f"{verb}_gradient_checkpointing",  # diffusers
+        f"activation_checkpointing_{verb}",  # transformers
+        f"gradient_checkpointing_{verb}",  # transformers before 5.23
     )
-    for name in switches:  # diffusers' name, then transformers'
-        if hasattr(inner, name):
-            getattr(inner, name)()
+    inner = unwrap(model)
+    getattr(inner, next(name for name in names if hasattr(inner, name)))()
 
 
 def build_denoiser(

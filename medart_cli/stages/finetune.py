@@ -68,6 +68,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     cache_captions(work)
     build_optimizer(work, total)
     first = resume(work)
+    announce(work)
 
     log.info("training %s: steps %d to %d", config.method, first + 1, total)
     train(work, first, total)
@@ -76,24 +77,25 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
 
 def train(work: Work, first: int, total: int) -> None:
     """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
-    config, saved, saved_at, step = work.config, first, time.monotonic(), first
+    config, done, saved, saved_at = work.config, first, first, time.monotonic()
     with progress("finetune", total, done=first) as bar:
         try:
             for step in range(first + 1, total + 1):
                 stop.check()
                 started = time.monotonic()
                 losses = take_step(work, step)
+                done = step
                 bar.advance(losses)
                 write_metrics(work, step, losses, time.monotonic() - started)
-                if config.preview_every and step % config.preview_every == 0:
-                    draw_preview(work, step)
                 late = time.monotonic() - saved_at >= 60 * config.save_minutes
                 if step % config.save_every == 0 or step == total or late:
                     save(work, step)
                     saved, saved_at = step, time.monotonic()
+                if config.preview_every and step % config.preview_every == 0:
+                    draw_preview(work, step)
         except Stopped:
-            if step - 1 > saved:  # the step in work is left out; the ones before it are whole
-                save(work, step - 1)
+            if done > saved:  # a step in work has changed nothing yet and is left out
+                save(work, done)
             raise
 
 
@@ -236,6 +238,19 @@ def draw_preview(work: Work, step: int) -> None:
     save_png(folder / f"step-{step:06d}.png", tile_images(images))
 
 
+def announce(work: Work) -> None:
+    """Write what is known from the start: the run's facts, and what it is trained on."""
+    out = work.config.out
+    if work.accelerator.is_main_process and not (out / checkpoints.RUN_NAME).exists():
+        write_text(out / checkpoints.TRAINING_HASHES, training_hashes(work))
+        write_json(out / checkpoints.RUN_NAME, work.facts | {"status": "running"})
+
+
+def training_hashes(work: Work) -> str:
+    """List the SHA-256 of each training image's bytes, by which later stages find leaks."""
+    return "".join(f"{row.sha256}\n" for row in work.rows)
+
+
 def save(work: Work, step: int) -> None:
     """Write a checkpoint, the loss curve, and drop the oldest checkpoints."""
     if not work.accelerator.is_main_process:
@@ -255,6 +270,7 @@ def save(work: Work, step: int) -> None:
             shadow = {str(i): tensor for i, tensor in enumerate(work.ema.shadow_params)}
             facts = {"optimization_step": work.ema.optimization_step}
             checkpoints.save_tensors(folder / "ema.safetensors", shadow, facts)
+        write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
         write_json(folder / checkpoints.STATE_NAME, state)
 
     checkpoints.write_folder(checkpoints.checkpoint_folder(work.config.out, step), write)
@@ -323,8 +339,7 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
         for name, model in trained_parts(work).items():
             checkpoints.write_folder(config.out / name, partial(adapters.save_part, model))
         facts["checkpoint"] = checkpoints.hash_trained(config.out)
-        hashes = "".join(f"{row.sha256}\n" for row in work.rows)
-        write_text(config.out / "training_hashes.txt", hashes)
+        write_text(config.out / checkpoints.TRAINING_HASHES, training_hashes(work))
         write_text(config.out / "README.md", build_card(facts))
         write_json(config.out / checkpoints.RUN_NAME, facts)
         if config.merge:

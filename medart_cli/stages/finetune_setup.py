@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from torch import Tensor
 
 from medart_cli import stop
@@ -104,17 +105,20 @@ def describe_data(rows: Sequence[Row]) -> dict[str, Any]:
 
 def build_accelerator(config: FinetuneConfig) -> Accelerator:
     """Set up accelerate: device, number format, trackers."""
+    lacking = set(config.log_with or ()) - {str(name) for name in get_available_trackers()}
+    if lacking:
+        raise ConfigError(
+            f"--log-with {sorted(lacking)[0]}: accelerate knows no such tracker, or its package is "
+            "not installed"
+        )
     device = find_device(config.device)
     precision = find_precision(config.precision, device)
-    try:
-        return Accelerator(
-            cpu=device.type == "cpu",
-            mixed_precision="no" if precision == "fp32" else precision,
-            log_with=config.log_with,
-            project_dir=str(config.out) if config.log_with else None,
-        )
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"--log-with {config.log_with}: {error}") from error
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with=config.log_with,
+        project_dir=str(config.out) if config.log_with else None,
+    )
 
 
 def build_work(
@@ -136,11 +140,13 @@ def build_work(
         transformer = add(transformer, targets=config.target or adapters.TRANSFORMER_TARGETS)
     text_encoder: Any = None
     if config.train_text_encoder or not config.use_cache:
-        text_encoder = pixart.load_text_encoder(base, frozen_dtype, device)
-    if config.train_text_encoder:
-        text_encoder = add(text_encoder, targets=config.text_target or adapters.TEXT_TARGETS)
+        text_encoder = pixart.load_text_encoder(base, frozen_dtype, device, dropout=0.0)
+    if config.train_text_encoder:  # in training mode, or it would not recompute its blocks
+        text_targets = config.text_target or adapters.TEXT_TARGETS
+        text_encoder = add(text_encoder, targets=text_targets).train()
     vae = pixart.load_vae(base, device)
     resolution = config.resolution or pixart.native_size(transformer, vae)
+    pixart.check_size(resolution, transformer, vae)
     hashes = {part: pixart.hash_weights(base / part) for part in pixart.WEIGHTS}
     cache = (config.cache or default_cache()) if config.use_cache else None
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
@@ -266,7 +272,8 @@ def build_optimizer(work: Work, total: int) -> None:
     if config.train_text_encoder:
         work.text_encoder = work.accelerator.prepare(work.text_encoder)
     if config.log_with:
-        work.accelerator.init_trackers("medart", config=settings_of(config))
+        shown = {name: str(value) for name, value in settings_of(config).items()}
+        work.accelerator.init_trackers("medart", config=shown)
     if work.recompute == "auto" and work.accelerator.device.type != "cuda":
         work.recompute = "step"
 

@@ -9,7 +9,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
         draw_all(drawing, source, rows, waiting)
 
     write_sheet(config.out, len(rows))
-    training = source.trained / "training_hashes.txt"
+    training = source.trained / checkpoints.TRAINING_HASHES
     if training.is_file():  # lets classify see whether test images were trained on
         write_text(config.out / training.name, training.read_text(encoding="utf-8"))
     summary = {
@@ -129,7 +128,14 @@ def merge(source: Source, out: Path) -> None:
     """Write run and base as one pipeline folder that plain diffusers opens."""
     if out.exists():
         raise ConfigError(f"{out}: is there already; name a new folder")
-    checkpoints.write_folder(out, partial(adapters.merge_run, source.base, source.trained))
+
+    def write(folder: Path) -> None:
+        adapters.merge_run(source.base, source.trained, folder)
+        training = source.trained / checkpoints.TRAINING_HASHES
+        if training.is_file():
+            write_text(folder / training.name, training.read_text(encoding="utf-8"))
+
+    checkpoints.write_folder(out, write)
     log.info("%s: whole pipeline written", out)
 
 
@@ -205,6 +211,7 @@ def build_drawing(config: SampleConfig, source: Source, rows: Sequence[dict[str,
     )
     vae = pixart.load_vae(source.base, device)
     native = source.facts.get("resolution") or pixart.native_size(transformer, vae)
+    pixart.check_size(config.resolution or native, transformer, vae)
     return Drawing(
         config=config, embeds=embeds, transformer=transformer, vae=vae,
         scheduler=pixart.load_scheduler(source.base), resolution=config.resolution or native,

@@ -333,3 +333,79 @@ def test_the_default_targets_all_match_and_train_both_networks(finetune):
         moved = [key for key in names if key.startswith(part) and f"{pattern}.lora_B" in key]
         assert moved
         assert any(names[key].abs().max() > 0 for key in moved)
+
+
+def test_a_stop_inside_a_preview_keeps_the_step_before_it(finetune, monkeypatch):
+    options = ("--hldf-every", 0, "--preview-every", 2)
+    whole, _, _ = finetune(*options)
+    polls = iter(range(10_000))
+
+    def check():
+        if next(polls) == 8 + 2 + 5:  # images, steps 1 and 2, then into the preview of step 2
+            raise stop.Stopped("stopped by SIGTERM")
+
+    monkeypatch.setattr(stop, "check", check)
+    parts, _, _ = finetune(*options, out="parts", code=75)
+    assert [path.name for path in (parts / "checkpoints").iterdir()] == ["step-000002"]
+    monkeypatch.undo()
+    finetune(*options, out="parts")
+    assert_same_weights(whole, parts)
+
+
+def test_checkpoints_come_by_minutes_too_and_old_ones_go(finetune):
+    run, _, _ = finetune("--hldf-every", 0, "--save-minutes", 0, "--keep", 3)
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["step-000002", "step-000003", "step-000004"]
+
+
+def test_an_interrupted_run_draws_from_its_checkpoint_only(finetune, medart, monkeypatch, tmp_path):
+    polls = iter(range(10_000))
+
+    def check():
+        if next(polls) == 8 + 2:
+            raise stop.Stopped("stopped by SIGTERM")
+
+    monkeypatch.setattr(stop, "check", check)
+    run, _, _ = finetune("--hldf-every", 0, code=75)
+    monkeypatch.undo()
+    code, _, errors = medart("sample", run, "--prompt", "a", "--out", tmp_path / "syn")
+    assert code == 2
+    assert "this run is not finished" in errors
+    assert "step-000002" in errors
+    draw(medart, run / "checkpoints" / "step-000002", tmp_path / "syn")
+    assert len((tmp_path / "syn/training_hashes.txt").read_text().split()) == 8
+
+
+def test_dropout_is_off_in_t5_while_its_blocks_are_recomputed(images, small_base, tmp_path):
+    from medart_cli.config import FinetuneConfig
+    from medart_cli.stages import finetune_setup as setup
+
+    def embeds_and_memory(**options):
+        config = FinetuneConfig(
+            data=str(images), base=str(small_base), out=tmp_path, resolution=16, **options
+        )
+        rows, _ = setup.read_rows(config)
+        work = setup.build_work(config, small_base, rows, setup.build_accelerator(config))
+        size = 0
+
+        def pack(tensor):
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            embeds, _ = setup.embed(work, ["red lesion"])
+        return embeds, size
+
+    plain, plain_size = embeds_and_memory()
+    again, _ = embeds_and_memory()
+    recomputed, size = embeds_and_memory(gradient_checkpointing=True)
+    assert torch.equal(plain, again)
+    assert torch.equal(plain, recomputed)
+    assert size < plain_size / 4
+
+
+def test_a_tracker_of_accelerate_gets_the_losses(finetune):
+    pytest.importorskip("tensorboard")
+    run, _, _ = finetune("--hldf-every", 0, "--log-with", "tensorboard")
+    assert list(run.rglob("events.out.tfevents*"))

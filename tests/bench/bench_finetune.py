@@ -1,0 +1,202 @@
+"""Time and memory of training steps: medart beside the plain way, from one run, on a CPU.
+
+    python -m tests.bench.bench_finetune            # about 10 minutes on 2 cores
+
+The plain way is what a straightforward script does: the image is loaded and VAE-encoded in every
+step, prompts are padded to 120 tokens, and HLDF recomputes transformer blocks through all M solver
+steps, with one backward pass over both losses. Its models, optimizer and arithmetic are the same.
+
+Times are medians of steps taken in turn with the other way's. Memory is the peak of the process
+during one step over what it held before, measured in a process of its own with
+MALLOC_MMAP_THRESHOLD_=65536: plain glibc keeps freed activations, and then all modes look alike.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+MODES = ("plain", "none", "block", "step", "step+block")
+
+
+def build_base(folder):
+    """The shape of the issue: 12 layers of 8 x 32, T5 of 3 layers, VAE 16/32/32/32, 256 pixels."""
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    from tests.small import build_base as build_small
+
+    build_small(folder)
+    torch.manual_seed(0)
+    PixArtTransformer2DModel(
+        num_attention_heads=8, attention_head_dim=32, num_layers=12, cross_attention_dim=256,
+        sample_size=32, caption_channels=128,
+    ).save_pretrained(folder / "transformer")  # fmt: skip
+    for path in (folder / "text_encoder").iterdir():
+        path.unlink()
+    T5EncoderModel(
+        T5Config(
+            vocab_size=256, d_model=128, d_kv=32, d_ff=256, num_layers=3, num_heads=4,
+            feed_forward_proj="gated-gelu",
+        )
+    ).save_pretrained(folder / "text_encoder")  # fmt: skip
+    AutoencoderKL(
+        block_out_channels=(16, 32, 32, 32), norm_num_groups=8, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    DPMSolverMultistepScheduler(
+        beta_start=1e-4, beta_end=2e-2, beta_schedule="linear"
+    ).save_pretrained(folder / "scheduler")
+
+
+def build_images(folder):
+    generator = np.random.default_rng(0)
+    (folder / "nevus").mkdir(parents=True)
+    for index in range(4):
+        pixels = generator.integers(0, 255, (256, 256, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "nevus" / f"{index}.jpg")
+
+
+def build_work(place, mode, solver_steps):
+    """Make finetune's own working state, as `run` does, without its output folder."""
+    from medart_cli.config import FinetuneConfig
+    from medart_cli.models.device import hush_libraries
+    from medart_cli.stages import finetune as stage
+
+    hush_libraries()
+    config = FinetuneConfig(
+        data=str(place / "images"), base=str(place / "base"), out=place / "out",
+        cache=place / "cache", resolution=256, device="cpu", hldf_steps=solver_steps,
+        hldf_every=2, hldf_checkpoint=mode.split("+")[0] if mode != "plain" else "block",
+        gradient_checkpointing=mode == "step+block", caption_dropout=0,
+    )  # fmt: skip
+    rows, _ = stage.read_rows(config)
+    work = stage.build_work(config, place / "base", rows, stage.build_accelerator(config))
+    stage.cache_images(work)
+    stage.build_optimizer(work, 100)
+    return work
+
+
+def take_plain_step(work, step, with_color):
+    """One step of the plain way, on the same models."""
+    from medart_cli.data.images import fit_image, image_to_tensor, load_image
+    from medart_cli.diffusion.losses import color_loss, color_moments
+    from medart_cli.models import pixart
+
+    row = work.rows[step % len(work.rows)]
+    image = image_to_tensor(fit_image(load_image(row.record.path), 256))[None]
+    mean, std = pixart.encode_images(work.vae, image)
+    latents = mean + std * torch.randn_like(mean)
+    noise, timesteps = torch.randn_like(latents), torch.randint(1000, (1,))
+    ids, mask = pixart.tokenize(work.tokenizer, [row.caption, ""], 120, pad=True)
+    embeds = pixart.encode_tokens(work.text_encoder, ids, mask)
+    noisy = work.scheduler.add_noise(latents, noise, timesteps)
+    predicted = pixart.predict_noise(work.transformer, noisy, timesteps, embeds[:1], mask[:1])
+    loss = (predicted - noise).square().mean()
+    if with_color:
+        pixart.recompute_blocks(work.transformer, True)
+        scheduler = pixart.renew_scheduler(work.scheduler)
+        scheduler.set_timesteps(work.config.hldf_steps)
+        denoise = pixart.build_denoiser(
+            work.transformer, (embeds[:1], mask[:1]), (embeds[1:], mask[1:]), 4.5
+        )
+        drawn = torch.randn_like(latents)
+        for timestep in scheduler.timesteps:
+            drawn = scheduler.step(denoise(drawn, timestep), timestep, drawn).prev_sample
+        generated = pixart.decode_latents(work.vae, drawn)
+        loss = loss + color_loss(generated, color_moments(image)) / work.config.hldf_steps
+        pixart.recompute_blocks(work.transformer, False)
+    work.optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(work.parameters, 1.0)
+    work.optimizer.step()
+
+
+def take(work, mode, step, with_color):
+    from medart_cli.stages.finetune import take_step
+
+    started = time.perf_counter()
+    if mode == "plain":
+        take_plain_step(work, step, with_color)
+    else:
+        take_step(work, 2 * step if with_color else 2 * step + 1)
+    return time.perf_counter() - started
+
+
+def measure_memory(place, mode, solver_steps):
+    """In a process of its own: peak memory of one HLDF step over the state before, in MB."""
+    work = build_work(place, mode, solver_steps)
+    take(work, mode, 1, False)
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    take(work, mode, 1, True)
+    return memory("VmHWM") - before
+
+
+def memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
+
+
+def report(place, rounds):
+    normal = {mode: [] for mode in ("plain", "medart")}
+    works = {"plain": build_work(place, "plain", 20), "medart": build_work(place, "step", 20)}
+    for step in range(1, 12):
+        for name, work in works.items():
+            normal[name].append(take(work, "plain" if name == "plain" else "step", step, False))
+    medians = {name: statistics.median(times[1:]) for name, times in normal.items()}
+    print(f"normal step: plain {medians['plain']:.3f} s, medart {medians['medart']:.3f} s, ")
+    print(f"  {medians['plain'] / medians['medart']:.2f} times as fast")
+    del works, work
+    times = {mode: [] for mode in MODES}
+    for turn in range(rounds):
+        for mode in MODES:
+            work = build_work(place, mode, 20)
+            times[mode].append(take(work, mode, 1 + turn, True))
+            del work
+    plain = statistics.median(times["plain"])
+    print("\n| HLDF step | M = 20, s | of plain | MB, M = 5 | MB, M = 20 |")
+    print("|---|---|---|---|---|")
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    for mode in MODES:
+        sizes = []
+        for solver_steps in (5, 20):
+            command = [
+                sys.executable, "-m", "tests.bench.bench_finetune", "--memory", mode,
+                "--solver-steps", str(solver_steps), "--place", str(place),
+            ]  # fmt: skip
+            done = subprocess.run(command, env=environment, capture_output=True, check=True)
+            sizes.append(json.loads(done.stdout.splitlines()[-1]))
+        median = statistics.median(times[mode])
+        print(f"| {mode} | {median:.1f} | {median / plain:.2f} | {sizes[0]:.0f} | {sizes[1]:.0f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--memory", choices=MODES)
+    parser.add_argument("--solver-steps", type=int, default=20)
+    parser.add_argument("--place", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    if options.memory:
+        print(json.dumps(measure_memory(options.place, options.memory, options.solver_steps)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        build_base(place / "base")
+        build_images(place / "images")
+        report(place, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
