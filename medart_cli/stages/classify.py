@@ -56,6 +56,7 @@ from medart_cli.stages.classify_setup import (
 )
 
 SPLIT_NAME = "split.jsonl"
+LEAST_VAL = 10  # images (or groups) a class; fewer cannot tell which epoch is best
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 
 
@@ -105,10 +106,6 @@ def open_folder(config: ClassifyConfig, sets: Sets) -> None:
     path, rows = config.out / SPLIT_NAME, describe_rows(sets)
     if path.is_file():
         old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if config.synthetic is None:  # a folder begun with synthetic images may be read without
-            old = [row for row in old if row["set"] != "synthetic"] + [
-                row for row in rows if row["set"] == "synthetic"
-            ]
         for number, (then, now) in enumerate(zip(old, rows, strict=False)):
             if then != now:
                 raise _changed(config.out, f"row {number + 1} was {then}, is now {now}")
@@ -215,7 +212,7 @@ def hold_out(config: ClassifyConfig, images: Images, seed: int) -> tuple[Images,
     """Hold whole groups out for early stopping, where each class has enough of them."""
     pairs = set(zip(images.rows.labels, images.rows.groups, strict=True))
     rarest = min(Counter(label for label, _ in pairs).values())
-    if config.freeze or config.val_fraction * rarest < 1:
+    if config.freeze or config.val_fraction * rarest < LEAST_VAL:
         return images, None
     rows = images.rows
     train, val = split_groups(rows.labels, rows.groups, config.val_fraction, seed)
@@ -229,7 +226,7 @@ def fine_tune(
     generator: torch.Generator,
     name: str,
 ) -> dict[str, Any]:
-    """Train all weights; the best state by validation loss is kept, the state at the start too."""
+    """Train all weights; the best state on the held-out images is kept, that of the start too."""
     config, (train, val) = setup.config, phase
     weights = None
     if config.balance == "weights":
@@ -240,7 +237,7 @@ def fine_tune(
     total = config.epochs * math.ceil(len(train.labels) / config.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_at, total=total))
     scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == "fp16")
-    best = Best(network, measure_loss(setup, network, val, weights))
+    best = Best(network, measure(setup, network, val))
     losses: list[float] = []
     with progress(name, total) as bar:
         for epoch in range(1, config.epochs + 1):
@@ -248,7 +245,9 @@ def fine_tune(
             for inputs, labels in draw_batches(setup, train, generator):
                 stop.check()
                 with autocast(setup):
-                    loss = functional.cross_entropy(network(inputs), labels, weight=weights)
+                    loss = functional.cross_entropy(
+                        network(inputs), labels, weights, label_smoothing=config.label_smoothing
+                    )
                 torch.autograd.backward(scaler.scale(loss))
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0, error_if_nonfinite=False)
@@ -261,14 +260,14 @@ def fine_tune(
             if not math.isfinite(running):
                 raise RunError(f"the loss is {running} in epoch {epoch}; lower --learning-rate")
             losses.append(running)
-            if best.is_over(network, measure_loss(setup, network, val, weights), config.patience):
+            if best.is_over(network, measure(setup, network, val), config.patience):
                 break
     best.restore(network)
     return {
         "epochs": len(losses),
         "best_epoch": best.epoch,
         "losses": losses,
-        "val_loss": best.loss,
+        "val_accuracy": None if best.score is None else best.score[0],
     }
 
 
@@ -301,20 +300,20 @@ def draw_batches(
 
 
 class Best:
-    """The state with the lowest validation loss so far; without validation, the last one."""
+    """The state with the best validation score so far; without validation, the last one."""
 
-    def __init__(self, network: nn.Module, loss: float | None) -> None:
+    def __init__(self, network: nn.Module, score: tuple[float, float] | None) -> None:
         """Begin with the untrained network."""
-        self.loss, self.epoch, self._seen = loss, 0, 0
-        self._state = copy.deepcopy(network.state_dict()) if loss is not None else None
+        self.score, self.epoch, self._seen = score, 0, 0
+        self._state = copy.deepcopy(network.state_dict()) if score is not None else None
 
-    def is_over(self, network: nn.Module, loss: float | None, patience: int) -> bool:
+    def is_over(self, network: nn.Module, score: tuple[float, float] | None, patience: int) -> bool:
         """Take note of an epoch; say whether `patience` of them brought nothing better."""
         self._seen += 1
-        if loss is None or self.loss is None:
+        if score is None or self.score is None:
             self.epoch = self._seen
-        elif loss < self.loss:
-            self.loss, self.epoch = loss, self._seen
+        elif score > self.score:
+            self.score, self.epoch = score, self._seen
             self._state = copy.deepcopy(network.state_dict())
         return self._seen - self.epoch >= patience
 
@@ -324,15 +323,17 @@ class Best:
             network.load_state_dict(self._state)
 
 
-def measure_loss(
-    setup: Setup, network: nn.Sequential, images: Images | None, weights: Tensor | None
-) -> float | None:
-    """Compute the loss of held-out images; None without any."""
+def measure(
+    setup: Setup, network: nn.Sequential, images: Images | None
+) -> tuple[float, float] | None:
+    """Score held-out images: balanced accuracy, and for ties the loss, negative; None for none."""
     if images is None:
         return None
     logits = compute_logits(setup, network, images)
-    weights = None if weights is None else weights.cpu()
-    return functional.cross_entropy(logits, images.labels, weight=weights).item()
+    right = (logits.argmax(dim=1) == images.labels).float()
+    weights = weigh_classes(images.labels, len(setup.classes))
+    accuracy = (right * weights[images.labels]).mean().item()
+    return accuracy, -functional.cross_entropy(logits, images.labels, weight=weights).item()
 
 
 def compute_logits(setup: Setup, network: nn.Sequential, images: Images) -> Tensor:

@@ -55,6 +55,7 @@ def sets(tmp_path_factory):
         "train": draw_set(folder / "train", 12, seed=1),
         "test": draw_set(folder / "test", 40, seed=2),
         "more": draw_set(folder / "more", 40, seed=3, synthetic=True),
+        "few": draw_set(folder / "few", 4, seed=5, synthetic=True),
         "shuffled": draw_set(folder / "shuffled", 40, seed=4, shuffle=True, synthetic=True),
     }
 
@@ -121,7 +122,7 @@ def test_more_images_of_the_same_kind_help_and_shuffled_labels_do_not(
 
 def fine_tune(sets, backbone, out, *more):
     return (
-        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["more"],
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["few"],
         "--regimes", "real,mix,pretrain", "--seeds", 2, "--epochs", 2, "--out", out,
         *options(backbone, *more),
     )  # fmt: skip
@@ -143,16 +144,12 @@ def test_fine_tuning_in_all_regimes_compares_them_to_real(finished):
     metrics = read(finished / "metrics.json")
     assert list(metrics["regimes"]) == ["real", "mix", "pretrain"]
     assert metrics["regimes"]["real"]["difference_to_real"] == {}
-    assert metrics["regimes"]["mix"]["train_images"] == [sum(metrics_train(metrics, "real")) + 120]
+    assert metrics["regimes"]["mix"]["train_images"] == [36 + 12]
     assert len(metrics["regimes"]["pretrain"]["train_images"]) == 2
     assert metrics["regimes"]["mix"]["verdict"] in ("better", "worse", "no difference shown")
     chosen = metrics["classifier"]["regime"]
     copied = (finished / "model.safetensors").read_bytes()
     assert copied == (finished / "regimes" / chosen / "model" / "model.safetensors").read_bytes()
-
-
-def metrics_train(metrics, regime):
-    return metrics["regimes"][regime]["train_images"]
 
 
 def test_the_same_seed_gives_the_same_predictions(finished, medart, sets, backbone, tmp_path):
@@ -275,6 +272,21 @@ def test_one_image_a_class_is_enough_to_learn_from(medart, sets, backbone, tmp_p
     assert code == 0, stderr
     real = read(tmp_path / "CLF" / "metrics.json")["regimes"]["real"]
     assert (real["train_images"], real["val_images"]) == ([3], [0])
+
+
+def test_held_out_images_choose_the_epoch(medart, sets, backbone, tmp_path):
+    code, _, stderr = medart(
+        "classify", sets["more"].parent / "test", "--test", sets["train"], "--seeds", 1,
+        "--epochs", 3, "--val-fraction", 0.3, "--learning-rate", 10, "--label-smoothing", 0,
+        "--out", tmp_path / "CLF", *options(backbone),
+    )  # fmt: skip
+    assert code in (0, 1), stderr
+    if code == 1:
+        assert "the loss is" in stderr and "lower --learning-rate" in stderr
+        return
+    result = read(tmp_path / "CLF" / "regimes" / "real" / "seed-0.json")
+    assert result["val_images"][0] >= 30
+    assert result["training"][0]["best_epoch"] == 0  # so high a rate only destroys
 
 
 def test_regimes_that_cannot_be_are_refused(medart, sets, tmp_path):
