@@ -36,7 +36,7 @@ PATCH = 14
 
 def build_llava(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     """Save a LLaVA-1.5-class model: one view of the image."""
-    tokenizer = _build_tokenizer()
+    tokenizer = build_tokenizer()
     settings = {"patch_size": PATCH, "vision_feature_select_strategy": "default"}
     processor = LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
@@ -52,7 +52,7 @@ def build_llava(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
 
 def build_llava_next(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     """Save a LLaVA-NeXT-class model, as the paper's: the whole image and its tiles."""
-    tokenizer = _build_tokenizer()
+    tokenizer = build_tokenizer()
     tiles = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
     processor = LlavaNextProcessor(
         LlavaNextImageProcessor(
@@ -71,7 +71,8 @@ def build_llava_next(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     return _save(folder, LlavaNextForConditionalGeneration(config), processor)
 
 
-def _build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Train a byte-level tokenizer on two sentences."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

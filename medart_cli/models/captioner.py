@@ -183,11 +183,12 @@ class Captioner:
         self.model.eval().requires_grad_(False)
         if not quantized:
             self.model.to(self.device)
-        self._prepare_tokens()
+        self.prepare()
         self.revision = find_revision(self.folder)
         return self
 
-    def _prepare_tokens(self) -> None:
+    def prepare(self) -> None:
+        """Make processor and model ready to be asked: left padding, an end, no draws of its own."""
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"  # the answer must follow the prompt directly
         if tokenizer.pad_token is None:
