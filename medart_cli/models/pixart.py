@@ -24,11 +24,16 @@ WEIGHTS = ("text_encoder", "transformer", "vae")
 # Prompt lengths that the two pipelines of diffusers use by default, and the models were made for.
 TOKEN_LIMITS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 SIZES = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
-DOWNLOAD = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
+ENDINGS = ("json", "txt", "model", "safetensors")  # of files that are fetched
 
 
-def find_base(base: str, *, offline: bool = False) -> Path:
+def find_base(base: str, *, offline: bool = False, parts: Sequence[str] = PARTS) -> Path:
     """Return the folder of a pipeline: a local one, or a hub id from the cache or the hub.
+
+    Args:
+        base: Folder or hub id.
+        offline: Do not ask the hub.
+        parts: Folders of the pipeline that are needed; no other is fetched or missed.
 
     Raises:
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
@@ -40,14 +45,15 @@ def find_base(base: str, *, offline: bool = False) -> Path:
             raise MissingModelError(
                 f"{base}: no such folder; a base is a pipeline folder or hub id"
             )
-        folder = _fetch(base, offline)
-    _check_base(folder)
+        folder = _fetch(base, offline, parts)
+    _check_base(folder, parts)
     return folder
 
 
-def _fetch(base: str, offline: bool) -> Path:
+def _fetch(base: str, offline: bool, parts: Sequence[str]) -> Path:
+    wanted = ["model_index.json", *(f"{part}/*.{end}" for part in parts for end in ENDINGS)]
     try:
-        return Path(snapshot_download(base, allow_patterns=DOWNLOAD, local_files_only=offline))
+        return Path(snapshot_download(base, allow_patterns=wanted, local_files_only=offline))
     except HFValidationError as error:
         raise MissingModelError(f"{base}: neither a folder nor a hub id") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -59,15 +65,15 @@ def _fetch(base: str, offline: bool) -> Path:
         ) from error
 
 
-def _check_base(folder: Path) -> None:
+def _check_base(folder: Path, parts: Sequence[str]) -> None:
     pipeline = pipeline_class(folder)
     if pipeline not in TOKEN_LIMITS:
         raise ConfigError(f"{folder}: is a {pipeline}; a PixArt-alpha or -Sigma base is needed")
-    for part in PARTS:
+    for part in parts:
         if not (folder / part).is_dir():
             raise MissingModelError(f"{folder}: the folder {part} is missing; copy it too")
-    for part in WEIGHTS:
-        if find_weights(folder / part):
+    for part in parts:
+        if part not in WEIGHTS or find_weights(folder / part):
             continue
         if list((folder / part).glob("*.bin")):
             raise MissingModelError(

@@ -265,7 +265,7 @@ def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record
     labels = sorted({record.label for record in records if record.label})
     if config.style != "visual":
         return Book(profile, labels)
-    base = find_base(config.base, offline=config.offline)
+    base = find_base(config.base, offline=config.offline, parts=["tokenizer"])
     book = Book(profile, labels, load_tokenizer(base), max_tokens(base))
     for label in labels:
         if book.count(profile.simple_caption(label)) > book.limit:

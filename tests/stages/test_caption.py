@@ -215,6 +215,14 @@ def test_the_limit_is_that_of_the_base_pipeline(images, models, tmp_path):
     assert all(200 < count <= 300 for count in counts)
 
 
+def test_of_the_base_pipeline_the_tokenizer_is_enough(images, models, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(Path(models["base"]) / "tokenizer", base / "tokenizer")
+    shutil.copy(Path(models["base"]) / "model_index.json", base)
+    with serve(good) as stub:
+        assert ask_stub(stub, models, images, "--base", base).exit_code == 0
+
+
 def test_a_text_cut_by_the_token_limit_of_the_answer_loses_its_torn_sentence(images, models):
     def reply(body):
         text = f"{beginning(body)}, brown. Its border is rou"
