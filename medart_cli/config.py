@@ -843,7 +843,7 @@ class ClassifyConfig(CommonConfig):
     batch_size: Annotated[int, Option(help="Images at a time.", rich_help_panel="Training")] = 32
     learning_rate: Annotated[
         float, Option(help="Highest learning rate of AdamW.", rich_help_panel="Training")
-    ] = 5e-4
+    ] = 3e-4
     weight_decay: Annotated[
         float, Option(help="Weight decay of AdamW.", rich_help_panel="Training")
     ] = 0.05

@@ -152,11 +152,18 @@ def test_fine_tuning_in_all_regimes_compares_them_to_real(finished):
     assert copied == (finished / "regimes" / chosen / "model" / "model.safetensors").read_bytes()
 
 
-def test_the_same_seed_gives_the_same_predictions(finished, medart, sets, backbone, tmp_path):
-    code, _, stderr = medart(*fine_tune(sets, backbone, tmp_path / "again"))
+def test_the_same_seed_gives_the_same_result_whatever_else_is_trained(
+    finished, medart, sets, backbone, tmp_path
+):
+    command = [str(item) for item in fine_tune(sets, backbone, tmp_path / "again")]
+    command[command.index("real,mix,pretrain")] = "pretrain"
+    code, _, stderr = medart(*command)
     assert code == 0, stderr
-    for name in ("predictions.jsonl", "model.safetensors", "split.jsonl"):
-        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
+    for name in ("seed-0.json", "seed-1.json", "model/model.safetensors"):
+        path = Path("regimes", "pretrain", name)
+        assert (tmp_path / "again" / path).read_bytes() == (finished / path).read_bytes()
+    first, second = (read(finished / "regimes/pretrain" / f"seed-{i}.json") for i in (0, 1))
+    assert first["probabilities"] != second["probabilities"]
 
 
 @pytest.fixture
@@ -280,10 +287,7 @@ def test_held_out_images_choose_the_epoch(medart, sets, backbone, tmp_path):
         "--epochs", 3, "--val-fraction", 0.3, "--learning-rate", 10, "--label-smoothing", 0,
         "--out", tmp_path / "CLF", *options(backbone),
     )  # fmt: skip
-    assert code in (0, 1), stderr
-    if code == 1:
-        assert "the loss is" in stderr and "lower --learning-rate" in stderr
-        return
+    assert code == 0, stderr
     result = read(tmp_path / "CLF" / "regimes" / "real" / "seed-0.json")
     assert result["val_images"][0] >= 30
     assert result["training"][0]["best_epoch"] == 0  # so high a rate only destroys
