@@ -27,7 +27,9 @@ SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)  # of the crops that are l
 PLACES = 7  # of a crop along each side
 CENTER = 0.71  # side of the crop that `focus_image` keeps: half of the area
 NEXT = 10  # neighbors that the nearest is measured against
-SAME = 0.03  # distance of normalized views: below, two real files show one picture
+# A real image whose layout ratio is below this shows the same lesion as another: of 612 dermoscopic
+# images and 800 blood cells, unrelated ones lie above 0.6, duplicates and retakes below 0.4.
+TWIN = 0.5
 LEAST_TRAINING = 4  # images; below, there are no next neighbors to measure against
 
 
@@ -197,7 +199,8 @@ class Verdict:
         thresholds: The ratio of each space below which an image is a near-copy.
         false_alarms: Expected share of unseen real images that would be flagged, at most.
         heldout: Number of held-out images behind the thresholds.
-        twins: Held-out images left out because they show the same picture as a training image.
+        twins: Held-out images left out as duplicates or retakes of a training image; the rate is
+            that of images without a twin.
     """
 
     score: Array
@@ -211,6 +214,11 @@ class Verdict:
     def flagged(self) -> npt.NDArray[np.bool_]:
         """(N,) whether each is a near-copy."""
         return np.asarray(self.score > 1)
+
+
+def find_twins(layouts: Nearest) -> npt.NDArray[np.bool_]:
+    """Find real images that are duplicates or retakes of a training image, by their layouts."""
+    return np.asarray(layouts.ratio < TWIN)
 
 
 def judge_copies(
@@ -231,10 +239,10 @@ def judge_copies(
     Source:
         Vovk et al. 2005, conformal prediction, for the rate of an order statistic.
     """
-    own = heldout[-1].distance >= SAME
+    own = ~find_twins(heldout[-1])
     count = int(own.sum())
     if count == 0:
-        raise ValueError("no held-out image differs from all training images")
+        raise ValueError("every held-out image is the twin of a training image")
     allowed = max(0, int(rate / len(heldout) * (count + 1)) - 1)
     thresholds = [float(np.sort(item.ratio[own])[min(allowed, count - 1)]) for item in heldout]
     scores = np.array(
@@ -261,7 +269,7 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
     """
     if total == 0:
         return 0.0, 1.0
-    z = 1.959964
+    z = 1.959963984540054
     share, square = count / total, z * z / total
     center = (share + square / 2) / (1 + square)
     half = z * np.sqrt(share * (1 - share) / total + square / (4 * total)) / (1 + square)

@@ -48,7 +48,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     cache = config.cache or default_cache()
     sets = read_sets(config)
     networks = build_networks(config, cache)
-    open_output(config.out, settings_of(config), ignore=IGNORED, overwrite=config.overwrite)
+    if PartialState().is_main_process:
+        open_output(config.out, settings_of(config), ignore=IGNORED, overwrite=config.overwrite)
     sets, failures = extract(config, sets, networks, cache)
     if not PartialState().is_main_process:  # the features are computed; one process measures
         return {"result": str(config.out)}
@@ -250,8 +251,15 @@ def find_copies(
     device = find_device(config.device)
     views = [read_features(holdout.keys, item, cache) for item in networks.copies]
     heldout = _find_nearest(views, training, own, theirs, device)
-    if (heldout[-1].distance < copies.SAME).all():
-        log.warning("%s: shows only the pictures of %s; no copies sought", holdout.name, real.name)
+    twins = int(copies.find_twins(heldout[-1]).sum())
+    if twins:
+        log.warning(
+            "%s: %d images look like duplicates or retakes of a real image; if they are of one "
+            "patient, give both a group_id",
+            *(holdout.name, twins),
+        )
+    if twins == len(holdout.keys):
+        log.warning("%s: no image is left to set the threshold of copies", holdout.name)
         return [], []
     facts, pairs = [], []
     for item in synthetic:

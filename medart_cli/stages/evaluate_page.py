@@ -61,7 +61,7 @@ def format_comparison(item: dict[str, Any]) -> list[str]:
         f"{infinite['value']:.4g} ± {infinite['standard_error']:.2g}" if infinite else "-",
         f"{floor['frechet']['real']:.4g} (n = {floor['n']})" if floor else "-",
         f"{floor['frechet']['synthetic']:.4g}" if floor else "-",
-        f"{1e3 * kernel['value']:.3g} ± {1e3 * kernel['standard_error']:.2g}" if kernel else "-",
+        _with_error(kernel),
         *("-" if item[key] is None else f"{item[key]:.2f}" for key in COVERAGES),
     ]
 
@@ -85,8 +85,15 @@ def format_short(item: dict[str, Any]) -> list[str]:
         f"{item['n_synthetic']}/{item['n_real']}",
         _with_interval(item["frechet"]["value"], item["frechet"]["interval"], ".3g"),
         f"{floor['frechet']['synthetic']:.3g}, {floor['frechet']['real']:.3g}" if floor else "-",
-        f"{1e3 * kernel['value']:.2g} ± {1e3 * kernel['standard_error']:.1g}" if kernel else "-",
+        _with_error(kernel),
     ]
+
+
+def _with_error(kernel: dict[str, Any] | None) -> str:
+    if kernel is None:
+        return "-"
+    value, error = 1e3 * kernel["value"], 1e3 * kernel["standard_error"]
+    return f"{value:.0f} ± {error:.0f}" if abs(value) >= 100 else f"{value:.2g} ± {error:.1g}"
 
 
 def _with_interval(value: float, interval: list[float] | None, form: str = ".4g") -> str:
@@ -184,8 +191,9 @@ def _show_distances(out: Path, facts: dict[str, Any]) -> list[str]:
             _place_plot(
                 figure,
                 out / f"distances-{number + 1}.png",
-                "Dot and bar: synthetic set and its 95% interval. Gray: the same distance between "
-                "halves of the real set, at the smaller n named in the table.",
+                "Full dot and bar: all images, with the 95% interval. Open dot: the synthetic set "
+                "at the smaller n at which halves of the real set (gray, all splits) are compared; "
+                "an open dot in the gray is as near as real images are to each other.",
             )
         )
         overall = [item for item in chosen if item["label"] is None]
@@ -203,6 +211,8 @@ def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
         if floor:
             low, high = floor["frechet"]["real_lowest"], floor["frechet"]["real_highest"]
             axes.plot([low, high], [row, row], color="#afb8c1", linewidth=7, zorder=1)
+            here = floor["frechet"]["synthetic"]
+            axes.plot(here, row, "o", color="#57606a", markerfacecolor="white", zorder=2)
         color = PLOT_COLORS[0 if item["label"] is None else 1]
         if frechet["interval"]:
             axes.plot(frechet["interval"], [row, row], color=color, linewidth=1.5, zorder=2)
@@ -290,8 +300,8 @@ def _show_copies(
         if item["real_twins"]:
             parts.append(
                 _note(
-                    f"{item['real_twins']} of the images behind the threshold show the same "
-                    "picture as another real image and were left out; look for duplicates."
+                    f"{item['real_twins']} real images look like duplicates or retakes of another "
+                    "real image; they were left out of the threshold."
                 )
             )
         tiles = [_draw_pair(own, sets[0], pair) for pair in found[:MOST_PAIRS]]
@@ -309,7 +319,8 @@ def _draw_pair(own: ImageSet, real: ImageSet, pair: dict[str, Any]) -> Image.Ima
     tile.paste("white", (3, 3, tile.width - 3, tile.height - 3))
     tile.paste(_thumb(own, row), (4, 4))
     tile.paste(_thumb(real, found), (THUMB + 6, 4))
-    text = "same file" if pair["identical"] else f"{pair['score']:.2f}, {pair['space']}"
+    score = f"{pair['score']:.2f}" if pair["score"] < 100 else "over 100"
+    text = "same file" if pair["identical"] else f"{score}, {pair['space']}"
     ImageDraw.Draw(tile).text((6, THUMB + 6), text, fill="#1b1f24")
     return tile
 

@@ -1,0 +1,247 @@
+import base64
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image, ImageEnhance
+from timm.models import save_for_hf
+from typer.testing import CliRunner
+
+from medart_cli.cli import app
+
+COUNT = 12  # images a set
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A folder as `medart classify` writes it: a small network of random weights."""
+    folder = tmp_path_factory.mktemp("clf")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=2)
+    save_for_hf(model, folder, safe_serialization=True, data_config={"input_size": (3, 32, 32)})
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.getbasetemp() / "evaluate-cache"
+    monkeypatch.setenv("MEDART_CACHE", str(folder))
+    return folder
+
+
+def draw_picture(seed, loud=1.0):
+    random = np.random.default_rng(seed)
+    noise = Image.fromarray(random.integers(60, 180, (7, 7, 3), dtype=np.uint8))
+    image = noise.resize((48, 48), Image.Resampling.BICUBIC)
+    return ImageEnhance.Color(image).enhance(loud)
+
+
+def save_set(folder, first, *, labels=("nevus", "melanoma"), loud=1.0):
+    for index in range(COUNT):
+        place = folder / labels[index % len(labels)]
+        place.mkdir(parents=True, exist_ok=True)
+        draw_picture(first + index, loud).save(place / f"{first + index}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def sets(tmp_path):
+    return save_set(tmp_path / "real", 0), save_set(tmp_path / "syn", 100)
+
+
+def evaluate(network, *arguments, out, extra=("--bootstrap", "20", "--floor-repeats", "2")):
+    options = [
+        "--features",
+        network,
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        *extra,
+    ]
+    return CliRunner().invoke(app, ["evaluate", *arguments, *options])
+
+
+def read_metrics(out):
+    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_the_report_holds_all_measures_and_needs_nothing_from_outside(network, sets, tmp_path):
+    out = tmp_path / "report"
+    result = evaluate(network, *sets, out=out)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{out}\n"
+    facts = read_metrics(out)
+    assert [item["label"] for item in facts["comparisons"]] == [None, "melanoma", "nevus"]
+    assert facts["sets"][0] == {"name": "real", "n": 12, "labels": {"melanoma": 6, "nevus": 6}}
+    assert facts["features"][0]["frechet"] == "Frechet distance"
+    assert facts["copies"][0]["n"] == 12 and facts["ranking"] is None
+    assert facts["settings"]["real"] == sets[0] and facts["versions"]["torch"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:|//|/|\.)", page)
+    assert "<script" not in page and "@import" not in page
+    pictures = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
+    assert len(pictures) >= 6 and all(base64.b64decode(item) for item in pictures)
+    for name in ("distances-1.png", "colors.png"):
+        with Image.open(out / name) as plot:
+            assert min(plot.size) > 100
+
+
+def test_the_same_command_again_gives_the_same_figures(network, sets, tmp_path):
+    first = evaluate(network, *sets, out=tmp_path / "a", extra=("--bootstrap", "20"))
+    again = evaluate(
+        network, *sets, out=tmp_path / "b", extra=("--bootstrap", "20", "--batch-size", "5")
+    )
+    assert first.exit_code == again.exit_code == 0
+    one, two = read_metrics(tmp_path / "a"), read_metrics(tmp_path / "b")
+    for key in ("comparisons", "color", "copies"):
+        assert one[key] == two[key]
+
+
+def test_the_batch_size_changes_no_figure_beyond_rounding(network, sets, tmp_path):
+    values = []
+    for size in ("1", "7"):
+        extra = ("--bootstrap", "0", "--batch-size", size, "--cache", str(tmp_path / size))
+        evaluate(network, *sets, out=tmp_path / f"r{size}", extra=extra)
+        values.append(read_metrics(tmp_path / f"r{size}")["comparisons"][0]["frechet"]["value"])
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_planted_copies_are_listed_and_fail_the_run_after_the_report(network, sets, tmp_path):
+    shutil.copy(f"{sets[0]}/nevus/0.png", f"{sets[1]}/nevus/copy.png")
+    out = tmp_path / "report"
+    result = evaluate(network, *sets, out=out, extra=("--bootstrap", "0", "--fail-on-copies", "0"))
+    assert result.exit_code == 1
+    facts = read_metrics(out)["copies"][0]
+    assert facts["identical_files"] == 1
+    assert f"{facts['copies']} of 13 images are near-copies of real ones, more" in result.stderr
+    pairs = [json.loads(line) for line in (out / "copies.jsonl").read_text().splitlines()]
+    assert len(pairs) == facts["copies"]
+    assert [(pair["file_name"], pair["nearest"]) for pair in pairs if pair["identical"]] == [
+        ("nevus/copy.png", "nevus/0.png")
+    ]
+    assert (out / "report.html").is_file()
+
+
+def test_an_over_saturated_set_is_caught_by_the_colors_and_loses_the_ranking(
+    network, sets, tmp_path
+):
+    loud = save_set(tmp_path / "loud", 100, loud=4.0)
+    out = tmp_path / "report"
+    result = evaluate(network, *sets, loud, out=out, extra=("--no-copies", "--bootstrap", "50"))
+    assert result.exit_code == 0, result.stderr
+    facts = read_metrics(out)
+    beyond = {item["set"]: item["beyond_floor"] for item in facts["color"]}
+    assert "saturation mean" in beyond["loud"] and "saturation mean" not in beyond["syn"]
+    assert facts["ranking"]["order"] == ["syn", "loud"] and facts["copies"] == []
+    assert facts["ranking"]["n"] == COUNT
+
+
+def test_sets_that_are_alike_get_no_winner(network, sets, tmp_path):
+    third = save_set(tmp_path / "third", 200)
+    result = evaluate(network, *sets, third, out=tmp_path / "report")
+    ranking = read_metrics(tmp_path / "report")["ranking"]
+    assert result.exit_code == 0 and ranking["winner"] is None and "overlap" in ranking["reason"]
+    assert "winner: none" in result.stderr
+
+
+def test_the_summary_as_json(network, sets, tmp_path):
+    result = evaluate(network, *sets, out=tmp_path / "r", extra=("--json", "--bootstrap", "0"))
+    summary = json.loads(result.stdout)
+    assert summary["result"] == str(tmp_path / "r") and summary["failures"] == 0
+    facts = read_metrics(tmp_path / "r")
+    assert summary["sets"]["syn"]["frechet"] == facts["comparisons"][0]["frechet"]["value"]
+
+
+def test_a_held_out_set_sets_the_threshold(network, sets, tmp_path):
+    holdout = save_set(tmp_path / "holdout", 300)
+    extra = ("--holdout", holdout, "--bootstrap", "0")
+    result = evaluate(network, *sets, out=tmp_path / "r", extra=extra)
+    assert result.exit_code == 0, result.stderr
+    found = read_metrics(tmp_path / "r")["copies"][0]
+    assert (found["calibration"], found["heldout"]) == ("held-out set", COUNT)
+    assert found["false_alarms"] == pytest.approx(3 / 13)
+
+
+def test_labels_that_differ_are_said_and_left_out(network, sets, tmp_path):
+    other = save_set(tmp_path / "other", 400, labels=("nevus", "wart"))
+    result = evaluate(network, sets[0], other, out=tmp_path / "r", extra=("--bootstrap", "0"))
+    assert result.exit_code == 0
+    facts = read_metrics(tmp_path / "r")
+    assert [item["label"] for item in facts["comparisons"]] == [None, "nevus"]
+    assert facts["unmatched_labels"]["other"] == [
+        "melanoma: 6 real and 0 synthetic images",
+        "wart: 0 real and 6 synthetic images",
+    ]
+
+
+def test_an_unreadable_file_is_named_and_counted(network, sets, tmp_path):
+    broken = tmp_path / "syn" / "nevus" / "broken.png"
+    broken.write_bytes(b"no image at all")
+    result = evaluate(network, *sets, out=tmp_path / "r", extra=("--bootstrap", "0"))
+    assert result.exit_code == 3
+    assert f"{broken}: is not an image" in result.stderr
+    assert read_metrics(tmp_path / "r")["failures"][0]["file"] == str(broken)
+    extra = ("--bootstrap", "0", "--max-failures", "1")
+    assert evaluate(network, *sets, out=tmp_path / "r", extra=extra).exit_code == 0
+
+
+def test_pictures_of_one_color_and_of_mixed_sizes_have_measures(network, sets, tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for index in range(4):
+        Image.new("L", (20 + 9 * index, 30), 128).save(plain / f"{index}.png")
+    result = evaluate(network, sets[0], str(plain), out=tmp_path / "r")
+    assert result.exit_code == 0, result.stderr
+    found = read_metrics(tmp_path / "r")["comparisons"][0]
+    assert found["frechet"]["value"] > 0 and found["precision"] is None
+
+
+def test_synthetic_rows_among_the_real_ones_are_refused(network, sets, tmp_path):
+    rows = [{"file_name": "nevus/0.png"}, {"file_name": "melanoma/1.png", "synthetic": True}]
+    manifest = tmp_path / "real" / "metadata.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = evaluate(network, *sets, out=tmp_path / "r")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"medart evaluate: {manifest}:2: is a synthetic image among the real ones; take it out\n"
+    )
+
+
+def test_a_set_of_one_image_is_refused(network, sets, tmp_path):
+    (tmp_path / "one").mkdir()
+    draw_picture(0).save(tmp_path / "one" / "a.png")
+    result = evaluate(network, sets[0], str(tmp_path / "one"), out=tmp_path / "r")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("one: holds 1 image; a distance needs 2 or more\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--bootstrap", "5"], "--bootstrap must be 0, or 20 or more, got 5"),
+        (["--copy-rate", "1"], "--copy-rate must be between 0 and 1"),
+        (["--no-copies", "--fail-on-copies", "0.1"], "--fail-on-copies needs --copies"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_exit_code_2(network, sets, tmp_path, options, text):
+    result = evaluate(network, *sets, out=tmp_path / "r", extra=options)
+    assert result.exit_code == 2 and text in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_missing_inception_weights_are_exit_code_4(sets, tmp_path):
+    result = evaluate("inception", *sets, out=tmp_path / "r")
+    assert result.exit_code == 4
+    assert "--inception" in result.stderr and not (tmp_path / "r").exists()
+
+
+def test_a_report_of_other_settings_is_not_overwritten_unasked(network, sets, tmp_path):
+    evaluate(network, *sets, out=tmp_path / "r", extra=("--bootstrap", "0"))
+    result = evaluate(network, *sets, out=tmp_path / "r", extra=("--bootstrap", "20"))
+    assert result.exit_code == 2 and "bootstrap was 0 and is now 20" in result.stderr
