@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import sys
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -74,7 +75,8 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
         stop.listen()
         with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
             summary = import_module(f"medart_cli.stages.{name}").run(settings)
-        typer.echo(json.dumps(summary) if settings.json else summary["result"])
+        if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+            typer.echo(json.dumps(summary) if settings.json else summary["result"])
         failures = summary.get("failures", 0)
         if failures > settings.max_failures:
             raise TooManyFailuresError(

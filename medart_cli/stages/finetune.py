@@ -59,7 +59,9 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     accelerator = build_accelerator(config)
     ignore = RUN_ONLY | ({"steps", "epochs"} if config.lr_schedule == "constant" else set())
     settings = settings_of(config)
-    open_output(config.out, settings, ignore=ignore, overwrite=config.overwrite)
+    if accelerator.is_main_process:
+        open_output(config.out, settings, ignore=ignore, overwrite=config.overwrite)
+    accelerator.wait_for_everyone()
 
     work = build_work(config, base, rows, accelerator)
     failures += cache_images(work)
@@ -347,4 +349,5 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
             checkpoints.write_folder(config.out / "merged", merge)
     if config.log_with:
         work.accelerator.end_training()
+    work.accelerator.wait_for_everyone()
     return {"result": str(config.out), **facts}
