@@ -680,8 +680,8 @@ class CaptionConfig(CommonConfig):
             raise ConfigError("--out: missing; name the manifest to write for standard input")
         if self.audit and self.style != "visual":
             raise ConfigError(f"--audit {self.audit}: needs --style visual; no model is asked else")
-        if self.endpoint is None and self.allow_remote:
-            raise ConfigError("--allow-remote: needs --endpoint")
+        if self.allow_remote and (self.endpoint is None or self.offline):
+            raise ConfigError("--allow-remote: needs --endpoint, and goes without --offline")
         if self.endpoint is not None and (self.load_in or self.revision):
             raise ConfigError("--load-in and --revision are the server's to choose; leave them out")
         if self.add_new and (self.out is not None or not Path(self.images).is_dir()):

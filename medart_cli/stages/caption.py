@@ -25,6 +25,7 @@ from medart_cli.config import DEFAULT_CAPTIONER, RUN_ONLY, CaptionConfig, settin
 from medart_cli.data.captions import (
     TOO_LONG,
     Rules,
+    begins_with,
     cut_caption,
     find_faults,
     trim_caption,
@@ -128,6 +129,9 @@ def run(config: CaptionConfig) -> dict[str, Any]:
     journal = Journal(target, records)
     check_session(config, journal, beside(target, "caption.toml"))
     todo = find_todo(config, journal)
+    new = set(todo)
+    kept = [record for row, record in enumerate(journal.records) if row not in new]
+    warn_of_old_labels(profile, kept)
 
     book = build_book(config, profile, records)
     asked = config.style == "visual" and (todo or config.audit)
@@ -255,6 +259,23 @@ def is_wanted(record: Record, recaption: str | None) -> bool:
     return recaption == "all" or (recaption == "simple" and status == "simple")
 
 
+def warn_of_old_labels(profile: Profile, kept: Sequence[Record]) -> None:
+    """Say how many of our texts that are kept name another class than their row does now."""
+    old = [
+        record
+        for record in kept
+        if (record.fields.get("caption") or {}).get("status")
+        and record.text
+        and not begins_with(record.text, profile.simple_caption(record.label))
+    ]
+    if old:
+        log.warning(
+            "%d texts do not begin with the simple caption of their label, as %s: labels or "
+            "profile have changed; --recaption all writes all texts anew",
+            *(len(old), old[0].file_name),
+        )
+
+
 def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record]) -> Book:
     """Find the target's tokenizer and limit, and check that all simple captions fit.
 
@@ -280,8 +301,6 @@ def build_asker(config: CaptionConfig) -> Asker:
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.max_new_tokens)
     if config.endpoint is not None:
         url = check_endpoint(config.endpoint, allow_remote=config.allow_remote)
-        if config.offline and config.allow_remote:
-            raise ConfigError("--allow-remote: not together with --offline")
         if url.startswith("http://") and not is_loopback(url.split("/")[2].rsplit(":", 1)[0]):
             log.warning("%s: images travel unencrypted; use https", url)
         endpoint = Endpoint(
@@ -299,7 +318,9 @@ def build_asker(config: CaptionConfig) -> Asker:
     log.info("loading %s", name)
     captioner = Captioner(folder, device=device, dtype=dtype, sampling=sampling)
     captioner.load(config.load_in)
-    captioner.name, captioner.batch_size = name, config.batch_size
+    # A hub id says where a model is from; a folder's path would tell about this machine instead.
+    captioner.name = folder.resolve().name if Path(name).is_dir() else name
+    captioner.batch_size = config.batch_size
     return captioner
 
 
@@ -356,7 +377,7 @@ def word_rows(
         simple = config.style == "simple"
         text = book.profile.simple_caption(records[row].label) if simple else ""
         status = "simple" if simple else "ok"
-        facts = {"model": None, "profile": config.profile, "style": config.style, "status": status}
+        facts = describe(config, book, None) | {"status": status}
         yield row, {"text": text, "caption": facts}
 
 
@@ -453,12 +474,12 @@ def cut_draft(texts: Sequence[str], rules: Rules) -> str:
     return ""
 
 
-def describe(config: CaptionConfig, book: Book, asker: Asker) -> dict[str, Any]:
+def describe(config: CaptionConfig, book: Book, asker: Asker | None) -> dict[str, Any]:
     """Return what a row says about where its text came from, seed and status aside."""
     return {
-        "model": asker.name,
-        "revision": asker.revision,
-        "profile": config.profile,
+        "model": asker.name if asker else None,
+        "revision": asker.revision if asker else None,
+        "profile": Path(config.profile).name,
         "prompt": book.profile.hash(),
         "style": config.style,
     }
@@ -469,7 +490,7 @@ def fail_row(config: CaptionConfig, record: Record, reason: str) -> dict[str, An
     log.warning("%s: %s", record.path, reason)
     if record.text is not None:
         return {"caption": {**(record.fields.get("caption") or {}), "error": reason}}
-    facts = {"profile": config.profile, "style": config.style, "status": "rejected"}
+    facts = {"profile": Path(config.profile).name, "style": config.style, "status": "rejected"}
     return {"caption": {**facts, "error": reason}}
 
 

@@ -387,6 +387,27 @@ def test_labels_come_from_a_table(images, models, tmp_path):
     assert all("image of basal cell," in row["text"] for row in rows_of(images))
 
 
+def test_texts_of_labels_that_have_changed_are_named(images, models, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("file_name,label\nnevus/001.png,melanoma\n")
+    with serve(good) as stub:
+        assert "do not begin" not in ask_stub(stub, models, images).stderr
+        result = ask_stub(stub, models, images, "--labels", table)
+    assert "1 texts do not begin with the simple caption of their label" in result.stderr
+    assert rows_of(images)[3]["label"] == "melanoma" and "nevus" in rows_of(images)[3]["text"]
+
+
+def test_no_path_of_this_machine_stands_in_the_manifest(images, models, tmp_path):
+    (images / "nevus" / "001.png").write_bytes(b"no image")
+    profile = tmp_path / "own.toml"
+    profile.write_text('simple = "A scan of {label}"\nflips = false\n')
+    options = ("--model", models["model"], "--base", models["base"], "--max-new-tokens", 4)
+    assert caption(images, *options, "--profile", profile, "--attempts", 1).exit_code == 3
+    assert str(tmp_path) not in (images / "metadata.jsonl").read_text("utf-8")
+    assert models["model"] not in (images / "metadata.jsonl").read_text("utf-8")
+    assert {row["caption"]["profile"] for row in rows_of(images)} == {"own.toml"}
+
+
 def test_columns_of_the_manifest_reach_the_prompt_and_a_wrong_name_is_refused(images, models):
     (images / "metadata.jsonl").write_text(
         '{"file_name": "nevus/001.png", "site": "left arm"}\n{"file_name": "nevus/003.png"}\n'
