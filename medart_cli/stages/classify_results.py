@@ -264,13 +264,15 @@ def word_verdict(name: str, found: dict[str, Any]) -> str:
 def write_report(out: Path, metrics: dict[str, Any]) -> None:
     """Write report.html from metrics.json and the charts."""
     regimes, classes = metrics["regimes"], metrics["classes"]
-    parts = [
-        f"<p>{html.escape(word_verdict(name, found))}</p>"
-        for name, found in regimes.items()
-        if found["difference_to_real"]
+    sentences = _word_leak(metrics["checks"]) + [
+        word_verdict(name, found) for name, found in regimes.items() if found["difference_to_real"]
     ]
+    parts = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences]
     parts += [build_table(*build_rows(regimes, MEASURES)), _build_notes(metrics)]
     parts.append(f"<p class='note'>{_word_method(metrics)}</p>")
+    if len(metrics["seeds"]) > 1:
+        parts.append("<h2>Seeds: balanced accuracy</h2>")
+        parts.append(_build_seed_table(metrics))
     for name, found in regimes.items():
         parts.append(f"<h2>{name}: classes</h2>")
         parts.append(
@@ -291,9 +293,32 @@ def write_report(out: Path, metrics: dict[str, Any]) -> None:
     write_text(out / "report.html", build_page("Does the synthetic data help?", parts))
 
 
+def _build_seed_table(metrics: dict[str, Any]) -> str:
+    rows = []
+    for name, found in metrics["regimes"].items():
+        score = found["scores"][PRIMARY]
+        low, high = score["seed_interval"]
+        each = [f"{item[PRIMARY]:.3f}" for item in found["by_seed"]]
+        rows.append([name, *each, f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"])
+    columns = ["regime", *(f"seed {seed}" for seed in metrics["seeds"]), "mean and its 95 %"]
+    return build_table(columns, rows)
+
+
 def _class_row(label: str, found: dict[str, float]) -> list[str]:
     numbers = [f"{found[key]:.3f}" for key in ("sensitivity", "specificity", "auroc")]
     return [label, f"{found['count']:.0f}", *numbers]
+
+
+def _word_leak(checks: dict[str, Any]) -> list[str]:
+    leak = checks.get("generator_leak")
+    if leak and leak["test_images"]:
+        return [
+            f"LEAK: the generator was trained on {leak['test_images']} of the test images; every "
+            "result with synthetic images is too good."
+        ]
+    if leak and not leak["checked"]:
+        return ["Whether the generator was trained on test images could not be checked."]
+    return []
 
 
 def _build_notes(metrics: dict[str, Any]) -> str:
@@ -312,14 +337,6 @@ def _build_notes(metrics: dict[str, Any]) -> str:
     notes += [
         f"{n} files of the {k} set were test images too: dropped." for k, n in dropped.items()
     ]
-    leak = metrics["checks"].get("generator_leak")
-    if leak and not leak["checked"]:
-        notes.append("Whether the generator was trained on test images could not be checked.")
-    if leak and leak["test_images"]:
-        notes.append(
-            f"LEAK: the generator was trained on {leak['test_images']} of the test images; every "
-            "result with synthetic images is too good."
-        )
     return "".join(f"<p>{html.escape(note)}</p>" for note in notes)
 
 

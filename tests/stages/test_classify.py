@@ -271,6 +271,25 @@ def test_a_broken_image_is_named_counted_and_left_out(medart, backbone, tmp_path
     assert code == 0
 
 
+def test_a_leak_that_was_allowed_stands_first_in_the_results(medart, sets, backbone, tmp_path):
+    run = tmp_path / "RUN"
+    run.mkdir()
+    (run / "training_hashes.txt").write_text(hash_file(sets["test"] / "0.png") + "\n")
+    command = (
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["few"], "--freeze",
+        "--run", run, "--out", tmp_path / "CLF", *options(backbone),
+    )  # fmt: skip
+    code, _, stderr = medart(*command)
+    assert code == 2
+    assert "the generator of --synthetic was trained on this test image (on 1 of 120" in stderr
+    code, _, stderr = medart(*command, "--allow-leak")
+    assert code == 0, stderr
+    checks = read(tmp_path / "CLF" / "metrics.json")["checks"]
+    assert checks["generator_leak"] == {"checked": True, "test_images": 1}
+    page = (tmp_path / "CLF" / "report.html").read_text()
+    assert "</h1><p>LEAK: the generator was trained on 1 of the test images" in page
+
+
 def test_one_image_a_class_is_enough_to_learn_from(medart, sets, backbone, tmp_path):
     code, _, stderr = medart(
         "classify", sets["train"], "--test", sets["test"], "--label-budget", 1, "--seeds", 2,
