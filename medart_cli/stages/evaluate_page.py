@@ -93,7 +93,7 @@ def _with_error(kernel: dict[str, Any] | None) -> str:
     if kernel is None:
         return "-"
     value, error = 1e3 * kernel["value"], 1e3 * kernel["standard_error"]
-    return f"{value:.0f} ± {error:.0f}" if abs(value) >= 100 else f"{value:.2g} ± {error:.1g}"
+    return f"{value:.0f} ± {error:.0f}" if abs(value) >= 100 else f"{value:.2g} ± {error:.2g}"
 
 
 def _with_interval(value: float, interval: list[float] | None, form: str = ".4g") -> str:

@@ -111,15 +111,16 @@ def read_sets(config: EvaluateConfig) -> list[ImageSet]:
 
 def _short_names(sources: list[str]) -> list[str]:
     """Name each set by its folder, or by all of its path where folders share a name."""
-    names = []
+    short = []
     for source in sources:
         path = Path(source)
         path = path.parent if path.name == "metadata.jsonl" else path
-        names.append("standard input" if source == "-" else path.stem or path.resolve().name)
-    counts = Counter(names)
-    return [
-        name if counts[name] == 1 else source for name, source in zip(names, sources, strict=True)
-    ]
+        short.append("standard input" if source == "-" else path.stem or path.resolve().name)
+    names: list[str] = []
+    for name, source in zip(short, sources, strict=True):
+        unique = name if short.count(name) == 1 else source
+        names.append(unique if unique not in names else f"{unique} ({len(names) + 1})")
+    return names
 
 
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:

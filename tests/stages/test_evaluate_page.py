@@ -1,0 +1,60 @@
+import io
+
+import numpy as np
+from PIL import Image
+
+from medart_cli.metrics.comparison import Effort, compare_features
+from medart_cli.stages.evaluate_page import (
+    distance_names,
+    draw_distances,
+    draw_histograms,
+    format_comparison,
+    format_short,
+    head_comparison,
+    head_short,
+)
+
+
+def build_comparison(count=30, **place):
+    random = np.random.default_rng(0)
+    real, synthetic = random.normal(size=(count, 5)), random.normal(size=(count, 5))
+    found = compare_features(real, synthetic, [str(i) for i in range(count)], Effort(bootstrap=20))
+    return {"set": "syn", "features": "dinov2", "label": None} | place | found
+
+
+def test_only_inception_distances_are_called_fid():
+    assert distance_names("inception")["frechet"] == "FID"
+    for name in ("efficientnet-lite0", "dinov2", "runs/inception-like"):
+        names = distance_names(name)
+        assert "FID" not in names["frechet"] and "KID" not in names["kernel"]
+        assert "not FID" in names["title"]
+
+
+def test_rows_have_a_cell_for_each_head():
+    network = distance_names("dinov2")
+    for count in (2, 30):
+        item = build_comparison(count, label="nevus")
+        assert len(format_comparison(item)) == len(head_comparison(network))
+        assert len(format_short(item)) == len(head_short(network))
+        assert format_comparison(item)[0] == "syn: nevus"
+    assert format_comparison(build_comparison(2))[7] == "-"
+
+
+def draw(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+def test_a_plot_shows_each_comparison():
+    one = draw(draw_distances([build_comparison()], "FID"))
+    many = draw(draw_distances([build_comparison(), build_comparison(label="a")] * 4, "FID"))
+    assert many.height > one.height and len(set(many.get_flattened_data())) > 10
+
+
+def test_histograms_are_drawn_for_each_set():
+    shares = np.full((4, 256), 1 / 256)
+    figure = draw_histograms({"real": shares, "syn": shares})
+    assert len(figure.axes) == 4 and all(len(axes.lines) == 2 for axes in figure.axes)
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), 1)
+    assert draw(figure).width > 400
