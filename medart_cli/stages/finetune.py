@@ -9,7 +9,7 @@ import json
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,8 @@ def draw_preview(work: Work, step: int) -> None:
     """Draw the same few captions from the same noise, to see what the model has learnt."""
     if not work.accelerator.is_main_process:
         return
+    # Without the wrapper for several processes: it would wait for the others, who draw nothing.
+    work = replace(work, **trained_parts(work))
     config, images = work.config, []
     captions = list(dict.fromkeys(row.caption for row in work.rows))
     chosen = captions[:: max(1, len(captions) // config.preview_count)][: config.preview_count]

@@ -1,0 +1,106 @@
+"""The documents are in step with the code. `python -m tests.test_docs` writes docs/cli.md anew."""
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+
+from medart_cli import cli, config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SIMPLE = {int: "number", float: "number", bool: "", str: "text", Path: "path"}
+
+
+def options_of(config_type):
+    """Name, values, default, help and panel of each option, as the dataclass says them."""
+    common = {*inspect.signature(config.CommonConfig).parameters}
+    parameters = inspect.signature(config_type).parameters.values()
+    for parameter in sorted(parameters, key=lambda item: item.name in common):
+        kind, information = get_args(parameter.annotation)
+        name = "--" + parameter.name.replace("_", "-")
+        if type(information).__name__ == "ArgumentInfo":
+            name = parameter.name.upper()
+        elif isinstance(information.default, str):
+            name = ", ".join((information.default, *(information.param_decls or ())))
+        default = parameter.default
+        shown = "" if default in (None, parameter.empty, False) or default == () else f"`{default}`"
+        yield (
+            information.rich_help_panel or "Arguments", name, values(kind), shown, information.help
+        )  # fmt: skip
+
+
+def values(kind):
+    if get_origin(kind) is Literal:
+        return " / ".join(get_args(kind))
+    if get_origin(kind) is list:
+        return "repeatable"
+    inner = [item for item in get_args(kind) if item is not type(None)]
+    return values(inner[0]) if inner else SIMPLE[kind]
+
+
+def build_cli_page():
+    parts = [
+        "# Commands and options\n\nWritten by `python -m tests.test_docs`; do not edit by hand.\n\n"
+        "Options come from three places, later wins: defaults, `--config FILE.toml` (or a packaged "
+        "recipe: `paper`, `low-memory`), the command line. Exit codes: 0 done; 1 the run failed; 2 "
+        "the request was wrong; 3 finished, but more rows failed than `--max-failures` allows; 4 a "
+        "model file is missing; 75 stopped by a signal after saving: run the same command again.\n"
+    ]
+    for name, config_type in cli.STAGES.items():
+        parts.append(f"\n## medart {name}\n\n{inspect.getdoc(config_type)}\n")
+        panel = ""
+        for group, option, kind, default, text in options_of(config_type):
+            if group != panel:
+                panel = group
+                head = "| option | values | default | |\n|---|---|---|---|\n"
+                parts.append(f"\n**{group}**\n\n{head}")
+            parts.append(f"| `{option}` | {kind} | {default} | {text} |\n")
+    return "".join(parts)
+
+
+def commands():
+    """Every medart command line in the README and the docs, with its page."""
+    for page in PAGES:
+        for block in re.findall(r"```\w*\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = line.split("#")[0].strip()
+                if re.match(r"(\.venv/bin/)?medart \w", words):
+                    yield pytest.param(words, id=f"{page.name}: {words}")
+
+
+def test_the_page_of_commands_is_in_step():
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == build_cli_page(), "run: python -m tests.test_docs"
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_in_the_docs_is_one_that_medart_takes(line, monkeypatch):
+    taken = []
+
+    def take(name, config_type, options):
+        taken.append(config_type(**options))  # the checks of the options run here
+        return 0
+
+    monkeypatch.setattr(cli, "run_stage", take)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(shlex.split(line)[1:])
+    assert not ended.value.code
+    assert len(taken) == 1 or "--help" in line
+
+
+def test_the_docs_hold_commands_to_check():
+    assert len(list(commands())) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "cli.md").write_text(build_cli_page(), encoding="utf-8")
