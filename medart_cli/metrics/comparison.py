@@ -225,7 +225,7 @@ def _note(found: dict[str, Any]) -> list[str]:
     if n <= width:
         notes.append(
             f"n = {n} is not above the feature width {width}: the covariance is rank-deficient, "
-            "and the extrapolation to infinite n is only approximate"
+            "and the value at infinite n still too large"
         )
     if n <= NEIGHBORS:
         notes.append(

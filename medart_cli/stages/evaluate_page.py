@@ -52,18 +52,24 @@ def head_comparison(network: dict[str, Any]) -> list[str]:
 def format_comparison(item: dict[str, Any]) -> list[str]:
     """Write one comparison as the cells of a table row."""
     frechet, kernel, floor = item["frechet"], item["kernel"], item["floor"]
-    infinite = frechet["infinite_n"]
     return [
         name_comparison(item),
         str(item["n_real"]),
         str(item["n_synthetic"]),
         _with_interval(frechet["value"], frechet["interval"]),
-        f"{infinite['value']:.4g} ± {infinite['standard_error']:.2g}" if infinite else "-",
+        _extrapolated(item) if frechet["infinite_n"] else "-",
         f"{floor['frechet']['real']:.4g} (n = {floor['n']})" if floor else "-",
         f"{floor['frechet']['synthetic']:.4g}" if floor else "-",
         _with_error(kernel),
         *("-" if item[key] is None else f"{item[key]:.2f}" for key in COVERAGES),
     ]
+
+
+def _extrapolated(item: dict[str, Any]) -> str:
+    """Write the value at infinite n, with a mark where there are too few images to trust it."""
+    infinite = item["frechet"]["infinite_n"]
+    below = "< " if min(item["n_real"], item["n_synthetic"]) <= item["width"] else ""
+    return f"{below}{infinite['value']:.4g} ± {infinite['standard_error']:.2g}"
 
 
 def name_comparison(item: dict[str, Any]) -> str:
