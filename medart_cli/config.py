@@ -747,6 +747,19 @@ class ClassifyConfig(CommonConfig):
         Path | None,
         Option(help="Folder that file names are relative to.", rich_help_panel="Data"),
     ] = None
+    workers: Annotated[
+        int,
+        Option(
+            help="Processes that decode images for --freeze; 0 for none.", rich_help_panel="Data"
+        ),
+    ] = 2
+    cache: Annotated[
+        Path | None,
+        Option(
+            help="Folder for features of --freeze; medart's cache by default.",
+            rich_help_panel="Data",
+        ),
+    ] = None
     test_fraction: Annotated[
         float, Option(help="Share to test on where no test set is given.", rich_help_panel="Data")
     ] = 0.2
@@ -873,8 +886,8 @@ class ClassifyConfig(CommonConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_least(
-            ratio=0, label_budget=1, seeds=1, bootstrap=100, image_size=32, epochs=1, batch_size=1,
-            learning_rate=0, weight_decay=0, label_smoothing=0, val_fraction=0, patience=1,
+            workers=0, ratio=0, label_budget=1, seeds=1, bootstrap=100, image_size=32, epochs=1,
+            batch_size=1, learning_rate=0, weight_decay=0, label_smoothing=0, val_fraction=0, patience=1,
         )  # fmt: skip
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"--test-fraction must be between 0 and 1, got {self.test_fraction}")

@@ -265,6 +265,14 @@ def _join(backbone: Backbone, head: nn.Module, classes: list[str]) -> nn.Module:
     return cast(nn.Module, inner)
 
 
+def encode_images(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Compute what a module in evaluation mode makes of (B, 3, S, S) images: (B, D) on the CPU."""
+    device, dtype = _place_of(module)
+    with torch.inference_mode():
+        found: Tensor = module(inputs.to(device, dtype, memory_format=torch.channels_last))
+    return found.float().cpu()
+
+
 def load_classifier(folder: Path, device: torch.device) -> Classifier:
     """Load a classifier that `save_classifier` wrote, or another one of the same layout.
 

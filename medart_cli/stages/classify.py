@@ -45,15 +45,10 @@ from medart_cli.models.device import (
     find_precision,
     hush_libraries,
 )
+from medart_cli.stages.classify_images import Images, load_sets
 from medart_cli.stages.classify_predict import MAY_CHANGE, predict_folder
 from medart_cli.stages.classify_results import write_results
-from medart_cli.stages.classify_setup import (
-    Images,
-    Sets,
-    describe_rows,
-    load_sets,
-    read_sets,
-)
+from medart_cli.stages.classify_setup import Sets, describe_rows, read_sets
 
 SPLIT_NAME = "split.jsonl"
 LEAST_VAL = 10  # images (or groups) a class; fewer cannot tell which epoch is best
@@ -86,9 +81,7 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     check_backbone(backbone)
     backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     open_folder(config, sets)
-    images, lost = load_sets(
-        sets, backbone, keep_pixels=not config.freeze, batch_size=config.batch_size
-    )
+    images, lost = load_sets(config, sets, backbone)
     setup = Setup(config, sets.classes, backbone, device, precision, flips)
     for regime in config.chosen_regimes:
         for seed in choose_seeds(config):

@@ -14,13 +14,20 @@ from medart_cli.data.manifest import ManifestWriter, Record, read_data
 from medart_cli.data.report import open_output
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
-from medart_cli.models.classifier import Classifier, load_classifier
-from medart_cli.stages.classify_setup import encode_images
+from medart_cli.models.classifier import Classifier, encode_images, load_classifier
 
 PREDICTIONS_NAME = "predictions.jsonl"
 # What another run of the same folder may change: more trainings are added to those done, and what
 # the sets hold is compared row by row.
-MAY_CHANGE = RUN_ONLY | {"test", "synthetic", "seeds", "regimes", "bootstrap", "checkpoint"}
+MAY_CHANGE = RUN_ONLY | {
+    "test",
+    "synthetic",
+    "seeds",
+    "regimes",
+    "bootstrap",
+    "checkpoint",
+    "workers",
+}
 
 
 def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -> dict[str, Any]:

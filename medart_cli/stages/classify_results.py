@@ -38,8 +38,9 @@ from medart_cli.metrics.scores import (
     score_draws,
     score_predictions,
 )
+from medart_cli.stages.classify_images import Images
 from medart_cli.stages.classify_predict import PREDICTIONS_NAME, describe_prediction
-from medart_cli.stages.classify_setup import Images, Rows, count_labels
+from medart_cli.stages.classify_setup import Rows, count_labels
 
 Floats = npt.NDArray[np.float64]
 VERDICTS = {1: "better", -1: "worse", 0: "no difference shown"}

@@ -1,4 +1,4 @@
-"""The sets of `medart classify`: read, kept apart, and turned into tensors."""
+"""The sets of `medart classify`: read, and kept apart."""
 
 import json
 from collections import Counter
@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
 from medart_cli import stop
 from medart_cli.config import ClassifyConfig
-from medart_cli.data.images import load_image
 from medart_cli.data.manifest import Record, hash_file, read_data
 from medart_cli.data.splits import (
     check_labels,
@@ -26,9 +20,8 @@ from medart_cli.data.splits import (
     refuse_synthetic,
     split_groups,
 )
-from medart_cli.errors import ConfigError, ImageError, ManifestError
+from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log, progress
-from medart_cli.models.backbone import Backbone
 
 HASH_LIST = "training_hashes.txt"  # written by finetune, copied by sample
 SAMPLE_NAME = "sample.json"
@@ -72,43 +65,6 @@ class Sets:
     classes: list[str]
     checks: dict[str, Any]
     failures: int
-
-
-@dataclass(frozen=True)
-class Images:
-    """Decoded images of a set.
-
-    Attributes:
-        rows: Where they come from, N of them.
-        labels: Class indices, (N,) int64.
-        features: Of the untrained backbone, (N, D).
-        pixels: Inputs of the network, (N, 3, S, S) float16; empty where the backbone is frozen.
-    """
-
-    rows: Rows
-    labels: Tensor
-    features: npt.NDArray[np.float32]
-    pixels: Tensor
-
-    def pick(self, indices: Sequence[int]) -> "Images":
-        """Return some of the images."""
-        index = torch.as_tensor(list(indices), dtype=torch.int64)
-        pixels = self.pixels[index] if len(self.pixels) else self.pixels
-        return Images(
-            self.rows.pick(indices), self.labels[index], self.features[index.numpy()], pixels
-        )
-
-    def join(self, other: "Images") -> "Images":
-        """Return these images and then the others."""
-        return Images(
-            Rows(
-                self.rows.records + other.rows.records,
-                self.rows.hashes + other.rows.hashes,
-            ),
-            torch.cat([self.labels, other.labels]),
-            np.concatenate([self.features, other.features]),
-            torch.cat([self.pixels, other.pixels]),
-        )
 
 
 def read_sets(config: ClassifyConfig) -> Sets:
@@ -280,75 +236,6 @@ def describe_rows(sets: Sets) -> list[dict[str, Any]]:
         for name, rows in sets.rows.items()
         for record, sha256 in zip(rows.records, rows.hashes, strict=True)
     ]
-
-
-def load_sets(
-    sets: Sets, backbone: Backbone, *, keep_pixels: bool, batch_size: int
-) -> tuple[dict[str, Images], int]:
-    """Decode all images once; those that cannot be are named, left out and counted.
-
-    Raises:
-        ConfigError: A class has no readable image left in the training or the test set.
-    """
-    images = {}
-    for name, rows in sets.rows.items():
-        images[name] = _load_rows(name, rows, sets.classes, backbone, (keep_pixels, batch_size))
-        if name != "synthetic":
-            found = check_labels(images[name].rows.records, f"the {name} set")
-            check_same_classes(sets.classes, found, f"the {name} set", all_needed=True)
-    lost = sum(
-        len(rows.records) - len(images[name].rows.records) for name, rows in sets.rows.items()
-    )
-    return images, lost
-
-
-def _load_rows(
-    name: str, rows: Rows, classes: list[str], backbone: Backbone, how: tuple[bool, int]
-) -> Images:
-    keep_pixels, batch_size = how
-    kept: list[int] = []
-    batch: list[Tensor] = []
-    features: list[Tensor] = []
-    pixels: list[Tensor] = []
-
-    def flush() -> None:
-        if batch:
-            inputs = torch.stack(batch)  # (B, 3, S, S)
-            features.append(encode_images(backbone.module, inputs))
-            if keep_pixels:
-                pixels.append(inputs.half())
-            batch.clear()
-
-    with progress(f"read {name} images", len(rows.records)) as bar:
-        for index, record in enumerate(rows.records):
-            stop.check()
-            try:
-                batch.append(backbone.prepare(load_image(record.path)))
-                kept.append(index)
-            except ImageError as error:
-                log.warning("%s", error)
-            if len(batch) == batch_size:
-                flush()
-            bar.advance()
-        flush()
-    part = rows.pick(kept)
-    labels = torch.tensor([classes.index(label) for label in part.labels], dtype=torch.int64)
-    size = backbone.image_size
-    return Images(
-        part,
-        labels,
-        torch.cat(features).numpy() if features else np.zeros((0, backbone.width), np.float32),
-        torch.cat(pixels) if pixels else torch.zeros(0, 3, size, size, dtype=torch.float16),
-    )
-
-
-def encode_images(module: torch.nn.Module, inputs: Tensor) -> Tensor:
-    """Compute what a module in evaluation mode makes of (B, 3, S, S) images: (B, D) on the CPU."""
-    weight = next(module.parameters())
-    inputs = inputs.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-    with torch.inference_mode():
-        found: Tensor = module(inputs)
-    return found.float().cpu()
 
 
 def count_labels(rows: Rows) -> dict[str, int]:

@@ -61,7 +61,7 @@ def sets(tmp_path_factory):
 
 
 def options(backbone, *more):
-    return ("--backbone", backbone, "--device", "cpu", "--bootstrap", "300", *more)
+    return ("--backbone", backbone, "--device", "cpu", "--bootstrap", 300, "--workers", 0, *more)
 
 
 def read(path):
@@ -354,7 +354,7 @@ def test_the_embedded_backbone_tells_two_kinds_of_blood_cells_apart(medart, tmp_
                 (folder / path.name).symlink_to(path)
     code, stdout, stderr = medart(
         "classify", tmp_path / "train", "--test", tmp_path / "test", "--freeze", "--image-size", 96,
-        "--out", tmp_path / "CLF", "--json", "--device", "cpu",
+        "--workers", 0, "--out", tmp_path / "CLF", "--json", "--device", "cpu",
     )  # fmt: skip
     assert code == 0, stderr
     assert json.loads(stdout)["regimes"]["real"]["mean"] >= 0.9

@@ -2,14 +2,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from medart_cli.config import ClassifyConfig
 from medart_cli.data.manifest import hash_file
 from medart_cli.errors import ConfigError, ManifestError
-from medart_cli.models.backbone import Backbone
-from medart_cli.stages.classify_setup import describe_rows, load_sets, read_sets
+from medart_cli.stages.classify_setup import describe_rows, read_sets
 
 
 def draw_set(folder, count, *, seed=0, labels=("ill", "well"), **fields):
@@ -178,43 +176,3 @@ def test_the_split_is_written_with_names_labels_groups_and_hashes(tmp_path, trai
         "sha256": hash_file(test / "1.png"),
         "group_id": "P1",
     }
-
-
-class Mean(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(()))
-
-    def forward(self, images):
-        return images.mean(dim=(2, 3)) * self.scale
-
-
-def build_mean_backbone():
-    def prepare(image):
-        return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 255
-
-    return Backbone("mean", "print", 3, 8, Mean(), prepare)
-
-
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_features_stand_in_the_order_of_rows_whatever_the_batch_size(
-    batch_size, tmp_path, train, test
-):
-    (train / "4.png").write_bytes(b"broken")
-    sets = read(tmp_path, test=test)
-    images, lost = load_sets(sets, build_mean_backbone(), keep_pixels=True, batch_size=batch_size)
-    assert lost == 1
-    part = images["train"]
-    assert len(part.labels) == len(part.features) == len(part.pixels) == 11
-    for row, label, feature in zip(part.rows.records, part.labels, part.features, strict=True):
-        with Image.open(row.path) as image:
-            wanted = np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) / 255
-        np.testing.assert_allclose(feature, wanted, rtol=1e-5)
-        assert sets.classes[label] == row.label
-
-
-def test_a_class_whose_images_are_all_broken_is_named(tmp_path, train, test):
-    for path in sorted((tmp_path / "test").glob("*[1357].png")):
-        path.write_bytes(path.name.encode())
-    with pytest.raises(ConfigError, match="the test set: only one class, 'ill'"):
-        load_sets(read(tmp_path, test=test), build_mean_backbone(), keep_pixels=False, batch_size=4)

@@ -1,0 +1,147 @@
+"""The images of `medart classify` as tensors: features from the cache, pixels for fine-tuning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medart_cli import stop
+from medart_cli.config import ClassifyConfig
+from medart_cli.data.images import load_image
+from medart_cli.data.latents import default_cache
+from medart_cli.data.splits import check_labels, check_same_classes
+from medart_cli.errors import ImageError
+from medart_cli.log import log, progress
+from medart_cli.metrics.features import (
+    Extraction,
+    Extractor,
+    count_missing,
+    fill_cache,
+    read_features,
+)
+from medart_cli.models.backbone import Backbone
+from medart_cli.models.classifier import encode_images
+from medart_cli.stages.classify_setup import Rows, Sets
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images of a set.
+
+    Attributes:
+        rows: Where they come from, N of them.
+        labels: Class indices, (N,) int64.
+        features: Of the untrained backbone, (N, D).
+        pixels: Inputs of the network, (N, 3, S, S) float16; empty where the backbone is frozen.
+    """
+
+    rows: Rows
+    labels: Tensor
+    features: npt.NDArray[np.float32]
+    pixels: Tensor
+
+    def pick(self, indices: Sequence[int]) -> "Images":
+        """Return some of the images."""
+        index = torch.as_tensor(list(indices), dtype=torch.int64)
+        pixels = self.pixels[index] if len(self.pixels) else self.pixels
+        return Images(
+            self.rows.pick(indices), self.labels[index], self.features[index.numpy()], pixels
+        )
+
+    def join(self, other: "Images") -> "Images":
+        """Return these images and then the others."""
+        return Images(
+            Rows(
+                self.rows.records + other.rows.records,
+                self.rows.hashes + other.rows.hashes,
+            ),
+            torch.cat([self.labels, other.labels]),
+            np.concatenate([self.features, other.features]),
+            torch.cat([self.pixels, other.pixels]),
+        )
+
+
+def load_sets(
+    config: ClassifyConfig, sets: Sets, backbone: Backbone
+) -> tuple[dict[str, Images], int]:
+    """Decode all images; those that cannot be are named, left out and counted.
+
+    With `--freeze` only features are kept, and each image's are computed once for all runs.
+
+    Raises:
+        ConfigError: A class has no readable image left in the training or the test set.
+    """
+    broken = _fill_cache(config, sets, backbone) if config.freeze else set()
+    images = {}
+    for name, rows in sets.rows.items():
+        if config.freeze:
+            good = [i for i, sha256 in enumerate(rows.hashes) if sha256 not in broken]
+            part, pixels = rows.pick(good), torch.zeros(0, 3, 1, 1, dtype=torch.float16)
+        else:
+            part, pixels = _load_pixels(name, rows, backbone)
+        found, real = check_labels(part.records, f"the {name} set"), name != "synthetic"
+        check_same_classes(sets.classes, found, f"the {name} set", all_needed=real)
+        if config.freeze:
+            extractor = _build_extractor(backbone)
+            features = read_features(part.hashes, extractor, config.cache or default_cache())
+        else:
+            features = _encode_pixels(pixels, backbone, config.batch_size)
+        indices = [sets.classes.index(label) for label in part.labels]
+        images[name] = Images(part, torch.tensor(indices, dtype=torch.int64), features, pixels)
+    total = sum(len(rows.records) for rows in sets.rows.values())
+    return images, total - sum(len(part.labels) for part in images.values())
+
+
+def _build_extractor(backbone: Backbone) -> Extractor:
+    embed = partial(encode_images, backbone.module)
+    return Extractor(backbone.name, backbone.fingerprint, backbone.width, backbone.prepare, embed)
+
+
+def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone) -> set[str]:
+    """Compute the features that the cache lacks; return the hashes of unreadable files."""
+    files = {
+        sha256: record.path
+        for rows in sets.rows.values()
+        for record, sha256 in zip(rows.records, rows.hashes, strict=True)
+    }
+    extraction = Extraction(
+        config.cache or default_cache(), load_image, config.batch_size, config.workers
+    )
+    extractors = [_build_extractor(backbone)]
+    broken: set[str] = set()
+    with progress("features", count_missing(files, extractors, extraction)) as bar:
+        for finished in fill_cache(files, extractors, extraction):
+            for sha256, reason in finished.items():
+                if reason is not None:
+                    log.warning("%s", reason)
+                    broken.add(sha256)
+            bar.advance(count=len(finished))
+            stop.check()
+    return broken
+
+
+def _load_pixels(name: str, rows: Rows, backbone: Backbone) -> tuple[Rows, Tensor]:
+    kept: list[int] = []
+    pixels: list[Tensor] = []
+    with progress(f"read {name} images", len(rows.records)) as bar:
+        for index, record in enumerate(rows.records):
+            stop.check()
+            try:
+                pixels.append(backbone.prepare(load_image(record.path)).half())
+                kept.append(index)
+            except ImageError as error:
+                log.warning("%s", error)
+            bar.advance()
+    return rows.pick(kept), torch.stack(pixels) if pixels else torch.zeros(0, 3, 1, 1).half()
+
+
+def _encode_pixels(pixels: Tensor, backbone: Backbone, batch_size: int) -> npt.NDArray[np.float32]:
+    parts = []
+    for batch in torch.split(pixels, batch_size):
+        stop.check()
+        parts.append(encode_images(backbone.module, batch.float()))
+    return torch.cat(parts).numpy()
