@@ -887,7 +887,8 @@ class ClassifyConfig(CommonConfig):
         super().__post_init__()
         self._check_least(
             workers=0, ratio=0, label_budget=1, seeds=1, bootstrap=100, image_size=32, epochs=1,
-            batch_size=1, learning_rate=0, weight_decay=0, label_smoothing=0, val_fraction=0, patience=1,
+            batch_size=1, learning_rate=0, weight_decay=0, label_smoothing=0, val_fraction=0,
+            patience=1,
         )  # fmt: skip
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"--test-fraction must be between 0 and 1, got {self.test_fraction}")
