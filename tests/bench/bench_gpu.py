@@ -101,7 +101,8 @@ def time_steps(place, resolution, solver_steps, name, options):
             color, color_gb, _ = measure(stage, work, [2])
             share = flops / normal / matrix_rate(8192 if torch.cuda.is_available() else 512)
             print(
-                f"| {name} | {mode} | {normal:.3f} | {normal_gb:.1f} | {color:.2f} | {color_gb:.1f} |"
+                f"| {name} | {mode} | {normal:.3f} | {normal_gb:.1f} "
+                f"| {color:.2f} | {color_gb:.1f} |"
                 f" {100 * share:.0f} % |"
             )
         except torch.OutOfMemoryError:
