@@ -13,6 +13,7 @@ TOO_LONG = "too long"
 ECHO_WORDS = 8  # a run of that many words of the instruction is an echo and no chance
 LOOP_TIMES = 3  # the same words that often in a row are a loop
 LOOP_WORDS = 12  # longest run of words that is looked at for loops
+TWICE_WORDS = 10  # a run of that many words that comes again is a repetition
 # Labels that are also everyday words of a caption ("surrounded by normal skin") name no class.
 EVERYDAY = frozenset(
     "normal healthy other others none unknown background negative positive control case".split()
@@ -62,11 +63,12 @@ class Rules:
 def trim_caption(text: str, simple: str) -> str:
     """Take away what stands around a caption, and give its beginning the simple caption's form.
 
-    White space becomes single spaces; quotes, asterisks and a leading `Caption:` go.
+    White space becomes single spaces; quotes, asterisks and a lead that ends in a colon go.
     """
-    text = " ".join(text.split())
-    text = re.sub(r"^[\"'*`#\s]*(caption\s*:)?[\"'*`\s]*", "", text, flags=re.IGNORECASE)
-    text = re.sub(r"[\"'*`\s]+$", "", text)
+    text = " ".join(text.split()).strip("\"'*`# ")
+    start = text.lower().find(simple.lower())
+    if start > 0 and text[:start].rstrip("\"'*` ").endswith(":"):  # "Here is a caption: ..."
+        text = text[start:]
     if begins_with(text, simple):
         text = simple + text[len(simple) :]
     return text
@@ -120,7 +122,7 @@ def refuses(text: str) -> bool:
 
 
 def repeats(text: str) -> bool:
-    """Say whether the same words come three times in a row, or the same sentence comes twice."""
+    """Say whether words come three times in a row, or a sentence or long run of words twice."""
     if re.search(r"(\S{1,3}?)\1{11}", text):  # "aaaaaaaaaaaa", "!?!?!?..."
         return True
     words = _words(text)
@@ -130,6 +132,9 @@ def repeats(text: str) -> bool:
             same = same + 1 if words[index] == words[index - size] else 0
             if same >= size * (LOOP_TIMES - 1):
                 return True
+    runs = [tuple(words[i : i + TWICE_WORDS]) for i in range(len(words) - TWICE_WORDS + 1)]
+    if len(set(runs)) < len(runs):
+        return True
     sentences = [tuple(_words(item)) for item in split_sentences(text)]
     return any(count > 1 and len(item) > 2 for item, count in Counter(sentences).items())
 

@@ -95,8 +95,12 @@ class Profile:
 
 
 def spoken_label(label: str) -> str:
-    """Turn a class name as folders have it into words."""
-    return " ".join(label.replace("_", " ").split())
+    """Turn a class name as folders have it into words: `dyed-lifted-polyps`, `basal_cell`.
+
+    Hyphens stay in a name that has spaces, for there they belong to a word.
+    """
+    words = label.replace("_", " ")
+    return " ".join((words if " " in words.strip() else words.replace("-", " ")).split())
 
 
 def columns_of(sentence: str) -> set[str]:

@@ -49,7 +49,7 @@ from medart_cli.models.pixart import find_base, load_tokenizer, max_tokens, norm
 KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
 STATUSES = ("ok", "shortened", "simple", "rejected", "kept", "none")
 AHEAD = 8  # batches of images that are decoded ahead, and sorted by size
-WORDS_A_TOKEN = 0.6  # T5 takes about 1.4 tokens for an English word, more for medical ones
+WORDS_A_TOKEN = 0.45  # T5 takes some 1.4 tokens for an English word, and up to 2 for medical ones
 MOST_SAME = 0.5  # share of texts that may stay the same without the image, before a warning
 # Another value of these may complete the same manifest: they do not shape the texts, or are a
 # place that changes (a server's port).

@@ -64,6 +64,8 @@ def test_each_rule_refuses_its_own_fault_and_no_other(text, fault):
         (f'  "{SIMPLE},\n brown."  ', f"{SIMPLE}, brown."),
         (f"**Caption:** {SIMPLE}, brown.", f"{SIMPLE}, brown."),
         (f"Caption: '{SIMPLE}, brown.'", f"{SIMPLE}, brown."),
+        (f'Sure! Here is one: "{SIMPLE}, brown."', f"{SIMPLE}, brown."),
+        (f"This is {SIMPLE}, brown.", f"This is {SIMPLE}, brown."),
         ("a Dermoscopic IMAGE of nevus, brown.", f"{SIMPLE}, brown."),
         ("A photo of nevus", "A photo of nevus"),
         ("", ""),
@@ -117,6 +119,8 @@ def test_findings_in_the_negative_are_no_refusal(text):
         "brown brown brown",
         "with dark spots with dark spots with dark spots",
         "It is brown. It has hair. It is brown.",
+        "It shows a spot of a dark color and an even round border with hair. "
+        "Also a spot of a dark color and an even round border with skin.",
         "aaaaaaaaaaaaaaaa",
         "!?!?!?!?!?!?!?!?!?!?!?!?!?",
     ],

@@ -3,7 +3,7 @@ from importlib import resources
 
 import pytest
 
-from medart_cli.data.profiles import columns_of, read_profile
+from medart_cli.data.profiles import columns_of, read_profile, spoken_label
 from medart_cli.errors import ConfigError
 
 NAMES = (
@@ -33,6 +33,12 @@ def test_each_packaged_profile_words_a_label_and_lists_what_to_describe(name):
     assert profile.simple_caption("basal_cell") in prompt and str(profile.words) in prompt
     assert all(attribute in prompt for attribute in profile.attributes)
     assert "{" not in prompt
+
+
+def test_names_of_folders_become_words():
+    names = ["dyed-lifted-polyps", "basal_cell", "non-polypoid lesion", " nevus ", "T-cell_a"]
+    spoken = ["dyed lifted polyps", "basal cell", "non-polypoid lesion", "nevus", "T-cell a"]
+    assert [spoken_label(name) for name in names] == spoken
 
 
 def test_mirrored_images_keep_their_meaning_where_the_body_has_no_side():
