@@ -1,7 +1,6 @@
 """The endless order of rows in training: a function of seed and position, so resume is exact."""
 
 from collections import Counter
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -25,7 +24,7 @@ def epoch_order(labels: tuple[str, ...], seed: int, epoch: int, balance: bool) -
     return tuple(generator.choice(len(labels), size=len(labels), p=weights).tolist())
 
 
-def row_at(position: int, labels: Sequence[str], seed: int, balance: bool) -> int:
+def row_at(position: int, labels: tuple[str, ...], seed: int, balance: bool) -> int:
     """Return the row at a position of the endless order."""
     epoch, place = divmod(position, len(labels))
-    return epoch_order(tuple(labels), seed, epoch, balance)[place]
+    return epoch_order(labels, seed, epoch, balance)[place]

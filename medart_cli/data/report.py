@@ -153,12 +153,12 @@ def build_card(facts: dict[str, Any]) -> str:
     """Write the model card of a run, with the front matter that the Hugging Face hub reads.
 
     Args:
-        facts: The content of run.json.
+        facts: The content of run.json; a card may be published, so no paths among its settings.
     """
     data, trained = facts["data"], " and ".join(facts["trained"])
     labels = "".join(f"| {name} | {count} |\n" for name, count in data["labels"].items())
     front = ModelCardData(
-        base_model=facts["base"],
+        base_model=facts["base"].rsplit("/", 1)[-1] if facts["base"][0] == "/" else facts["base"],
         library_name="diffusers" if facts["method"] == "full" else "peft",
         pipeline_tag="text-to-image",
         tags=["medical-imaging", "synthetic-data", "pixart", facts["method"], "medart"],

@@ -155,7 +155,7 @@ def draw_batch(work: Work, number: int) -> Batch:
     """Draw the batch of a number, counted over micro-batches; each row from its own generator."""
     config, accelerator = work.config, work.accelerator
     start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
-    labels = [row.record.label or "" for row in work.rows]
+    labels = tuple(row.record.label or "" for row in work.rows)
     steps = len(work.scheduler.alphas_cumprod)
     drawn = []
     for position in range(start, start + config.batch_size):
@@ -344,7 +344,8 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
             checkpoints.write_folder(config.out / name, partial(adapters.save_part, model))
         facts["checkpoint"] = checkpoints.hash_trained(config.out)
         write_text(config.out / checkpoints.TRAINING_HASHES, training_hashes(work))
-        write_text(config.out / "README.md", build_card(facts))
+        public = {name: value for name, value in facts["settings"].items() if name not in RUN_ONLY}
+        write_text(config.out / "README.md", build_card(facts | {"settings": public}))
         write_json(config.out / checkpoints.RUN_NAME, facts)
         if config.merge:
             merge = partial(adapters.merge_run, work.base, config.out)

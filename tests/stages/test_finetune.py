@@ -72,6 +72,14 @@ def test_a_run_leaves_the_folder_that_design_promises(finetune):
     assert Image.open(run / "previews/step-000004.png").size[0] > 16
 
 
+def test_the_model_card_names_no_place_on_this_machine(finetune, tmp_path):
+    run, _, _ = finetune("--hldf-every", 0)
+    card = (run / "README.md").read_text()
+    assert str(tmp_path) not in card
+    assert "/" not in card.split("---")[1]
+    assert "rank = 8" in card
+
+
 def test_the_color_loss_comes_every_n_steps_once_whatever_is_accumulated(finetune):
     run, _, _ = finetune("--hldf-every", 2, "--accumulate", 3)
     assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4]
