@@ -678,6 +678,8 @@ class CaptionConfig(CommonConfig):
             raise ConfigError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
         if self.images == "-" and self.out is None:
             raise ConfigError("--out: missing; name the manifest to write for standard input")
+        if self.audit == 1:
+            raise ConfigError("--audit 1: needs 2 images or more, to show one in another's place")
         if self.audit and self.style != "visual":
             raise ConfigError(f"--audit {self.audit}: needs --style visual; no model is asked else")
         if self.allow_remote and (self.endpoint is None or self.offline):

@@ -512,9 +512,6 @@ def audit_model(
             break
         if isinstance(image, Image.Image):
             images.append((row, image))
-    if len(images) < 2:
-        log.warning("audit: needs two readable images or more")
-        return {}
     questions = []
     for place, (row, image) in enumerate(images):
         prompt = book.rules(records[row]).instruction
@@ -522,19 +519,24 @@ def audit_model(
         other = images[(place + 1) % len(images)][1]
         for shown in (image, image, blank, other):
             questions.append(Question(shown, prompt, draw_seed(config.seed, row, 0)))
-    texts = [""] * len(questions)
+    answers: dict[int, Answer] = {}
     for item in asker.ask(questions, greedy=True):
         stop.check()
         if item is not None:
-            texts[item[0]] = " ".join(item[1].text.split())
-    return compare_texts(texts)
+            answers[item[0]] = item[1]
+    fours = [[answers[start + kind] for kind in range(4)] for start in range(0, len(questions), 4)]
+    whole = [[item.text for item in four] for four in fours if not any(a.error for a in four)]
+    if len(whole) < 2:
+        log.warning("audit: needs two images or more that can be read and captioned")
+        return {}
+    return compare_texts(whole)
 
 
-def compare_texts(texts: Sequence[str]) -> dict[str, Any]:
+def compare_texts(fours: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Compare the first text of each four with the three that follow."""
-    facts: dict[str, Any] = {"images": len(texts) // 4}
-    for offset, name in enumerate(("repeat", "blank", "other"), start=1):
-        pairs = list(zip(texts[::4], texts[offset::4], strict=True))
+    facts: dict[str, Any] = {"images": len(fours)}
+    for kind, name in enumerate(("repeat", "blank", "other"), start=1):
+        pairs = [(" ".join(four[0].split()), " ".join(four[kind].split())) for four in fours]
         facts[f"{name}_same"] = sum(one == two for one, two in pairs) / len(pairs)
         facts[f"{name}_overlap"] = sum(word_overlap(*pair) for pair in pairs) / len(pairs)
     if max(facts["blank_same"], facts["other_same"]) > MOST_SAME:

@@ -163,6 +163,22 @@ def test_the_model_loads_in_the_format_asked_for(folders):
     assert captioner.processor.tokenizer.padding_side == "left"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_on_a_gpu_a_batch_of_n_says_what_n_batches_of_one_say(folders, temperature):
+    captioner = Captioner(
+        folders["llava_next"],
+        device=torch.device("cuda"),
+        dtype=torch.float32,
+        sampling=Sampling(temperature=temperature, max_new_tokens=12),
+    ).load()
+    captioner.batch_size = 1
+    alone = answers(captioner, questions())
+    captioner.batch_size = 5
+    assert answers(captioner, questions()) == alone
+
+
 def test_pickled_weights_are_refused(folders, tmp_path):
     folder = tmp_path / "pickled"
     shutil.copytree(folders["llava"], folder)

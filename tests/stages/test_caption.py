@@ -435,6 +435,13 @@ def test_the_audit_tells_whether_the_model_looks(images, models, looks):
     assert "Does the model look at the image?" in (images / "review.html").read_text("utf-8")
 
 
+def test_an_audit_that_fails_is_no_proof_of_anything(images, models):
+    with serve(lambda body: 400 if body["temperature"] == 0 else good(body)) as stub:
+        result = ask_stub(stub, models, images, "--audit", 2, "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["audit"] == {}
+    assert "audit: needs two images" in result.stderr and "hardly looks" not in result.stderr
+
+
 def test_the_review_needs_nothing_from_outside(images, models):
     with serve(lambda body: good(body) + " <script>alert(1)</script>") as stub:
         ask_stub(stub, models, images, "--review", 3)
@@ -450,6 +457,25 @@ def test_a_missing_model_or_base_is_exit_4_before_any_work(images, models):
     result = caption(images, "--offline", "--model", models["model"])
     assert result.exit_code == 4 and "PixArt" in result.stderr
     assert sorted(images.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--audit", 1), "--audit 1: needs 2"),
+        (("--audit", 2, "--style", "empty"), "--audit 2: needs --style visual"),
+        (("--top-p", 0), "--top-p must be above 0"),
+        (("--allow-remote",), "--allow-remote: needs --endpoint"),
+        (("--endpoint", "http://localhost", "--load-in", "4bit"), "the server's to choose"),
+        (("--add-new", "--out", "x.jsonl"), "--add-new: completes"),
+        (("--context", "Site {a b}."), "not the name of a column"),
+        (("--profile", "none"), "no such profile"),
+    ],
+)
+def test_wrong_requests_are_one_line_and_exit_code_2(images, options, message):
+    result = caption(images, *options)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1 and message in result.stderr
 
 
 def test_a_server_off_the_loopback_is_refused_before_any_work(images, models):
