@@ -13,6 +13,7 @@ from transformers import T5EncoderModel
 from medart_cli import stop
 from medart_cli.data.images import image_to_tensor
 from medart_cli.diffusion.losses import color_moments
+from tests.small import build_base
 
 SHORT = ("--resolution", 16, "--steps", 4, "--preview-every", 0, "--hldf-steps", 2, "--quiet")
 
@@ -417,3 +418,15 @@ def test_a_tracker_of_accelerate_gets_the_losses(finetune):
     pytest.importorskip("tensorboard")
     run, _, _ = finetune("--hldf-every", 0, "--log-with", "tensorboard")
     assert list(run.rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("kind", ["sigma", "alpha 1024"])
+def test_the_other_bases_train_and_draw(finetune, medart, tmp_path, kind):
+    if kind == "sigma":
+        base = build_base(tmp_path / "base", sigma=True)
+    else:  # a sample size of 128 means that the transformer is told the image's size
+        base = build_base(tmp_path / "base", sample_size=128, latent_levels=4)
+    options = ("--base", base, "--resolution", 32, "--hldf-every", 2)
+    run, _, _ = finetune(*options)
+    assert any("color_loss" in row for row in metrics(run))
+    draw(medart, run, tmp_path / "syn")
