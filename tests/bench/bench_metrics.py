@@ -107,8 +107,8 @@ def bench_command(images, count):
             whole = time.monotonic() - start
             inner = json.loads((folder / run / "metrics.json").read_text())["seconds"]
             print(
-                f"evaluate {count} + {count} images, {run} run: {whole:.1f} s, {inner} s of it after "
-                "start-up (wall clock; copies, 200 resamples, report included)"
+                f"evaluate {count} + {count} images, {run} run: {whole:.1f} s, {inner} s of it "
+                "after start-up (wall clock; copies, 200 resamples, report included)"
             )
 
 

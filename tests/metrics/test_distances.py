@@ -46,6 +46,15 @@ def test_the_frechet_distance_equals_clean_fid_above_and_below_the_width(old_sqr
     assert frechet_distance(real, synthetic) == pytest.approx(expected, rel=1e-6)
 
 
+def test_both_ways_to_the_nuclear_norm_agree_with_scipy():
+    random = np.random.default_rng(0)
+    full = random.normal(size=(30, 40))
+    deficient = random.normal(size=(30, 3)) @ random.normal(size=(3, 40))  # by singular values
+    for matrix in (full, full.T, deficient, np.zeros((4, 3)), full[:1]):
+        expected = linalg.svdvals(matrix).sum()
+        assert distances._nuclear_norm(matrix) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 def test_few_rows_against_very_many_give_the_same_distance(monkeypatch):
     few, many = draw(20), draw(90, seed=1)
     expected = frechet_distance(few, many)
