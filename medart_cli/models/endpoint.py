@@ -163,8 +163,8 @@ class Endpoint:
                 try:
                     done.put((index, self._answer(questions[index], greedy, leave)))
                 except Exception as error:  # noqa: BLE001 - raised again where it is awaited
-                    leave.set()
                     done.put((index, error))
+                    leave.set()  # afterwards: others that leave must not be heard first
 
         # Daemons: a request that hangs must not keep a stopped run from ending.
         for _ in range(min(self.batch_size, len(questions))):

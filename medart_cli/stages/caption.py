@@ -150,7 +150,7 @@ def run(config: CaptionConfig) -> dict[str, Any]:
         except BaseException:  # also Ctrl-C: what is finished goes into the manifest at once
             journal.fold()
             raise
-    failures = sum("error" in result.get("caption", ()) for result in journal.results.values())
+    failures = sum(is_failed(result) for result in journal.results.values())
     journal.finish()
 
     audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
@@ -240,12 +240,21 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> None:
 
 
 def find_todo(config: CaptionConfig, journal: Journal) -> list[int]:
-    """Return the rows to caption: those without a text, and those that --recaption names."""
+    """Return the rows to caption: those without a text, and those that --recaption names.
+
+    Rows of an unfinished run are done, unless they failed: the server may be mended by now.
+    """
+    done = {row for row, result in journal.results.items() if not is_failed(result)}
     return [
         row
         for row, record in enumerate(journal.records)
-        if row not in journal.results and is_wanted(record, config.recaption)
+        if row not in done and is_wanted(record, config.recaption)
     ]
+
+
+def is_failed(result: dict[str, Any]) -> bool:
+    """Say whether a row's new fields tell of an error instead of a text."""
+    return "error" in result.get("caption", ())
 
 
 def is_wanted(record: Record, recaption: str | None) -> bool:

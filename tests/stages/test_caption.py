@@ -6,11 +6,13 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from datasets import load_dataset
 from PIL import Image
@@ -500,6 +502,14 @@ def test_a_server_that_dies_ends_the_run_and_the_texts_so_far_are_kept(images, m
     assert all("text" in row for row in rows_of(images)) and len(stub.requests) == 7
 
 
+def test_rows_that_failed_before_the_server_was_mended_are_asked_again(images, models):
+    with serve(lambda body: 400 if len(stub.requests) < 3 else 404) as stub:
+        assert ask_stub(stub, models, images, "--concurrency", 1).exit_code == 1
+        stub.reply = good
+        assert ask_stub(stub, models, images, "--concurrency", 1).exit_code == 0
+    assert all("text" in row for row in rows_of(images))
+
+
 def test_a_stop_signal_saves_and_the_same_command_goes_on(images, models):
     def reply(body):
         if len(stub.requests) == 3:
@@ -609,25 +619,25 @@ def whole_lines(path):
     return data[: data.rfind(b"\n") + 1].splitlines()
 
 
-def test_no_connection_is_tried_offline(images, models):
-    code = (
-        "import socket, sys\n"
-        "def refuse(*a, **k): raise SystemExit('a socket was opened')\n"
-        "for name in ('connect', 'connect_ex', 'sendto', 'sendmsg', 'listen'):\n"
-        "    setattr(socket.socket, name, refuse)\n"
-        "socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from medart_cli.cli import main\n"
-        "main(sys.argv[1:])\n"
-    )
-    command = ["caption", images, "--model", models["model"], "--base", models["base"]]
-    command += ["--offline", "--max-new-tokens", "4", "--attempts", "1", "--audit", "2"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, command)],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len(rows_of(images)) == 6
+def test_no_connection_is_tried_offline(images, models, monkeypatch):
+    tried = []
+
+    def refuse(*address, **_):
+        tried.append(address)
+        raise OSError("cut")
+
+    for name in ("connect", "connect_ex", "sendto", "sendmsg"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # only our own option
+    small = ("--base", models["base"], "--max-new-tokens", 4, "--attempts", 1)
+    result = caption(images, "--model", models["model"], *small, "--offline", "--audit", 2)
+    assert result.exit_code == 0 and len(rows_of(images)) == 6
+    hub = ("--model", "llava-hf/llama3-llava-next-8b-hf", "--recaption", "all")
+    assert caption(images, *hub, *small, "--offline").exit_code == 4
+    assert tried == []
+    assert caption(images, *hub, *small).exit_code == 4
+    assert tried != []  # without --offline the guard has something to catch
 
 
 def test_datasets_reads_what_is_written(images, models):
