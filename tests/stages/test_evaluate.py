@@ -2,6 +2,7 @@ import base64
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,25 @@ def test_the_report_holds_all_measures_and_needs_nothing_from_outside(network, s
     for name in ("distances-1.png", "colors.png"):
         with Image.open(out / name) as plot:
             assert min(plot.size) > 100
+
+
+def keys_of(value):
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_of, value.values()))
+    return set().union(*map(keys_of, value)) if isinstance(value, list) else set()
+
+
+def test_every_key_of_the_metrics_is_documented(network, sets, tmp_path):
+    second = save_set(tmp_path / "second", 300)
+    result = evaluate(network, *sets, second, out=tmp_path / "r", extra=("--json",))
+    facts = read_metrics(tmp_path / "r")
+    names = {item["name"] for item in facts["sets"]} | {"nevus", "melanoma"}
+    names |= {"red", "green", "blue", "saturation"} | set(facts["copies"][0]["thresholds"])
+    facts.pop("settings"), facts.pop("versions")
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    section = page.split("from evaluate")[1].split("## ")[0]
+    known = set(re.findall(r"`(\w+)`", section))
+    assert (keys_of(facts) | keys_of(json.loads(result.stdout))) - names - known == set()
 
 
 def test_the_same_command_again_gives_the_same_figures(network, sets, tmp_path):
