@@ -96,7 +96,8 @@ def write_results(
     rows = _list_predictions(results, test.rows, classes)
     write_manifest(config.out / PREDICTIONS_NAME, rows)
     _draw_charts(config.out, truth, runs, classes)
-    table("test on real images, 95 % intervals", *build_rows(regimes, (PRIMARY, "auroc"), "\n"))
+    columns, cells = build_rows(regimes, (PRIMARY, "auroc"), narrow=True)
+    table("test on real images, 95 % intervals", columns, cells)
     write_report(config.out, metrics)
     log.info("report: %s", config.out / "report.html")
     return {
@@ -223,17 +224,17 @@ def _draw_charts(
 
 
 def build_rows(
-    regimes: Mapping[str, dict[str, Any]], measures: Sequence[str], gap: str = " "
+    regimes: Mapping[str, dict[str, Any]], measures: Sequence[str], *, narrow: bool = False
 ) -> tuple[list[str], list[list[str]]]:
     """Build the one table: a row a regime, with its difference to `real` and the verdict.
 
     Args:
         regimes: From `compare_regimes`.
         measures: Those to show.
-        gap: What stands between a number and its interval: a line break where room is scarce.
+        narrow: Put intervals on a line of their own, for a terminal.
     """
-    columns = ["regime", "images", *(TITLES[measure] for measure in measures)]
-    columns += ["difference to real", "p", "verdict"]
+    gap = "\n" if narrow else " "
+    columns = ["regime", "trained on", *(TITLES[measure] for measure in measures)]
     rows = []
     for name, found in regimes.items():
         row = [name, " + ".join(map(str, found["train_images"]))]
@@ -242,9 +243,14 @@ def build_rows(
             row.append(f"{score['mean']:.3f}{gap}[{score['low']:.3f},{score['high']:.3f}]")
         other = found["difference_to_real"].get(PRIMARY)
         if other:
-            row.append(f"{other['value']:+.3f}{gap}[{other['low']:+.3f},{other['high']:+.3f}]")
-            row.append(f"{other['p_value']:.2g}")
-        rows.append([*row, *([] if other else ["", ""]), found["verdict"]])
+            interval = f"[{other['low']:+.3f},{other['high']:+.3f}]"
+            row.append(f"{other['value']:+.3f}{gap}{interval}{gap}p = {other['p_value']:.2g}")
+        rows.append([*row, *([] if other else [""]), found["verdict"]])
+    columns += ["difference to real", "verdict"]
+    if narrow:  # eighty columns have no room for the number of images, nor for words side by side
+        columns = [name.replace(" ", "\n") for name in columns]
+        rows = [[*row[:-1], row[-1].replace(" shown", "\nshown")] for row in rows]
+        return [columns[0], *columns[2:]], [[row[0], *row[2:]] for row in rows]
     return columns, rows
 
 

@@ -80,5 +80,14 @@ def test_the_table_has_a_row_a_regime_and_a_cell_a_column(compared):
     columns, rows = build_rows(compared, MEASURES)
     assert [row[0] for row in rows] == ["real", "synthetic", "mix", "pretrain"]
     assert {len(row) for row in rows} == {len(columns)}
-    assert rows[0][-3:] == ["", "", ""]
+    assert rows[0][-2:] == ["", ""]
     assert rows[2][-1] == "better"
+
+
+def test_the_narrow_table_fits_a_terminal_of_eighty_columns(compared):
+    columns, rows = build_rows(compared, MEASURES[:2], narrow=True)
+    width = sum(
+        max(len(line) for cell in column for line in [*cell.splitlines(), ""])
+        for column in zip(columns, *rows, strict=True)
+    )
+    assert width + 3 * len(columns) + 1 <= 80
