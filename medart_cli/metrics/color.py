@@ -80,7 +80,7 @@ def bootstrap_color(
 
 def pooled_histograms(colors: AnyArray) -> Array:
     """Average the histograms of a set, (4, 256)."""
-    mean: Array = np.asarray(colors, dtype=np.float64).mean(axis=0)
+    mean: Array = np.mean(colors, axis=0, dtype=np.float64)
     return mean.reshape(len(CHANNELS), BINS)
 
 

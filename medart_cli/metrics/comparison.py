@@ -61,8 +61,8 @@ def compare_features(
         floor, notes. A measure that needs more rows than there are is None, and a note says so.
     """
     generator = np.random.default_rng(effort.seed)
-    first, first_rows = _cut(real, PAIRS_LIMIT, generator)
-    second, _ = _cut(synthetic, PAIRS_LIMIT, generator)
+    first, first_rows = cut_rows(real, PAIRS_LIMIT, generator)
+    second, _ = cut_rows(synthetic, PAIRS_LIMIT, generator)
     found: dict[str, Any] = {
         "n_real": len(real),
         "n_synthetic": len(synthetic),
@@ -88,7 +88,7 @@ def _measure_frechet(
     value = frechet_distance(real, synthetic)
     found: dict[str, Any] = {"value": value, "interval": None, "infinite_n": None}
     if min(len(real), len(synthetic)) >= LEAST_EXTRAPOLATED:
-        first, second = (_cut(item, PAIRS_LIMIT, generator)[0] for item in (real, synthetic))
+        first, second = (cut_rows(item, PAIRS_LIMIT, generator)[0] for item in (real, synthetic))
         line = extrapolate_frechet(first, second, generator)
         found["infinite_n"] = {"value": line.value, "standard_error": line.deviation}
     if effort.bootstrap:
@@ -104,7 +104,7 @@ def _interval(
     repeats: int,
 ) -> list[float]:
     """Interval by resampling; of large sets, resamples of fewer rows, scaled by the root of n."""
-    first, second = (_cut(item, BOOTSTRAP_LIMIT, generator)[0] for item in (real, synthetic))
+    first, second = (cut_rows(item, BOOTSTRAP_LIMIT, generator)[0] for item in (real, synthetic))
     resamples = bootstrap_frechet(first, second, generator, repeats)
     scale = np.sqrt(min(len(first), len(second)) / min(len(real), len(synthetic)))
     low, high = centered_interval(0.0, resamples * scale)
@@ -204,9 +204,10 @@ def rank_sets(names: Sequence[str], comparisons: Sequence[dict[str, Any]]) -> di
     return found
 
 
-def _cut(
+def cut_rows(
     features: AnyArray, most: int, generator: np.random.Generator
 ) -> tuple[AnyArray, npt.NDArray[np.intp]]:
+    """Take at most `most` random rows, in order; return them and which they are."""
     if len(features) <= most:
         return features, np.arange(len(features))
     rows = np.sort(generator.choice(len(features), most, replace=False))

@@ -114,6 +114,16 @@ def find_nearest_layouts(
         training_groups: (M,) codes.
         device: Where to compute.
     """
+    parts = []
+    for start in range(0, len(queries), 4096):
+        rows = slice(start, start + 4096)
+        likeness = _match_layouts(queries[rows], training, device)
+        parts.append(_judge(likeness, query_groups[rows], training_groups))
+    return _join(parts)
+
+
+def _match_layouts(queries: AnyArray, training: AnyArray, device: torch.device) -> Array:
+    """Return the best correlation of each query with each training image, (N, M)."""
     turned = _orientations(queries).to(device)  # (8, N, 256)
     likeness = np.empty((len(queries), len(training)))
     for start in range(0, len(training), 64):
@@ -125,7 +135,7 @@ def find_nearest_layouts(
             best = (block @ flat).amax(dim=0)  # (n, m * 344)
             best = best.view(len(best), count, -1).amax(dim=2)  # (n, m)
             likeness[first : first + 256, start : start + count] = best.cpu().numpy()
-    return _judge(likeness, query_groups, training_groups)
+    return likeness
 
 
 def _orientations(layouts: AnyArray) -> Tensor:

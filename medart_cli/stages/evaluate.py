@@ -16,7 +16,14 @@ from medart_cli.data.report import open_output, read_versions, write_json
 from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
 from medart_cli.metrics import color, copies
-from medart_cli.metrics.comparison import Effort, compare_features, rank_sets, split_halves
+from medart_cli.metrics.comparison import (
+    PAIRS_LIMIT,
+    Effort,
+    compare_features,
+    cut_rows,
+    rank_sets,
+    split_halves,
+)
 from medart_cli.metrics.features import Extractor, Features, read_features
 from medart_cli.models.device import find_device
 from medart_cli.stages.evaluate_page import (
@@ -103,6 +110,7 @@ def compare_sets(
         for item in synthetic
         for label in [None, *(_shared_labels(real, item) if config.per_label else [])]
     ]
+    all_groups = real.groups
     found = []
     with progress("measure", len(jobs)) as bar:
         for extractor, item, label in jobs:
@@ -111,7 +119,7 @@ def compare_sets(
             first = read_features([real.keys[row] for row in rows], extractor, cache)
             keys = [item.keys[row] for row in item.rows_of(label)]
             second = read_features(keys, extractor, cache)
-            groups = [real.groups[row] for row in rows]
+            groups = [all_groups[row] for row in rows]
             place = {"set": item.name, "features": extractor.name, "label": label}
             found.append(place | compare_features(first, second, groups, effort))
             bar.advance()
@@ -153,12 +161,15 @@ def compare_colors(
 ) -> list[dict[str, Any]]:
     """Compare the colors of each synthetic set with the real one's, beside the real set's own."""
     generator = np.random.default_rng(config.seed)
-    first = read_features(real.keys, extractor, cache)
-    halves = [split_halves(real.groups, generator) for _ in range(config.floor_repeats)]
+    first, rows = cut_rows(
+        read_features(real.keys, extractor, cache), PAIRS_LIMIT, generator
+    )  # a random part of very large sets: colors of 10,000 images are those of all
+    groups = list(np.array(real.groups)[rows])
+    halves = [split_halves(groups, generator) for _ in range(config.floor_repeats)]
     gaps = [color.color_gap(first[left], first[right]) for left, right in halves if len(right)]
     found = []
     for item in synthetic:
-        second = read_features(item.keys, extractor, cache)
+        second, _ = cut_rows(read_features(item.keys, extractor, cache), PAIRS_LIMIT, generator)
         gap = color.color_gap(first, second)
         draws = color.bootstrap_color(first, second, generator, config.bootstrap)
         measures = {
@@ -174,7 +185,7 @@ def compare_colors(
             for channel, measure in channels.items()
             if measure["beyond_floor"]
         ]
-        found.append({"set": item.name, "n": len(item.keys), **measures, "beyond_floor": beyond})
+        found.append({"set": item.name, "n": len(second), **measures, "beyond_floor": beyond})
     return found
 
 
