@@ -355,7 +355,7 @@ def neighbor_coverage(real: AnyArray, synthetic: AnyArray, k: int = NEIGHBORS) -
     real_radius, synthetic_radius = _radius(real, k), _radius(synthetic, k)
     inside = np.zeros(len(synthetic), dtype=np.int64)  # real neighborhoods each one lies in
     covered, recalled = [], []
-    for rows in _blocks(len(real)):
+    for rows in _blocks(len(real), 256):
         distance = pairwise_distances(real[rows], synthetic)
         in_real = distance <= real_radius[rows, None]
         inside += in_real.sum(axis=0)
@@ -380,7 +380,7 @@ def pairwise_distances(a: AnyArray, b: AnyArray) -> Array:
 
 def _radius(features: AnyArray, k: int) -> Array:
     found = []
-    for rows in _blocks(len(features)):
+    for rows in _blocks(len(features), 256):
         distance = pairwise_distances(features[rows], features)
         distance[np.arange(len(distance)), np.arange(rows.start, rows.stop)] = 0.0  # itself
         found.append(np.partition(distance, k, axis=1)[:, k])
