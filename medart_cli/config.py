@@ -504,7 +504,8 @@ class CaptionConfig(CommonConfig):
     out: Annotated[
         Path | None,
         Option(
-            help="Manifest file to write, where the image folder is not to be touched.",
+            help="Manifest file to write instead of the folder's own, as for other settings; "
+            "texts that medart wrote in that one are not taken over.",
             rich_help_panel="Output",
         ),
     ] = None

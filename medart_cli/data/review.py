@@ -100,11 +100,14 @@ def _build_twins(texts: Sequence[str]) -> str:
 
 def _build_sheet(rows: Sequence[Record], most: int) -> list[str]:
     order = sorted(range(len(rows)), key=lambda index: ORDER.get(status_of(rows[index]), 4))
-    first = [index for index in order if ORDER.get(status_of(rows[index]), 4) < ORDER["ok"]]
-    rest = order[len(first) :]
-    room = max(0, most - len(first))
-    step = max(1, -(-len(rest) // room)) if room else len(rest) + 1  # spread over the whole set
-    shown = [*first[:most], *(rest[::step] if room else [])]
+    doubtful = [index for index in order if ORDER.get(status_of(rows[index]), 4) < ORDER["ok"]]
+    rest = order[len(doubtful) :]
+    first = doubtful[
+        : max(most - most // 2, most - len(rest))
+    ]  # half of the places, or what is left
+    room = most - len(first)
+    step = -(-len(rest) // room) if room else 1  # the others are spread over the whole set
+    shown = [*first, *rest[:: max(1, step)][:room]]
     return [
         f"<h2>Images</h2><p class=note>{len(shown)} of {len(rows)}, doubtful ones first.</p>",
         f"<div style='{SHEET}'>",

@@ -1,6 +1,7 @@
 """Where a manifest is written that completes another, and the rows it begins with."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from medart_cli.data.manifest import (
@@ -53,8 +54,10 @@ def read_target(
 ) -> tuple[list[Record], bool]:
     """Read the rows of `images`, and where `target` is another manifest, those it has already.
 
-    File names are made relative to the target's folder where that holds the images. Elsewhere they
-    stay relative to `folder`, and whoever reads the target needs to be told so with --root.
+    Texts that medart wrote into `images` itself are left behind there: another manifest is named to
+    have others. File names are made relative to the target's folder where that holds the images.
+    Elsewhere they stay relative to `folder`, and what reads the target needs to be told with
+    --root.
 
     Returns:
         The rows, those of the target first, and whether the target lacks some.
@@ -74,7 +77,10 @@ def read_target(
         Path(images).resolve(),
         (Path(images) / MANIFEST_NAME).resolve(),
     )
-    if own or not target.is_file():
+    if own:
+        return rows, False
+    rows = [_without_our_text(row) for row in rows]  # another manifest is to hold other texts
+    if not target.is_file():
         return rows, False
     earlier = list(read_manifest(target, root=None if inside else folder))
     known = {row.file_name for row in earlier}
@@ -89,6 +95,13 @@ def find_unlisted(folder: Path, rows: list[Record]) -> list[Record]:
         return [row for row in list_images(folder) if row.file_name not in known]
     except ConfigError:  # none at all: the rows' own files are missing, which is said for each
         return []
+
+
+def _without_our_text(row: Record) -> Record:
+    if not (row.fields.get("caption") or {}).get("status"):
+        return row
+    fields = {key: value for key, value in row.fields.items() if key not in ("text", "caption")}
+    return replace(row, fields=fields)
 
 
 def _rebase(row: Record, parent: Path, folder: Path) -> Record:

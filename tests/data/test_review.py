@@ -49,6 +49,12 @@ def test_doubtful_rows_come_first_and_the_most_is_kept_to(rows):
     page = build_review(rows, ATTRIBUTES, None, 3)
     places = [page.index(f">{number}. ") for number in (4, 3, 1)]
     assert places == sorted(places) and page.count("<figure>") == 3
+    assert build_review(rows[2:4], ATTRIBUTES, None, 2).count("<figure>") == 2
+
+
+def test_doubtful_rows_do_not_crowd_out_the_others(rows):
+    page = build_review([rows[3]] * 9 + rows[:2], ATTRIBUTES, None, 4)
+    assert page.count("· rejected") == 2 and page.count("· ok") == 2
 
 
 def test_names_and_texts_of_the_data_are_escaped(rows):

@@ -77,6 +77,18 @@ def test_rows_of_an_earlier_target_come_first_and_new_images_after_them(images):
     assert rows[0].text == "mine" and changed
 
 
+def test_another_manifest_leaves_our_own_texts_behind_and_takes_those_of_others(images):
+    own = images / "metadata.jsonl"
+    rows = [
+        {"file_name": "nevus/a.png", "text": "ours", "caption": {"status": "ok"}, "age": 5},
+        {"file_name": "nevus/b.png", "text": "mine"},
+    ]
+    write_manifest(own, rows)
+    assert [row.text for row in read_target(str(images), own, images, None)[0]] == ["ours", "mine"]
+    other = read_target(str(images), images / "other.jsonl", images, None)[0]
+    assert [row.fields for row in other] == [{"file_name": "nevus/a.png", "age": 5}, rows[1]]
+
+
 def test_the_last_line_of_a_manifest_may_lack_its_end_or_be_torn(images):
     own = images / "metadata.jsonl"
     line = json.dumps({"file_name": "nevus/a.png"})

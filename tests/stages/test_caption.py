@@ -347,6 +347,17 @@ def test_the_styles_of_the_ablation_need_no_model(images, tmp_path):
     assert not (images / "metadata.jsonl").exists()
 
 
+def test_the_ablation_beside_a_captioned_folder_gets_texts_of_its_own(images, models):
+    with serve(good) as stub:
+        assert ask_stub(stub, models, images).exit_code == 0
+    options = ("--style", "simple", "--profile", "dermoscopy", "--out", images / "simple.jsonl")
+    assert caption(images, *options).exit_code == 0
+    assert {row["text"] for row in rows_of(images / "simple.jsonl")} == {
+        "A dermoscopic image of nevus", "A dermoscopic image of melanoma",
+    }  # fmt: skip
+    assert all("round brown" in row["text"] for row in rows_of(images))
+
+
 def test_a_manifest_elsewhere_names_images_that_resolve(images, models, tmp_path):
     above, beside = tmp_path / "texts.jsonl", tmp_path / "other" / "texts.jsonl"
     beside.parent.mkdir()
