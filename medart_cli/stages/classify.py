@@ -154,7 +154,8 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
         for number, (train, val) in enumerate(phases):
             generator = build_generator(seed, "classify", regime, number)
             name = f"{regime}, seed {seed}"
-            facts.append(fine_tune(setup, network, (train, val), generator, name))
+            with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+                facts.append(fine_tune(setup, network, (train, val), generator, name))
         logits = compute_logits(setup, network, images["test"])
     path = result_path(config.out, regime, seed)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import torch
 import transformers
 from PIL import Image
 from timm.models import save_for_hf
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from medart_cli import stop
 from medart_cli.data import report
@@ -298,6 +299,29 @@ def test_one_image_a_class_is_enough_to_learn_from(medart, sets, backbone, tmp_p
     assert code == 0, stderr
     real = read(tmp_path / "CLF" / "metrics.json")["regimes"]["real"]
     assert (real["train_images"], real["val_images"]) == ([3], [0])
+
+
+def test_a_backbone_of_transformers_is_trained_and_written_in_its_own_layout(
+    medart, sets, tmp_path
+):
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        image_size=32, patch_size=16, num_labels=5,
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    out = tmp_path / "CLF"
+    code, _, stderr = medart(
+        "classify", sets["train"], "--test", sets["test"], "--seeds", 1, "--epochs", 1,
+        "--out", out, *options(tmp_path / "vit"),
+    )  # fmt: skip
+    assert code == 0, stderr
+    row = json.loads((out / "predictions.jsonl").read_text().splitlines()[0])
+    pipe = transformers.pipeline("image-classification", str(out), device="cpu")
+    answers = pipe(str(sets["test"] / row["file_name"]), top_k=3)
+    found = {answer["label"]: answer["score"] for answer in answers}
+    assert found == pytest.approx(row["probabilities"], abs=5e-3)
 
 
 def test_held_out_images_choose_the_epoch(medart, sets, backbone, tmp_path):
