@@ -40,11 +40,11 @@ def head_comparison(network: dict[str, Any]) -> list[str]:
         "Set: label",
         "n real",
         "n syn",
-        f"{network['frechet']} [95%]",
+        f"{network['frechet'].split()[0]} [95%]",
         "at infinite n",
         "halves of real",
         "synthetic at that n",
-        f"{network['kernel']} x 1000",
+        f"{network['kernel'].split()[0]} x 1000",
         *COVERAGES,
     ]
 
@@ -56,10 +56,10 @@ def format_comparison(item: dict[str, Any]) -> list[str]:
         name_comparison(item),
         str(item["n_real"]),
         str(item["n_synthetic"]),
-        _with_interval(frechet["value"], frechet["interval"]),
+        _with_interval(frechet["value"], frechet["interval"], ".3g"),
         _extrapolated(item) if frechet["infinite_n"] else "-",
-        f"{floor['frechet']['real']:.4g} (n = {floor['n']})" if floor else "-",
-        f"{floor['frechet']['synthetic']:.4g}" if floor else "-",
+        f"{floor['frechet']['real']:.3g} (n {floor['n']})" if floor else "-",
+        f"{floor['frechet']['synthetic']:.3g}" if floor else "-",
         _with_error(kernel),
         *("-" if item[key] is None else f"{item[key]:.2f}" for key in COVERAGES),
     ]
@@ -69,7 +69,7 @@ def _extrapolated(item: dict[str, Any]) -> str:
     """Write the value at infinite n, with a mark where there are too few images to trust it."""
     infinite = item["frechet"]["infinite_n"]
     below = "< " if min(item["n_real"], item["n_synthetic"]) <= item["width"] else ""
-    return f"{below}{infinite['value']:.4g} ± {infinite['standard_error']:.2g}"
+    return f"{below}{infinite['value']:.3g} ± {infinite['standard_error']:.2g}"
 
 
 def name_comparison(item: dict[str, Any]) -> str:
