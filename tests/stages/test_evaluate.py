@@ -1,7 +1,9 @@
 import base64
+import hashlib
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from timm.models import save_for_hf
 from typer.testing import CliRunner
 
 from medart_cli.cli import app
+from medart_cli.metrics.features import load_inception
+from medart_cli.stages import evaluate_setup
 
 COUNT = 12  # images a set
 
@@ -259,6 +263,35 @@ def test_missing_inception_weights_are_exit_code_4(sets, tmp_path):
     result = evaluate("inception", *sets, out=tmp_path / "r")
     assert result.exit_code == 4
     assert "--inception" in result.stderr and not (tmp_path / "r").exists()
+
+
+class StandIn(torch.nn.Module):
+    """The interface of the Inception file that clean-fid uses, with random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 2048, 9, stride=60), torch.nn.AdaptiveAvgPool2d(1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def test_inception_is_the_default_where_its_weights_are_and_gives_fid(sets, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    path = cache / "inception-2015-12-05.pt"
+    torch.jit.script(StandIn()).save(str(path))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(evaluate_setup, "load_inception", partial(load_inception, sha256=sha256))
+    options = ["--cache", str(cache), "--workers", "0", "--device", "cpu", "--bootstrap", "0"]
+    command = ["evaluate", *sets, "--out", str(tmp_path / "r"), *options, "--no-copies"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    network = read_metrics(tmp_path / "r")["features"][0]
+    assert (network["name"], network["frechet"], network["kernel"]) == ("inception", "FID", "KID")
+    assert network["width"] == 2048 and "FID and KID (Inception)" in result.stderr
 
 
 def test_a_report_of_other_settings_is_not_overwritten_unasked(network, sets, tmp_path):
