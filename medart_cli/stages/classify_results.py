@@ -351,7 +351,7 @@ def _word_method(metrics: dict[str, Any]) -> str:
     return (
         "Scores are means over the seeds; the intervals are 95 % bootstrap intervals over groups "
         "of test images and seeds, the differences paired on the same draws. p-values are not "
-        "corrected for the number of regimes. The interval of the calibration error lies high where "
-        "test images are few. The classifier in this folder is the one of "
+        "corrected for the number of regimes. The interval of the calibration error lies high "
+        "where test images are few. The classifier in this folder is the one of "
         f"{metrics['classifier']['regime']}, seed {metrics['classifier']['seed']}."
     )
