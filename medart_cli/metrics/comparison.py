@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medart_cli.metrics.copies import wilson_interval
 from medart_cli.metrics.distances import (
     KID_SUBSET_SIZE,
     NEIGHBORS,
@@ -58,7 +59,8 @@ def compare_features(
 
     Returns:
         Keys: n_real, n_synthetic, width, frechet, kernel, precision, recall, density, coverage,
-        floor, notes. A measure that needs more rows than there are is None, and a note says so.
+        coverage_intervals, floor, notes. A measure that needs more rows than there are is None,
+        and a note says so.
     """
     generator = np.random.default_rng(effort.seed)
     first, first_rows = cut_rows(real, PAIRS_LIMIT, generator)
@@ -70,12 +72,7 @@ def compare_features(
         "frechet": _measure_frechet(real, synthetic, generator, effort),
         "kernel": _measure_kernel(first, second, generator),
     }
-    names = ("precision", "recall", "density", "coverage")
-    if min(len(first), len(second)) > NEIGHBORS:
-        cover = neighbor_coverage(first, second)
-        found |= {name: getattr(cover, name) for name in names}
-    else:
-        found |= dict.fromkeys(names)
+    found |= _measure_coverage(first, second)
     kept = [groups[row] for row in first_rows]
     found["floor"] = measure_floor(first, second, kept, generator, effort.floor_repeats)
     found["notes"] = _note(found)
@@ -124,6 +121,20 @@ def _measure_kernel(
         "interval": [value - 1.96 * error, value + 1.96 * error],
         "subsets": value if same else kernel_distance_subsets(real, synthetic, generator),
     }
+
+
+def _measure_coverage(real: AnyArray, synthetic: AnyArray) -> dict[str, Any]:
+    """Cover both ways; the intervals of the shares hold for the other set as it is."""
+    names = ("precision", "recall", "density", "coverage")
+    if min(len(real), len(synthetic)) <= NEIGHBORS:
+        return dict.fromkeys([*names, "coverage_intervals"])
+    cover = neighbor_coverage(real, synthetic)
+    counts = {"precision": len(synthetic), "recall": len(real), "coverage": len(real)}
+    intervals = {
+        name: list(wilson_interval(round(getattr(cover, name) * count), count))
+        for name, count in counts.items()
+    }
+    return {name: getattr(cover, name) for name in names} | {"coverage_intervals": intervals}
 
 
 def measure_floor(

@@ -31,6 +31,8 @@ def test_a_comparison_holds_every_measure_and_is_json():
     assert low < found["frechet"]["value"] < high
     assert found["kernel"]["value"] == kernel_distance(real, synthetic)[0]
     assert found["coverage"] == neighbor_coverage(real, synthetic).coverage
+    low, high = found["coverage_intervals"]["precision"]
+    assert low < found["precision"] < high
     assert (found["n_real"], found["n_synthetic"], found["width"]) == (60, 50, 8)
     assert any("n = 50 is below 2048" in note for note in found["notes"])
     assert not any("rank-deficient" in note for note in found["notes"])
