@@ -20,7 +20,8 @@ DEFAULT_CAPTIONER = "llava-hf/llama3-llava-next-8b-hf"  # the paper's captioner
 # Options that say how to run and not what to make: another value may continue the same output.
 RUN_ONLY = frozenset(
     "config data run root out device offline json quiet verbose max_failures overwrite "
-    "save_every save_minutes keep preview_every log_with cache merge hldf_checkpoint".split()
+    "save_every save_minutes keep preview_every preview_count log_with cache use_cache merge "
+    "hldf_checkpoint gradient_checkpointing".split()
 )
 
 
@@ -345,7 +346,8 @@ class FinetuneConfig(CommonConfig):
         float, Option(help="Weight decay of AdamW.", rich_help_panel="Training")
     ] = 1e-2
     max_grad_norm: Annotated[
-        float, Option(help="Gradient norm to clip at.", rich_help_panel="Training")
+        float,
+        Option(help="Gradient norm to clip at; 0 for no clipping.", rich_help_panel="Training"),
     ] = 1.0
     caption_dropout: Annotated[
         float,
@@ -380,6 +382,13 @@ class FinetuneConfig(CommonConfig):
             epochs=0, batch_size=1, accumulate=1, learning_rate=0, warmup_steps=0, weight_decay=0,
             max_grad_norm=0, caption_dropout=0, min_snr=0, ema=0,
         )  # fmt: skip
+        for name in ("alpha", "min_snr", "epochs"):
+            if getattr(self, name) == 0:
+                raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
+        if self.precision == "fp16":
+            raise ConfigError("--precision fp16: corrupts T5 in training; use bf16 or fp32")
+        if self.offline and set(self.log_with or ()) - {"tensorboard"}:
+            raise ConfigError("--log-with: with --offline only tensorboard, which stays local")
         if self.caption_dropout > 1:
             raise ConfigError(f"--caption-dropout must be 1 or less, got {self.caption_dropout}")
         if self.ema >= 1:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -49,7 +49,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         draft.replace(folder)
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # safetensors reports a full disk as RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has many names
         shutil.rmtree(draft, ignore_errors=True)
         raise RunError(
             f"{folder}: could not be written ({error}); what was saved before is intact, free some "
@@ -72,8 +72,8 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 def find_checkpoints(run: Path) -> list[Path]:
     """Return the whole checkpoints of a run, oldest first."""
-    folders = (run / CHECKPOINTS).glob("step-*")
-    return sorted(path for path in folders if (path / STATE_NAME).is_file())
+    folders = [path for path in (run / CHECKPOINTS).glob("step-*") if (path / STATE_NAME).is_file()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
@@ -103,8 +103,14 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
     for index, values in state["state"].items():
-        for name, value in values.items():
-            (tensors if isinstance(value, Tensor) else plain)[f"{index}.{name}"] = value
+        # bitsandbytes keeps a part of its state one level down, and takes it back from here.
+        nested = [value for value in values.values() if isinstance(value, dict)]
+        for group in (values, *nested):
+            for name, value in group.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{index}.{name}"] = value
+                elif not isinstance(value, dict):
+                    plain[f"{index}.{name}"] = value
     return tensors, {"plain": plain, "groups": state["param_groups"]}
 
 
@@ -144,17 +150,24 @@ def find_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         The folder with the trained parts, and the run's facts; None if it is neither.
 
     Raises:
-        ConfigError: It is a run that has not saved its result yet.
+        ConfigError: It is a run that has not saved its result yet, or a trained part is missing.
     """
     if (folder / STATE_NAME).is_file():
-        return folder, dict(read_facts(folder / STATE_NAME)["run"])
-    if not (folder / RUN_NAME).is_file():
+        facts = dict(read_facts(folder / STATE_NAME)["run"])
+    elif (folder / RUN_NAME).is_file():
+        facts = read_facts(folder / RUN_NAME)
+        if facts.get("status") != "done":
+            saved = find_checkpoints(folder)
+            hint = f"or draw from its checkpoint {saved[-1]}" if saved else "it has no checkpoint"
+            raise ConfigError(f"{folder}: this run is not finished; run its command again, {hint}")
+        if facts["checkpoint"] != hash_trained(folder):
+            raise ConfigError(f"{folder}: its weights are not those that run.json tells of")
+    else:
         return None
-    if not any((folder / name).is_dir() for name in TRAINED):
-        saved = find_checkpoints(folder)
-        hint = f"or draw from its checkpoint {saved[-1]}" if saved else "it has no checkpoint yet"
-        raise ConfigError(f"{folder}: this run is not finished; run its command again, {hint}")
-    return folder, read_facts(folder / RUN_NAME)
+    for name in facts["trained"]:
+        if not (folder / name).is_dir():
+            raise ConfigError(f"{folder}: the folder {name} is missing, which this run trained")
+    return folder, facts
 
 
 def hash_trained(folder: Path) -> str:

@@ -9,6 +9,7 @@ import platform
 import shutil
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,48 +33,94 @@ figure { margin: 1rem 0; break-inside: avoid } @media print { body { margin: 0 }
 """
 
 
-def open_output(
-    folder: Path, settings: dict[str, Any], *, ignore: frozenset[str], overwrite: bool
-) -> bool:
-    """Make an output folder ready: new, continued, or refused.
+@dataclass(frozen=True)
+class Output:
+    """An output folder, and what it belongs to.
 
-    Args:
-        folder: The output folder.
+    Attributes:
+        folder: The folder.
+        stage: Name of the command that writes it.
         settings: Effective settings of this run, flat.
         ignore: Settings that may differ between the run that began the folder and this one.
-        overwrite: Remove what an earlier run of medart wrote there.
+        overwrite: Whether to remove what an earlier run of the stage wrote there.
+        inputs: What this run reads; the folder may not be or hold any of it.
+    """
+
+    folder: Path
+    stage: str
+    settings: dict[str, Any]
+    ignore: frozenset[str]
+    overwrite: bool
+    inputs: Sequence[str | Path | None] = ()
+
+
+def check_output(output: Output) -> bool:
+    """Say whether the folder holds an earlier run of the same settings, without changing it.
+
+    Raises:
+        ConfigError: The folder holds other things, belongs to other settings, or is an input.
+    """
+    folder, file = output.folder, output.folder / SETTINGS_NAME
+    try:
+        for source in output.inputs:
+            if source is not None and Path(source).resolve().is_relative_to(folder.resolve()):
+                raise ConfigError(f"{folder}: holds {source}, which this command reads")
+        if not folder.exists() or not any(folder.iterdir()):
+            return False
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if not text.startswith(_head(output.stage)):
+            raise ConfigError(
+                f"{folder}: is not empty and was not written by medart {output.stage}; name another"
+            )
+        change = first_change(tomllib.loads(text), output.settings, output.ignore)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{folder}: cannot be used as output folder: {reason}") from error
+    if change and not output.overwrite:
+        raise ConfigError(
+            f"{folder}: belongs to other settings: {change}; name another folder, or start "
+            "anew with --overwrite"
+        )
+    return not output.overwrite
+
+
+def open_output(output: Output) -> bool:
+    """Make an output folder ready: new, continued, or, with `overwrite`, emptied.
 
     Returns:
         Whether the folder holds an earlier run of the same settings, to be continued.
 
     Raises:
-        ConfigError: The folder holds other things, belongs to other settings, or cannot be written.
+        ConfigError: As `check_output`, or the folder cannot be written.
     """
-    file = folder / SETTINGS_NAME
+    continued = check_output(output)
     try:
-        old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        if old is None and folder.exists() and any(folder.iterdir()):
-            raise ConfigError(f"{folder}: is not empty and was not written by medart; name another")
-        if old is not None and overwrite:
-            shutil.rmtree(folder)
-            old = None
-        if old is not None and (change := first_change(old, settings, ignore)):
-            raise ConfigError(
-                f"{folder}: belongs to other settings: {change}; name another folder, or start "
-                "anew with --overwrite"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(file, tomli_w.dumps(settings))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{folder}: cannot be used as output folder: {reason}") from error
-    return old is not None
+        if not continued and output.folder.exists() and any(output.folder.iterdir()):
+            shutil.rmtree(output.folder)
+        output.folder.mkdir(parents=True, exist_ok=True)
+        text = _head(output.stage) + tomli_w.dumps(output.settings)
+        write_text(output.folder / SETTINGS_NAME, text)
+    except OSError as error:
+        raise ConfigError(
+            f"{output.folder}: cannot be used as output folder: {error.strerror}"
+        ) from error
+    return continued
+
+
+def _head(stage: str) -> str:
+    return f"# Settings of medart {stage}, in the form that its --config reads.\n"
 
 
 def first_change(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str]) -> str | None:
-    """Name the first setting in which two tables differ, with both values; None if none does."""
-    for name in sorted((old.keys() | new.keys()) - ignore):
+    """Name the first setting in which two tables differ, with both values; None if none does.
+
+    Names that begin with an underscore are no settings but hashes of what an output belongs to.
+    """
+    names = (old.keys() | new.keys()) - ignore
+    for name in sorted(names, key=lambda name: (name[0] == "_", name)):
         if old.get(name) != new.get(name):
+            if name[0] == "_":
+                return f"its {name[1:]} changed"
             return f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
     return None
 
@@ -158,7 +205,7 @@ def build_card(facts: dict[str, Any]) -> str:
     data, trained = facts["data"], " and ".join(facts["trained"])
     labels = "".join(f"| {name} | {count} |\n" for name, count in data["labels"].items())
     front = ModelCardData(
-        base_model=facts["base"].rsplit("/", 1)[-1] if facts["base"][0] == "/" else facts["base"],
+        base_model=facts["base_name"],
         library_name="diffusers" if facts["method"] == "full" else "peft",
         pipeline_tag="text-to-image",
         tags=["medical-imaging", "synthetic-data", "pixart", facts["method"], "medart"],
@@ -171,7 +218,7 @@ def build_card(facts: dict[str, Any]) -> str:
 # PixArt fine-tuned with medart on {data["images"]} medical images
 
 {facts["method"]} on {trained}, {facts["step"]} optimizer steps at {facts["resolution"]} pixels,
-{"with the HLDF color loss" if facts["settings"]["hldf_every"] else "without HLDF"}
+{"with the HLDF color loss" if facts["figures"]["color_loss_first"] else "without HLDF"}
 (Med-Art, arXiv 2506.20449).
 
 ## Intended use

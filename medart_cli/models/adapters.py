@@ -1,5 +1,6 @@
 """What is trained: LoRA, DoRA or rsLoRA adapters (peft), or all weights; save, load, merge."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +70,17 @@ def save_part(model: PeftModel, folder: Path) -> None:
     """Write adapters in peft's layout, or whole weights in the library's own; safetensors both."""
     model.save_pretrained(str(folder), safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; the run has its own
+    _forget_paths(folder)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take out where the base lay on this machine, which the libraries note in their configs."""
+    for path in folder.glob("*config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        if "base_model_name_or_path" in config:
+            config["base_model_name_or_path"] = None
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def restore_part(model: PeftModel, folder: Path) -> None:
@@ -119,12 +131,12 @@ def merge_run(base: Path, trained: Path, out: Path) -> None:
 
     def save(folder: Path) -> set[str]:
         transformer = load_trained_transformer(base, trained, torch.float32, cpu)
-        transformer.save_pretrained(folder / "transformer", safe_serialization=True)
+        save_part(transformer, folder / "transformer")
         if not is_adapter(trained / "text_encoder"):
             return {"transformer"}
         text_encoder = load_text_encoder(base, torch.float32, cpu)
         text_encoder = load_adapter(text_encoder, trained / "text_encoder", merge=True)
-        text_encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
+        save_part(text_encoder, folder / "text_encoder")
         return {"transformer", "text_encoder"}
 
     save_pipeline(base, out, save)

@@ -356,8 +356,14 @@ def encode_images(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Decode latents (B, C, h, w) to images (B, 3, H, W) around [-1, 1]; gradients pass."""
-    return at_least_float(vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0])
+    """Decode latents (B, C, h, w) to images (B, 3, H, W) around [-1, 1]; gradients pass.
+
+    In fp32 also where autocast is on: the colors are what HLDF is about.
+    """
+    with torch.autocast(latents.device.type, enabled=False):
+        scaled = at_least_float(latents) / vae.config.scaling_factor
+        images: Tensor = vae.decode(scaled, return_dict=False)[0]
+        return images
 
 
 def at_least_float(tensor: Tensor) -> Tensor:

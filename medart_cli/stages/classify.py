@@ -23,7 +23,7 @@ from medart_cli.config import ClassifyConfig, settings_of
 from medart_cli.data.checkpoint import write_folder
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.profiles import read_profile
-from medart_cli.data.report import open_output, write_text
+from medart_cli.data.report import Output, open_output, write_text
 from medart_cli.data.splits import draw_per_class, split_groups
 from medart_cli.errors import ConfigError, RunError
 from medart_cli.log import log, progress
@@ -95,7 +95,9 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
 
 def open_folder(config: ClassifyConfig, sets: Sets) -> None:
     """Make the output folder ready; one that was made from other images is refused."""
-    open_output(config.out, settings_of(config), ignore=MAY_CHANGE, overwrite=config.overwrite)
+    inputs = (config.data, config.synthetic, config.test)
+    settings = settings_of(config)
+    open_output(Output(config.out, "classify", settings, MAY_CHANGE, config.overwrite, inputs))
     path, rows = config.out / SPLIT_NAME, describe_rows(sets)
     if path.is_file():
         old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

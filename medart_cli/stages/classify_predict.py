@@ -11,7 +11,7 @@ from medart_cli import stop
 from medart_cli.config import RUN_ONLY, ClassifyConfig, settings_of
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import ManifestWriter, Record, read_data
-from medart_cli.data.report import open_output
+from medart_cli.data.report import Output, open_output
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
 from medart_cli.models.classifier import Classifier, encode_images, load_classifier
@@ -35,7 +35,9 @@ def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -
     classifier = load_classifier(folder, device)
     records = list(read_data(config.data, root=config.root))
     ignore = MAY_CHANGE - {"checkpoint", "data"}
-    open_output(config.out, settings_of(config), ignore=ignore, overwrite=config.overwrite)
+    inputs = (config.data, config.checkpoint)
+    settings = settings_of(config)
+    open_output(Output(config.out, "classify", settings, ignore, config.overwrite, inputs))
     path = config.out / PREDICTIONS_NAME
     with ManifestWriter(path) as writer:
         done = {row["file_name"] for row in _read_rows(path)}

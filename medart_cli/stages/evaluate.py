@@ -12,7 +12,7 @@ from medart_cli import stop
 from medart_cli.config import RUN_ONLY, EvaluateConfig, settings_of
 from medart_cli.data.latents import default_cache
 from medart_cli.data.manifest import write_manifest
-from medart_cli.data.report import open_output, read_versions, write_json
+from medart_cli.data.report import Output, open_output, read_versions, write_json
 from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
 from medart_cli.metrics import color, copies
@@ -56,7 +56,9 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     sets = read_sets(config)
     networks = build_networks(config, cache)
     if PartialState().is_main_process:
-        open_output(config.out, settings_of(config), ignore=IGNORED, overwrite=config.overwrite)
+        inputs = (config.real, *config.synthetic, config.holdout)
+        settings = settings_of(config)
+        open_output(Output(config.out, "evaluate", settings, IGNORED, config.overwrite, inputs))
     sets, failures = extract(config, sets, networks, cache)
     if not PartialState().is_main_process:  # the features are computed; one process measures
         return {"result": str(config.out)}

@@ -22,7 +22,15 @@ from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.images import save_png, tensor_to_image, tile_images
 from medart_cli.data.order import row_at
-from medart_cli.data.report import build_card, open_output, plot_losses, write_json, write_text
+from medart_cli.data.report import (
+    Output,
+    build_card,
+    check_output,
+    open_output,
+    plot_losses,
+    write_json,
+    write_text,
+)
 from medart_cli.diffusion.losses import color_loss, min_snr_weights, noise_loss
 from medart_cli.diffusion.noise import add_noise, signal_to_noise
 from medart_cli.diffusion.solver import solve
@@ -42,6 +50,7 @@ from medart_cli.stages.finetune_setup import (
     describe_data,
     embed,
     plan_recompute,
+    public_settings,
     read_latents,
     read_rows,
     trained_parts,
@@ -57,24 +66,35 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     rows, failures = read_rows(config)
     base = pixart.find_base(config.base, offline=config.offline)
     accelerator = build_accelerator(config)
-    ignore = RUN_ONLY | ({"steps", "epochs"} if config.lr_schedule == "constant" else set())
-    settings = settings_of(config)
-    if accelerator.is_main_process:
-        open_output(config.out, settings, ignore=ignore, overwrite=config.overwrite)
-    accelerator.wait_for_everyone()
+    output = describe_output(config)
+    check_output(output)
 
     work = build_work(config, base, rows, accelerator)
     failures += cache_images(work)
     total = count_steps(config, len(work.rows), accelerator.num_processes)
-    work.facts |= describe_data(work.rows) | {"settings": settings}
+    work.facts |= describe_data(work.rows) | {"settings": output.settings}
     cache_captions(work)
     build_optimizer(work, total)
+    if accelerator.is_main_process:  # only now: nothing is wiped for a request that cannot work
+        open_output(output)
+    accelerator.wait_for_everyone()
     first = resume(work)
     announce(work)
 
+    if total < config.hldf_every:
+        log.warning("HLDF never runs: %d steps, and --hldf-every %d", total, config.hldf_every)
     log.info("training %s: steps %d to %d", config.method, first + 1, total)
     train(work, first, total)
     return finish(work, max(first, total), failures)
+
+
+def describe_output(config: FinetuneConfig) -> Output:
+    """Say what the run folder belongs to; with a constant rate a run may be made longer."""
+    longer = {"steps", "epochs"} if config.lr_schedule == "constant" else set()
+    return Output(
+        config.out, "finetune", settings_of(config), RUN_ONLY | longer, config.overwrite,
+        inputs=(config.data, config.base),
+    )  # fmt: skip
 
 
 def train(work: Work, first: int, total: int) -> None:
@@ -99,6 +119,11 @@ def train(work: Work, first: int, total: int) -> None:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)
             raise
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"step {done + 1}: the GPU's memory is full; the same command goes on with "
+                "--gradient-checkpointing or --hldf-checkpoint step added"
+            ) from error
 
 
 def take_step(work: Work, step: int) -> dict[str, float]:
@@ -127,9 +152,8 @@ def update_weights(work: Work, step: int, losses: dict[str, float]) -> None:
     """Clip the gradients and step, unless a number is not finite."""
     norm = work.accelerator.clip_grad_norm_(work.parameters, work.config.max_grad_norm or math.inf)
     losses["grad_norm"] = float(norm)
-    scaled = work.accelerator.scaler is not None  # fp16: its scaler skips steps that overflow
     for name, value in losses.items():
-        if not math.isfinite(value) and not (scaled and name == "grad_norm"):
+        if not math.isfinite(value):
             saved = checkpoints.find_checkpoints(work.config.out)
             kept = f"{saved[-1]} is the last good checkpoint" if saved else "no checkpoint yet"
             raise RunError(f"step {step}: {name} is {value}; {kept}; try a lower --learning-rate")
@@ -144,6 +168,7 @@ class Batch:
     """Rows of one training step, with every random number they need."""
 
     captions: list[str]
+    dropped: list[bool]  # rows that the noise loss shows the empty caption
     positions: list[int]
     latents: Tensor  # (B, C, h, w), drawn from the posterior
     noise: Tensor  # (B, C, h, w)
@@ -168,19 +193,21 @@ def draw_batch(work: Work, number: int) -> Batch:
         latents = mean + tensors["std"] * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
         timestep = torch.randint(steps, (), generator=generator)
-        caption = "" if chances[3] < config.caption_dropout else row.caption
-        drawn.append((caption, position, latents, noise, timestep, tensors["moments"]))
-    captions, positions, *stacks = zip(*drawn, strict=True)
+        dropped = chances[3] < config.caption_dropout
+        drawn.append((row.caption, dropped, position, latents, noise, timestep, tensors["moments"]))
+    captions, drops, positions, *stacks = zip(*drawn, strict=True)
     stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
-    return Batch(list(captions), list(positions), *stacked)
+    return Batch(list(captions), list(drops), list(positions), *stacked)
 
 
 def latent_loss(work: Work, batch: Batch) -> Tensor:
     """Return the noise-prediction loss of a batch."""
     alpha_bar = work.scheduler.alphas_cumprod
     noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alpha_bar)
+    pairs = zip(batch.captions, batch.dropped, strict=True)
+    captions = ["" if dropped else caption for caption, dropped in pairs]
     with work.accelerator.autocast():
-        embeds, mask = embed(work, batch.captions)
+        embeds, mask = embed(work, captions)
         before = used_memory(work.accelerator.device)
         predicted = pixart.predict_noise(work.transformer, noisy, batch.timesteps, embeds, mask)
     if work.recompute == "auto":
@@ -202,7 +229,7 @@ def pixel_loss(work: Work, batch: Batch) -> Tensor:
     noise = torch.stack([torch.randn(shape, generator=item) for item in generators])
     blockwise = work.recompute == "block" or config.gradient_checkpointing
     pixart.recompute_blocks(work.transformer, blockwise)
-    pixart.recompute_blocks(work.vae, work.recompute != "none")
+    pixart.recompute_blocks(work.vae, True)  # one pass among M, and large at full size
     with work.accelerator.autocast():
         latents = solve(
             denoiser(work, batch.captions, config.hldf_guidance),
@@ -245,7 +272,10 @@ def draw_preview(work: Work, step: int) -> None:
 def announce(work: Work) -> None:
     """Write what is known from the start: the run's facts, and what it is trained on."""
     out = work.config.out
-    if work.accelerator.is_main_process and not (out / checkpoints.RUN_NAME).exists():
+    if work.config.log_with:
+        shown = {name: str(value) for name, value in public_settings(work.config).items()}
+        work.accelerator.init_trackers("medart", config=shown)
+    if work.accelerator.is_main_process:
         write_text(out / checkpoints.TRAINING_HASHES, training_hashes(work))
         write_json(out / checkpoints.RUN_NAME, work.facts | {"status": "running"})
 
@@ -289,10 +319,10 @@ def resume(work: Work) -> int:
         checkpoints.trim_log(work.config.out / "metrics.jsonl", 0)
         return 0
     state = checkpoints.read_facts(saved[-1] / checkpoints.STATE_NAME)
-    for name in ("data", "base_hashes"):
+    for name in ("data", "base_hashes", "precision", "processes"):
         if state["run"][name] != work.facts[name]:
             raise ConfigError(
-                f"{work.config.out}: was trained on other {name.replace('_hashes', ' weights')}; "
+                f"{work.config.out}: was trained with other {name.replace('_hashes', ' weights')}; "
                 "name another folder, or start anew with --overwrite"
             )
     for name, model in trained_parts(work).items():
@@ -326,15 +356,16 @@ def write_metrics(work: Work, step: int, losses: dict[str, float], seconds: floa
 def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
     """Write the result of the run beside its checkpoints, and return the summary."""
     config = work.config
-    rows = [json.loads(line) for line in (config.out / "metrics.jsonl").open(encoding="utf-8")]
+    lines = (config.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     recent = rows[-max(1, len(rows) // 10) :]
     colors = [row["color_loss"] for row in rows if "color_loss" in row]
     figures = {
-        "loss": sum(row["loss"] for row in recent) / len(recent),
+        "loss": sum(row["loss"] for row in recent) / max(1, len(recent)),
         "color_loss_first": colors[0] if colors else None,
         "color_loss_last": colors[-1] if colors else None,
         "seconds": sum(row["seconds"] for row in rows),
-        "memory_gb": max(row["memory_gb"] for row in rows),
+        "memory_gb": max((row["memory_gb"] for row in rows), default=None),
     }
     facts = work.facts | {"step": step, "status": "done", "failures": failures, "figures": figures}
     if work.accelerator.is_main_process:
@@ -344,11 +375,15 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
             checkpoints.write_folder(config.out / name, partial(adapters.save_part, model))
         facts["checkpoint"] = checkpoints.hash_trained(config.out)
         write_text(config.out / checkpoints.TRAINING_HASHES, training_hashes(work))
-        public = {name: value for name, value in facts["settings"].items() if name not in RUN_ONLY}
-        write_text(config.out / "README.md", build_card(facts | {"settings": public}))
+        card = build_card(facts | {"settings": public_settings(config)})
+        write_text(config.out / "README.md", card)
         write_json(config.out / checkpoints.RUN_NAME, facts)
         if config.merge:
-            merge = partial(adapters.merge_run, work.base, config.out)
+
+            def merge(folder: Path) -> None:
+                adapters.merge_run(work.base, config.out, folder)
+                write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
+
             checkpoints.write_folder(config.out / "merged", merge)
     if config.log_with:
         work.accelerator.end_training()

@@ -19,7 +19,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor
 
 from medart_cli import stop
-from medart_cli.config import FinetuneConfig, settings_of
+from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
 from medart_cli.data.images import fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, default_cache, open_cache
 from medart_cli.data.manifest import Record, hash_file, read_data
@@ -98,7 +98,8 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int]:
 
 def describe_data(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what run.json says of the data: counts, and a hash of images and captions."""
-    digest = hashlib.sha256("\n".join(f"{row.sha256} {row.caption}" for row in rows).encode())
+    lines = (f"{row.sha256} {row.record.label} {row.caption}" for row in rows)
+    digest = hashlib.sha256("\n".join(lines).encode())
     labels = Counter(row.record.label or "(none)" for row in rows)
     return {"data": {"images": len(rows), "labels": dict(labels), "hash": digest.hexdigest()}}
 
@@ -155,9 +156,10 @@ def build_work(
         config=config, accelerator=accelerator, base=base, rows=rows,
         facts={
             "format": 1, "stage": "finetune", "versions": read_versions(),
-            "base": str(Path(config.base).resolve()) if Path(config.base).is_dir() else config.base,
+            "base": str(base.resolve()) if Path(config.base).is_dir() else config.base,
+            "base_name": base.resolve().name if Path(config.base).is_dir() else config.base,
             "base_hashes": hashes, "method": config.method, "precision": precision,
-            "resolution": resolution,
+            "resolution": resolution, "processes": accelerator.num_processes,
             "trained": ["transformer", "text_encoder"][: 1 + config.train_text_encoder],
         },
         transformer=transformer, text_encoder=text_encoder, vae=vae,
@@ -217,7 +219,7 @@ def cache_captions(work: Work) -> None:
     if work.text_encoder is not None:
         return
     captions = sorted({pixart.normalize_prompt(row.caption) for row in work.rows} | {""})
-    missing = [caption for caption in captions if not work.texts.has(caption)]
+    missing = [caption for caption in captions if work.texts.find(caption) is None]
     if not missing:
         return
     device = work.accelerator.device
@@ -271,11 +273,14 @@ def build_optimizer(work: Work, total: int) -> None:
     work.transformer, work.optimizer = work.accelerator.prepare(work.transformer, work.optimizer)
     if config.train_text_encoder:
         work.text_encoder = work.accelerator.prepare(work.text_encoder)
-    if config.log_with:
-        shown = {name: str(value) for name, value in settings_of(config).items()}
-        work.accelerator.init_trackers("medart", config=shown)
     if work.recompute == "auto" and work.accelerator.device.type != "cuda":
         work.recompute = "step"
+
+
+def public_settings(config: FinetuneConfig) -> dict[str, Any]:
+    """Return the settings that may be published: those without places on this machine."""
+    private = RUN_ONLY | {"base", "profile"}
+    return {name: value for name, value in settings_of(config).items() if name not in private}
 
 
 def count_steps(config: FinetuneConfig, rows: int, processes: int) -> int:
@@ -305,6 +310,7 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
     """Choose the HLDF checkpointing for `auto`, from what the first noise loss remembered."""
     config, inner = work.config, pixart.unwrap(work.transformer)
     free = torch.cuda.mem_get_info(work.accelerator.device)[0]
+    free -= 12 * sum(parameter.numel() for parameter in work.parameters)  # gradients, AdamW: later
     tokens = (
         work.facts["resolution"] / pixart.latent_scale(work.vae) / inner.config.patch_size
     ) ** 2

@@ -4,6 +4,8 @@ T5 reads all distinct prompts first and is then released. An image's noise depen
 its row alone, so neither batch size nor a stop in between changes it.
 """
 
+import hashlib
+import json
 import math
 import sys
 from collections import defaultdict
@@ -30,7 +32,7 @@ from medart_cli.data.manifest import (
     write_manifest,
 )
 from medart_cli.data.profiles import read_profile
-from medart_cli.data.report import open_output, read_versions, write_json, write_text
+from medart_cli.data.report import Output, open_output, read_versions, write_json, write_text
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import ConfigError
 from medart_cli.log import log, progress
@@ -88,8 +90,11 @@ def run(config: SampleConfig) -> dict[str, Any]:
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
     rows = read_prompts(config)
-    settings = settings_of(config) | {"checkpoint": source.mark}
-    open_output(config.out, settings, ignore=RUN_ONLY, overwrite=config.overwrite)
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    settings = settings_of(config) | {"_checkpoint": source.mark, "_rows": digest}
+    ignore = RUN_ONLY | {"batch_size"}
+    inputs = (config.run, config.from_data, config.prompts)
+    open_output(Output(config.out, "sample", settings, ignore, config.overwrite, inputs))
 
     done = finished_rows(config.out)
     waiting = [index for index in range(len(rows)) if index not in done]

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 
 import pytest
@@ -12,7 +13,7 @@ from medart_cli.errors import ConfigError, RunError
 def fill(folder):
     (folder / "transformer").mkdir()
     (folder / "transformer" / "weights.safetensors").write_bytes(b"weights")
-    (folder / checkpoint.STATE_NAME).write_text('{"step": 1, "run": {}}')
+    (folder / checkpoint.STATE_NAME).write_text('{"step": 1, "run": {"trained": ["transformer"]}}')
 
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(tmp_path):
@@ -39,10 +40,17 @@ def test_a_full_disk_is_one_error_and_keeps_the_old_folder(tmp_path):
     checkpoint.write_folder(folder, fill)
 
     def fail(draft):
-        (draft / "half").write_bytes(b"x")
-        raise OSError(28, "No space left on device")
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            tensor = {"a": torch.zeros(10_000)}
+            checkpoint.save_tensors(draft / "a.safetensors", tensor, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, before)
 
-    with pytest.raises(RunError, match="No space left on device.*intact"):
+    with pytest.raises(RunError, match="could not be written .*File too large.*intact"):
         checkpoint.write_folder(folder, fail)
     assert (folder / checkpoint.STATE_NAME).is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["transformer"]
@@ -76,6 +84,36 @@ def test_an_optimizer_survives_the_way_through_safetensors(tmp_path, kind):
     assert torch.equal(whole, parts)
 
 
+class Nested(torch.optim.SGD):
+    """Keeps a part of its state one level down when it is saved, as bitsandbytes does."""
+
+    def state_dict(self):
+        state = super().state_dict()
+        nested = {
+            index: {"__quant_state__": {"absmax": values["momentum_buffer"]}}
+            for index, values in state["state"].items()
+        }
+        return {**state, "state": nested}
+
+    def load_state_dict(self, state):
+        for values in state["state"].values():
+            values["momentum_buffer"] = values.pop("absmax")
+        super().load_state_dict(state)
+
+
+def test_state_that_lies_one_level_down_survives_too(tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = Nested([parameter], lr=0.1, momentum=0.9)
+    (parameter**2).sum().backward()
+    optimizer.step()
+    path = tmp_path / "optimizer.safetensors"
+    checkpoint.save_tensors(path, *checkpoint.flatten_optimizer(optimizer))
+    restored = Nested([parameter], lr=0.1, momentum=0.9)
+    checkpoint.restore_optimizer(restored, *checkpoint.load_tensors(path))
+    kept = optimizer.state[parameter]["momentum_buffer"]
+    assert torch.equal(restored.state[parameter]["momentum_buffer"], kept)
+
+
 def test_the_log_loses_the_steps_after_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3)) + '{"st')
@@ -84,11 +122,27 @@ def test_the_log_loses_the_steps_after_the_checkpoint(tmp_path):
 
 
 def test_an_unfinished_run_names_its_checkpoint(tmp_path):
-    (tmp_path / checkpoint.RUN_NAME).write_text("{}")
-    with pytest.raises(ConfigError, match="it has no checkpoint yet"):
+    (tmp_path / checkpoint.RUN_NAME).write_text('{"status": "running"}')
+    with pytest.raises(ConfigError, match="it has no checkpoint"):
         checkpoint.find_run(tmp_path)
     checkpoint.write_folder(checkpoint.checkpoint_folder(tmp_path, 1), fill)
     with pytest.raises(ConfigError, match="step-000001"):
         checkpoint.find_run(tmp_path)
     assert checkpoint.find_run(checkpoint.checkpoint_folder(tmp_path, 1)) is not None
     assert checkpoint.find_run(tmp_path / "checkpoints") is None
+
+
+def test_a_run_without_all_it_trained_is_never_taken_for_the_base(tmp_path):
+    fill(tmp_path)
+    facts = {"status": "done", "trained": ["transformer", "text_encoder"]}
+    (tmp_path / checkpoint.STATE_NAME).write_text(json.dumps({"step": 1, "run": facts}))
+    with pytest.raises(ConfigError, match="text_encoder is missing"):
+        checkpoint.find_run(tmp_path)
+    (tmp_path / checkpoint.STATE_NAME).unlink()
+    facts["checkpoint"] = checkpoint.hash_trained(tmp_path)
+    facts["trained"] = ["transformer"]
+    (tmp_path / checkpoint.RUN_NAME).write_text(json.dumps(facts))
+    assert checkpoint.find_run(tmp_path) is not None
+    (tmp_path / "transformer" / "weights.safetensors").write_bytes(b"others")
+    with pytest.raises(ConfigError, match="not those that run.json tells of"):
+        checkpoint.find_run(tmp_path)

@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 
 from medart_cli.data.report import (
+    Output,
     build_card,
     build_figure,
     build_page,
     build_table,
+    check_output,
     first_change,
     open_output,
     plot_losses,
@@ -22,27 +24,45 @@ NONE = frozenset()
 
 def test_a_new_folder_a_continued_one_and_a_refused_one(tmp_path):
     out = tmp_path / "a" / "run"
-    assert open_output(out, {"rank": 8}, ignore=NONE, overwrite=False) is False
+    assert open_output(Output(out, "sample", {"rank": 8}, NONE, False)) is False
     (out / "result").write_text("kept")
-    assert open_output(out, {"rank": 8}, ignore=NONE, overwrite=False) is True
+    assert open_output(Output(out, "sample", {"rank": 8}, NONE, False)) is True
     with pytest.raises(ConfigError, match="rank was 8 and is now 4; name another folder"):
-        open_output(out, {"rank": 4}, ignore=NONE, overwrite=False)
+        open_output(Output(out, "sample", {"rank": 4}, NONE, False))
+    assert check_output(Output(out, "sample", {"rank": 4}, NONE, True)) is False
     assert (out / "result").read_text() == "kept"
-    assert open_output(out, {"rank": 4}, ignore=NONE, overwrite=True) is False
+    assert open_output(Output(out, "sample", {"rank": 4}, NONE, True)) is False
     assert not (out / "result").exists()
 
 
 def test_overwrite_never_removes_what_medart_did_not_write(tmp_path):
     (tmp_path / "thesis.doc").write_text("years of work")
-    with pytest.raises(ConfigError, match="was not written by medart"):
-        open_output(tmp_path, {}, ignore=NONE, overwrite=True)
+    for settings in (None, "rank = 8\n", "# Settings of medart finetune, in the form"):
+        if settings is not None:  # another tool's file, another stage's folder
+            (tmp_path / "settings.toml").write_text(settings)
+        with pytest.raises(ConfigError, match="was not written by medart sample"):
+            open_output(Output(tmp_path, "sample", {}, NONE, True))
     assert (tmp_path / "thesis.doc").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("source", ["", "images", "images/a.jsonl"])
+def test_overwrite_never_removes_what_the_command_reads(tmp_path, source):
+    out = tmp_path / "out"
+    open_output(Output(out, "sample", {}, NONE, False))
+    (out / "images").mkdir()
+    with pytest.raises(ConfigError, match="which this command reads"):
+        open_output(Output(out, "sample", {}, NONE, True, inputs=[None, out / source]))
+    assert (out / "images").is_dir()
 
 
 def test_the_first_change_is_named_and_ignored_ones_are_not():
     old, new = {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4}
     assert first_change(old, new, frozenset("b")) == "c was 3 and is now None"
     assert first_change(old, old, NONE) is None
+    assert first_change({"_rows": "ab", "b": 1}, {"_rows": "cd", "b": 2}, NONE) == (
+        "b was 1 and is now 2"
+    )
+    assert first_change({"_rows": "ab"}, {"_rows": "cd"}, NONE) == "its rows changed"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -79,10 +99,11 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
     from huggingface_hub import ModelCard
 
     facts = {
-        "base": "PixArt-alpha/PixArt-XL-2-512x512", "method": "lora", "trained": ["transformer"],
+        "base_name": "PixArt-alpha/PixArt-XL-2-512x512", "method": "lora",
+        "trained": ["transformer"],
         "step": 40, "resolution": 512, "settings": {"hldf_every": 500, "data": 'a "b"'},
         "data": {"images": 3, "labels": {"nevus": 3}, "hash": "ab" * 32},
-        "figures": {"loss": 0.1},
+        "figures": {"loss": 0.1, "color_loss_first": None},
     }  # fmt: skip
     card = ModelCard(build_card(facts))
     assert card.data.base_model == "PixArt-alpha/PixArt-XL-2-512x512"
@@ -90,6 +111,7 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
     assert "text-to-image" in card.data.to_yaml()
     assert "| nevus | 3 |" in card.text
     assert "Not for diagnosis" in card.text
+    assert "without HLDF" in card.text
 
 
 def test_versions_name_what_results_depend_on():

@@ -63,7 +63,7 @@ def test_a_run_leaves_the_folder_that_design_promises(finetune):
         "text_encoder/adapter_model.safetensors", "text_encoder/adapter_config.json",
         "checkpoints/step-000004/optimizer.safetensors", "checkpoints/step-000004/state.json",
         "checkpoints/step-000002/transformer/adapter_model.safetensors",
-        "merged/model_index.json", "merged/tokenizer/spiece.model",
+        "merged/model_index.json", "merged/tokenizer/spiece.model", "merged/training_hashes.txt",
     } <= names  # fmt: skip
     endings = {name.rsplit(".", 1)[-1] for name in names}
     assert endings <= {"toml", "json", "jsonl", "png", "md", "txt", "safetensors", "model"}
@@ -73,12 +73,19 @@ def test_a_run_leaves_the_folder_that_design_promises(finetune):
     assert Image.open(run / "previews/step-000004.png").size[0] > 16
 
 
-def test_the_model_card_names_no_place_on_this_machine(finetune, tmp_path):
-    run, _, _ = finetune("--hldf-every", 0)
-    card = (run / "README.md").read_text()
-    assert str(tmp_path) not in card
-    assert "/" not in card.split("---")[1]
-    assert "rank = 8" in card
+def test_what_is_published_names_no_place_on_this_machine(finetune, small_base, tmp_path):
+    for name, options in {"lora": (), "full": ("--method", "full")}.items():
+        run, _, _ = finetune("--hldf-every", 0, "--merge", *options, out=name)
+        assert "rank = 8" in (run / "README.md").read_text()
+        parts = [*run.glob("*/*"), *run.glob("merged/*/*")]
+        parts = [path for path in parts if path.parent.name in ("transformer", "text_encoder")]
+        published = [run / "README.md", *parts]
+        assert len(published) >= 9
+        for path in published:
+            if path.is_file():
+                content = path.read_bytes()
+                assert str(tmp_path).encode() not in content, path
+                assert str(small_base.parent).encode() not in content, path
 
 
 def test_the_color_loss_comes_every_n_steps_once_whatever_is_accumulated(finetune):
@@ -154,7 +161,7 @@ def test_other_data_on_the_same_folder_is_refused(finetune, images, tmp_path):
     shutil.copytree(images, tmp_path / "more")
     Image.new("RGB", (20, 20), "blue").save(tmp_path / "more/nevus/new.png")
     _, _, errors = finetune("--hldf-every", 0, data=tmp_path / "more", code=2)
-    assert "was trained on other data" in errors
+    assert "was trained with other data" in errors
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -280,6 +287,49 @@ def test_hldf_brings_the_colors_to_those_of_real_images(finetune, medart, tmp_pa
 def moments(image):
     image = image.convert("RGB").resize((16, 16), Image.Resampling.LANCZOS)
     return color_moments(image_to_tensor(image)[None])[0]
+
+
+def test_a_request_that_cannot_work_wipes_nothing(finetune):
+    run, _, _ = finetune("--hldf-every", 0)
+    before = weights(run)
+    finetune("--hldf-every", 0, "--target", "nothing", "--overwrite", code=2)
+    assert weights(run).keys() == before.keys()
+    finetune("--hldf-every", 0)
+
+
+def test_a_torn_cache_of_captions_mends_itself(finetune, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDART_CACHE", str(tmp_path / "cache"))
+    finetune("--hldf-every", 0, "--freeze-text-encoder")
+    torn = list((tmp_path / "cache" / "text").rglob("*.safetensors"))
+    for path in torn:
+        path.write_bytes(path.read_bytes()[:-7])
+    assert torn
+    finetune("--hldf-every", 0, "--freeze-text-encoder", out="again")
+
+
+def test_dropped_captions_reach_the_noise_loss_and_not_hldf(finetune, monkeypatch):
+    from medart_cli.stages import finetune as stage
+
+    asked = {"noise": [], "hldf": []}
+    embed, denoiser = stage.embed, stage.denoiser
+    monkeypatch.setattr(
+        stage, "embed", lambda work, texts: asked["noise"].append(texts) or embed(work, texts)
+    )
+    monkeypatch.setattr(
+        stage,
+        "denoiser",
+        lambda work, texts, scale: asked["hldf"].append(texts) or denoiser(work, texts, scale),
+    )
+    finetune("--hldf-every", 1, "--caption-dropout", 1)
+    assert asked["noise"] == [[""]] * 4
+    assert all("A medical image of" in texts[0] for texts in asked["hldf"])
+    assert len(asked["hldf"]) == 4
+
+
+def test_hldf_that_never_comes_is_said(finetune):
+    run, _, errors = finetune("--hldf-every", 500)
+    assert "HLDF never runs: 4 steps, and --hldf-every 500" in errors
+    assert "without HLDF" in (run / "README.md").read_text()
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(

@@ -121,6 +121,20 @@ def test_another_prompt_on_the_same_folder_is_refused(sample):
     assert [r.text for r in read_data(out)] == ["lesion"]
 
 
+def test_changed_prompts_on_the_same_folder_are_refused(sample, tmp_path):
+    (tmp_path / "prompts.txt").write_text("cell\n")
+    sample("--prompts", tmp_path / "prompts.txt")
+    (tmp_path / "prompts.txt").write_text("lesion\n")
+    _, _, errors = sample("--prompts", tmp_path / "prompts.txt", code=2)
+    assert "its rows changed" in errors
+
+
+def test_overwrite_never_removes_the_run_it_draws_from(sample, small_base, tmp_path):
+    _, _, errors = sample("--prompt", "cell", "--overwrite", out=small_base, code=2)
+    assert "which this command reads" in errors
+    assert (small_base / "model_index.json").is_file()
+
+
 def test_a_run_whose_base_was_changed_is_refused(medart, sample, images, tmp_path):
     from tests.small import build_base
 
