@@ -6,6 +6,7 @@ Values are checked in `__post_init__`, so the command line and a notebook hear t
 import difflib
 import tomllib
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,21 @@ RUN_ONLY = frozenset(
     "save_every save_minutes keep preview_every preview_count log_with cache use_cache merge "
     "hldf_checkpoint gradient_checkpointing".split()
 )
+
+# An option belongs to a panel of --help.
+_common_option = partial(Option, rich_help_panel="Common")
+_output_option = partial(Option, rich_help_panel="Output")
+_data_option = partial(Option, rich_help_panel="Data")
+_model_option = partial(Option, rich_help_panel="Model")
+_hldf_option = partial(Option, rich_help_panel="HLDF")
+_training_option = partial(Option, rich_help_panel="Training")
+_prompts_option = partial(Option, rich_help_panel="Prompts")
+_drawing_option = partial(Option, rich_help_panel="Drawing")
+_caption_option = partial(Option, rich_help_panel="Caption")
+_server_option = partial(Option, rich_help_panel="Server")
+_regimes_option = partial(Option, rich_help_panel="Regimes")
+_measures_option = partial(Option, rich_help_panel="Measures")
+_copies_option = partial(Option, rich_help_panel="Copies")
 
 
 def read_settings(source: str) -> dict[str, Any]:
@@ -73,46 +89,30 @@ class CommonConfig:
 
     config: Annotated[
         str | None,
-        Option(
+        _common_option(
             help="Settings to start from: a TOML file, or a packaged recipe by name.",
             callback=_apply_settings,
             is_eager=True,
-            rich_help_panel="Common",
         ),
     ] = None
-    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Common")] = (
-        "auto"
-    )
+    device: Annotated[str, _common_option(help="auto, cpu, cuda or cuda:N.")] = "auto"
     precision: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
-        Option(
-            help="Number format of the models; auto is bf16 on a GPU, fp32 on a CPU.",
-            rich_help_panel="Common",
-        ),
+        _common_option(help="Number format of the models; auto is bf16 on a GPU, fp32 on a CPU."),
     ] = "auto"
-    seed: Annotated[
-        int, Option(help="All randomness follows from it.", rich_help_panel="Common")
-    ] = 0
-    offline: Annotated[
-        bool, Option("--offline", help="Never use the network.", rich_help_panel="Common")
-    ] = False
+    seed: Annotated[int, _common_option(help="All randomness follows from it.")] = 0
+    offline: Annotated[bool, _common_option("--offline", help="Never use the network.")] = False
     max_failures: Annotated[
         int,
-        Option(
-            help="Rows that may fail (a broken image, say) before the exit code is 3.",
-            rich_help_panel="Common",
-        ),
+        _common_option(help="Rows that may fail (a broken image, say) before the exit code is 3."),
     ] = 0
     json: Annotated[
-        bool,
-        Option("--json", help="Print the summary as one JSON object.", rich_help_panel="Common"),
+        bool, _common_option("--json", help="Print the summary as one JSON object.")
     ] = False
-    quiet: Annotated[
-        bool, Option("--quiet", "-q", help="Warnings and errors only.", rich_help_panel="Common")
-    ] = False
-    verbose: Annotated[
-        bool, Option("--verbose", "-v", help="Say more.", rich_help_panel="Common")
-    ] = False
+    quiet: Annotated[bool, _common_option("--quiet", "-q", help="Warnings and errors only.")] = (
+        False
+    )
+    verbose: Annotated[bool, _common_option("--verbose", "-v", help="Say more.")] = False
 
     def __post_init__(self) -> None:
         kind, _, index = self.device.partition(":")
@@ -144,232 +144,153 @@ class FinetuneConfig(CommonConfig):
     data: Annotated[
         str, Argument(help="Image folder, manifest file, or - for a manifest on standard input.")
     ]
-    out: Annotated[Path, Option(help="Run folder to write.", rich_help_panel="Output")]
+    out: Annotated[Path, _output_option(help="Run folder to write.")]
     overwrite: Annotated[
-        bool,
-        Option(
-            "--overwrite",
-            help="Start anew where the run folder is not empty.",
-            rich_help_panel="Output",
-        ),
+        bool, _output_option("--overwrite", help="Start anew where the run folder is not empty.")
     ] = False
-    save_every: Annotated[
-        int, Option(help="Optimizer steps between checkpoints.", rich_help_panel="Output")
-    ] = 500
-    save_minutes: Annotated[
-        float, Option(help="Minutes between checkpoints.", rich_help_panel="Output")
-    ] = 20.0
-    keep: Annotated[int, Option(help="Checkpoints to keep.", rich_help_panel="Output")] = 2
+    save_every: Annotated[int, _output_option(help="Optimizer steps between checkpoints.")] = 500
+    save_minutes: Annotated[float, _output_option(help="Minutes between checkpoints.")] = 20.0
+    keep: Annotated[int, _output_option(help="Checkpoints to keep.")] = 2
     preview_every: Annotated[
-        int,
-        Option(
-            help="Optimizer steps between preview pictures; 0 for none.", rich_help_panel="Output"
-        ),
+        int, _output_option(help="Optimizer steps between preview pictures; 0 for none.")
     ] = 500
-    preview_count: Annotated[
-        int, Option(help="Images in a preview picture.", rich_help_panel="Output")
-    ] = 4
+    preview_count: Annotated[int, _output_option(help="Images in a preview picture.")] = 4
     merge: Annotated[
         bool,
-        Option(
-            "--merge",
-            help="Also write RUN/merged, a whole diffusers pipeline folder.",
-            rich_help_panel="Output",
-        ),
+        _output_option("--merge", help="Also write RUN/merged, a whole diffusers pipeline folder."),
     ] = False
     log_with: Annotated[
         list[str] | None,
-        Option(
-            help="A tracker of accelerate: tensorboard, wandb, ... (repeatable).",
-            rich_help_panel="Output",
-        ),
+        _output_option(help="A tracker of accelerate: tensorboard, wandb, ... (repeatable)."),
     ] = None
 
     root: Annotated[
         Path | None,
-        Option(
-            help="Folder that file names are relative to; they may then be absolute.",
-            rich_help_panel="Data",
-        ),
+        _data_option(help="Folder that file names are relative to; they may then be absolute."),
     ] = None
     profile: Annotated[
         str,
-        Option(
+        _data_option(
             help="Modality that words the simple caption where a row has no text: a packaged "
-            "name or a TOML file.",
-            rich_help_panel="Data",
+            "name or a TOML file."
         ),
     ] = "generic"
     resolution: Annotated[
-        int | None,
-        Option(
-            help="Image side in pixels; the base model's own by default.", rich_help_panel="Data"
-        ),
+        int | None, _data_option(help="Image side in pixels; the base model's own by default.")
     ] = None
     crop: Annotated[
         Literal["center", "pad", "random"],
-        Option(
-            help="How an image becomes square. random may cut away what the caption names.",
-            rich_help_panel="Data",
+        _data_option(
+            help="How an image becomes square. random may cut away what the caption names."
         ),
     ] = "center"
     flip: Annotated[
-        bool,
-        Option(
-            "--flip",
-            help="Mirror images at random; swaps left and right in them.",
-            rich_help_panel="Data",
-        ),
+        bool, _data_option("--flip", help="Mirror images at random; swaps left and right in them.")
     ] = False
-    balance: Annotated[
-        bool,
-        Option("--balance", help="Draw all labels equally often.", rich_help_panel="Data"),
-    ] = False
+    balance: Annotated[bool, _data_option("--balance", help="Draw all labels equally often.")] = (
+        False
+    )
     cache: Annotated[
         Path | None,
-        Option(
-            help="Folder for latents and text embeddings; medart's cache by default.",
-            rich_help_panel="Data",
-        ),
+        _data_option(help="Folder for latents and text embeddings; medart's cache by default."),
     ] = None
     use_cache: Annotated[
         bool,
-        Option(
-            "--use-cache/--no-cache",
-            help="Encode each image once and keep its latents.",
-            rich_help_panel="Data",
-        ),
+        _data_option("--use-cache/--no-cache", help="Encode each image once and keep its latents."),
     ] = True
 
     base: Annotated[
-        str,
-        Option(
-            help="PixArt-alpha or -Sigma pipeline: a folder or a hub id.", rich_help_panel="Model"
-        ),
+        str, _model_option(help="PixArt-alpha or -Sigma pipeline: a folder or a hub id.")
     ] = DEFAULT_BASE
     method: Annotated[
         Literal["lora", "dora", "rslora", "full"],
-        Option(
-            help="What is trained: adapters of a kind, or all transformer weights.",
-            rich_help_panel="Model",
-        ),
+        _model_option(help="What is trained: adapters of a kind, or all transformer weights."),
     ] = "lora"
-    rank: Annotated[int, Option(help="Rank of the adapters.", rich_help_panel="Model")] = 8
+    rank: Annotated[int, _model_option(help="Rank of the adapters.")] = 8
     alpha: Annotated[
-        float | None,
-        Option(help="Scale of the adapters; the rank by default.", rich_help_panel="Model"),
+        float | None, _model_option(help="Scale of the adapters; the rank by default.")
     ] = None
     target: Annotated[
         list[str] | None,
-        Option(
-            help="End of the names of transformer modules that get an adapter (repeatable).",
-            rich_help_panel="Model",
+        _model_option(
+            help="End of the names of transformer modules that get an adapter (repeatable)."
         ),
     ] = None
     text_target: Annotated[
-        list[str] | None,
-        Option(help="The same for the text encoder (repeatable).", rich_help_panel="Model"),
+        list[str] | None, _model_option(help="The same for the text encoder (repeatable).")
     ] = None
     train_text_encoder: Annotated[
         bool,
-        Option(
+        _model_option(
             "--train-text-encoder/--freeze-text-encoder",
             help="Train adapters in T5 too; frozen, it is run once and then released.",
-            rich_help_panel="Model",
         ),
     ] = True
 
     hldf_every: Annotated[
         int,
-        Option(
-            help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off.",
-            rich_help_panel="HLDF",
+        _hldf_option(
+            help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off."
         ),
     ] = 500
     hldf_steps: Annotated[
-        int,
-        Option(help="Solver steps of the generated image, M in the paper.", rich_help_panel="HLDF"),
+        int, _hldf_option(help="Solver steps of the generated image, M in the paper.")
     ] = 20
     hldf_weight: Annotated[
-        float | None,
-        Option(help="Weight of the color loss; 1/M by default.", rich_help_panel="HLDF"),
+        float | None, _hldf_option(help="Weight of the color loss; 1/M by default.")
     ] = None
-    hldf_guidance: Annotated[
-        float, Option(help="Guidance scale of the generated image.", rich_help_panel="HLDF")
-    ] = 4.5
+    hldf_guidance: Annotated[float, _hldf_option(help="Guidance scale of the generated image.")] = (
+        4.5
+    )
     hldf_grad_steps: Annotated[
         int | None,
-        Option(
-            help="Let the gradient through the last K solver steps only; all M by default.",
-            rich_help_panel="HLDF",
+        _hldf_option(
+            help="Let the gradient through the last K solver steps only; all M by default."
         ),
     ] = None
     hldf_checkpoint: Annotated[
         Literal["auto", "none", "block", "step"],
-        Option(
+        _hldf_option(
             help="Recompute instead of remember: nothing, transformer blocks, or solver steps "
-            "(least memory).",
-            rich_help_panel="HLDF",
+            "(least memory)."
         ),
     ] = "auto"
 
-    steps: Annotated[
-        int | None, Option(help="Optimizer steps; overrides --epochs.", rich_help_panel="Training")
-    ] = None
-    epochs: Annotated[float, Option(help="Passes over the data.", rich_help_panel="Training")] = (
-        15.0
+    steps: Annotated[int | None, _training_option(help="Optimizer steps; overrides --epochs.")] = (
+        None
     )
-    batch_size: Annotated[
-        int, Option(help="Images a step and process.", rich_help_panel="Training")
-    ] = 1
-    accumulate: Annotated[
-        int, Option(help="Batches whose gradients make one step.", rich_help_panel="Training")
-    ] = 1
-    learning_rate: Annotated[
-        float, Option(help="Peak learning rate.", rich_help_panel="Training")
-    ] = 1e-4
+    epochs: Annotated[float, _training_option(help="Passes over the data.")] = 15.0
+    batch_size: Annotated[int, _training_option(help="Images a step and process.")] = 1
+    accumulate: Annotated[int, _training_option(help="Batches whose gradients make one step.")] = 1
+    learning_rate: Annotated[float, _training_option(help="Peak learning rate.")] = 1e-4
     lr_schedule: Annotated[
         Literal["constant", "linear", "cosine"],
-        Option(help="Course of the learning rate after the warm-up.", rich_help_panel="Training"),
+        _training_option(help="Course of the learning rate after the warm-up."),
     ] = "constant"
-    warmup_steps: Annotated[
-        int, Option(help="Steps of linear warm-up.", rich_help_panel="Training")
-    ] = 0
+    warmup_steps: Annotated[int, _training_option(help="Steps of linear warm-up.")] = 0
     optimizer: Annotated[
         Literal["adamw", "adamw8bit"],
-        Option(
-            help="adamw8bit needs bitsandbytes: pip install 'medart-cli[8bit]'.",
-            rich_help_panel="Training",
-        ),
+        _training_option(help="adamw8bit needs bitsandbytes: pip install 'medart-cli[8bit]'."),
     ] = "adamw"
-    weight_decay: Annotated[
-        float, Option(help="Weight decay of AdamW.", rich_help_panel="Training")
-    ] = 1e-2
+    weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.")] = 1e-2
     max_grad_norm: Annotated[
-        float,
-        Option(help="Gradient norm to clip at; 0 for no clipping.", rich_help_panel="Training"),
+        float, _training_option(help="Gradient norm to clip at; 0 for no clipping.")
     ] = 1.0
     caption_dropout: Annotated[
         float,
-        Option(
-            help="Share of captions replaced by the empty one, which guidance relies on.",
-            rich_help_panel="Training",
+        _training_option(
+            help="Share of captions replaced by the empty one, which guidance relies on."
         ),
     ] = 0.1
     min_snr: Annotated[
-        float | None,
-        Option(help="Gamma of min-SNR loss weighting; off by default.", rich_help_panel="Training"),
+        float | None, _training_option(help="Gamma of min-SNR loss weighting; off by default.")
     ] = None
-    ema: Annotated[
-        float,
-        Option(help="Decay of the averaged weights; 0 for none.", rich_help_panel="Training"),
-    ] = 0.0
+    ema: Annotated[float, _training_option(help="Decay of the averaged weights; 0 for none.")] = 0.0
     gradient_checkpointing: Annotated[
         bool,
-        Option(
+        _training_option(
             "--gradient-checkpointing",
             help="Recompute transformer and T5 blocks in backward: less memory, slower.",
-            rich_help_panel="Training",
         ),
     ] = False
 
@@ -411,69 +332,45 @@ class SampleConfig(CommonConfig):
         str, Argument(help="Run folder, one of its checkpoints, a pipeline folder or a hub id.")
     ]
     out: Annotated[
-        Path | None,
-        Option(help="Folder for the images and their manifest.", rich_help_panel="Output"),
+        Path | None, _output_option(help="Folder for the images and their manifest.")
     ] = None
     overwrite: Annotated[
-        bool,
-        Option(
-            "--overwrite",
-            help="Start anew where the folder is not empty.",
-            rich_help_panel="Output",
-        ),
+        bool, _output_option("--overwrite", help="Start anew where the folder is not empty.")
     ] = False
     merge_to: Annotated[
         Path | None,
-        Option(
-            help="Write the run as a whole diffusers pipeline folder; draws only with --out.",
-            rich_help_panel="Output",
+        _output_option(
+            help="Write the run as a whole diffusers pipeline folder; draws only with --out."
         ),
     ] = None
 
-    prompt: Annotated[
-        list[str] | None, Option(help="A prompt (repeatable).", rich_help_panel="Prompts")
-    ] = None
+    prompt: Annotated[list[str] | None, _prompts_option(help="A prompt (repeatable).")] = None
     prompts: Annotated[
-        str | None, Option(help="Text file with a prompt a line, or -.", rich_help_panel="Prompts")
+        str | None, _prompts_option(help="Text file with a prompt a line, or -.")
     ] = None
     from_data: Annotated[
         str | None,
-        Option(
-            "--from",
-            help="Image folder or manifest whose captions are drawn, or -.",
-            rich_help_panel="Prompts",
-        ),
+        _prompts_option("--from", help="Image folder or manifest whose captions are drawn, or -."),
     ] = None
     root: Annotated[
-        Path | None,
-        Option(help="Folder that file names of --from are relative to.", rich_help_panel="Prompts"),
+        Path | None, _prompts_option(help="Folder that file names of --from are relative to.")
     ] = None
     profile: Annotated[
-        str,
-        Option(
-            help="Modality that words the simple caption where a row has no text.",
-            rich_help_panel="Prompts",
-        ),
+        str, _prompts_option(help="Modality that words the simple caption where a row has no text.")
     ] = "generic"
     count: Annotated[
-        int | None,
-        Option(help="Images in all; by default one for each prompt.", rich_help_panel="Prompts"),
+        int | None, _prompts_option(help="Images in all; by default one for each prompt.")
     ] = None
-    per_label: Annotated[
-        int | None, Option(help="Images for each label of --from.", rich_help_panel="Prompts")
-    ] = None
+    per_label: Annotated[int | None, _prompts_option(help="Images for each label of --from.")] = (
+        None
+    )
 
     resolution: Annotated[
-        int | None,
-        Option(help="Image side in pixels; the run's own by default.", rich_help_panel="Drawing"),
+        int | None, _drawing_option(help="Image side in pixels; the run's own by default.")
     ] = None
-    steps: Annotated[int, Option(help="Solver steps an image.", rich_help_panel="Drawing")] = 20
-    guidance: Annotated[
-        float, Option(help="Guidance scale; 1 for none.", rich_help_panel="Drawing")
-    ] = 4.5
-    batch_size: Annotated[
-        int, Option(help="Images drawn at a time.", rich_help_panel="Drawing")
-    ] = 4
+    steps: Annotated[int, _drawing_option(help="Solver steps an image.")] = 20
+    guidance: Annotated[float, _drawing_option(help="Guidance scale; 1 for none.")] = 4.5
+    batch_size: Annotated[int, _drawing_option(help="Images drawn at a time.")] = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -512,170 +409,123 @@ class CaptionConfig(CommonConfig):
     ]
     out: Annotated[
         Path | None,
-        Option(
+        _output_option(
             help="Manifest file to write instead of the folder's own, as for other settings; "
-            "texts that medart wrote in that one are not taken over.",
-            rich_help_panel="Output",
+            "texts that medart wrote in that one are not taken over."
         ),
     ] = None
     recaption: Annotated[
         Literal["rejected", "simple", "all"] | None,
-        Option(
+        _output_option(
             help="Caption again: rows whose texts the rules refused, rows with the simple caption, "
-            "or all rows.",
-            rich_help_panel="Output",
+            "or all rows."
         ),
     ] = None
     review: Annotated[
         int,
-        Option(
-            help="Most images shown in review.html, refused ones first; 0 writes none.",
-            rich_help_panel="Output",
-        ),
+        _output_option(help="Most images shown in review.html, refused ones first; 0 writes none."),
     ] = 200
     audit: Annotated[
         int,
-        Option(
+        _output_option(
             help="Images to caption again with a blank and with another image, to see whether the "
-            "model looks at them.",
-            rich_help_panel="Output",
+            "model looks at them."
         ),
     ] = 0
 
     root: Annotated[
         Path | None,
-        Option(
-            help="Folder that file names are relative to; they may then be absolute.",
-            rich_help_panel="Data",
-        ),
+        _data_option(help="Folder that file names are relative to; they may then be absolute."),
     ] = None
     labels: Annotated[
         Path | None,
-        Option(
-            help="Table with the columns file_name and label, .csv or .jsonl.",
-            rich_help_panel="Data",
-        ),
+        _data_option(help="Table with the columns file_name and label, .csv or .jsonl."),
     ] = None
     add_new: Annotated[
         bool,
-        Option(
-            "--add-new",
-            help="Also caption images of the folder that its manifest does not list.",
-            rich_help_panel="Data",
+        _data_option(
+            "--add-new", help="Also caption images of the folder that its manifest does not list."
         ),
     ] = False
     profile: Annotated[
         str,
-        Option(
-            help="Modality that words prompt and simple caption: a packaged name or a TOML file.",
-            rich_help_panel="Caption",
+        _caption_option(
+            help="Modality that words prompt and simple caption: a packaged name or a TOML file."
         ),
     ] = "generic"
     style: Annotated[
         Literal["visual", "simple", "empty"],
-        Option(
-            help="What the model sees, the simple caption alone, or nothing: the paper's ablation.",
-            rich_help_panel="Caption",
+        _caption_option(
+            help="What the model sees, the simple caption alone, or nothing: the paper's ablation."
         ),
     ] = "visual"
     context: Annotated[
         list[str] | None,
-        Option(
+        _caption_option(
             help="Sentence for the prompt with manifest columns in braces, as 'Body site: {site}.' "
-            "(repeatable).",
-            rich_help_panel="Caption",
+            "(repeatable)."
         ),
     ] = None
     attempts: Annotated[
-        int,
-        Option(
-            help="Times a row is asked for before its simple caption stands.",
-            rich_help_panel="Caption",
-        ),
+        int, _caption_option(help="Times a row is asked for before its simple caption stands.")
     ] = 5
     base: Annotated[
         str,
-        Option(
-            help="PixArt pipeline whose T5 tokenizer counts: 120 tokens for alpha, 300 for Sigma.",
-            rich_help_panel="Caption",
+        _caption_option(
+            help="PixArt pipeline whose T5 tokenizer counts: 120 tokens for alpha, 300 for Sigma."
         ),
     ] = DEFAULT_BASE
 
     model: Annotated[
         str | None,
-        Option(
+        _model_option(
             help=f"Image-text-to-text model, a folder or a hub id ({DEFAULT_CAPTIONER} by "
-            "default); with --endpoint, its name there.",
-            rich_help_panel="Model",
+            "default); with --endpoint, its name there."
         ),
     ] = None
-    revision: Annotated[
-        str | None,
-        Option(help="Commit, branch or tag of a hub model.", rich_help_panel="Model"),
-    ] = None
+    revision: Annotated[str | None, _model_option(help="Commit, branch or tag of a hub model.")] = (
+        None
+    )
     load_in: Annotated[
         Literal["4bit", "8bit"] | None,
-        Option(
-            help="Quantize at loading; needs bitsandbytes: pip install 'medart-cli[8bit]'.",
-            rich_help_panel="Model",
+        _model_option(
+            help="Quantize at loading; needs bitsandbytes: pip install 'medart-cli[8bit]'."
         ),
     ] = None
     batch_size: Annotated[
-        int,
-        Option(
-            help="Images at a time; halved when memory does not suffice.", rich_help_panel="Model"
-        ),
+        int, _model_option(help="Images at a time; halved when memory does not suffice.")
     ] = 8
     image_side: Annotated[
-        int,
-        Option(
-            help="Longest image side in pixels that the model is shown.", rich_help_panel="Model"
-        ),
+        int, _model_option(help="Longest image side in pixels that the model is shown.")
     ] = 1024
     temperature: Annotated[
-        float,
-        Option(
-            help="Spread of the draws; 0 always takes the likeliest word.", rich_help_panel="Model"
-        ),
+        float, _model_option(help="Spread of the draws; 0 always takes the likeliest word.")
     ] = 0.8
     top_k: Annotated[
-        int,
-        Option(help="Draw from that many likeliest tokens; 0 for all.", rich_help_panel="Model"),
+        int, _model_option(help="Draw from that many likeliest tokens; 0 for all.")
     ] = 50
     top_p: Annotated[
-        float,
-        Option(
-            help="Draw from the likeliest tokens with this share together.", rich_help_panel="Model"
-        ),
+        float, _model_option(help="Draw from the likeliest tokens with this share together.")
     ] = 0.9
-    max_new_tokens: Annotated[
-        int, Option(help="Most tokens of an answer.", rich_help_panel="Model")
-    ] = 150
+    max_new_tokens: Annotated[int, _model_option(help="Most tokens of an answer.")] = 150
 
     endpoint: Annotated[
         str | None,
-        Option(
+        _server_option(
             help="Ask an OpenAI-compatible server instead (vLLM, SGLang, transformers serve), as "
-            "http://127.0.0.1:8000/v1. A key is read from MEDART_ENDPOINT_KEY.",
-            rich_help_panel="Server",
+            "http://127.0.0.1:8000/v1. A key is read from MEDART_ENDPOINT_KEY."
         ),
     ] = None
     allow_remote: Annotated[
         bool,
-        Option(
+        _server_option(
             "--allow-remote",
             help="Images may leave this machine: the server need not be on the loopback.",
-            rich_help_panel="Server",
         ),
     ] = False
-    concurrency: Annotated[
-        int, Option(help="Requests under way at a time.", rich_help_panel="Server")
-    ] = 8
+    concurrency: Annotated[int, _server_option(help="Requests under way at a time.")] = 8
     timeout: Annotated[
-        float,
-        Option(
-            help="Seconds after which a silent server is asked again.", rich_help_panel="Server"
-        ),
+        float, _server_option(help="Seconds after which a silent server is asked again.")
     ] = 120.0
 
     def __post_init__(self) -> None:
@@ -713,186 +563,128 @@ class ClassifyConfig(CommonConfig):
     """
 
     data: Annotated[
-        str,
-        Argument(help="Real training images, labeled (with --checkpoint: images to predict)."),
+        str, Argument(help="Real training images, labeled (with --checkpoint: images to predict).")
     ]
-    out: Annotated[
-        Path, Option(help="Folder for the classifier and its results.", rich_help_panel="Output")
-    ]
+    out: Annotated[Path, _output_option(help="Folder for the classifier and its results.")]
     overwrite: Annotated[
-        bool,
-        Option(
-            "--overwrite",
-            help="Start anew where the folder is not empty.",
-            rich_help_panel="Output",
-        ),
+        bool, _output_option("--overwrite", help="Start anew where the folder is not empty.")
     ] = False
     checkpoint: Annotated[
-        Path | None,
-        Option(
-            help="Only predict, with the classifier of this folder.",
-            rich_help_panel="Output",
-        ),
+        Path | None, _output_option(help="Only predict, with the classifier of this folder.")
     ] = None
 
     test: Annotated[
         str | None,
-        Option(
+        _data_option(
             help="Real test images, labeled. Without it: the rows marked split test, else a "
-            "stratified part of the training images.",
-            rich_help_panel="Data",
+            "stratified part of the training images."
         ),
     ] = None
     synthetic: Annotated[
-        str | None,
-        Option(help="Synthetic images, labeled: what sample wrote.", rich_help_panel="Data"),
+        str | None, _data_option(help="Synthetic images, labeled: what sample wrote.")
     ] = None
     run: Annotated[
         list[str] | None,
-        Option(
-            help="Run folder of the synthetic images, for its list of training images "
-            "(repeatable).",
-            rich_help_panel="Data",
+        _data_option(
+            help="Run folder of the synthetic images, for its list of training images (repeatable)."
         ),
     ] = None
-    root: Annotated[
-        Path | None,
-        Option(help="Folder that file names are relative to.", rich_help_panel="Data"),
-    ] = None
+    root: Annotated[Path | None, _data_option(help="Folder that file names are relative to.")] = (
+        None
+    )
     workers: Annotated[
-        int,
-        Option(
-            help="Processes that decode images for --freeze; 0 for none.", rich_help_panel="Data"
-        ),
+        int, _data_option(help="Processes that decode images for --freeze; 0 for none.")
     ] = 2
     cache: Annotated[
         Path | None,
-        Option(
-            help="Folder for features of --freeze; medart's cache by default.",
-            rich_help_panel="Data",
-        ),
+        _data_option(help="Folder for features of --freeze; medart's cache by default."),
     ] = None
     test_fraction: Annotated[
-        float, Option(help="Share to test on where no test set is given.", rich_help_panel="Data")
+        float, _data_option(help="Share to test on where no test set is given.")
     ] = 0.2
     duplicates: Annotated[
         Literal["drop", "refuse"],
-        Option(
-            help="What to do with training images that are also in the test set, byte for byte.",
-            rich_help_panel="Data",
+        _data_option(
+            help="What to do with training images that are also in the test set, byte for byte."
         ),
     ] = "drop"
     allow_leak: Annotated[
         bool,
-        Option(
+        _data_option(
             "--allow-leak",
             help="Go on where the generator was trained on test images; the results say so.",
-            rich_help_panel="Data",
         ),
     ] = False
 
     regimes: Annotated[
         str | None,
-        Option(
+        _regimes_option(
             help="Of real, synthetic, mix and pretrain, joined by commas; by default all that the "
-            "other options allow.",
-            rich_help_panel="Regimes",
+            "other options allow."
         ),
     ] = None
     ratio: Annotated[
         float | None,
-        Option(
-            help="Synthetic images for each real one in mix; all by default.",
-            rich_help_panel="Regimes",
-        ),
+        _regimes_option(help="Synthetic images for each real one in mix; all by default."),
     ] = None
     label_budget: Annotated[
-        int | None,
-        Option(
-            help="Real images a class to learn from; all by default.", rich_help_panel="Regimes"
-        ),
+        int | None, _regimes_option(help="Real images a class to learn from; all by default.")
     ] = None
-    seeds: Annotated[int, Option(help="Trainings of each regime.", rich_help_panel="Regimes")] = 5
-    bootstrap: Annotated[
-        int, Option(help="Draws of test images for the intervals.", rich_help_panel="Regimes")
-    ] = 2000
+    seeds: Annotated[int, _regimes_option(help="Trainings of each regime.")] = 5
+    bootstrap: Annotated[int, _regimes_option(help="Draws of test images for the intervals.")] = (
+        2000
+    )
 
     backbone: Annotated[
         str,
-        Option(
-            help="efficientnet-lite0 (embedded), timm:NAME, a hub id, or a folder.",
-            rich_help_panel="Training",
-        ),
+        _training_option(help="efficientnet-lite0 (embedded), timm:NAME, a hub id, or a folder."),
     ] = "efficientnet-lite0"
     freeze: Annotated[
         bool,
-        Option(
-            "--freeze",
-            help="Train the last layer only, on fixed features: seconds on a CPU.",
-            rich_help_panel="Training",
+        _training_option(
+            "--freeze", help="Train the last layer only, on fixed features: seconds on a CPU."
         ),
     ] = False
     image_size: Annotated[
         int | None,
-        Option(
-            help="Side of the network's input, pixels; its own by default. 128 is quick on a CPU.",
-            rich_help_panel="Training",
+        _training_option(
+            help="Side of the network's input, pixels; its own by default. 128 is quick on a CPU."
         ),
     ] = None
     profile: Annotated[
         str,
-        Option(
+        _training_option(
             help="Modality, which says whether images may be mirrored: a packaged name or a TOML "
-            "file.",
-            rich_help_panel="Training",
+            "file."
         ),
     ] = "generic"
     augment: Annotated[
-        bool,
-        Option(
-            "--augment/--no-augment",
-            help="Vary the images while training.",
-            rich_help_panel="Training",
-        ),
+        bool, _training_option("--augment/--no-augment", help="Vary the images while training.")
     ] = True
     balance: Annotated[
         Literal["weights", "sampling", "none"],
-        Option(
-            help="How rare classes get their due: weight in the loss, or more draws.",
-            rich_help_panel="Training",
-        ),
+        _training_option(help="How rare classes get their due: weight in the loss, or more draws."),
     ] = "weights"
-    epochs: Annotated[
-        int, Option(help="Passes over the training images.", rich_help_panel="Training")
-    ] = 15
-    batch_size: Annotated[int, Option(help="Images at a time.", rich_help_panel="Training")] = 32
-    learning_rate: Annotated[
-        float, Option(help="Highest learning rate of AdamW.", rich_help_panel="Training")
-    ] = 3e-4
-    weight_decay: Annotated[
-        float, Option(help="Weight decay of AdamW.", rich_help_panel="Training")
-    ] = 0.05
+    epochs: Annotated[int, _training_option(help="Passes over the training images.")] = 15
+    batch_size: Annotated[int, _training_option(help="Images at a time.")] = 32
+    learning_rate: Annotated[float, _training_option(help="Highest learning rate of AdamW.")] = 3e-4
+    weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.")] = 0.05
     label_smoothing: Annotated[
         float,
-        Option(
-            help="Share of each label spread over all classes, against overconfidence.",
-            rich_help_panel="Training",
+        _training_option(
+            help="Share of each label spread over all classes, against overconfidence."
         ),
     ] = 0.1
     val_fraction: Annotated[
         float,
-        Option(
+        _training_option(
             help="Share of the training images held out for early stopping, where that gives 10 "
-            "or more a class; 0 for none.",
-            rich_help_panel="Training",
+            "or more a class; 0 for none."
         ),
     ] = 0.15
     patience: Annotated[
         int,
-        Option(
-            help="Epochs without a better validation score before training stops.",
-            rich_help_panel="Training",
-        ),
+        _training_option(help="Epochs without a better validation score before training stops."),
     ] = 5
 
     def __post_init__(self) -> None:
@@ -952,96 +744,61 @@ class EvaluateConfig(CommonConfig):
     synthetic: Annotated[
         list[str], Argument(help="One synthetic set or several: folders or manifests.")
     ]
-    out: Annotated[Path, Option(help="Report folder to write.", rich_help_panel="Output")]
+    out: Annotated[Path, _output_option(help="Report folder to write.")]
     overwrite: Annotated[
-        bool,
-        Option(
-            "--overwrite",
-            help="Start anew where the report folder is not empty.",
-            rich_help_panel="Output",
-        ),
+        bool, _output_option("--overwrite", help="Start anew where the report folder is not empty.")
     ] = False
 
     root: Annotated[
         Path | None,
-        Option(
-            help="Folder that file names are relative to; they may then be absolute.",
-            rich_help_panel="Data",
-        ),
+        _data_option(help="Folder that file names are relative to; they may then be absolute."),
     ] = None
     per_label: Annotated[
-        bool,
-        Option(
-            "--per-label/--overall",
-            help="Measure each label by itself as well.",
-            rich_help_panel="Data",
-        ),
+        bool, _data_option("--per-label/--overall", help="Measure each label by itself as well.")
     ] = True
-    batch_size: Annotated[
-        int, Option(help="Images in one pass of a network.", rich_help_panel="Data")
-    ] = 32
-    workers: Annotated[
-        int, Option(help="Processes that decode images; 0 for none.", rich_help_panel="Data")
-    ] = 2
+    batch_size: Annotated[int, _data_option(help="Images in one pass of a network.")] = 32
+    workers: Annotated[int, _data_option(help="Processes that decode images; 0 for none.")] = 2
     cache: Annotated[
-        Path | None,
-        Option(help="Folder for features; medart's cache by default.", rich_help_panel="Data"),
+        Path | None, _data_option(help="Folder for features; medart's cache by default.")
     ] = None
 
     features: Annotated[
         list[str] | None,
-        Option(
+        _measures_option(
             help="Network (repeatable): inception, efficientnet-lite0, dinov2, a folder that "
             "medart classify wrote, any image model of transformers or timm. By default inception "
-            "where its weights are, else efficientnet-lite0.",
-            rich_help_panel="Measures",
+            "where its weights are, else efficientnet-lite0."
         ),
     ] = None
     inception: Annotated[
         Path | None,
-        Option(
-            help="File inception-2015-12-05.pt or its folder; medart's cache by default.",
-            rich_help_panel="Measures",
+        _measures_option(
+            help="File inception-2015-12-05.pt or its folder; medart's cache by default."
         ),
     ] = None
     bootstrap: Annotated[
-        int,
-        Option(help="Resamples of a 95% interval; 0 for no intervals.", rich_help_panel="Measures"),
+        int, _measures_option(help="Resamples of a 95% interval; 0 for no intervals.")
     ] = 200
     floor_repeats: Annotated[
-        int,
-        Option(help="Random splits of the real set for its floor.", rich_help_panel="Measures"),
+        int, _measures_option(help="Random splits of the real set for its floor.")
     ] = 10
 
     copies: Annotated[
-        bool,
-        Option(
-            "--copies/--no-copies",
-            help="Look for near-copies of real images.",
-            rich_help_panel="Copies",
-        ),
+        bool, _copies_option("--copies/--no-copies", help="Look for near-copies of real images.")
     ] = True
     holdout: Annotated[
         str | None,
-        Option(
+        _copies_option(
             help="Real images that were not trained on, to set the threshold of copies; by default "
-            "each real image is held against the others.",
-            rich_help_panel="Copies",
+            "each real image is held against the others."
         ),
     ] = None
     copy_rate: Annotated[
-        float,
-        Option(
-            help="Share of unseen real images that may be taken for copies.",
-            rich_help_panel="Copies",
-        ),
+        float, _copies_option(help="Share of unseen real images that may be taken for copies.")
     ] = 0.01
     fail_on_copies: Annotated[
         float | None,
-        Option(
-            help="Exit with code 1 if more than this share of a set are near-copies.",
-            rich_help_panel="Copies",
-        ),
+        _copies_option(help="Exit with code 1 if more than this share of a set are near-copies."),
     ] = None
 
     def __post_init__(self) -> None:
