@@ -126,6 +126,7 @@ def _short_names(sources: list[str]) -> list[str]:
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
     """Load the networks of --features, and derive what colors and copies need."""
     device = find_device(config.device)
+    PartialState(cpu=device.type == "cpu")  # joins the other processes, if any; made once
     names = config.features
     if names is None:
         there = config.inception is not None or (cache / INCEPTION_NAME).is_file()

@@ -109,9 +109,10 @@ def test_two_processes_share_the_features_and_write_one_report(tmp_path, network
         *config.synthetic, "--features", network, "--out", str(config.out), "--device", "cpu",
         "--cache", str(config.cache), "--bootstrap", "0", "--workers", "0",
     ]  # fmt: skip
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("Distances in the features") == 1
     facts = json.loads((config.out / "metrics.json").read_text())
     assert [item["n"] for item in facts["sets"]] == [4, 3, 3]
     networks = build_networks(config, config.cache)
