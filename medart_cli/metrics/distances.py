@@ -78,11 +78,11 @@ def frechet_distance(real: AnyArray, synthetic: AnyArray) -> float:
     if max(len(real), len(synthetic)) > max(ROWS, real.shape[1]):
         return _frechet_mixed(real, synthetic)
     left, right = np.asarray(real, dtype=np.float64), np.asarray(synthetic, dtype=np.float64)
-    gap = left.mean(axis=0) - right.mean(axis=0)
-    left = (left - left.mean(axis=0)) / np.sqrt(len(left) - 1)  # (N1, D)
-    right = (right - right.mean(axis=0)) / np.sqrt(len(right) - 1)  # (N2, D)
-    cross = _nuclear_norm(left @ right.T)
-    spread = np.vdot(left, left) + np.vdot(right, right)
+    first, second = left.mean(axis=0), right.mean(axis=0)
+    gap, left, right = first - second, left - first, right - second  # (D,), (N1, D), (N2, D)
+    n, m = len(left) - 1, len(right) - 1
+    cross = _nuclear_norm(left @ right.T) / np.sqrt(n * m)
+    spread = np.vdot(left, left) / n + np.vdot(right, right) / m
     return max(0.0, float(gap @ gap + spread - 2 * cross))
 
 
