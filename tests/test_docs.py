@@ -77,7 +77,7 @@ def test_the_page_of_commands_is_in_step():
     assert page == build_cli_page(), "run: python -m tests.test_docs"
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", list(commands()))
 def test_every_command_in_the_docs_is_one_that_medart_takes(line, monkeypatch):
     taken = []
 
