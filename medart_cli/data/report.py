@@ -63,7 +63,9 @@ def check_output(output: Output) -> bool:
     folder, file = output.folder, output.folder / SETTINGS_NAME
     try:
         for source in output.inputs:
-            if source is not None and Path(source).resolve().is_relative_to(folder.resolve()):
+            if source is None or not Path(source).exists():  # a hub id, or standard input
+                continue
+            if Path(source).resolve().is_relative_to(folder.resolve()):
                 raise ConfigError(f"{folder}: holds {source}, which this command reads")
         if not folder.exists() or not any(folder.iterdir()):
             return False

@@ -45,11 +45,18 @@ def test_overwrite_never_removes_what_medart_did_not_write(tmp_path):
     assert (tmp_path / "thesis.doc").read_text() == "years of work"
 
 
+def test_a_hub_id_or_standard_input_lies_in_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inputs = ["-", "PixArt-alpha/PixArt-XL-2-512x512", None]
+    assert open_output(Output(tmp_path, "sample", {}, NONE, False, inputs)) is False
+
+
 @pytest.mark.parametrize("source", ["", "images", "images/a.jsonl"])
 def test_overwrite_never_removes_what_the_command_reads(tmp_path, source):
     out = tmp_path / "out"
     open_output(Output(out, "sample", {}, NONE, False))
     (out / "images").mkdir()
+    (out / "images" / "a.jsonl").write_text("{}")
     with pytest.raises(ConfigError, match="which this command reads"):
         open_output(Output(out, "sample", {}, NONE, True, inputs=[None, out / source]))
     assert (out / "images").is_dir()
