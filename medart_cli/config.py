@@ -72,6 +72,8 @@ def _apply_settings(context: Context, parameter: CallbackParam, value: str | Non
     settings = {}
     for key, setting in read_settings(value).items():
         name = key.replace("-", "_")
+        if name.startswith("_"):  # not an option: medart notes there what an output belongs to
+            continue
         if name not in known - {"help", "config"}:
             close = difflib.get_close_matches(name, sorted(item for item in known if item), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""

@@ -20,11 +20,6 @@ def listen() -> None:
         signal.signal(number, _note)
 
 
-def requested() -> bool:
-    """Say whether a stop signal has arrived."""
-    return bool(_received)
-
-
 def check() -> None:
     """Raise `Stopped` if a stop signal has arrived.
 

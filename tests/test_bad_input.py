@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from PIL import Image
@@ -96,7 +97,10 @@ FINETUNE = [
 
 
 @pytest.mark.parametrize(("data", "options", "code", "message"), FINETUNE, ids=lambda item: None)
-def test_finetune_says_what_is_wrong(medart, place, small_base, data, options, code, message):
+def test_finetune_says_what_is_wrong(
+    medart, place, monkeypatch, small_base, data, options, code, message
+):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     given = [str(option).replace("{place}", str(place)) for option in options]
     check(
         medart(

@@ -81,6 +81,12 @@ def test_the_settings_of_a_run_make_the_same_run_again(medart, images, small_bas
     one, two = (tomllib.loads((tmp_path / name / "settings.toml").read_text()) for name in
                 ("one", "two"))  # fmt: skip
     assert {**one, "out": ""} == {**two, "out": ""}
+    drawn = ("sample", tmp_path / "one", "--prompt", "a", "--out", tmp_path / "syn", "--quiet")
+    assert medart(*drawn)[0] == 0
+    again = ("sample", "--config", tmp_path / "syn/settings.toml", "--out", tmp_path / "syn2")
+    assert medart(*again)[0] == 0
+    names = [tmp_path / folder / "000000.png" for folder in ("syn", "syn2")]
+    assert names[0].read_bytes() == names[1].read_bytes()
 
 
 @pytest.mark.parametrize("recipe", ["paper", "low-memory"])

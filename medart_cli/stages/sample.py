@@ -126,7 +126,8 @@ def find_source(config: SampleConfig) -> Source:
     for part, known in facts["base_hashes"].items():
         if pixart.hash_weights(base / part) != known:
             raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")
-    return Source(base, trained, facts, checkpoints.hash_trained(trained))
+    mark = facts.get("checkpoint") or checkpoints.hash_trained(trained)  # a checkpoint has none
+    return Source(base, trained, facts, mark)
 
 
 def merge(source: Source, out: Path) -> None:

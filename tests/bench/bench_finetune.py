@@ -31,7 +31,7 @@ MODES = ("plain", "none", "block", "step", "step+block")
 
 
 def build_base(folder):
-    """The shape of the issue: 12 layers of 8 x 32, T5 of 3 layers, VAE 16/32/32/32, 256 pixels."""
+    """A shape for a CPU: 12 layers of 8 x 32, T5 of 3 layers, VAE 16/32/32/32, 256 pixels."""
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
     from transformers import T5Config, T5EncoderModel
 
