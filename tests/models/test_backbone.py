@@ -146,7 +146,7 @@ def test_a_model_that_is_not_there_says_how_to_get_it():
 def test_a_pickle_is_never_loaded(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet"}))
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="medart loads no pickle"):
+    with pytest.raises(MissingModelError, match="medart loads no pickle"):
         load_backbone(str(tmp_path), device=CPU)
 
 

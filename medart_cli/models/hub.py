@@ -1,0 +1,155 @@
+"""Where the files of a model are: in the package, in a folder, in the hub's cache, or on the hub.
+
+Only JSON, text and safetensors are fetched and used. Pickles are refused, and so is code that a
+model brings along: both could do anything on this machine.
+"""
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id
+from transformers import CONFIG_MAPPING
+
+from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.log import log
+
+EMBEDDED = "tiny"  # the name of the models inside the package
+ENDINGS = ("json", "jinja", "txt", "model", "safetensors")  # of files that are fetched
+PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+
+
+def embedded_model(kind: Literal["base", "captioner"]) -> Path:
+    """Return the folder of a model that ships inside the package, for demonstrations.
+
+    Raises:
+        MissingModelError: This installation does not hold it.
+    """
+    folder = Path(str(resources.files("medart_cli"))) / EMBEDDED / kind
+    if not folder.is_dir():
+        raise MissingModelError(
+            f"{EMBEDDED}: this installation lacks {folder}; install medart anew, or make the model "
+            "with python -m medart_cli.tiny.build"
+        )
+    return folder
+
+
+def find_model(
+    name: str,
+    *,
+    option: str,
+    size: str,
+    folders: Sequence[str] = (),
+    revision: str | None = None,
+    offline: bool = False,
+) -> Path:
+    """Return the folder of a model: a local one, or a hub id from the cache or the hub.
+
+    Args:
+        name: Folder or hub id.
+        option: Option that takes the folder, for the message.
+        size: What is to be downloaded, for the message.
+        folders: The only folders of the repository that are needed; all of it by default.
+        revision: Commit, branch or tag of a hub id.
+        offline: Do not ask the hub.
+
+    Raises:
+        MissingModelError: It is not there and may not or cannot be fetched.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not is_hub_id(name):
+        raise MissingModelError(f"{name}: neither a folder nor a hub id (OWNER/NAME); see {option}")
+    patterns = [f"*.{ending}" for ending in ENDINGS]
+    if folders:
+        patterns = [f"{folder}/{pattern}" for folder in folders for pattern in patterns]
+        patterns.append("model_index.json")
+    offline = offline or constants.HF_HUB_OFFLINE
+    try:
+        fetched = snapshot_download(
+            name, revision=revision, allow_patterns=patterns, local_files_only=offline
+        )
+    except (OSError, ValueError, HTTPError) as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        why = "offline" if offline else f"it cannot be fetched ({reason})"
+        raise MissingModelError(
+            f"{name}: no such folder, not in the local cache, and {why}; on a machine with "
+            f"internet run `{download_command(name, folders)}` ({size}), copy FOLDER here and give "
+            f"it with {option}"
+        ) from error
+    return Path(fetched)
+
+
+def is_hub_id(name: str) -> bool:
+    """Say whether a name can be that of a model on the hub, OWNER/NAME, and is no file here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1 and not Path(name).exists()
+
+
+def download_command(name: str, folders: Sequence[str] = ()) -> str:
+    """Return the command that fetches a model, or only some folders of it, into FOLDER."""
+    only = ["model_index.json", *(f"'{folder}/*'" for folder in folders)] if folders else []
+    return " ".join(["hf download", name, *(f"--include {item}" for item in only),
+                     "--local-dir FOLDER"])  # fmt: skip
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model; empty where it has none.
+
+    Raises:
+        MissingModelError: A file that the model's index names is missing.
+    """
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MissingModelError(f"{index}: cannot be read; copy it again") from error
+        missing = ", ".join(sorted(name for name in names if not (folder / name).is_file()))
+        if missing:
+            raise MissingModelError(f"{folder}: {missing} missing, which {index.name} names")
+        return sorted(folder / name for name in names)
+    return [path for path in sorted(folder.glob("*.safetensors")) if ".fp16." not in path.name][:1]
+
+
+def check_weights(folder: Path) -> None:
+    """Check that a model folder has weights, all of them, and as safetensors.
+
+    Raises:
+        MissingModelError: It has none, not all, or pickled ones only.
+    """
+    if find_weights(folder):
+        return
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise MissingModelError(
+            f"{folder}: holds pickled weights only ({pickles[0]}), which can run code when loaded; "
+            "medart loads no pickle; use the model's safetensors files"
+        )
+    raise MissingModelError(f"{folder}: no weights; put the model's safetensors files there")
+
+
+def check_code(folder: Path) -> None:
+    """Check that a model of transformers needs no code of its own; what it offers is not run.
+
+    Raises:
+        ConfigError: It does.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingModelError(f"{folder}: no readable config.json; is it a model?") from error
+    if not isinstance(config, dict) or "auto_map" not in config:
+        return
+    if config.get("model_type") not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"{folder}: needs code of its own (auto_map in its config.json), which medart never "
+            "runs; use a model that transformers knows by itself"
+        )
+    log.info("%s: brings code of its own (auto_map), which is not run", folder)
