@@ -14,13 +14,16 @@ from medart_cli import __version__, config, stop
 from medart_cli.errors import MedartError, TooManyFailuresError
 from medart_cli.log import log, start_log
 
+# Each command's options; its work is `run` in stages/, or in a module of this package's top.
 STAGES: dict[str, type[config.CommonConfig]] = {
     "caption": config.CaptionConfig,
     "finetune": config.FinetuneConfig,
     "sample": config.SampleConfig,
     "evaluate": config.EvaluateConfig,
     "classify": config.ClassifyConfig,
+    "demo": config.DemoConfig,
 }
+TOP = {"demo": "medart_cli.demo"}
 
 app = typer.Typer(
     name="medart",
@@ -74,7 +77,7 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
         settings = config_type(**options)
         stop.listen()
         with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
-            summary = import_module(f"medart_cli.stages.{name}").run(settings)
+            summary = import_module(TOP.get(name, f"medart_cli.stages.{name}")).run(settings)
         if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
             typer.echo(json.dumps(summary) if settings.json else summary["result"])
         failures = summary.get("failures", 0)

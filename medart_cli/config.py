@@ -22,8 +22,10 @@ DEFAULT_CAPTIONER = "llava-hf/llama3-llava-next-8b-hf"  # the paper's captioner
 RUN_ONLY = frozenset(
     "config data run root out device offline json quiet verbose max_failures overwrite "
     "save_every save_minutes keep preview_every preview_count log_with cache use_cache merge "
-    "hldf_checkpoint gradient_checkpointing".split()
+    "hldf_checkpoint gradient_checkpointing shard".split()
 )
+
+MOST_SHARDS = 10_000  # a mistyped number is likelier than more
 
 # An option belongs to a panel of --help.
 _common_option = partial(Option, rich_help_panel="Common")
@@ -130,6 +132,14 @@ class CommonConfig:
             if value is not None and not value >= smallest:  # `not >=` refuses NaN as well
                 option = "--" + name.replace("_", "-")
                 raise ConfigError(f"{option} must be {smallest} or more, got {value}")
+
+    def _check_shard(self, shard: str | None) -> None:
+        if shard is None:
+            return
+        number, _, count = shard.partition("/")
+        plain = all(part.isascii() and part.isdigit() for part in (number, count))
+        if not plain or not 1 <= int(number) <= int(count) <= MOST_SHARDS:
+            raise ConfigError(f"--shard {shard}: must be I/N, as 2/3 for the second part of three")
 
     def _check_resolution(self, resolution: int | None) -> None:
         if resolution is not None and (resolution < 16 or resolution % 8):
@@ -373,11 +383,21 @@ class SampleConfig(CommonConfig):
     steps: Annotated[int, _drawing_option(help="Solver steps an image.")] = 20
     guidance: Annotated[float, _drawing_option(help="Guidance scale; 1 for none.")] = 4.5
     batch_size: Annotated[int, _drawing_option(help="Images drawn at a time.")] = 4
+    shard: Annotated[
+        str | None,
+        _drawing_option(
+            help="Draw only part I/N of the images, as 2/3, for job arrays. When all parts are "
+            "there, the same command without --shard joins them."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_resolution(self.resolution)
         self._check_least(steps=1, guidance=1, batch_size=1, count=1, per_label=1)
+        self._check_shard(self.shard)
+        if self.shard is not None and (self.overwrite or self.out is None or self.merge_to):
+            raise ConfigError("--shard: needs --out, and goes without --overwrite and --merge-to")
         sources = [bool(self.prompt), self.prompts is not None, self.from_data is not None]
         if self.out is None and self.merge_to is None:
             raise ConfigError("--out: missing; name a folder for the images, or use --merge-to")
@@ -389,12 +409,21 @@ class SampleConfig(CommonConfig):
             raise ConfigError("--per-label needs --from, and goes without --count")
 
 
+def shard_of(config: SampleConfig | CaptionConfig | EvaluateConfig) -> tuple[int, int]:
+    """Return the number of the shard, from 1, and how many there are; (1, 1) without --shard."""
+    number, count = (config.shard or "1/1").split("/")
+    return int(number), int(count)
+
+
 def settings_of(config: CommonConfig) -> dict[str, Any]:
-    """Turn a config into the flat table that `--config` reads: no unset options, paths as text."""
+    """Turn a config into the flat table that `--config` reads: no unset options, paths as text.
+
+    `shard` is left out: all parts of an output have the same settings.
+    """
     table: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name != "config" and value is not None:
+        if field.name not in ("config", "shard") and value is not None:
             table[field.name] = str(value) if isinstance(value, Path) else value
     return table
 
@@ -435,6 +464,13 @@ class CaptionConfig(CommonConfig):
         ),
     ] = 0
 
+    shard: Annotated[
+        str | None,
+        _data_option(
+            help="Caption only part I/N of the rows, as 2/3, for job arrays. When all parts are "
+            "done, the same command without --shard joins them."
+        ),
+    ] = None
     root: Annotated[
         Path | None,
         _data_option(help="Folder that file names are relative to; they may then be absolute."),
@@ -538,6 +574,7 @@ class CaptionConfig(CommonConfig):
         )  # fmt: skip
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
+        self._check_shard(self.shard)
         if self.images == "-" and self.out is None:
             raise ConfigError("--out: missing; name the manifest to write for standard input")
         if self.audit == 1:
@@ -763,6 +800,13 @@ class EvaluateConfig(CommonConfig):
     cache: Annotated[
         Path | None, _data_option(help="Folder for features; medart's cache by default.")
     ] = None
+    shard: Annotated[
+        str | None,
+        _data_option(
+            help="Only compute the features of part I/N of the images, as 2/3, for job arrays; "
+            "then the same command without --shard finds all in the cache, and measures."
+        ),
+    ] = None
 
     features: Annotated[
         list[str] | None,
@@ -808,6 +852,9 @@ class EvaluateConfig(CommonConfig):
         self._check_least(
             batch_size=1, workers=0, bootstrap=0, floor_repeats=1, copy_rate=0, fail_on_copies=0
         )
+        self._check_shard(self.shard)
+        if self.shard is not None and self.overwrite:
+            raise ConfigError("--shard: goes without --overwrite")
         if [self.real, self.holdout, *self.synthetic].count("-") > 1:
             raise ConfigError("only one of the sets can be -, standard input")
         if not 0 < self.copy_rate < 1:
@@ -820,3 +867,19 @@ class EvaluateConfig(CommonConfig):
             raise ConfigError("--features: one is named twice")
         if self.bootstrap and self.bootstrap < 20:
             raise ConfigError(f"--bootstrap must be 0, or 20 or more, got {self.bootstrap}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(CommonConfig):
+    """Run all stages on drawn images and the embedded tiny models: minutes, no GPU, no network.
+
+    Ends in demo/report.html: what fine-tuning changed, and what the color loss of HLDF changed.
+    """
+
+    keep: Annotated[
+        Path | None,
+        _output_option(
+            help="Folder for the page and all that the stages wrote; without it only the page is "
+            "kept, in demo."
+        ),
+    ] = None

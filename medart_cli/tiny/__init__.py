@@ -1,0 +1,1 @@
+"""Demonstration models, the drawn phantoms that they learnt from, and how they were made."""

@@ -1,0 +1,34 @@
+"""What the three trainings of the `tiny` models share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+MAX_NORM = 1.0
+
+
+def build_schedule(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Warm the learning rate up over 5 % of the steps, then let it fall along a cosine."""
+    return OneCycleLR(
+        optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=steps, pct_start=0.05
+    )
+
+
+def take_step(loss: Tensor, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> None:
+    """Make one optimizer step with clipped gradients."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+    optimizer.step()
+    schedule.step()
+
+
+def images_to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """Stack RGB images of one size to (B, 3, H, W) float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))  # (B, H, W, 3)
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
