@@ -10,6 +10,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from medart_cli.data.files import draft_of
+
 MOST_CELLS = 15  # classes up to which the cells of a confusion matrix hold their numbers
 MOST_NAMES = 20  # classes up to which curves are named
 
@@ -96,6 +98,5 @@ def _open_panels(names: Sequence[str], size: tuple[float, float]) -> tuple[Figur
 
 
 def _save(figure: Figure, path: Path) -> None:
-    draft = path.with_name(f".{path.name}.part")
-    figure.savefig(draft, format="png", dpi=110)
-    draft.replace(path)
+    with draft_of(path) as draft:
+        figure.savefig(draft, format="png", dpi=110)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from medart_cli.data.files import draft_of
 from medart_cli.errors import ConfigError, RunError
 
 CHECKPOINTS = "checkpoints"
@@ -192,6 +193,5 @@ def trim_log(path: Path, last_step: int) -> None:
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if line.endswith("\n") and json.loads(line)["step"] <= last_step:
             kept.append(line)
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text("".join(kept), encoding="utf-8")
-    draft.replace(path)
+    with draft_of(path) as draft:
+        draft.write_text("".join(kept), encoding="utf-8")

@@ -7,7 +7,6 @@ cannot be turned into sRGB for certain is refused with its reason.
 import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, Unidentifie
 from torch import Tensor
 
 from medart_cli.data.dicom import read_dicom
+from medart_cli.data.files import draft_of
 from medart_cli.data.folders import FORMATS
 from medart_cli.errors import ImageError
 
@@ -242,17 +242,8 @@ def save_png(path: Path, image: Image.Image, facts: dict[str, Any] | None = None
     text = PngImagePlugin.PngInfo()
     if facts is not None:
         text.add_itxt("medart", json.dumps(facts, ensure_ascii=False, allow_nan=False))
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        with draft.open("wb") as file:
-            _bare(image).save(file, format="PNG", pnginfo=text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise OSError(error.errno or 5, error.strerror or str(error), str(path)) from error
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft:
+        _bare(image).save(draft, format="PNG", pnginfo=text)
 
 
 def tile_images(

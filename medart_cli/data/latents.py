@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from medart_cli.data.files import draft_of
 from medart_cli.log import log
 
 
@@ -52,14 +53,17 @@ class TensorCache:
         return path is not None and path.is_file()
 
     def keep(self, tensors: dict[str, Tensor], *parts: str) -> None:
-        """Store an entry in one move."""
+        """Store an entry in one move.
+
+        Raises:
+            OSError: The disk is full or lost.
+        """
         path = self._path(parts)
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft)
-        draft.replace(path)
+        with draft_of(path, shared=True) as draft:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft)
 
     def get(self, make: Callable[[], dict[str, Tensor]], *parts: str) -> dict[str, Tensor]:
         """Return an entry; where there is none, make it and store it."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from medart_cli.data.files import draft_of, named_errors
 from medart_cli.data.folders import find_images
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log
@@ -78,9 +79,31 @@ class Record:
         """Whether the image was generated."""
         return bool(self.fields.get("synthetic", False))
 
+    @property
+    def phantom(self) -> bool:
+        """Whether the image is a drawn phantom, which the demonstration models know."""
+        return self.fields.get("phantom") is True
+
+    @property
+    def demonstration(self) -> bool:
+        """Whether a demonstration model made the image or its caption."""
+        made = self.fields.get("caption")
+        told = isinstance(made, dict) and made.get("demonstration") is True
+        return told or self.fields.get("demonstration") is True
+
     def with_fields(self, **new: Any) -> "Record":  # noqa: ANN401 - any JSON value
         """Return a copy with fields added or replaced; all others are kept."""
         return Record({**self.fields, **new}, self.folder, self.place)
+
+
+def warn_of_demonstration(model: str, records: Iterable[Record]) -> None:
+    """Warn where a demonstration model is used on anything but the phantoms that it knows."""
+    other = sum(not record.phantom for record in records)
+    if other:
+        log.warning(
+            "%s: is a demonstration model and knows drawn phantoms only; %d images are none, and "
+            "what it makes of them means nothing", model, other,
+        )  # fmt: skip
 
 
 def read_data(source: str | Path, *, root: Path | None = None) -> Iterator[Record]:
@@ -257,19 +280,21 @@ class ManifestWriter:
         """
         rest = encode_line(fields)
         end = self._file.seek(0, os.SEEK_END)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._file.truncate(end)
-            raise OSError(error.errno, error.strerror, self._file.name) from error
+        with named_errors(Path(self._file.name)):
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                self._file.truncate(end)
+                raise
 
     def close(self) -> None:
         """Bring what was written to the disk and close the file."""
-        try:
-            os.fsync(self._file.fileno())
-        finally:
-            self._file.close()
+        with named_errors(Path(self._file.name)):
+            try:
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -323,18 +348,8 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         OSError: The disk is full or lost.
     """
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        with draft.open("wb") as file:
-            for fields in rows:
-                file.write(encode_line(fields))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("wb") as file:
+        file.writelines(encode_line(fields) for fields in rows)
 
 
 def hash_file(path: Path) -> str:

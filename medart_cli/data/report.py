@@ -4,11 +4,11 @@ import base64
 import html
 import io
 import json
-import os
 import platform
 import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,9 +18,12 @@ import tomli_w
 from huggingface_hub import ModelCardData
 from PIL import Image
 
+from medart_cli.data.files import FULL, draft_of
+from medart_cli.data.lock import LOCK_NAME, check_lock, hold_lock
 from medart_cli.errors import ConfigError
 
 SETTINGS_NAME = "settings.toml"
+_SETTINGS_DRAFT = f".{SETTINGS_NAME}.part"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "medart-cli")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
@@ -44,6 +47,7 @@ class Output:
         ignore: Settings that may differ between the run that began the folder and this one.
         overwrite: Whether to remove what an earlier run of the stage wrote there.
         inputs: What this run reads; the folder may not be or hold any of it.
+        part: Number of the part of the work that this run does, from 1; 0 does it all.
     """
 
     folder: Path
@@ -52,14 +56,21 @@ class Output:
     ignore: frozenset[str]
     overwrite: bool
     inputs: Sequence[str | Path | None] = ()
+    part: int = 0
 
 
 def check_output(output: Output) -> bool:
     """Say whether the folder holds an earlier run of the same settings, without changing it.
 
     Raises:
-        ConfigError: The folder holds other things, belongs to other settings, or is an input.
+        ConfigError: The folder holds other things, belongs to other settings, is an input, or
+            another run is at work on it.
     """
+    check_lock(output.folder / LOCK_NAME, output.folder)
+    return _is_continued(output)
+
+
+def _is_continued(output: Output) -> bool:
     folder, file = output.folder, output.folder / SETTINGS_NAME
     try:
         for source in output.inputs:
@@ -67,7 +78,7 @@ def check_output(output: Output) -> bool:
                 continue
             if Path(source).resolve().is_relative_to(folder.resolve()):
                 raise ConfigError(f"{folder}: holds {source}, which this command reads")
-        if not folder.exists() or not any(folder.iterdir()):
+        if not folder.exists() or not _entries(folder):
             return False
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         if not text.startswith(_head(output.stage)):
@@ -86,27 +97,58 @@ def check_output(output: Output) -> bool:
     return not output.overwrite
 
 
-def open_output(output: Output) -> bool:
-    """Make an output folder ready: new, continued, or, with `overwrite`, emptied.
+@contextmanager
+def open_output(output: Output) -> Iterator[bool]:
+    """Make an output folder ready and keep other runs off it while the block runs.
 
-    Returns:
+    The folder is new, continued, or, with `overwrite`, emptied.
+
+    Yields:
         Whether the folder holds an earlier run of the same settings, to be continued.
 
     Raises:
         ConfigError: As `check_output`, or the folder cannot be written.
+        OSError: The disk is full.
     """
-    continued = check_output(output)
+    _is_continued(output)
+    folder = output.folder
+    with _refused(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with _refused(folder):
+            stack.enter_context(hold_lock(folder / LOCK_NAME, folder, part=output.part))
+        continued = _is_continued(output)  # again: another run may have ended just now
+        with _refused(folder):
+            if not continued:
+                _empty(folder)
+            text = _head(output.stage) + tomli_w.dumps(output.settings)
+            write_text(folder / SETTINGS_NAME, text)
+        yield continued
+
+
+@contextmanager
+def _refused(folder: Path) -> Iterator[None]:
+    """Turn what the system refuses into a wrong request, but not a full disk."""
     try:
-        if not continued and output.folder.exists() and any(output.folder.iterdir()):
-            shutil.rmtree(output.folder)
-        output.folder.mkdir(parents=True, exist_ok=True)
-        text = _head(output.stage) + tomli_w.dumps(output.settings)
-        write_text(output.folder / SETTINGS_NAME, text)
+        yield
     except OSError as error:
-        raise ConfigError(
-            f"{output.folder}: cannot be used as output folder: {error.strerror}"
-        ) from error
-    return continued
+        if error.errno in FULL:
+            raise
+        raise ConfigError(f"{folder}: cannot be used as output folder: {error.strerror}") from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    """List a folder without what a run that was killed at its very beginning leaves there."""
+    return [path for path in folder.iterdir() if path.name not in (LOCK_NAME, _SETTINGS_DRAFT)]
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an earlier run wrote; its settings last, so that a kill leaves it medart's."""
+    for path in sorted(_entries(folder), key=lambda path: path.name == SETTINGS_NAME):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _head(stage: str) -> str:
@@ -128,13 +170,9 @@ def first_change(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place and move it there."""
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    """Write a text file in one move."""
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:
@@ -193,9 +231,8 @@ def plot_losses(log: Path, picture: Path) -> None:
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else None)
         axes.set(xlabel="optimizer step", ylabel=name.replace("_", " "))
         axes.grid(alpha=0.3)
-    draft = picture.with_name(f".{picture.name}.part")
-    figure.savefig(draft, format="png", dpi=120)
-    draft.replace(picture)
+    with draft_of(picture) as draft:
+        figure.savefig(draft, format="png", dpi=120)
 
 
 def build_card(facts: dict[str, Any]) -> str:

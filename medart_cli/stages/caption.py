@@ -34,6 +34,7 @@ from medart_cli.data.captions import (
 from medart_cli.data.images import load_image
 from medart_cli.data.journal import Journal
 from medart_cli.data.labels import merge_labels, read_labels
+from medart_cli.data.lock import hold_lock
 from medart_cli.data.manifest import MANIFEST_NAME, Record
 from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
 from medart_cli.data.report import first_change, write_text
@@ -124,6 +125,14 @@ def run(config: CaptionConfig) -> dict[str, Any]:
     hush_libraries()
     profile = find_profile(config)
     target, folder = find_target(config.images, config.out, config.root)
+    with hold_lock(target.with_name(f".{target.name}.lock"), target):
+        return write_captions(config, profile, target, folder)
+
+
+def write_captions(
+    config: CaptionConfig, profile: Profile, target: Path, folder: Path
+) -> dict[str, Any]:
+    """Caption the rows that lack it, and write manifest, settings and review."""
     records, changed = read_rows(config, target, folder)
     check_columns(profile, records)
     journal = Journal(target, records)
@@ -491,6 +500,7 @@ def describe(config: CaptionConfig, book: Book, asker: Asker | None) -> dict[str
         "profile": Path(config.profile).name,
         "prompt": book.profile.hash(),
         "style": config.style,
+        **({"demonstration": True} if asker and asker.demonstration else {}),
     }
 
 

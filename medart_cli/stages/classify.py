@@ -80,24 +80,24 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     backbone = resize_input(backbone, config.image_size)
     check_backbone(backbone)
     backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
-    open_folder(config, sets)
-    images, lost = load_sets(config, sets, backbone)
-    setup = Setup(config, sets.classes, backbone, device, precision, flips)
-    for regime in config.chosen_regimes:
-        for seed in choose_seeds(config):
-            stop.check()
-            if is_done(result_path(config.out, regime, seed), images["test"]):
-                log.info("%s, seed %d: done before", regime, seed)
-            else:
-                train_and_test(setup, regime, seed, images)
-    return finish(setup, sets, images, lost)
+    inputs, settings = (config.data, config.synthetic, config.test), settings_of(config)
+    output = Output(config.out, "classify", settings, MAY_CHANGE, config.overwrite, inputs)
+    with open_output(output):
+        keep_split(config, sets)
+        images, lost = load_sets(config, sets, backbone)
+        setup = Setup(config, sets.classes, backbone, device, precision, flips)
+        for regime in config.chosen_regimes:
+            for seed in choose_seeds(config):
+                stop.check()
+                if is_done(result_path(config.out, regime, seed), images["test"]):
+                    log.info("%s, seed %d: done before", regime, seed)
+                else:
+                    train_and_test(setup, regime, seed, images)
+        return finish(setup, sets, images, lost)
 
 
-def open_folder(config: ClassifyConfig, sets: Sets) -> None:
-    """Make the output folder ready; one that was made from other images is refused."""
-    inputs = (config.data, config.synthetic, config.test)
-    settings = settings_of(config)
-    open_output(Output(config.out, "classify", settings, MAY_CHANGE, config.overwrite, inputs))
+def keep_split(config: ClassifyConfig, sets: Sets) -> None:
+    """Write which image belongs to which set; a folder made from other images is refused."""
     path, rows = config.out / SPLIT_NAME, describe_rows(sets)
     if path.is_file():
         old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

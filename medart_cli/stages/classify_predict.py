@@ -37,9 +37,9 @@ def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -
     ignore = MAY_CHANGE - {"checkpoint", "data"}
     inputs = (config.data, config.checkpoint)
     settings = settings_of(config)
-    open_output(Output(config.out, "classify", settings, ignore, config.overwrite, inputs))
+    output = Output(config.out, "classify", settings, ignore, config.overwrite, inputs)
     path = config.out / PREDICTIONS_NAME
-    with ManifestWriter(path) as writer:
+    with open_output(output), ManifestWriter(path) as writer:
         done = {row["file_name"] for row in _read_rows(path)}
         todo = [record for record in records if record.file_name not in done]
         with progress("predict", len(records), done=len(records) - len(todo)) as bar:

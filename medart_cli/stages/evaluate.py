@@ -1,6 +1,7 @@
 """Measure synthetic against real images: two sets or more -> metrics.json and report.html."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,20 @@ IGNORED = RUN_ONLY | {"batch_size", "workers", "fail_on_copies"}
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Measure distances, colors and near-copies, overall and by label, and write the report."""
-    started = time.monotonic()
     cache = config.cache or default_cache()
     sets = read_sets(config)
     networks = build_networks(config, cache)
-    if PartialState().is_main_process:
-        inputs = (config.real, *config.synthetic, config.holdout)
-        settings = settings_of(config)
-        open_output(Output(config.out, "evaluate", settings, IGNORED, config.overwrite, inputs))
+    inputs, settings = (config.real, *config.synthetic, config.holdout), settings_of(config)
+    output = Output(config.out, "evaluate", settings, IGNORED, config.overwrite, inputs)
+    with open_output(output) if PartialState().is_main_process else nullcontext():
+        return measure(config, sets, networks, cache)
+
+
+def measure(
+    config: EvaluateConfig, sets: list[ImageSet], networks: Networks, cache: Path
+) -> dict[str, Any]:
+    """Compute the features, measure, and write all files of the report."""
+    started = time.monotonic()
     sets, failures = extract(config, sets, networks, cache)
     if not PartialState().is_main_process:  # the features are computed; one process measures
         return {"result": str(config.out)}

@@ -20,6 +20,7 @@ from torch import Tensor
 from medart_cli import stop
 from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
 from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.files import named_errors
 from medart_cli.data.images import save_png, tensor_to_image, tile_images
 from medart_cli.data.order import row_at
 from medart_cli.data.report import (
@@ -75,17 +76,17 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     work.facts |= describe_data(work.rows) | {"settings": output.settings}
     cache_captions(work)
     build_optimizer(work, total)
-    if accelerator.is_main_process:  # only now: nothing is wiped for a request that cannot work
-        open_output(output)
-    accelerator.wait_for_everyone()
-    first = resume(work)
-    announce(work)
+    # Only now: nothing is wiped for a request that cannot work.
+    with open_output(output) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        first = resume(work)
+        announce(work)
 
-    if total < config.hldf_every:
-        log.warning("HLDF never runs: %d steps, and --hldf-every %d", total, config.hldf_every)
-    log.info("training %s: steps %d to %d", config.method, first + 1, total)
-    train(work, first, total)
-    return finish(work, max(first, total), failures)
+        if total < config.hldf_every:
+            log.warning("HLDF never runs: %d steps, and --hldf-every %d", total, config.hldf_every)
+        log.info("training %s: steps %d to %d", config.method, first + 1, total)
+        train(work, first, total)
+        return finish(work, max(first, total), failures)
 
 
 def describe_output(config: FinetuneConfig) -> Output:
@@ -347,7 +348,8 @@ def write_metrics(work: Work, step: int, losses: dict[str, float], seconds: floa
         "seconds": round(seconds, 4), "memory_gb": round(peak_memory(work.accelerator.device), 3),
     }  # fmt: skip
     if work.accelerator.is_main_process:
-        with (work.config.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = work.config.out / "metrics.jsonl"
+        with named_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     if work.config.log_with:
         work.accelerator.log(row, step=step)

@@ -94,24 +94,23 @@ def run(config: SampleConfig) -> dict[str, Any]:
     settings = settings_of(config) | {"_checkpoint": source.mark, "_rows": digest}
     ignore = RUN_ONLY | {"batch_size"}
     inputs = (config.run, config.from_data, config.prompts)
-    open_output(Output(config.out, "sample", settings, ignore, config.overwrite, inputs))
+    with open_output(Output(config.out, "sample", settings, ignore, config.overwrite, inputs)):
+        done = finished_rows(config.out)
+        waiting = [index for index in range(len(rows)) if index not in done]
+        if waiting:
+            drawing = build_drawing(config, source, [rows[index] for index in waiting])
+            draw_all(drawing, source, rows, waiting)
 
-    done = finished_rows(config.out)
-    waiting = [index for index in range(len(rows)) if index not in done]
-    if waiting:
-        drawing = build_drawing(config, source, [rows[index] for index in waiting])
-        draw_all(drawing, source, rows, waiting)
-
-    write_sheet(config.out, len(rows))
-    training = source.trained / checkpoints.TRAINING_HASHES
-    if training.is_file():  # lets classify see whether test images were trained on
-        write_text(config.out / training.name, training.read_text(encoding="utf-8"))
-    summary = {
-        "result": str(config.out), "images": len(rows), "drawn": len(waiting), "failures": 0,
-        "run": source.mark, "run_folder": str(source.trained.resolve()),
-        "versions": read_versions(),
-    }  # fmt: skip
-    write_json(config.out / "sample.json", summary)
+        write_sheet(config.out, len(rows))
+        training = source.trained / checkpoints.TRAINING_HASHES
+        if training.is_file():  # lets classify see whether test images were trained on
+            write_text(config.out / training.name, training.read_text(encoding="utf-8"))
+        summary = {
+            "result": str(config.out), "images": len(rows), "drawn": len(waiting), "failures": 0,
+            "run": source.mark, "run_folder": str(source.trained.resolve()),
+            "versions": read_versions(),
+        }  # fmt: skip
+        write_json(config.out / "sample.json", summary)
     return summary
 
 
@@ -268,6 +267,8 @@ def draw_all(
                     "row": index, "steps": config.steps, "guidance": config.guidance,
                     "run": source.mark,
                 }  # fmt: skip
+                if demonstration:
+                    made["demonstration"] = True
                 name = f"{index:06d}.png"
                 save_png(out / name, image, made)
                 writer.append({"file_name": name, **rows[index], **made})

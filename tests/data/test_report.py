@@ -4,6 +4,7 @@ import re
 import pytest
 from PIL import Image
 
+from medart_cli.data.lock import hold_lock
 from medart_cli.data.report import (
     Output,
     build_card,
@@ -18,21 +19,46 @@ from medart_cli.data.report import (
     write_json,
 )
 from medart_cli.errors import ConfigError
+from tests.processes import elsewhere
 
 NONE = frozenset()
 
 
 def test_a_new_folder_a_continued_one_and_a_refused_one(tmp_path):
     out = tmp_path / "a" / "run"
-    assert open_output(Output(out, "sample", {"rank": 8}, NONE, False)) is False
+    assert opened(Output(out, "sample", {"rank": 8}, NONE, False)) is False
     (out / "result").write_text("kept")
-    assert open_output(Output(out, "sample", {"rank": 8}, NONE, False)) is True
+    assert opened(Output(out, "sample", {"rank": 8}, NONE, False)) is True
     with pytest.raises(ConfigError, match="rank was 8 and is now 4; name another folder"):
-        open_output(Output(out, "sample", {"rank": 4}, NONE, False))
+        opened(Output(out, "sample", {"rank": 4}, NONE, False))
     assert check_output(Output(out, "sample", {"rank": 4}, NONE, True)) is False
     assert (out / "result").read_text() == "kept"
-    assert open_output(Output(out, "sample", {"rank": 4}, NONE, True)) is False
-    assert not (out / "result").exists()
+    assert opened(Output(out, "sample", {"rank": 4}, NONE, True)) is False
+    assert [path.name for path in out.iterdir()] == ["settings.toml"]
+
+
+def test_a_run_that_was_killed_at_its_very_beginning_is_in_nobodys_way(tmp_path):
+    (tmp_path / ".settings.toml.part").write_text("# Sett")
+    (tmp_path / ".medart.lock").write_text(" (process 1 on a)")
+    assert opened(Output(tmp_path, "sample", {}, NONE, False)) is False
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.toml"]
+
+
+def test_a_second_run_on_a_folder_is_refused_and_changes_nothing(tmp_path):
+    first = Output(tmp_path, "sample", {"seed": 1}, NONE, False)
+    with elsewhere(hold_lock, tmp_path / ".medart.lock", tmp_path):
+        for output in (first, Output(tmp_path, "sample", {"seed": 1}, NONE, True)):
+            with pytest.raises(ConfigError, match=f"^{tmp_path}: another medart is at work on it"):
+                opened(output)
+            with pytest.raises(ConfigError, match="another medart is at work on it"):
+                check_output(output)
+        assert [path.name for path in tmp_path.iterdir()] == [".medart.lock"]
+    assert opened(first) is False
+
+
+def opened(output):
+    with open_output(output) as continued:
+        return continued
 
 
 def test_overwrite_never_removes_what_medart_did_not_write(tmp_path):
@@ -41,24 +67,24 @@ def test_overwrite_never_removes_what_medart_did_not_write(tmp_path):
         if settings is not None:  # another tool's file, another stage's folder
             (tmp_path / "settings.toml").write_text(settings)
         with pytest.raises(ConfigError, match="was not written by medart sample"):
-            open_output(Output(tmp_path, "sample", {}, NONE, True))
+            opened(Output(tmp_path, "sample", {}, NONE, True))
     assert (tmp_path / "thesis.doc").read_text() == "years of work"
 
 
 def test_a_hub_id_or_standard_input_lies_in_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inputs = ["-", "PixArt-alpha/PixArt-XL-2-512x512", None]
-    assert open_output(Output(tmp_path, "sample", {}, NONE, False, inputs)) is False
+    assert opened(Output(tmp_path, "sample", {}, NONE, False, inputs)) is False
 
 
 @pytest.mark.parametrize("source", ["", "images", "images/a.jsonl"])
 def test_overwrite_never_removes_what_the_command_reads(tmp_path, source):
     out = tmp_path / "out"
-    open_output(Output(out, "sample", {}, NONE, False))
+    opened(Output(out, "sample", {}, NONE, False))
     (out / "images").mkdir()
     (out / "images" / "a.jsonl").write_text("{}")
     with pytest.raises(ConfigError, match="which this command reads"):
-        open_output(Output(out, "sample", {}, NONE, True, inputs=[None, out / source]))
+        opened(Output(out, "sample", {}, NONE, True, inputs=[None, out / source]))
     assert (out / "images").is_dir()
 
 

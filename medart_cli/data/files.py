@@ -1,0 +1,49 @@
+"""Files that are whole or not there: written as a draft beside their place, and moved there."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk or a used-up quota is called
+
+
+@contextmanager
+def draft_of(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Give a draft to write, which takes the place of `path` when the block ends well.
+
+    A failure leaves `path` as it was and no draft; a kill leaves a draft that the next one to write
+    `path` replaces.
+
+    Args:
+        path: The file to write.
+        shared: Several processes may write it at once, each its own draft.
+
+    Raises:
+        OSError: The disk is full or lost; it names `path`.
+    """
+    mark = f".{os.getpid()}" if shared else ""
+    draft = path.with_name(f".{path.name}{mark}.part")
+    with named_errors(path):
+        try:
+            yield draft
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Let errors of the disk say which file they hit, whoever was writing to it."""
+    try:
+        yield
+    except OSError as error:
+        text = error.strerror or str(error)
+        raise OSError(error.errno or errno.EIO, text, str(path)) from error
+    except SafetensorError as error:  # its own name for every error of the disk
+        raise OSError(errno.EIO, f"could not be written: {error}", str(path)) from error

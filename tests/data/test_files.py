@@ -1,0 +1,34 @@
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medart_cli.data.files import draft_of, named_errors
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "a"
+    with draft_of(path) as draft:
+        draft.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a bug")])
+def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path, error):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(type(error)), draft_of(path, shared=True) as draft:
+        draft.write_text("ne")
+        raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_errors_name_the_file_whatever_library_writes_it(tmp_path):
+    path = tmp_path / "none" / "a"
+    with pytest.raises(OSError, match="No such file") as raised, named_errors(path):
+        save_file({"a": torch.ones(1)}, path)
+    assert raised.value.filename == str(path)

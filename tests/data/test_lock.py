@@ -1,0 +1,94 @@
+import errno
+import fcntl
+import os
+import signal
+import time
+
+import pytest
+
+from medart_cli.data.lock import check_lock, hold_lock
+from medart_cli.errors import ConfigError
+from tests.processes import elsewhere
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / ".medart.lock"
+
+
+def is_free(file, **options):
+    try:
+        with hold_lock(file, file.parent, **options):
+            return True
+    except ConfigError:
+        return False
+
+
+def test_the_second_run_is_refused_with_the_process_that_holds_it(file):
+    with elsewhere(hold_lock, file, file.parent) as holder:
+        with pytest.raises(ConfigError) as refused:
+            hold_lock(file, file.parent).__enter__()
+        with pytest.raises(ConfigError):
+            check_lock(file, file.parent)
+    text = str(refused.value)
+    assert text.startswith(f"{file.parent}: another medart is at work on it (process {holder} on ")
+    assert text.endswith("; wait for its end, or name another") and "\n" not in text
+    assert refused.value.exit_code == 2
+
+
+def test_the_file_goes_with_the_lock_and_the_next_run_begins(file):
+    for _ in range(2):
+        with hold_lock(file, file.parent):
+            assert file.is_file()
+        assert not file.exists()
+
+
+def test_a_killed_process_leaves_a_file_that_is_in_nobodys_way(file):
+    with elsewhere(hold_lock, file, file.parent) as holder:
+        assert not is_free(file)
+        os.kill(holder, signal.SIGKILL)
+        while not is_free(file):  # the system ends the lock with the process
+            time.sleep(0.001)
+    check_lock(file, file.parent)
+    assert not file.exists()
+
+
+def test_processes_that_a_run_has_forked_do_not_keep_its_lock(file):
+    with hold_lock(file, file.parent):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    with elsewhere(hold_lock, file, file.parent):  # while the child still lives
+        assert not is_free(file)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_parts_share_an_output_and_each_is_at_work_once(file):
+    with elsewhere(hold_lock, file, file.parent, part=1):
+        with elsewhere(hold_lock, file, file.parent, part=2):
+            assert is_free(file, part=3)
+            assert not is_free(file, part=2)
+            assert not is_free(file)  # the whole
+        assert file.is_file()  # part 1 is still at work under it
+        assert not is_free(file, part=1) and is_free(file, part=2)
+    assert not file.exists()
+    with elsewhere(hold_lock, file, file.parent):
+        assert not is_free(file, part=1)
+
+
+def test_other_ranks_leave_the_lock_to_the_first(file, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with elsewhere(hold_lock, file, file.parent):
+        assert is_free(file)
+    assert not file.exists()
+
+
+def test_a_file_system_without_locks_is_a_warning(file, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert is_free(file)
+    assert "no locks" in caplog.text
