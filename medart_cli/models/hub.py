@@ -12,13 +12,15 @@ from typing import Literal
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers import CONFIG_MAPPING
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
 
 EMBEDDED = "tiny"  # the name of the models inside the package
+# In a captioner's config.json, and with _ before it in a base's model_index.json: not for science.
+DEMONSTRATION = "medart_demonstration"
 ENDINGS = ("json", "jinja", "txt", "model", "safetensors")  # of files that are fetched
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
@@ -126,13 +128,18 @@ def check_weights(folder: Path) -> None:
     """
     if find_weights(folder):
         return
-    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    pickles = find_pickles(folder)
     if pickles:
         raise MissingModelError(
             f"{folder}: holds pickled weights only ({pickles[0]}), which can run code when loaded; "
             "medart loads no pickle; use the model's safetensors files"
         )
     raise MissingModelError(f"{folder}: no weights; put the model's safetensors files there")
+
+
+def find_pickles(folder: Path) -> list[str]:
+    """Return the names of pickled weights in a folder, which are never loaded."""
+    return sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
 
 
 def check_code(folder: Path) -> None:
