@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import sys
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -10,8 +9,14 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from medart_cli import __version__, config, stop
-from medart_cli.errors import MedartError, TooManyFailuresError
+from medart_cli import __version__, config, ranks, stop
+from medart_cli.errors import (
+    ConfigError,
+    MedartError,
+    RunError,
+    Stopped,
+    TooManyFailuresError,
+)
 from medart_cli.log import log, start_log
 
 # Each command's options; its work is `run` in stages/, or in a module of this package's top.
@@ -24,6 +29,11 @@ STAGES: dict[str, type[config.CommonConfig]] = {
     "demo": config.DemoConfig,
 }
 TOP = {"demo": "medart_cli.demo"}
+TOGETHER = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
+LOST_PROCESS = (
+    "another process of this run has ended, and with it the run; its message, if it left one, "
+    "stands above; run the same command again to go on"
+)
 
 app = typer.Typer(
     name="medart",
@@ -72,13 +82,17 @@ def add_stage(name: str, config_type: type[config.CommonConfig]) -> None:
 
 def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[str, Any]) -> int:
     """Run one stage, print its result, and return the exit code (design: 0, 1, 2, 3, 4, 75)."""
-    start_log(quiet=bool(options.get("quiet")), verbose=bool(options.get("verbose")))
+    first = ranks.own_rank() == 0  # one of several processes speaks for all
+    start_log(
+        quiet=bool(options.get("quiet")), verbose=bool(options.get("verbose")), silent=not first
+    )
     try:
         settings = config_type(**options)
+        _check_processes(name, options)
         stop.listen()
         with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
             summary = import_module(TOP.get(name, f"medart_cli.stages.{name}")).run(settings)
-        if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+        if first:
             typer.echo(json.dumps(summary) if settings.json else summary["result"])
         failures = summary.get("failures", 0)
         if failures > settings.max_failures:
@@ -86,11 +100,32 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
                 f"{failures} rows failed, {settings.max_failures} allowed; the log above names "
                 "them; raise --max-failures to accept that"
             )
-    except (MedartError, OSError) as error:
+    except (MedartError, OSError, RuntimeError) as error:
+        if ranks.is_lost_process(error):
+            error = RunError(LOST_PROCESS)
+        if not isinstance(error, MedartError | OSError):
+            raise
         log.debug("where it happened:", exc_info=error)
-        typer.echo(f"medart {name}: {_one_line(error)}", err=True)
+        if first or not isinstance(error, Stopped | TooManyFailuresError):
+            which = "" if first else f" (process {ranks.own_rank()})"
+            typer.echo(f"medart {name}{which}: {_one_line(error)}", err=True)
         return getattr(error, "exit_code", 1)
     return 0
+
+
+def _check_processes(name: str, options: dict[str, Any]) -> None:
+    """Refuse what several processes cannot do."""
+    if ranks.count_ranks() == 1:
+        return
+    if name not in TOGETHER:
+        raise ConfigError(f"runs as one process; {', '.join(TOGETHER)} run as several")
+    values = [item for value in options.values() for item in _items(value)]
+    if "-" in values:
+        raise ConfigError("-: several processes cannot share standard input; name a file")
+
+
+def _items(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _one_line(error: Exception) -> str:

@@ -87,6 +87,21 @@ def _apply_settings(context: Context, parameter: CallbackParam, value: str | Non
     return value
 
 
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """Return the number of a shard, from 1, and how many there are; (1, 1) without --shard.
+
+    Raises:
+        ConfigError: The text is not I/N.
+    """
+    if text is None:
+        return 1, 1
+    number, _, count = text.partition("/")
+    plain = all(part.isascii() and part.isdigit() for part in (number, count))
+    if not plain or not 1 <= int(number) <= int(count) <= MOST_SHARDS:
+        raise ConfigError(f"--shard {text}: must be I/N, as 2/3 for the second part of three")
+    return int(number), int(count)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommonConfig:
     """Options that every stage has."""
@@ -132,14 +147,6 @@ class CommonConfig:
             if value is not None and not value >= smallest:  # `not >=` refuses NaN as well
                 option = "--" + name.replace("_", "-")
                 raise ConfigError(f"{option} must be {smallest} or more, got {value}")
-
-    def _check_shard(self, shard: str | None) -> None:
-        if shard is None:
-            return
-        number, _, count = shard.partition("/")
-        plain = all(part.isascii() and part.isdigit() for part in (number, count))
-        if not plain or not 1 <= int(number) <= int(count) <= MOST_SHARDS:
-            raise ConfigError(f"--shard {shard}: must be I/N, as 2/3 for the second part of three")
 
     def _check_resolution(self, resolution: int | None) -> None:
         if resolution is not None and (resolution < 16 or resolution % 8):
@@ -395,7 +402,7 @@ class SampleConfig(CommonConfig):
         super().__post_init__()
         self._check_resolution(self.resolution)
         self._check_least(steps=1, guidance=1, batch_size=1, count=1, per_label=1)
-        self._check_shard(self.shard)
+        parse_shard(self.shard)
         if self.shard is not None and (self.overwrite or self.out is None or self.merge_to):
             raise ConfigError("--shard: needs --out, and goes without --overwrite and --merge-to")
         sources = [bool(self.prompt), self.prompts is not None, self.from_data is not None]
@@ -407,12 +414,6 @@ class SampleConfig(CommonConfig):
             raise ConfigError("--prompt: is not valid text in the terminal's encoding")
         if self.per_label is not None and (self.from_data is None or self.count is not None):
             raise ConfigError("--per-label needs --from, and goes without --count")
-
-
-def shard_of(config: SampleConfig | CaptionConfig | EvaluateConfig) -> tuple[int, int]:
-    """Return the number of the shard, from 1, and how many there are; (1, 1) without --shard."""
-    number, count = (config.shard or "1/1").split("/")
-    return int(number), int(count)
 
 
 def settings_of(config: CommonConfig) -> dict[str, Any]:
@@ -574,7 +575,7 @@ class CaptionConfig(CommonConfig):
         )  # fmt: skip
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
-        self._check_shard(self.shard)
+        parse_shard(self.shard)
         if self.images == "-" and self.out is None:
             raise ConfigError("--out: missing; name the manifest to write for standard input")
         if self.audit == 1:
@@ -852,7 +853,7 @@ class EvaluateConfig(CommonConfig):
         self._check_least(
             batch_size=1, workers=0, bootstrap=0, floor_repeats=1, copy_rate=0, fail_on_copies=0
         )
-        self._check_shard(self.shard)
+        parse_shard(self.shard)
         if self.shard is not None and self.overwrite:
             raise ConfigError("--shard: goes without --overwrite")
         if [self.real, self.holdout, *self.synthetic].count("-") > 1:

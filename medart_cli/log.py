@@ -22,13 +22,17 @@ class _Lines(logging.Formatter):
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
-def start_log(*, quiet: bool = False, verbose: bool = False) -> None:
-    """Send medart's log to standard error: warnings, and unless `quiet` the steps as well."""
+def start_log(*, quiet: bool = False, verbose: bool = False, silent: bool = False) -> None:
+    """Send medart's log to standard error: warnings, and unless `quiet` the steps as well.
+
+    Of several processes all but the first are `silent`: they would say the same once more.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("%(message)s"))
     log.handlers = [handler]
     log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    log.setLevel(logging.ERROR if silent else level)
 
 
 class Progress:

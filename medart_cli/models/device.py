@@ -3,9 +3,11 @@
 import hashlib
 import resource
 import warnings
+from datetime import timedelta
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from medart_cli.errors import ConfigError
 
@@ -28,6 +30,30 @@ def find_device(name: str) -> torch.device:
     if device.index is not None:
         torch.cuda.set_device(device)  # accelerate takes the current one
     return device
+
+
+def join_processes(name: str) -> PartialState:
+    """Join the other processes of the run, if `accelerate launch` or torchrun started several.
+
+    Args:
+        name: As for `find_device`; each process takes a GPU of its own.
+
+    Returns:
+        Accelerate's state: `device`, `process_index`, `is_main_process`, `wait_for_everyone()`.
+
+    Raises:
+        ConfigError: As `find_device`; or one GPU is named for several processes.
+    """
+    device = find_device(name)
+    # Patience: one process may measure or write for hours while the others wait. That one has
+    # ended is noticed at once, not by this.
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=7))
+    if state.num_processes > 1 and device.index is not None:
+        raise ConfigError(
+            f"--device {name}: names one GPU, and each of {state.num_processes} processes takes "
+            "its own; leave it out"
+        )
+    return state
 
 
 def find_precision(name: str, device: torch.device) -> str:
