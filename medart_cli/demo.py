@@ -108,20 +108,19 @@ def run(config: DemoConfig) -> dict[str, Any]:
     """Draw phantoms, run the five stages on them, and write the page."""
     started = time.monotonic()
     out = config.keep or Path("demo")
-    open_output(Output(out, "demo", settings_of(config), RUN_ONLY, overwrite=False))
-    session = Session(config, out / "work")
-    test = draw_images(session)
-    type_commands(session)
-
-    figures = read_figures(session, test)
-    figures["seconds"] = round(time.monotonic() - started, 1)
-    write_json(out / "demo.json", figures)
-    picture = draw_picture(session.folder)
-    save_png(out / "pictures.png", picture)
-    write_text(out / "report.html", build_report(session, figures, picture))
-    show_table(figures)
-    if config.keep is None:
-        shutil.rmtree(session.folder)
+    with open_output(Output(out, "demo", settings_of(config), RUN_ONLY, overwrite=False)):
+        session = Session(config, out / "work")
+        test = draw_images(session)
+        type_commands(session)
+        figures = read_figures(session, test)
+        figures["seconds"] = round(time.monotonic() - started, 1)
+        write_json(out / "demo.json", figures)
+        picture = draw_picture(session.folder)
+        save_png(out / "pictures.png", picture)
+        write_text(out / "report.html", build_report(session, figures, picture))
+        show_table(figures)
+        if config.keep is None:
+            shutil.rmtree(session.folder)
     return {"result": str(out / "report.html"), **figures}
 
 

@@ -25,6 +25,10 @@ from medart_cli.errors import ConfigError
 SETTINGS_NAME = "settings.toml"
 _SETTINGS_DRAFT = f".{SETTINGS_NAME}.part"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "medart-cli")
+DEMONSTRATION = (
+    "Some of these images or captions were made with demonstration models, which know drawn "
+    "phantoms only: these figures show how medart works and mean nothing for science."
+)
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
   color: #1b1f24; background: #fff }
@@ -251,6 +255,7 @@ def build_card(facts: dict[str, Any]) -> str:
     )
     settings = tomli_w.dumps({"settings": facts["settings"]})
     figures = json.dumps(facts["figures"], indent=1)
+    notice = f"\n**{DEMONSTRATION}**\n" if facts["demonstration"] else ""
     return f"""---
 {front.to_yaml()}
 ---
@@ -259,7 +264,7 @@ def build_card(facts: dict[str, Any]) -> str:
 {facts["method"]} on {trained}, {facts["step"]} optimizer steps at {facts["resolution"]} pixels,
 {"with the HLDF color loss" if facts["figures"]["color_loss_first"] else "without HLDF"}
 (Med-Art, arXiv 2506.20449).
-
+{notice}
 ## Intended use
 Research on synthetic images: augmentation, teaching, testing of software. Not for diagnosis, and
 not a substitute for real cases. A model trained on few images may repeat some of them: look for

@@ -29,7 +29,14 @@ from transformers import (
 from medart_cli.errors import ConfigError, MissingModelError, RunError
 from medart_cli.log import log
 from medart_cli.models.device import build_generator
-from medart_cli.models.hub import EMBEDDED, check_code, check_weights, embedded_model, find_model
+from medart_cli.models.hub import (
+    DEMONSTRATION,
+    EMBEDDED,
+    check_code,
+    check_weights,
+    embedded_model,
+    find_model,
+)
 
 SIZES = {"llava-hf/llama3-llava-next-8b-hf": "17 GB"}  # of the default, for messages
 
@@ -117,6 +124,7 @@ class Captioner:
     Attributes:
         name: What the model was asked for by.
         revision: See `find_revision`.
+        demonstration: Whether it was made for demonstrations and knows drawn phantoms only.
         batch_size: Questions at a time; halved, and kept so, when memory does not suffice.
     """
 
@@ -128,6 +136,7 @@ class Captioner:
         self.name = str(folder)
         self.revision: str | None = None
         self.batch_size = 1
+        self.demonstration = False
         self.model: Any = None
         self.processor: Any = None
 
@@ -164,6 +173,7 @@ class Captioner:
         self.model.eval().requires_grad_(False)
         if not quantized:
             self.model.to(self.device)
+        self.demonstration = bool(getattr(self.model.config, DEMONSTRATION, False))
         self.prepare()
         self.revision = find_revision(self.folder)
         return self

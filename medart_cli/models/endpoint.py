@@ -76,6 +76,7 @@ class Endpoint:
     Attributes:
         name: The model's name there.
         revision: None: a server does not tell.
+        demonstration: False, likewise.
         batch_size: Requests that are under way at a time.
     """
 
@@ -98,7 +99,7 @@ class Endpoint:
             key: Sent as bearer token; never logged.
         """
         self.url, self.sampling, self.batch_size = url, sampling, concurrency
-        self.name, self.revision = "", None
+        self.name, self.revision, self.demonstration = "", None, False
         self.retries = 4
         self.first_wait = 1.0  # seconds; doubles with each try
         self._timeout, self._key = timeout, key

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from medart_cli.errors import ConfigError, MissingModelError
-from medart_cli.models.hub import EMBEDDED, check_weights, embedded_model, find_model, find_weights
+from medart_cli.models.hub import (
+    DEMONSTRATION,
+    EMBEDDED,
+    check_weights,
+    embedded_model,
+    find_model,
+    find_weights,
+)
 
 PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 WEIGHTS = ("text_encoder", "transformer", "vae")
@@ -72,6 +79,12 @@ def pipeline_class(folder: Path) -> str:
         raise MissingModelError(
             f"{folder}: no readable model_index.json; is this a diffusers pipeline folder?"
         ) from error
+
+
+def is_demonstration(folder: Path) -> bool:
+    """Say whether a pipeline was made for demonstrations and knows drawn phantoms only."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return index.get(f"_{DEMONSTRATION}") is True
 
 
 def max_tokens(folder: Path) -> int:

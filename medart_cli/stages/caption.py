@@ -35,7 +35,7 @@ from medart_cli.data.images import load_image
 from medart_cli.data.journal import Journal
 from medart_cli.data.labels import merge_labels, read_labels
 from medart_cli.data.lock import hold_lock
-from medart_cli.data.manifest import MANIFEST_NAME, Record
+from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration
 from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
 from medart_cli.data.report import first_change, write_text
 from medart_cli.data.review import build_review, status_of
@@ -145,6 +145,8 @@ def write_captions(
     book = build_book(config, profile, records)
     asked = config.style == "visual" and (todo or config.audit)
     asker = build_asker(config) if asked else None
+    if asker and asker.demonstration:
+        warn_of_demonstration(asker.name, [records[row] for row in todo])
     if changed or not target.is_file():
         journal.fold()
     write_text(beside(target, "caption.toml"), tomli_w.dumps(settings_of(config)))

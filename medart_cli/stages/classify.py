@@ -361,6 +361,9 @@ def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> di
         "label_budget": config.label_budget,
         "checks": sets.checks,
         "failures": sets.failures + lost,
+        "demonstration": any(
+            row.demonstration for part in images.values() for row in part.rows.records
+        ),
     }
     summary = write_results(config, results, images, facts)
     source = config.out / "regimes" / summary["classifier"]["regime"] / "model"

@@ -14,6 +14,7 @@ from medart_cli.config import ClassifyConfig
 from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.report import (
+    DEMONSTRATION,
     build_figure,
     build_page,
     build_table,
@@ -274,6 +275,8 @@ def write_report(out: Path, metrics: dict[str, Any]) -> None:
     sentences = _word_leak(metrics["checks"]) + [
         word_verdict(name, found) for name, found in regimes.items() if found["difference_to_real"]
     ]
+    if metrics["demonstration"]:
+        sentences.insert(0, DEMONSTRATION)
     parts = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences]
     parts += [build_table(*build_rows(regimes, MEASURES)), _build_notes(metrics)]
     parts.append(f"<p class='note'>{_word_method(metrics)}</p>")

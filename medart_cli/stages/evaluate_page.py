@@ -13,7 +13,13 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from medart_cli.data.images import fit_image, load_image, tile_images
-from medart_cli.data.report import build_figure, build_page, build_table, write_text
+from medart_cli.data.report import (
+    DEMONSTRATION,
+    build_figure,
+    build_page,
+    build_table,
+    write_text,
+)
 from medart_cli.metrics.color import CHANNELS
 from medart_cli.stages.evaluate_setup import ImageSet
 
@@ -139,7 +145,7 @@ def _note(text: str) -> str:
 
 def _introduce(facts: dict[str, Any]) -> str:
     """Say in a few sentences what was found."""
-    lines = []
+    lines = [DEMONSTRATION] if facts["demonstration"] else []
     primary = facts["features"][0]
     for item in facts["comparisons"]:
         if item["label"] is None and item["features"] == primary["name"]:

@@ -22,7 +22,7 @@ from medart_cli import stop
 from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
 from medart_cli.data.images import fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, default_cache, open_cache
-from medart_cli.data.manifest import Record, hash_file, read_data
+from medart_cli.data.manifest import Record, hash_file, read_data, warn_of_demonstration
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import read_versions
 from medart_cli.diffusion.losses import color_moments
@@ -159,7 +159,8 @@ def build_work(
             "base": str(base.resolve()) if Path(config.base).is_dir() else config.base,
             "base_name": base.resolve().name if Path(config.base).is_dir() else config.base,
             "base_hashes": hashes, "method": config.method, "precision": precision,
-            "resolution": resolution, "processes": accelerator.num_processes,
+            "resolution": resolution, "demonstration": pixart.is_demonstration(base),
+            "processes": accelerator.num_processes,
             "trained": ["transformer", "text_encoder"][: 1 + config.train_text_encoder],
         },
         transformer=transformer, text_encoder=text_encoder, vae=vae,
@@ -168,6 +169,8 @@ def build_work(
         texts=open_cache(cache, "text", text_facts),
         recompute=config.hldf_checkpoint,
     )  # fmt: skip
+    if work.facts["demonstration"]:
+        warn_of_demonstration(work.facts["base_name"], [row.record for row in rows])
     if config.gradient_checkpointing:
         for model in (transformer, text_encoder, vae):
             if model is not None:

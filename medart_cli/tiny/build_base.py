@@ -15,6 +15,7 @@ from medart_cli.diffusion.losses import min_snr_weights, noise_loss
 from medart_cli.diffusion.noise import add_noise, signal_to_noise
 from medart_cli.log import progress
 from medart_cli.models import pixart
+from medart_cli.models.hub import DEMONSTRATION
 from medart_cli.tiny.phantoms import DOMAINS, describe_phantom, draw_phantom
 from medart_cli.tiny.training import build_schedule, images_to_tensor, take_step
 
@@ -109,6 +110,7 @@ def write_index(folder: Path) -> None:
     """Write model_index.json, by which diffusers knows the pipeline."""
     index = {
         "_class_name": "PixArtAlphaPipeline",
+        f"_{DEMONSTRATION}": True,
         "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
         "text_encoder": ["transformers", "T5EncoderModel"],
         "tokenizer": ["transformers", "T5Tokenizer"],

@@ -20,6 +20,7 @@ from transformers import (
 
 from medart_cli.data.profiles import Profile, read_profile
 from medart_cli.log import progress
+from medart_cli.models.hub import DEMONSTRATION
 from medart_cli.tiny.phantoms import (
     DOMAINS,
     PROFILE,
@@ -73,6 +74,7 @@ def build_captioner(out: Path, *, steps: int, seed: int, device: torch.device) -
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
+    setattr(model.config, DEMONSTRATION, True)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
 

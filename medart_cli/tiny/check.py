@@ -52,7 +52,7 @@ def check_models(folder: Path, device: torch.device) -> dict[str, Any]:
         )
         seen = classify.run(predict)
         return {
-            "judge_accuracy": judged["regimes"]["real"]["balanced_accuracy"],
+            "judge_accuracy": judged["regimes"]["real"]["mean"],
             "prompt_followed": seen["accuracy"],
             "prompt_followed_by_class": _by_class(
                 work / "seen" / "predictions.jsonl", work / "drawn"
@@ -95,7 +95,7 @@ def _check_captions(
 
 
 def compare_captions(texts: Sequence[str], phantoms: Sequence[Phantom]) -> dict[str, float]:
-    """Return the share of captions that name each attribute rightly, and that of wholly right ones."""
+    """Return the share of captions with each attribute right, and with all of them right."""
     right, whole = Counter[str](), 0
     for text, phantom in zip(texts, phantoms, strict=True):
         told, true = read_attributes(text), phantom.attributes()
