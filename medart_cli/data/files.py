@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ def draft_of(path: Path, *, shared: bool = False) -> Iterator[Path]:
     Raises:
         OSError: The disk is full or lost; it names `path`.
     """
-    mark = f".{os.getpid()}" if shared else ""
+    mark = f".{platform.node()}.{os.getpid()}" if shared else ""  # of all machines on a share
     draft = path.with_name(f".{path.name}{mark}.part")
     with named_errors(path):
         try:

@@ -20,6 +20,7 @@ from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log
 
 MANIFEST_NAME = "metadata.jsonl"
+PARTS = "parts"  # folder beside it with the lines of processes that share the work, I-of-N.jsonl
 LONGEST_LINE = 1 << 20  # bytes; a longer line is no record but a mistake
 DEEPEST = 100  # levels of nesting; Python's JSON gives up near 1000, less the depth of its caller
 TYPES: dict[str, tuple[type, ...]] = {
@@ -121,19 +122,30 @@ def read_data(source: str | Path, *, root: Path | None = None) -> Iterator[Recor
         ManifestError: A line is malformed; the message names file and line.
     """
     if str(source) == "-":
-        yield from _read_lines(sys.stdin.buffer, "standard input", root or Path.cwd(), root)
+        yield from read_records(sys.stdin.buffer, "standard input", root or Path.cwd(), root)
         return
-    path = Path(source)
+    path = find_manifest(Path(source))
     if path.is_dir():
-        manifest = path / MANIFEST_NAME
-        if manifest.is_file():
-            yield from read_manifest(manifest, root=root)
-        else:
-            yield from list_images(path)
-    elif path.is_file():
-        yield from read_manifest(path, root=root)
+        yield from list_images(path)
     else:
+        yield from read_manifest(path, root=root)
+
+
+def find_manifest(source: Path) -> Path:
+    """Return the manifest that a DATA argument names, or its folder where that has none.
+
+    Raises:
+        ConfigError: There is no such folder or file, or its manifest is still in parts.
+    """
+    if not source.exists():
         raise ConfigError(f"{source}: no such folder or manifest")
+    manifest = source / MANIFEST_NAME if source.is_dir() else source
+    if manifest.name == MANIFEST_NAME and any((manifest.parent / PARTS).glob("*-of-*.jsonl")):
+        raise ConfigError(
+            f"{manifest}: is still in {PARTS}; run the command that wrote them again, without "
+            "--shard, to join them"
+        )
+    return manifest if manifest.is_file() else source
 
 
 def list_images(folder: Path) -> Iterator[Record]:
@@ -160,10 +172,15 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Iterator[Record]:
         ManifestError: A line is malformed; the message names file and line.
     """
     with path.open("rb") as file:
-        yield from _read_lines(file, str(path), root or path.parent, root)
+        yield from read_records(file, str(path), root or path.parent, root)
 
 
-def _read_lines(file: BinaryIO, name: str, folder: Path, root: Path | None) -> Iterator[Record]:
+def read_records(file: BinaryIO, name: str, folder: Path, root: Path | None) -> Iterator[Record]:
+    """Read the records of an open manifest; `name` is what messages call it.
+
+    Raises:
+        ManifestError: As `read_manifest`.
+    """
     number = records = 0
     while raw := file.readline(LONGEST_LINE + 1):
         number += 1

@@ -23,7 +23,6 @@ from medart_cli.data.lock import LOCK_NAME, check_lock, hold_lock
 from medart_cli.errors import ConfigError
 
 SETTINGS_NAME = "settings.toml"
-_SETTINGS_DRAFT = f".{SETTINGS_NAME}.part"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "medart-cli")
 DEMONSTRATION = (
     "Some of these images or captions were made with demonstration models, which know drawn "
@@ -123,10 +122,11 @@ def open_output(output: Output) -> Iterator[bool]:
             stack.enter_context(hold_lock(folder / LOCK_NAME, folder, part=output.part))
         continued = _is_continued(output)  # again: another run may have ended just now
         with _refused(folder):
-            if not continued:
+            if output.overwrite:
                 _empty(folder)
             text = _head(output.stage) + tomli_w.dumps(output.settings)
-            write_text(folder / SETTINGS_NAME, text)
+            with draft_of(folder / SETTINGS_NAME, shared=output.part > 0) as draft:
+                draft.write_text(text, encoding="utf-8")
         yield continued
 
 
@@ -143,7 +143,8 @@ def _refused(folder: Path) -> Iterator[None]:
 
 def _entries(folder: Path) -> list[Path]:
     """List a folder without what a run that was killed at its very beginning leaves there."""
-    return [path for path in folder.iterdir() if path.name not in (LOCK_NAME, _SETTINGS_DRAFT)]
+    left = (LOCK_NAME, f".{SETTINGS_NAME}.")
+    return [path for path in folder.iterdir() if not path.name.startswith(left)]
 
 
 def _empty(folder: Path) -> None:

@@ -1,38 +1,37 @@
 """Draw images: run folder + prompts -> SYN/*.png, SYN/metadata.jsonl, a contact sheet.
 
-T5 reads all distinct prompts first and is then released. An image's noise depends on the seed and
-its row alone, so neither batch size nor a stop in between changes it.
+T5 reads the prompts first and is then released, a thousand rows at a time. An image's noise depends
+on the seed and its row alone, and rows share a batch with the same rows always; so neither a stop
+nor the number of processes or shards changes a bit of it.
 """
 
-import hashlib
-import json
 import math
-import sys
-from collections import defaultdict
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from medart_cli import stop
-from medart_cli.config import RUN_ONLY, SampleConfig, settings_of
+from medart_cli.config import RUN_ONLY, SampleConfig, parse_shard, settings_of
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.images import save_png, tensor_to_image, tile_images
 from medart_cli.data.manifest import (
     MANIFEST_NAME,
+    PARTS,
     ManifestWriter,
-    read_data,
     read_manifest,
     repair_manifest,
-    write_manifest,
 )
-from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import Output, open_output, read_versions, write_json, write_text
+from medart_cli.data.stored import join_manifests
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import ConfigError
 from medart_cli.log import log, progress
@@ -40,13 +39,17 @@ from medart_cli.models import adapters, pixart
 from medart_cli.models.device import (
     DTYPES,
     build_generator,
-    find_device,
     find_precision,
     hush_libraries,
+    join_processes,
 )
+from medart_cli.ranks import Part, own_part
+from medart_cli.stages.sample_prompts import Prompts, read_prompts
 
+ROUND = 1024  # rows whose prompts T5 reads at a time: an embedding may take 2 MB
 SHEET_IMAGES = 64  # a contact sheet of more is too small to look at
 SHEET_NAME = "contact-sheet.png"
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -71,47 +74,59 @@ class Drawing:
     """What lives while images are drawn."""
 
     config: SampleConfig
-    embeds: dict[str, Tensor]  # of each distinct prompt, unpadded
-    transformer: Any
-    vae: Any
-    scheduler: Any
-    resolution: int
-    tokens: int
+    source: Source
     device: torch.device
     precision: str
+    embeds: dict[str, Tensor] = field(default_factory=dict)  # of the prompts in use, unpadded
+    transformer: Any = None
+    vae: Any = None
+    scheduler: Any = None
+    resolution: int = 0
+    tokens: int = 0
 
 
 def run(config: SampleConfig) -> dict[str, Any]:
     """Draw an image for each prompt; skip those that are there already."""
     hush_libraries()
+    state = join_processes(config.device)
     source = find_source(config)
-    if config.merge_to is not None:
+    if config.merge_to is not None and state.is_main_process:
         merge(source, config.merge_to)
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
     rows = read_prompts(config)
-    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-    settings = settings_of(config) | {"_checkpoint": source.mark, "_rows": digest}
-    ignore = RUN_ONLY | {"batch_size"}
-    inputs = (config.run, config.from_data, config.prompts)
-    with open_output(Output(config.out, "sample", settings, ignore, config.overwrite, inputs)):
-        done = finished_rows(config.out)
-        waiting = [index for index in range(len(rows)) if index not in done]
-        if waiting:
-            drawing = build_drawing(config, source, [rows[index] for index in waiting])
-            draw_all(drawing, source, rows, waiting)
-
-        write_sheet(config.out, len(rows))
-        training = source.trained / checkpoints.TRAINING_HASHES
-        if training.is_file():  # lets classify see whether test images were trained on
-            write_text(config.out / training.name, training.read_text(encoding="utf-8"))
+    part = own_part(parse_shard(config.shard))
+    output = describe_output(config, config.out, source, rows)
+    with open_output(output) if state.is_main_process else nullcontext():
+        files = list_files(config, config.out, part)
+        if state.is_main_process or config.shard:
+            for path in files:
+                repair_manifest(path)
+        state.wait_for_everyone()
+        done = finished_rows(config.out, files, len(rows))
+        state.wait_for_everyone()  # nobody draws before all have read what is done
+        draw_all(build_drawing(config, source, state.device), rows, part, done)
+        state.wait_for_everyone()
         summary = {
-            "result": str(config.out), "images": len(rows), "drawn": len(waiting), "failures": 0,
-            "run": source.mark, "run_folder": str(source.trained.resolve()),
-            "versions": read_versions(),
+            "result": str(config.out), "images": len(rows), "drawn": int((~done).sum()),
+            "failures": 0, "run": source.mark, "run_folder": str(source.trained.resolve()),
+            **demonstration_mark(source), "versions": read_versions(),
         }  # fmt: skip
-        write_json(config.out / "sample.json", summary)
+        if config.shard is not None:
+            log.info("%s is done; when all parts are, leave out --shard to join them", config.shard)
+        elif state.is_main_process:
+            finish(source, config.out, summary)
     return summary
+
+
+def describe_output(config: SampleConfig, out: Path, source: Source, rows: Prompts) -> Output:
+    """Say what the folder belongs to: the settings, the checkpoint, and what is drawn."""
+    settings = settings_of(config) | {"_checkpoint": source.mark, "_rows": rows.hash()}
+    return Output(
+        out, "sample", settings, RUN_ONLY | {"batch_size"}, config.overwrite,
+        inputs=(config.run, config.from_data, config.prompts),
+        part=parse_shard(config.shard)[0] if config.shard else 0,
+    )  # fmt: skip
 
 
 def find_source(config: SampleConfig) -> Source:
@@ -144,98 +159,83 @@ def merge(source: Source, out: Path) -> None:
     log.info("%s: whole pipeline written", out)
 
 
-def read_prompts(config: SampleConfig) -> list[dict[str, Any]]:
-    """Return a row for each image: `text`, and of a manifest's rows the label too."""
-    if config.from_data is not None:
-        return choose_rows(config)
-    prompts = list(config.prompt or ())
-    if config.prompts is not None:
-        try:
-            path = Path(config.prompts)
-            text = sys.stdin.read() if config.prompts == "-" else path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--prompts {config.prompts}: cannot be read: {error}") from error
-        prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise ConfigError(f"--prompts {config.prompts}: holds no prompt; one a line is needed")
-    count = config.count or len(prompts)
-    return [{"text": prompts[index % len(prompts)]} for index in range(count)]
+def own_file(out: Path, part: Part) -> Path:
+    """Return the file that takes the manifest lines of this process."""
+    return out / PARTS / f"{part.name}.jsonl" if part.count > 1 else out / MANIFEST_NAME
 
 
-def choose_rows(config: SampleConfig) -> list[dict[str, Any]]:
-    """Choose the captions of a manifest to draw: all, `--count` at random, or `--per-label`."""
-    profile, rows, plain = read_profile(config.profile), [], 0
-    for record in read_data(config.from_data or "", root=config.root):
-        text, plain = record.text, plain + (record.text is None)
-        row = {"text": profile.simple_caption(record.label) if text is None else text}
-        rows.append(row | ({"label": record.label} if record.label else {}))
-    if plain:
-        log.warning(
-            '%d of %d rows have no caption; they get the simple one, such as "%s"; --profile '
-            "words it", plain, len(rows), rows[0]["text"],
-        )  # fmt: skip
-    order = np.random.default_rng(config.seed).permutation(len(rows)).tolist()
-    if config.count is not None:
-        return [rows[order[index % len(order)]] for index in range(config.count)]
-    if config.per_label is None:
-        return rows
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index in order:
-        if "label" in rows[index]:
-            groups[rows[index]["label"]].append(index)
-    if not groups:
-        raise ConfigError(f"--from {config.from_data}: no row has a label; --per-label needs them")
-    return [
-        rows[groups[label][index % len(groups[label])]]
-        for label in sorted(groups)
-        for index in range(config.per_label)
-    ]
+def list_files(config: SampleConfig, out: Path, part: Part) -> list[Path]:
+    """Return the files that list finished rows.
+
+    Other shards may be at work: one looks at its own file, and at what was joined before.
+    """
+    others = [own_file(out, part)] if config.shard else sorted((out / PARTS).glob("*-of-*.jsonl"))
+    return list(dict.fromkeys((out / MANIFEST_NAME, *others)))
 
 
-def finished_rows(out: Path) -> set[int]:
-    """Return the rows that are done; a line whose image is gone is dropped and drawn again."""
-    manifest = out / MANIFEST_NAME
-    repair_manifest(manifest)
-    if not manifest.is_file() or manifest.stat().st_size == 0:
-        return set()
-    kept = [record for record in read_manifest(manifest) if record.path.is_file()]
-    write_manifest(manifest, (record.fields for record in kept))
-    return {int(record.fields["row"]) for record in kept}
+def finished_rows(out: Path, files: Sequence[Path], count: int) -> Flags:
+    """Say for each row whether it is done; one whose image is gone is drawn again."""
+    done = np.zeros(count, dtype=np.bool_)
+    for path in files:
+        if path.is_file() and path.stat().st_size:
+            for record in read_manifest(path, root=out):
+                done[int(record.fields["row"])] |= record.path.is_file()
+    return done
 
 
-def build_drawing(config: SampleConfig, source: Source, rows: Sequence[dict[str, Any]]) -> Drawing:
-    """Encode the prompts, release T5, then load what draws."""
-    device = find_device(config.device)
+def build_drawing(config: SampleConfig, source: Source, device: torch.device) -> Drawing:
+    """Choose the number format; nothing is loaded before there is something to draw."""
     precision = find_precision(config.precision, device)
     trained = source.facts.get("precision", precision)
     if precision != trained:
         log.warning("trained in %s, drawn in %s; colors may differ a little", trained, precision)
-    embeds = encode_prompts(source, {row["text"] for row in rows}, device, precision)
-    transformer = adapters.load_trained_transformer(
-        source.base, source.trained, DTYPES[precision], device
-    )
-    vae = pixart.load_vae(source.base, device)
-    native = source.facts.get("resolution") or pixart.native_size(transformer, vae)
-    pixart.check_size(config.resolution or native, transformer, vae)
-    return Drawing(
-        config=config, embeds=embeds, transformer=transformer, vae=vae,
-        scheduler=pixart.load_scheduler(source.base), resolution=config.resolution or native,
-        tokens=pixart.max_tokens(source.base), device=device, precision=precision,
-    )  # fmt: skip
+    return Drawing(config, source, device, precision)
 
 
-def encode_prompts(
-    source: Source, prompts: set[str], device: torch.device, precision: str
-) -> dict[str, Tensor]:
-    """Return the unpadded embeddings of each prompt, and of the empty one that guidance needs."""
+def draw_all(drawing: Drawing, rows: Prompts, part: Part, done: Flags) -> None:
+    """Draw what waits of a part of all batches, in rounds, so that T5 and its output need not stay.
+
+    A batch holds the same rows whatever is done of it and whoever draws it, since the rounding of
+    a pass depends on its size.
+    """
+    size, out = drawing.config.batch_size, drawing.config.out or Path()
+    starts = part.take(range(0, len(rows), size))
+    batches = [range(start, min(start + size, len(rows))) for start in starts]
+    waiting = [batch for batch in batches if not done[batch.start : batch.stop].all()]
+    total, drawn = sum(map(len, waiting)), 0
+    per_round = max(1, ROUND // size)
+    for start in range(0, len(waiting), per_round):
+        now = waiting[start : start + per_round]
+        renew_embeds(drawing, {rows[row]["text"] for batch in now for row in batch})
+        load_models(drawing)
+        with (
+            ManifestWriter(own_file(out, part)) as writer,
+            progress("sample", total, done=drawn) as bar,
+        ):
+            for batch in now:
+                draw_batch(drawing, rows, batch, done, writer)
+                bar.advance(count=len(batch))
+                drawn += len(batch)
+
+
+def renew_embeds(drawing: Drawing, prompts: set[str]) -> None:
+    """Have the embeddings of these prompts, and no others; T5 is loaded where one is missing."""
+    wanted = prompts | {""}  # the empty one is for guidance
+    kept = {prompt: drawing.embeds[prompt] for prompt in wanted & drawing.embeds.keys()}
+    missing = sorted(wanted - kept.keys())
+    drawing.embeds = kept | (encode_prompts(drawing, missing) if missing else {})
+
+
+def encode_prompts(drawing: Drawing, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Return the unpadded embeddings of each prompt."""
+    source, device = drawing.source, drawing.device
     tokenizer = pixart.load_tokenizer(source.base)
     text_encoder = adapters.load_trained_text_encoder(
-        source.base, source.trained, DTYPES[precision], device
+        source.base, source.trained, DTYPES[drawing.precision], device
     )
     limit, embeds, cut = pixart.max_tokens(source.base), {}, 0
-    wanted = sorted(prompts | {""})
-    with progress("prompts", len(wanted)) as bar, torch.no_grad():
-        for prompt in wanted:
+    with progress("prompts", len(prompts)) as bar, torch.no_grad():
+        for prompt in prompts:
             stop.check()
             ids, mask = pixart.tokenize(tokenizer, [prompt], limit, pad=True)
             hidden = pixart.encode_tokens(text_encoder, ids.to(device), mask.to(device))
@@ -247,32 +247,46 @@ def encode_prompts(
     return embeds
 
 
-def draw_all(
-    drawing: Drawing, source: Source, rows: Sequence[dict[str, Any]], waiting: Sequence[int]
+def load_models(drawing: Drawing) -> None:
+    """Load what draws, once; T5 is gone by then."""
+    if drawing.transformer is not None:
+        return
+    source, device, config = drawing.source, drawing.device, drawing.config
+    transformer = adapters.load_trained_transformer(
+        source.base, source.trained, DTYPES[drawing.precision], device
+    )
+    vae = pixart.load_vae(source.base, device)
+    native = source.facts.get("resolution") or pixart.native_size(transformer, vae)
+    drawing.resolution = config.resolution or native
+    pixart.check_size(drawing.resolution, transformer, vae)
+    drawing.transformer, drawing.vae = transformer, vae
+    drawing.scheduler = pixart.load_scheduler(source.base)
+    drawing.tokens = pixart.max_tokens(source.base)
+
+
+def draw_batch(
+    drawing: Drawing, rows: Prompts, batch: range, done: Flags, writer: ManifestWriter
 ) -> None:
-    """Draw the waiting rows in batches; an image is on the disk before its manifest line."""
-    config = drawing.config
-    out = config.out or Path()
-    size = config.batch_size
-    with (
-        ManifestWriter(out / MANIFEST_NAME) as writer,
-        progress("sample", len(rows), done=len(rows) - len(waiting)) as bar,
-    ):
-        for start in range(0, len(waiting), size):
-            batch = waiting[start : start + size]
-            prompts = [rows[index]["text"] for index in batch]
-            for index, image in zip(batch, draw_images(drawing, batch, prompts), strict=True):
-                made = {
-                    "synthetic": True, "prompt": rows[index]["text"], "seed": config.seed,
-                    "row": index, "steps": config.steps, "guidance": config.guidance,
-                    "run": source.mark,
-                }  # fmt: skip
-                if demonstration:
-                    made["demonstration"] = True
-                name = f"{index:06d}.png"
-                save_png(out / name, image, made)
-                writer.append({"file_name": name, **rows[index], **made})
-                bar.advance()
+    """Draw a batch, and keep what is not there; an image is on the disk before its line."""
+    config, out = drawing.config, drawing.config.out or Path()
+    prompts = [rows[row] for row in batch]
+    images = draw_images(drawing, batch, [prompt["text"] for prompt in prompts])
+    for row, prompt, image in zip(batch, prompts, images, strict=True):
+        if done[row]:
+            continue
+        made = {
+            "synthetic": True, "prompt": prompt["text"], "seed": config.seed, "row": row,
+            "steps": config.steps, "guidance": config.guidance, "run": drawing.source.mark,
+            **demonstration_mark(drawing.source),
+        }  # fmt: skip
+        name = f"{row:06d}.png"
+        save_png(out / name, image, made)
+        writer.append({"file_name": name, **prompt, **made})
+
+
+def demonstration_mark(source: Source) -> dict[str, Any]:
+    """Return what images of a demonstration model say of themselves; nothing for real models."""
+    return {"demonstration": True} if pixart.is_demonstration(source.base) else {}
 
 
 def draw_images(drawing: Drawing, rows: Sequence[int], prompts: Sequence[str]) -> list[Image.Image]:
@@ -295,6 +309,19 @@ def draw_images(drawing: Drawing, rows: Sequence[int], prompts: Sequence[str]) -
         latents = solve(denoise, noise.to(device), scheduler, config.steps)
         images = pixart.decode_latents(drawing.vae, latents)
     return [tensor_to_image(image) for image in images]
+
+
+def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:
+    """Join the lines of all processes, in order, and write what stands beside the images."""
+    parts = sorted((out / PARTS).glob("*-of-*.jsonl"))
+    files = [path for path in (out / MANIFEST_NAME, *parts) if path.is_file()]
+    join_manifests(out / MANIFEST_NAME, [path for path in files if path.stat().st_size], "row")
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+    write_sheet(out, summary["images"])
+    training = source.trained / checkpoints.TRAINING_HASHES
+    if training.is_file():  # lets classify see whether test images were trained on
+        write_text(out / training.name, training.read_text(encoding="utf-8"))
+    write_json(out / "sample.json", summary)
 
 
 def write_sheet(out: Path, count: int) -> None:

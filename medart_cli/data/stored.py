@@ -1,0 +1,79 @@
+"""Records that stay on the disk: a manifest of a million lines costs 8 MB of memory.
+
+For stages that go through all rows more than once, or out of order.
+"""
+
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from medart_cli.data.manifest import (
+    Record,
+    find_manifest,
+    parse_line,
+    read_data,
+    read_records,
+    write_manifest,
+)
+
+UNREAD = b"\xef\xbb\xbf \t\r\n"  # a byte order mark, and blank lines before a record
+
+
+class StoredRecords(Sequence[Record]):
+    """The records of a manifest file, checked once, then each read when it is asked for.
+
+    The file may be replaced under its name meanwhile: these are the rows as they were found.
+    Threads may read at the same time.
+    """
+
+    def __init__(self, path: Path, *, root: Path | None = None) -> None:
+        """Check all lines and note where they end; arguments and errors as `read_manifest`."""
+        self._path, self._folder, self._root = path, root or path.parent, root
+        self._ends = array("q")
+        self._file = path.open("rb")
+        for _ in read_records(self._file, str(path), self._folder, root):
+            self._ends.append(self._file.tell())
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
+        index = range(len(self._ends))[index]
+        start = self._ends[index - 1] if index else 0
+        raw = os.pread(self._file.fileno(), self._ends[index] - start, start).lstrip(UNREAD)
+        # Where lines are blank the number is that of the record, not of the line.
+        return parse_line(raw, f"{self._path}:{index + 1}", self._folder, self._root)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+
+def open_data(source: str | Path, *, root: Path | None = None) -> Sequence[Record]:
+    """Return the records of any DATA argument, as `read_data`; those of a manifest stay on disk."""
+    path = Path() if str(source) == "-" else find_manifest(Path(source))
+    if path.is_file():
+        return StoredRecords(path, root=root)
+    return list(read_data(source, root=root))
+
+
+def join_manifests(target: Path, parts: Sequence[Path], key: str) -> None:
+    """Join manifests into one in the order of an integer field; of equal rows one stays.
+
+    Args:
+        target: The manifest to write; it may be one of the parts.
+        parts: Manifests whose file names are relative to the target's folder.
+        key: The field.
+
+    Raises:
+        OSError: The disk is full or lost.
+    """
+    stored = [StoredRecords(path, root=target.parent) for path in parts]
+    keys = np.fromiter((int(record.fields[key]) for record in chain(*stored)), dtype=np.int64)
+    files = np.repeat(np.arange(len(stored)), [len(records) for records in stored])
+    lines = np.concatenate([np.arange(len(records)) for records in stored])
+    _, first = np.unique(keys, return_index=True)
+    write_manifest(target, (stored[files[row]][int(lines[row])].fields for row in first))

@@ -1,0 +1,112 @@
+"""What `medart sample` draws: prompts, or the captions of a manifest; a row for each image.
+
+A file of its own only so that sample.py can be read as the story of the drawing.
+"""
+
+import hashlib
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medart_cli.config import SampleConfig
+from medart_cli.data.manifest import Record
+from medart_cli.data.profiles import Profile, read_profile
+from medart_cli.data.stored import open_data
+from medart_cli.errors import ConfigError
+from medart_cli.log import log
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The rows to draw, in order; those of a manifest file are read when they are asked for.
+
+    Attributes:
+        records: Where the texts are from.
+        order: For each image the place of its record.
+        profile: What words the text of a record that has none.
+    """
+
+    records: Sequence[Record]
+    order: Sequence[int]
+    profile: Profile
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Return `text`, and `label` where there is one."""
+        record = self.records[int(self.order[row])]
+        text = record.text
+        fields = {"text": self.profile.simple_caption(record.label) if text is None else text}
+        return fields | ({"label": record.label} if record.label else {})
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[row] for row in range(len(self)))
+
+    def hash(self) -> str:
+        """Return a SHA-256 over all rows."""
+        digest = hashlib.sha256()
+        for row in self:
+            digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def read_prompts(config: SampleConfig) -> Prompts:
+    """Read what --prompt, --prompts or --from ask for."""
+    if config.from_data is not None:
+        return choose_rows(config)
+    prompts = list(config.prompt or ())
+    if config.prompts is not None:
+        try:
+            path = Path(config.prompts)
+            text = sys.stdin.read() if config.prompts == "-" else path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--prompts {config.prompts}: cannot be read: {error}") from error
+        prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise ConfigError(f"--prompts {config.prompts}: holds no prompt; one a line is needed")
+    records = [Record({"text": prompt}, Path(), "--prompt") for prompt in prompts]
+    order = np.arange(config.count or len(prompts)) % len(prompts)
+    return Prompts(records, order.tolist(), read_profile(config.profile))
+
+
+def choose_rows(config: SampleConfig) -> Prompts:
+    """Choose the captions of a manifest to draw: all, `--count` at random, or `--per-label`."""
+    records = open_data(config.from_data or "", root=config.root)
+    rows = Prompts(records, range(len(records)), read_profile(config.profile))
+    groups: dict[str, list[int]] = defaultdict(list)
+    plain = 0
+    for index, record in enumerate(records):
+        plain += record.text is None
+        if record.label:
+            groups[record.label].append(index)
+    if plain:
+        log.warning(
+            '%d of %d rows have no caption; they get the simple one, such as "%s"; --profile '
+            "words it", plain, len(rows), rows[0]["text"],
+        )  # fmt: skip
+    return Prompts(records, choose_order(config, len(records), groups), rows.profile)
+
+
+def choose_order(config: SampleConfig, count: int, groups: dict[str, list[int]]) -> Sequence[int]:
+    """Return for each image the place of its record."""
+    if config.count is None and config.per_label is None:
+        return range(count)
+    order = np.random.default_rng(config.seed).permutation(count)
+    if config.count is not None:
+        chosen: list[int] = order[np.arange(config.count) % count].tolist()
+        return chosen
+    if not groups:
+        raise ConfigError(f"--from {config.from_data}: no row has a label; --per-label needs them")
+    rank = np.argsort(order)  # of each record in the random order
+    found = []
+    for label in sorted(groups):
+        members = sorted(groups[label], key=lambda index: rank[index])
+        found += [members[index % len(members)] for index in range(config.per_label or 0)]
+    return found

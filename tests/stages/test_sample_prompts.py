@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medart_cli.config import SampleConfig
+from medart_cli.data.manifest import write_manifest
+from medart_cli.errors import ConfigError
+from medart_cli.stages.sample_prompts import read_prompts
+
+
+def build_config(**options):
+    return SampleConfig(run="run", out=Path("syn"), **options)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    labels = ("nevus", None, "melanoma", "nevus")
+    rows = [{"file_name": f"{i}.png", "label": label} for i, label in enumerate(labels)]
+    rows[3]["text"] = "a dark nevus"
+    write_manifest(tmp_path / "metadata.jsonl", rows)
+    return str(tmp_path / "metadata.jsonl")
+
+
+def test_rows_have_their_text_or_the_simple_caption_and_a_label_where_there_is_one(manifest):
+    assert list(read_prompts(build_config(from_data=manifest))) == [
+        {"text": "A medical image of nevus", "label": "nevus"},
+        {"text": "A medical image"},
+        {"text": "A medical image of melanoma", "label": "melanoma"},
+        {"text": "a dark nevus", "label": "nevus"},
+    ]
+
+
+def test_a_number_of_rows_is_drawn_at_random_and_each_before_one_twice(manifest):
+    rows = read_prompts(build_config(from_data=manifest, count=6, seed=5))
+    order = np.random.default_rng(5).permutation(4).tolist()
+    assert rows.order == [*order, *order[:2]]
+
+
+def test_each_label_gets_its_number_of_rows(manifest):
+    rows = read_prompts(build_config(from_data=manifest, per_label=3))
+    labels = [row["label"] for row in rows]
+    assert labels == ["melanoma"] * 3 + ["nevus"] * 3
+    assert len({row["text"] for row in list(rows)[3:]}) == 2
+
+
+def test_labels_are_needed_to_draw_by_label(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [{"file_name": "a.png", "text": "cell"}])
+    with pytest.raises(ConfigError, match="no row has a label"):
+        read_prompts(build_config(from_data=str(tmp_path / "m.jsonl"), per_label=1))
+
+
+def test_other_rows_have_another_hash(manifest):
+    one = read_prompts(build_config(from_data=manifest))
+    other = read_prompts(build_config(from_data=manifest, count=4))
+    assert one.hash() == read_prompts(build_config(from_data=manifest)).hash()
+    assert one.hash() != other.hash()
