@@ -13,6 +13,7 @@ from medart_cli import __version__, config, ranks, stop
 from medart_cli.errors import (
     ConfigError,
     MedartError,
+    MissingModelError,
     RunError,
     Stopped,
     TooManyFailuresError,
@@ -27,6 +28,7 @@ STAGES: dict[str, type[config.CommonConfig]] = {
     "evaluate": config.EvaluateConfig,
     "classify": config.ClassifyConfig,
     "demo": config.DemoConfig,
+    "doctor": config.DoctorConfig,
 }
 TOP = {"demo": "medart_cli.demo"}
 TOGETHER = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
@@ -100,6 +102,8 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
                 f"{failures} rows failed, {settings.max_failures} allowed; the log above names "
                 "them; raise --max-failures to accept that"
             )
+        if not summary.get("ready", True):  # doctor's verdict, after its report
+            raise MissingModelError(summary["problems"][0])
     except (MedartError, OSError, RuntimeError) as error:
         if ranks.is_lost_process(error):
             error = RunError(LOST_PROCESS)

@@ -41,6 +41,7 @@ _server_option = partial(Option, rich_help_panel="Server")
 _regimes_option = partial(Option, rich_help_panel="Regimes")
 _measures_option = partial(Option, rich_help_panel="Measures")
 _copies_option = partial(Option, rich_help_panel="Copies")
+_looking_option = partial(Option, rich_help_panel="What to look at")
 
 
 def read_settings(source: str) -> dict[str, Any]:
@@ -884,3 +885,33 @@ class DemoConfig(CommonConfig):
             "kept, in demo."
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(CommonConfig):
+    """Look at this machine and the model files on its disk: what is there, and what is missing.
+
+    Nothing is fetched, loaded or written. Ends with code 4 if a model that is named cannot be used.
+    """
+
+    base: Annotated[
+        str | None,
+        _looking_option(help="Base of finetune and sample, or a run folder with its base."),
+    ] = None
+    model: Annotated[str | None, _looking_option(help="Captioner of caption.")] = None
+    features: Annotated[
+        list[str] | None,
+        _looking_option(
+            help="Network of evaluate or classify: inception, efficientnet-lite0, dinov2, ... "
+            "(repeatable)."
+        ),
+    ] = None
+    out: Annotated[
+        Path | None, _looking_option(help="Output folder: can it be written, and is there room?")
+    ] = None
+    hash: Annotated[
+        bool,
+        _looking_option(
+            "--hash", help="Hash large files too, which takes minutes; check a run's base by it."
+        ),
+    ] = False

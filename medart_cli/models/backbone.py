@@ -26,6 +26,7 @@ from medart_cli.errors import ConfigError
 from medart_cli.models.hub import check_code, check_weights, find_model, is_hub_id
 
 EMBEDDED = "efficientnet-lite0"
+SIZE = "0.1 to 1.2 GB for most image models"  # for messages
 SHORT_NAMES = {"dinov2": "facebook/dinov2-base"}
 
 
@@ -131,15 +132,18 @@ def find_backbone(name: str, *, offline: bool) -> Path:
     return folder
 
 
-def _fetch(name: str, offline: bool) -> Path:
+def find_hub_id(name: str) -> str:
+    """Return the hub id that a short name stands for, or the name itself."""
     hub_id = SHORT_NAMES.get(name, name)
-    if hub_id.startswith("timm:"):
-        hub_id = f"timm/{hub_id.removeprefix('timm:')}"
+    return f"timm/{hub_id.removeprefix('timm:')}" if hub_id.startswith("timm:") else hub_id
+
+
+def _fetch(name: str, offline: bool) -> Path:
+    hub_id = find_hub_id(name)
     if not is_hub_id(hub_id):
         known = ", ".join([EMBEDDED, *SHORT_NAMES])
         raise ConfigError(f"{name}: no such folder, and no hub id; there are {known}, timm:NAME")
-    size = "0.3 to 1.2 GB for most image models"
-    return find_model(hub_id, option="--features or --backbone", size=size, offline=offline)
+    return find_model(hub_id, option="--features or --backbone", size=SIZE, offline=offline)
 
 
 def _load_folder(folder: Path) -> tuple[nn.Module, Callable[..., Tensor], str]:

@@ -39,6 +39,7 @@ from medart_cli.models.hub import (
 )
 
 SIZES = {"llava-hf/llama3-llava-next-8b-hf": "17 GB"}  # of the default, for messages
+SIZE = "about 2 GB for each billion parameters"  # of others
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def find_captioner(model: str, *, revision: str | None = None, offline: bool = F
     if model == EMBEDDED:
         folder = embedded_model("captioner")
     else:
-        size = SIZES.get(model, "about 2 GB for each billion parameters")
+        size = SIZES.get(model, SIZE)
         folder = find_model(model, option="--model", size=size, revision=revision, offline=offline)
     check_code(folder)
     check_weights(folder)

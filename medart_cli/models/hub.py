@@ -34,8 +34,7 @@ def embedded_model(kind: Literal["base", "captioner"]) -> Path:
     folder = Path(str(resources.files("medart_cli"))) / EMBEDDED / kind
     if not folder.is_dir():
         raise MissingModelError(
-            f"{EMBEDDED}: this installation lacks {folder}; install medart anew, or make the model "
-            "with python -m medart_cli.tiny.build"
+            f"{EMBEDDED}: this installation lacks its folder {folder}; install medart anew"
         )
     return folder
 
@@ -77,7 +76,7 @@ def find_model(
         )
     except (OSError, ValueError, HTTPError) as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        why = "offline" if offline else f"it cannot be fetched ({reason})"
+        why = "the hub was not asked (offline)" if offline else f"cannot be fetched ({reason})"
         raise MissingModelError(
             f"{name}: no such folder, not in the local cache, and {why}; on a machine with "
             f"internet run `{download_command(name, folders)}` ({size}), copy FOLDER here and give "

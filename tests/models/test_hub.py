@@ -28,7 +28,7 @@ def test_tiny_names_the_embedded_models(embedded, small_base, tmp_path):
 
 @pytest.mark.parametrize("find", [pixart.find_base, captioner.find_captioner])
 def test_an_installation_without_embedded_models_says_so(embedded, find):
-    with pytest.raises(MissingModelError, match="tiny: this installation lacks .*; install medart"):
+    with pytest.raises(MissingModelError, match="tiny: this installation lacks its folder .*anew"):
         find("tiny")
 
 
@@ -66,16 +66,16 @@ def test_offline_a_missing_model_says_what_to_fetch_where_and_how_to_name_it(tmp
     with pytest.raises(MissingModelError) as caught:
         hub.find_model("a/b", option="--base", size="5 GB", folders=["tokenizer"], offline=True)
     assert str(caught.value) == (
-        "a/b: no such folder, not in the local cache, and offline; on a machine with internet run "
-        "`hf download a/b --include model_index.json --include 'tokenizer/*' --local-dir FOLDER` "
-        "(5 GB), copy FOLDER here and give it with --base"
+        "a/b: no such folder, not in the local cache, and the hub was not asked (offline); on a "
+        "machine with internet run `hf download a/b --include model_index.json --include "
+        "'tokenizer/*' --local-dir FOLDER` (5 GB), copy FOLDER here and give it with --base"
     )
 
 
 def test_the_environment_can_say_offline_too(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(MissingModelError, match="local cache, and offline"):
+    with pytest.raises(MissingModelError, match="local cache, and the hub was not asked"):
         hub.find_model("a/b", option="--base", size="5 GB")
 
 
