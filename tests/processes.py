@@ -1,6 +1,7 @@
 """Work in another process, for what one process cannot do to itself: locks, limits, kills."""
 
 import os
+import resource
 from contextlib import contextmanager
 
 
@@ -24,3 +25,14 @@ def elsewhere(opened, *arguments, **options):
         os.waitpid(child, 0)
         os.close(here[0])
         os.close(here[1])
+
+
+@contextmanager
+def largest_file(size):
+    """Let no file become larger than `size` bytes, as a quota would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

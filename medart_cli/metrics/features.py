@@ -217,7 +217,7 @@ def read_features(keys: Sequence[str], extractor: Extractor, cache: Path) -> Fea
     for row, key in enumerate(keys):
         path, place = index[key]
         wanted.setdefault(path, []).append((row, place))
-    table = _empty_table(len(keys), extractor.width)
+    table = _empty_table(len(keys), extractor.width, folder)
     for path, pairs in wanted.items():
         rows, places = np.array(pairs).T
         with safe_open(path, framework="numpy") as file:
@@ -225,11 +225,18 @@ def read_features(keys: Sequence[str], extractor: Extractor, cache: Path) -> Fea
     return table
 
 
-def _empty_table(rows: int, width: int) -> Features:
+def _empty_table(rows: int, width: int, folder: Path) -> Features:
     if rows * width * 4 <= LARGE:
         return np.empty((rows, width), dtype=np.float32)
-    with tempfile.TemporaryFile() as file:  # lives on, nameless, as long as the mapping
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, width))
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # nameless; lives as long as the mapping
+            os.posix_fallocate(file.fileno(), 0, rows * width * 4)  # or a full disk would kill us
+            return np.memmap(file, dtype=np.float32, mode="r+", shape=(rows, width))
+    except OSError as error:
+        raise RunError(
+            f"{folder}: no room for a table of {rows * width * 4 / 1e9:.1f} GB ({error.strerror}); "
+            "free some space and run the same command again"
+        ) from error
 
 
 def _cache_folder(cache: Path, extractor: Extractor) -> Path:
@@ -337,5 +344,13 @@ def _write_cache(folder: Path, keys: list[str], features: Features, extractor: E
         "fingerprint": extractor.fingerprint,
     }
     draft = folder / f".{name}.{os.getpid()}.part"
-    save_file({"keys": raw, "features": features}, draft, metadata={"medart": json.dumps(facts)})
-    draft.replace(folder / f"{name}.safetensors")
+    arrays = {"keys": raw, "features": features}
+    try:
+        save_file(arrays, draft, metadata={"medart": json.dumps(facts)})
+        draft.replace(folder / f"{name}.safetensors")
+    except (OSError, SafetensorError) as error:  # a full disk
+        draft.unlink(missing_ok=True)
+        raise RunError(
+            f"{folder}: features could not be written ({error}); free some space and run the same "
+            "command again"
+        ) from error

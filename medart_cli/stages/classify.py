@@ -21,6 +21,7 @@ from torch.nn import functional
 from medart_cli import stop
 from medart_cli.config import ClassifyConfig, settings_of
 from medart_cli.data.checkpoint import write_folder
+from medart_cli.data.files import draft_of
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import Output, open_output, write_text
@@ -368,7 +369,6 @@ def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> di
     summary = write_results(config, results, images, facts)
     source = config.out / "regimes" / summary["classifier"]["regime"] / "model"
     for path in sorted(source.iterdir()):
-        draft = config.out / f".{path.name}.part"
-        shutil.copyfile(path, draft)
-        draft.replace(config.out / path.name)
+        with draft_of(config.out / path.name) as draft:
+            shutil.copyfile(path, draft)
     return summary

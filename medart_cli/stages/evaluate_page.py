@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from medart_cli.data.files import draft_of
 from medart_cli.data.images import fit_image, load_image, tile_images
 from medart_cli.data.report import (
     DEMONSTRATION,
@@ -239,10 +239,9 @@ def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
 
 def _place_plot(figure: Figure, path: Path, caption: str) -> str:
     """Save a plot beside the page, and put it into the page as well."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    path.write_bytes(buffer.getvalue())
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    with draft_of(path) as draft:
+        figure.savefig(draft, format="png", dpi=130)
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
     return (
         f"<figure><img src='data:image/png;base64,{data}' alt=''>"
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -22,6 +22,7 @@ from medart_cli.metrics.features import (
     load_inception,
     read_features,
 )
+from tests.processes import largest_file
 
 CPU = torch.device("cpu")
 
@@ -212,6 +213,8 @@ def test_many_images_make_several_files_and_large_tables_are_mapped(tmp_path, mo
     mapped = read_features(list(images), build_extractor(), extraction.cache)
     assert isinstance(mapped, np.memmap) and not isinstance(plain, np.memmap)
     np.testing.assert_array_equal(mapped, plain)
+    with largest_file(50), pytest.raises(RunError, match="no room for a table .*File too large"):
+        read_features(list(images), build_extractor(), extraction.cache)
 
 
 def test_a_broken_cache_file_is_computed_again(tmp_path):
