@@ -911,7 +911,5 @@ class DoctorConfig(CommonConfig):
     ] = None
     hash: Annotated[
         bool,
-        _looking_option(
-            "--hash", help="Hash large files too, which takes minutes; check a run's base by it."
-        ),
+        _looking_option("--hash", help="Hash files above 500 MB too, which may take minutes."),
     ] = False

@@ -5,7 +5,6 @@ The network is not used, no weights are loaded, and nothing is written.
 
 import os
 import platform
-import re
 import shutil
 from dataclasses import asdict
 from importlib import import_module, metadata
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
+from packaging.requirements import Requirement
 
 from medart_cli import __version__
 from medart_cli.config import DoctorConfig
@@ -52,10 +52,15 @@ def run(config: DoctorConfig) -> dict[str, Any]:
 
 def read_packages() -> tuple[dict[str, str | None], list[str]]:
     """Return the version of each package that medart needs, and what is wrong with them."""
-    lines = [line for line in metadata.requires("medart-cli") or () if "extra ==" not in line]
-    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in lines]
-    versions = {"medart": __version__} | {name: _find_version(name) for name in names}
-    problems = [f"{name}: is not installed" for name in names if versions[name] is None]
+    needed = [Requirement(line) for line in metadata.requires("medart-cli") or ()]
+    needed = [item for item in needed if not item.marker or item.marker.evaluate({"extra": ""})]
+    versions: dict[str, str | None] = {"medart": __version__}
+    problems = []
+    for item in needed:
+        version = versions[item.name] = _find_version(item.name)
+        if version is None or not item.specifier.contains(version, prereleases=True):
+            found = f"is {version}" if version else "is not installed"
+            problems.append(f"{item.name}: {found}; pip install '{item.name}{item.specifier}'")
     for name in IMPORTED:
         try:
             import_module(name)

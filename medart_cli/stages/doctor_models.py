@@ -93,7 +93,7 @@ def look_at_base(name: str, config: DoctorConfig) -> list[Model]:
     for part in facts["trained"]:
         run.files += list_files(trained, part, config.hash)
     base = look_at_pipeline("base", facts["base"], config, pixart.PARTS)
-    if config.hash and base.folder and not base.problems:
+    if base.folder and not base.problems and all(item["sha256"] for item in base.files):
         for part, known in facts["base_hashes"].items():
             if pixart.hash_weights(Path(base.folder) / part) != known:
                 base.problems.append(f"{base.folder}: its {part} is not the one of {name}")
@@ -103,9 +103,9 @@ def look_at_base(name: str, config: DoctorConfig) -> list[Model]:
 def look_at_pipeline(kind: str, name: str, config: DoctorConfig, parts: Sequence[str]) -> Model:
     """Look for a PixArt pipeline, or some parts of one."""
     model = _look(kind, name, config, lambda: pixart.find_base(name, offline=True, parts=parts))
-    model.size = pixart.SIZE if kind == "base" else "1 MB"
     if hub.is_hub_id(name):
         model.fetch = hub.download_command(name, [] if kind == "base" else parts)
+        model.size = pixart.SIZE if kind == "base" else "1 MB"
     if model.problems and model.folder:  # name all that is missing, not only the first
         model.problems = []
         for part in parts:
@@ -120,9 +120,9 @@ def look_at_pipeline(kind: str, name: str, config: DoctorConfig, parts: Sequence
 def look_at_captioner(name: str, config: DoctorConfig) -> Model:
     """Look for a captioner."""
     model = _look("captioner", name, config, lambda: captioner.find_captioner(name, offline=True))
-    model.size = captioner.SIZES.get(name, captioner.SIZE)
     if hub.is_hub_id(name):
         model.fetch = hub.download_command(name)
+        model.size = captioner.SIZES.get(name, captioner.SIZE)
     _describe(model, [""], config.hash)
     return model
 
@@ -134,9 +134,9 @@ def look_at_features(name: str, config: DoctorConfig) -> Model:
     if name == "inception":
         return _look_at_inception(config)
     model = _look("features", name, config, lambda: backbone.find_backbone(name, offline=True))
-    model.size = backbone.SIZE
-    if hub.is_hub_id(backbone.find_hub_id(name)):
-        model.fetch = hub.download_command(backbone.find_hub_id(name))
+    hub_id = backbone.find_hub_id(name)
+    if hub.is_hub_id(hub_id):
+        model.fetch, model.size = hub.download_command(hub_id), backbone.SIZE
     _describe(model, [""], config.hash)
     return model
 

@@ -167,14 +167,14 @@ def test_a_run_folder_is_looked_through_to_its_base(look, medart, images, base, 
     run = tmp_path / "run"
     quick = ("--resolution", 16, "--steps", 1, "--hldf-every", 0, "--preview-every", 0, "--quiet")
     assert medart("finetune", images, "--base", base, "--out", run, *quick)[0] == 0
-    code, facts, _ = look("--base", run, "--hash")
+    code, facts, _ = look("--base", run)
     assert code == 0
     paths = [item["path"] for item in of(facts, "run", run)["files"]]
     assert "transformer/adapter_model.safetensors" in paths
     assert of(facts, "base", base)["problems"] == []
     weights = pixart.find_weights(base / "vae")[0]
     save_file({"other": torch.zeros(2)}, weights)
-    code, facts, _ = look("--base", run, "--hash")
+    code, facts, _ = look("--base", run)
     assert code == 4
     assert f"its vae is not the one of {run}" in facts["problems"][0]
     shutil.rmtree(base)
@@ -259,8 +259,19 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 
     monkeypatch.setattr(doctor.metadata, "version", lacking)
     versions, problems = doctor.read_packages()
-    assert (versions["peft"], problems) == (None, ["peft: is not installed"])
-    assert versions["transformers"]
+    assert versions["peft"] is None
+    assert problems[0].startswith("peft: is not installed; pip install 'peft>=")
+    assert len(problems) == 1
+
+
+def test_a_package_that_is_too_old_is_named(monkeypatch):
+    find = doctor.metadata.version
+    monkeypatch.setattr(
+        doctor.metadata, "version", lambda name: "4.57.0" if name == "transformers" else find(name)
+    )
+    _, problems = doctor.read_packages()
+    assert len(problems) == 1
+    assert problems[0].startswith("transformers: is 4.57.0; pip install 'transformers>=5")
 
 
 def test_a_gpu_that_is_not_there_is_a_problem(look):
