@@ -5,12 +5,14 @@ the work is left at the next place where its state is whole. A second Ctrl-C sto
 """
 
 import signal
+import time
 from types import FrameType
 
 from medart_cli.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_received: list[str] = []
+AGAIN = 1.0  # seconds; torchrun hands a Ctrl-C on to processes that have heard it already
+_received: list[tuple[str, float]] = []
 
 
 def listen() -> None:
@@ -27,10 +29,16 @@ def check() -> None:
         Stopped: Names the signal; the caller saves what is whole and lets it pass.
     """
     if _received:
-        raise Stopped(f"stopped by {_received[0]}; run the same command again to go on")
+        raise Stopped(f"stopped by {_received[0][0]}; run the same command again to go on")
+
+
+def received() -> bool:
+    """Say whether a stop signal has arrived, where it cannot be answered alone."""
+    return bool(_received)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    if _received and number == signal.SIGINT:
+    now = time.monotonic()
+    if _received and number == signal.SIGINT and now - _received[0][1] > AGAIN:
         raise KeyboardInterrupt
-    _received.append(signal.Signals(number).name)
+    _received.append((signal.Signals(number).name, now))

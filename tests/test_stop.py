@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 
 import pytest
 
@@ -19,6 +20,7 @@ def handlers():
 
 def test_nothing_stops_without_a_signal():
     assert stop.check() is None
+    assert not stop.received()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
@@ -28,7 +30,15 @@ def test_a_signal_stops_at_the_next_check_and_not_before(name):
         stop.check()
 
 
-def test_a_second_ctrl_c_stops_at_once():
+def test_a_second_ctrl_c_stops_at_once(monkeypatch):
+    monkeypatch.setattr(stop, "AGAIN", 0.01)
     os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.02)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_echo_of_a_ctrl_c_by_torchrun_is_no_second_one():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.received()

@@ -57,6 +57,10 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     networks = build_networks(config, cache)
     inputs, settings = (config.real, *config.synthetic, config.holdout), settings_of(config)
     output = Output(config.out, "evaluate", settings, IGNORED, config.overwrite, inputs)
+    if config.shard is not None:
+        _, failures = extract(config, sets, networks, cache)
+        log.info("%s is done; when all parts are, leave out --shard to measure", config.shard)
+        return {"result": str(cache), "failures": len(failures)}
     with open_output(output) if PartialState().is_main_process else nullcontext():
         return measure(config, sets, networks, cache)
 
@@ -86,6 +90,7 @@ def measure(
         "ranking": rank(config, real, synthetic, networks.main[0], cache),
         "unmatched_labels": find_unmatched(real, synthetic),
         "failures": [{"file": name, "reason": why} for name, why in failures.items()],
+        "demonstration": any(row.demonstration for item in sets for row in item.records),
     }
     facts["copies"], pairs = find_copies(config, sets, networks, cache)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medart_cli import stop
-from medart_cli.config import EvaluateConfig
+from medart_cli.config import EvaluateConfig, parse_shard
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import Record, hash_file, read_data
 from medart_cli.errors import ConfigError, RunError
@@ -30,7 +30,8 @@ from medart_cli.metrics.features import (
     load_inception,
 )
 from medart_cli.models.backbone import EMBEDDED, load_backbone
-from medart_cli.models.device import DTYPES, find_device, find_precision
+from medart_cli.models.device import DTYPES, find_precision, join_processes
+from medart_cli.ranks import own_part
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,7 @@ def _short_names(sources: list[str]) -> list[str]:
 
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
     """Load the networks of --features, and derive what colors and copies need."""
-    device = find_device(config.device)
-    PartialState(cpu=device.type == "cpu")  # joins the other processes, if any; made once
+    device = join_processes(config.device).device
     names = config.features
     if names is None:
         there = config.inception is not None or (cache / INCEPTION_NAME).is_file()
@@ -186,7 +186,7 @@ def extract(
 ) -> tuple[list[ImageSet], dict[str, str]]:
     """Hash all images, bring their features into the cache, and leave out what cannot be read.
 
-    Several processes (`accelerate launch`) share the work through the cache.
+    Several processes share the work through the cache, and so do shards.
 
     Returns:
         The sets with their keys, without unreadable images; and the reasons, by path.
@@ -204,12 +204,14 @@ def extract(
             stop.check()
     for item, found in zip(sets, keys, strict=True):
         images |= {key: rec.path for key, rec in zip(found, item.records, strict=True) if key}
-    state = PartialState()
-    part = (state.process_index, state.num_processes)
-    extraction = Extraction(cache, load_image, config.batch_size, config.workers, part)
+    state, part = PartialState(), own_part(parse_shard(config.shard))
+    extraction = Extraction(
+        cache, load_image, config.batch_size, config.workers, (part.index, part.count)
+    )
     reasons = _fill(images, networks, extraction)
     state.wait_for_everyone()
-    if state.is_main_process and state.num_processes > 1:  # what no process could read, once more
+    together = state.num_processes > 1 and config.shard is None
+    if together and state.is_main_process:  # what no process could read, once more
         reasons |= _fill(images, networks, replace(extraction, part=(0, 1)))
     for item, found in zip(sets, keys, strict=True):
         for record, key in zip(item.records, found, strict=True):

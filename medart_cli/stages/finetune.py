@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medart_cli import stop
 from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.files import named_errors
@@ -46,6 +45,7 @@ from medart_cli.stages.finetune_setup import (
     build_work,
     cache_captions,
     cache_images,
+    check_stop,
     count_steps,
     denoiser,
     describe_data,
@@ -80,7 +80,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     with open_output(output) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         first = resume(work)
-        announce(work)
+        announce(work, first)
 
         if total < config.hldf_every:
             log.warning("HLDF never runs: %d steps, and --hldf-every %d", total, config.hldf_every)
@@ -104,13 +104,12 @@ def train(work: Work, first: int, total: int) -> None:
     with progress("finetune", total, done=first) as bar:
         try:
             for step in range(first + 1, total + 1):
-                stop.check()
+                late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
                 started = time.monotonic()
                 losses = take_step(work, step)
                 done = step
                 bar.advance(losses)
                 write_metrics(work, step, losses, time.monotonic() - started)
-                late = time.monotonic() - saved_at >= 60 * config.save_minutes
                 if step % config.save_every == 0 or step == total or late:
                     save(work, step)
                     saved, saved_at = step, time.monotonic()
@@ -119,6 +118,7 @@ def train(work: Work, first: int, total: int) -> None:
         except Stopped:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)
+            work.accelerator.wait_for_everyone()  # or the launcher would end who still writes
             raise
         except torch.OutOfMemoryError as error:
             raise RunError(
@@ -270,13 +270,14 @@ def draw_preview(work: Work, step: int) -> None:
     save_png(folder / f"step-{step:06d}.png", tile_images(images))
 
 
-def announce(work: Work) -> None:
+def announce(work: Work, first: int) -> None:
     """Write what is known from the start: the run's facts, and what it is trained on."""
     out = work.config.out
     if work.config.log_with:
         shown = {name: str(value) for name, value in public_settings(work.config).items()}
         work.accelerator.init_trackers("medart", config=shown)
     if work.accelerator.is_main_process:
+        checkpoints.trim_log(out / "metrics.jsonl", first)
         write_text(out / checkpoints.TRAINING_HASHES, training_hashes(work))
         write_json(out / checkpoints.RUN_NAME, work.facts | {"status": "running"})
 
@@ -317,7 +318,6 @@ def resume(work: Work) -> int:
     """Load the last checkpoint of the run folder, if there is one; return its step."""
     saved = checkpoints.find_checkpoints(work.config.out)
     if not saved:
-        checkpoints.trim_log(work.config.out / "metrics.jsonl", 0)
         return 0
     state = checkpoints.read_facts(saved[-1] / checkpoints.STATE_NAME)
     for name in ("data", "base_hashes", "precision", "processes"):
@@ -336,7 +336,6 @@ def resume(work: Work) -> int:
         work.ema.load_state_dict({**work.ema.state_dict(), **facts})
         work.ema.shadow_params = [tensors[str(i)] for i in range(len(tensors))]
         work.ema.to(work.accelerator.device)
-    checkpoints.trim_log(work.config.out / "metrics.jsonl", state["step"])
     log.info("going on after step %d, from %s", state["step"], saved[-1])
     return int(state["step"])
 
@@ -358,6 +357,7 @@ def write_metrics(work: Work, step: int, losses: dict[str, float], seconds: floa
 def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
     """Write the result of the run beside its checkpoints, and return the summary."""
     config = work.config
+    work.accelerator.wait_for_everyone()  # the first process has written its last line
     lines = (config.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     recent = rows[-max(1, len(rows) // 10) :]

@@ -26,11 +26,12 @@ from medart_cli.data.manifest import Record, hash_file, read_data, warn_of_demon
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import read_versions
 from medart_cli.diffusion.losses import color_moments
-from medart_cli.errors import ConfigError, ImageError, RunError
+from medart_cli.errors import ConfigError, ImageError, RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models import optimizer as optimizers
-from medart_cli.models.device import DTYPES, find_device, find_precision
+from medart_cli.models.device import DTYPES, find_precision, join_processes
+from medart_cli.ranks import own_part
 
 
 @dataclass
@@ -112,7 +113,7 @@ def build_accelerator(config: FinetuneConfig) -> Accelerator:
             f"--log-with {sorted(lacking)[0]}: accelerate knows no such tracker, or its package is "
             "not installed"
         )
-    device = find_device(config.device)
+    device = join_processes(config.device).device
     precision = find_precision(config.precision, device)
     return Accelerator(
         cpu=device.type == "cpu",
@@ -178,11 +179,21 @@ def build_work(
     return work
 
 
+def own_first(count: int) -> list[int]:
+    """Order the places of a list that several processes go through: this process's part first.
+
+    The results meet in a cache, so that a process finds the others' parts finished, or nearly.
+    """
+    part = own_part((1, 1))
+    return sorted(range(count), key=lambda place: place % part.count != part.index)
+
+
 def cache_images(work: Work) -> int:
     """Encode all images once; leave out, name and count those that cannot be read."""
-    good = []
+    good = set()
     with progress("images", len(work.rows)) as bar:
-        for row in work.rows:
+        for place in own_first(len(work.rows)):
+            row = work.rows[place]
             stop.check()
             try:
                 for flip in (False, True)[: 1 + work.config.flip]:
@@ -190,14 +201,14 @@ def cache_images(work: Work) -> int:
                         load_image(row.record.path)
                     elif not work.latents.has(row.sha256, str(flip)):
                         read_latents(work, row, flip, (0.5, 0.5))
-                good.append(row)
+                good.add(place)
             except ImageError as error:
                 log.warning("%s; left out", error)
             bar.advance()
     failures = len(work.rows) - len(good)
     if not good:
         raise ConfigError(f"{work.config.data}: none of its {failures} images can be read")
-    work.rows = good
+    work.rows = [row for place, row in enumerate(work.rows) if place in good]
     return failures
 
 
@@ -229,14 +240,16 @@ def cache_captions(work: Work) -> None:
     precision = work.facts["precision"]
     text_encoder = pixart.load_text_encoder(work.base, DTYPES[precision], device)
     with progress("captions", len(missing)) as bar, torch.no_grad():
-        for caption in missing:
+        for place in own_first(len(missing)):
             stop.check()
+            bar.advance()
+            if work.texts.find(missing[place]) is not None:  # by another process
+                continue
             limit = pixart.max_tokens(work.base)
-            ids, mask = pixart.tokenize(work.tokenizer, [caption], limit, pad=False)
+            ids, mask = pixart.tokenize(work.tokenizer, [missing[place]], limit, pad=False)
             with work.accelerator.autocast():
                 embeds = pixart.encode_tokens(text_encoder, ids.to(device), mask.to(device))
-            work.texts.keep({"embeds": embeds[0]}, caption)
-            bar.advance()
+            work.texts.keep({"embeds": embeds[0]}, missing[place])
 
 
 def embed(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -256,10 +269,38 @@ def embed(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
 def denoiser(
     work: Work, captions: list[str], guidance: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make the solver's denoise function for captions; it polls for a stop before each pass."""
+    """Make the solver's denoise function for captions; it polls for a stop before each pass.
+
+    One of several processes does not: they leave together, between two steps.
+    """
     embeds, mask = embed(work, [*captions, ""])
     text, empty = (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:])
+    if work.accelerator.num_processes > 1:
+        return pixart.build_denoiser(work.transformer, text, empty, guidance)
     return pixart.build_denoiser(work.transformer, text, empty, guidance, poll=stop.check)
+
+
+def check_stop(work: Work, late: bool) -> bool:
+    """Leave all processes at the same step if a stop signal has reached any of them.
+
+    Args:
+        work: What lives during the run.
+        late: Whether this process finds it time for a checkpoint.
+
+    Returns:
+        Whether any process does.
+
+    Raises:
+        Stopped: In all processes.
+    """
+    if work.accelerator.num_processes == 1:
+        stop.check()
+        return late
+    marks = torch.tensor([stop.received(), late], device=work.accelerator.device).float()
+    stopped, any_late = (work.accelerator.reduce(marks, "sum") > 0).tolist()
+    if stopped:
+        raise Stopped("stopped by a signal; run the same command again to go on")
+    return bool(any_late)
 
 
 def build_optimizer(work: Work, total: int) -> None:
