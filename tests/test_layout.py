@@ -10,16 +10,17 @@ TESTS = Path(__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 LIBRARIES = {"data", "models", "diffusion", "metrics"}
 DOORS = {
-    "diffusers": {"models"},
-    "transformers": {"models"},
+    "diffusers": {"models", "tiny"},  # tiny makes models
+    "transformers": {"models", "tiny"},
     "peft": {"models"},
     "timm": {"models"},
     "cleanfid": {"metrics/features.py"},
     "typer": {"cli.py", "config.py"},
     "rich": {"log.py"},
 }
-# Parts of a stage that are files of their own, so that the stage reads as its story.
-STAGE_PARTS = {path.stem for path in MODULES if path.parts[0] == "stages" and "_" in path.stem}
+# Parts of a stage, or of the build of the tiny models, that are files of their own, so that each
+# reads as its story; they are tested with the whole.
+PARTS = {path.stem for path in MODULES if path.parts[0] in ("stages", "tiny") and "_" in path.stem}
 
 
 def imports_of(module):
@@ -63,7 +64,7 @@ def test_each_library_has_one_door(module):
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_every_module_has_its_tests(module):
-    if module.name.startswith("__") or module.stem in STAGE_PARTS:
+    if module.name.startswith("__") or module.stem in PARTS:
         return
     assert (TESTS / module.parent / f"test_{module.name}").is_file()
 

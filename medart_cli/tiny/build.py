@@ -18,9 +18,10 @@ from medart_cli.tiny.build_captioner import build_captioner
 from medart_cli.tiny.build_vae import build_vae
 from medart_cli.tiny.check import check_models
 
-VAE_STEPS = 2000
-BASE_STEPS = 9000
+VAE_STEPS = 6000
+BASE_STEPS = 8500
 CAPTIONER_STEPS = 2500
+LEAST_STEPS = 20
 
 
 def main() -> None:
@@ -34,12 +35,16 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     base, captioner = options.out / "base", options.out / "captioner"
     common = {"seed": options.seed, "device": device}
+
+    def share(steps: int) -> int:
+        return max(LEAST_STEPS, round(steps * options.share))
+
     if not (base / "vae").is_dir():
-        build_vae(base / "vae", steps=max(20, round(VAE_STEPS * options.share)), **common)
+        build_vae(base / "vae", steps=share(VAE_STEPS), **common)
     if not (base / "transformer").is_dir():
-        build_base(base, steps=max(20, round(BASE_STEPS * options.share)), **common)
+        build_base(base, steps=share(BASE_STEPS), **common)
     if not captioner.is_dir():
-        build_captioner(captioner, steps=max(20, round(CAPTIONER_STEPS * options.share)), **common)
+        build_captioner(captioner, steps=share(CAPTIONER_STEPS), **common)
     figures = check_models(options.out, device)
     (options.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     log.info("%s", json.dumps(figures, indent=2))

@@ -19,8 +19,8 @@ from medart_cli.models.hub import DEMONSTRATION
 from medart_cli.tiny.phantoms import DOMAINS, describe_phantom, draw_phantom
 from medart_cli.tiny.training import build_schedule, images_to_tensor, take_step
 
-IMAGES = 20_000
-BATCH = 64
+IMAGES = 16_000
+BATCH = 32
 LEARNING_RATE = 1e-3
 EMA = 0.998
 EMPTY_SHARE = 0.1  # of captions left out, which classifier-free guidance needs
