@@ -1,7 +1,13 @@
+from importlib import import_module
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from medart_cli import cli
 from medart_cli.config import FinetuneConfig, SampleConfig, settings_of
 from medart_cli.errors import ConfigError
 
@@ -26,3 +32,59 @@ def test_a_config_cannot_be_changed_afterwards():
     config = FinetuneConfig(data="d", out=Path("o"))
     with pytest.raises(AttributeError):
         config.rank = 3
+
+
+STAGES = ("caption", "finetune", "sample", "evaluate", "classify")
+NEEDED = {
+    "caption": {"images": "d"},
+    "finetune": {"data": "d", "out": Path("o")},
+    "sample": {"run": "r", "prompt": ["a"], "out": Path("o")},
+    "evaluate": {"real": "a", "synthetic": ["b"], "out": Path("o")},
+    "classify": {"data": "a", "out": Path("o")},
+}
+TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)
+VALUES = {int: st.integers(0, 10**6), float: st.floats(0, 1e6), str: TEXTS, bool: st.booleans()}
+
+
+def values_of(kind):
+    """Draw values of an option's type, without None."""
+    kinds = [item for item in (get_args(kind) or (kind,)) if item is not type(None)]
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) is list:
+        return st.lists(values_of(get_args(kind)[0]), min_size=1, max_size=3)
+    if kind is Path:
+        return TEXTS.map(Path)
+    return VALUES[kind] if kind in VALUES else st.one_of(*map(values_of, kinds))
+
+
+def options_of(stage):
+    kinds = get_type_hints(cli.STAGES[stage])
+    names = sorted(kinds.keys() - NEEDED[stage].keys() - {"config", "shard"})
+    return st.lists(st.sampled_from(names), max_size=4, unique=True).flatmap(
+        lambda chosen: st.fixed_dictionaries({name: values_of(kinds[name]) for name in chosen})
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_settings_written_by_a_run_are_read_back_the_same(stage, tmp_path, monkeypatch):
+    read = []
+    module = import_module(f"medart_cli.stages.{stage}")
+    monkeypatch.setattr(module, "run", lambda config: read.append(config) or {"result": ""})
+
+    @settings(max_examples=20, deadline=None)
+    @given(options_of(stage))
+    def round_trip(options):
+        try:
+            config = cli.STAGES[stage](**NEEDED[stage], **options)
+        except ConfigError:
+            return
+        file = tmp_path / "settings.toml"
+        file.write_text(tomli_w.dumps(settings_of(config)), encoding="utf-8")
+        with pytest.raises(SystemExit) as ended:
+            cli.main([stage, "--config", str(file)])
+        assert ended.value.code == 0
+        assert settings_of(read[-1]) == settings_of(config)
+
+    round_trip()
+    assert len(read) >= 3

@@ -35,8 +35,12 @@ def read_dicom(path: Path) -> tuple[Values, bytes | None]:
         DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality), C.11.2 (VOI).
     """
     import pydicom  # half a second, and only needed for DICOM
+    from pydicom.filereader import read_file_meta_info
     from pydicom.pixels import pixel_array
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ImageError("is deflated and could unfold without end; save it uncompressed")
     dataset = pydicom.dcmread(path)
     _check(dataset)
     values = pixel_array(dataset)  # YBR comes back as RGB

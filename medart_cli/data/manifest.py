@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -115,7 +116,7 @@ def read_data(source: str | Path, *, root: Path | None = None) -> Iterator[Recor
             listed: their first folder is the label, after a folder train, val or test), a manifest
             file, or `-`, standard input.
         root: Folder that file names are relative to. File names may then be absolute or hold `..`,
-            as long as they stay inside it.
+            as long as they stay inside it, and links in it are followed wherever they lead.
 
     Raises:
         ConfigError: There is no such folder or file, or it holds no image.
@@ -126,7 +127,7 @@ def read_data(source: str | Path, *, root: Path | None = None) -> Iterator[Recor
         return
     path = find_manifest(Path(source))
     if path.is_dir():
-        yield from list_images(path)
+        yield from list_images(path, root=root)
     else:
         yield from read_manifest(path, root=root)
 
@@ -148,17 +149,19 @@ def find_manifest(source: Path) -> Path:
     return manifest if manifest.is_file() else source
 
 
-def list_images(folder: Path) -> Iterator[Record]:
+def list_images(folder: Path, *, root: Path | None = None) -> Iterator[Record]:
     """List the images of a folder as records, whether or not it has a manifest.
 
     Raises:
         ConfigError: There is none, or a folder may not be read.
+        ManifestError: A link leads out of the folder, and no `root` is named.
     """
+    _real_path.cache_clear()
     empty = True
     for fields in find_images(folder):
         empty, place = False, str(folder / fields["file_name"])
         try:
-            yield parse_line(encode_line(fields), place, folder)
+            yield parse_line(encode_line(fields), place, folder, root)
         except UnicodeEncodeError as error:
             raise ConfigError(f"{place!r}: its name is not UTF-8; rename it") from error
     if empty:
@@ -181,6 +184,7 @@ def read_records(file: BinaryIO, name: str, folder: Path, root: Path | None) -> 
     Raises:
         ManifestError: As `read_manifest`.
     """
+    _real_path.cache_clear()
     number = records = 0
     while raw := file.readline(LONGEST_LINE + 1):
         number += 1
@@ -201,7 +205,7 @@ def parse_line(raw: bytes, place: str, folder: Path, root: Path | None = None) -
 
     Raises:
         ManifestError: It is not a JSON object, a known key has the wrong type, or `file_name` is
-            missing or leaves the folder.
+            missing or leaves the folder, also by a link.
     """
     try:
         fields = _decode(raw.decode("utf-8"))
@@ -269,6 +273,11 @@ def _check_file_name(name: str | None, place: str, folder: Path, root: Path | No
     if "\\" in name:
         raise ManifestError(f"{place}: file_name {name!r:.80} has a backslash; write / instead")
     if not name.startswith("/") and ".." not in name.split("/"):
+        if root is None and _leads_out(str(folder), name):
+            raise ManifestError(
+                f"{place}: file_name {name!r} is a link that leads out of {folder}; if you trust "
+                f"the links there, say --root {folder}"
+            )
         return
     if root is None:
         raise ManifestError(
@@ -280,6 +289,17 @@ def _check_file_name(name: str | None, place: str, folder: Path, root: Path | No
         raise ManifestError(f"{place}: file_name {name!r} leaves --root {root}")
 
 
+@lru_cache(maxsize=1024)  # of folders; cleared when a reading begins
+def _real_path(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _leads_out(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    real = os.path.realpath(path) if os.path.islink(path) else _real_path(os.path.dirname(path))
+    return not f"{real}/".startswith(f"{_real_path(folder).rstrip('/')}/")
+
+
 class ManifestWriter:
     """Appends whole lines to a manifest, each handed to the system before the next is begun."""
 
@@ -289,13 +309,16 @@ class ManifestWriter:
         repair_manifest(path)
         self._file = path.open("ab", buffering=0)
 
-    def append(self, fields: dict[str, Any]) -> None:
+    def append(self, fields: dict[str, Any]) -> tuple[int, int]:
         """Write one record as one line; a full disk leaves no torn line behind.
+
+        Returns:
+            Where the line begins, and its length, in bytes.
 
         Raises:
             OSError: The disk is full or lost.
         """
-        rest = encode_line(fields)
+        line = rest = encode_line(fields)
         end = self._file.seek(0, os.SEEK_END)
         with named_errors(Path(self._file.name)):
             try:
@@ -304,6 +327,7 @@ class ManifestWriter:
             except OSError:
                 self._file.truncate(end)
                 raise
+        return end, len(line)
 
     def close(self) -> None:
         """Bring what was written to the disk and close the file."""
@@ -359,13 +383,18 @@ def _last_line_end(file: BinaryIO, end: int) -> int:
     return 0
 
 
-def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_manifest(path: Path, rows: Iterable[dict[str, Any]], *, shared: bool = False) -> None:
     """Write a whole manifest beside its place and move it there; a failure leaves nothing behind.
+
+    Args:
+        path: The manifest.
+        rows: Its records.
+        shared: Several processes may write it at once.
 
     Raises:
         OSError: The disk is full or lost.
     """
-    with draft_of(path) as draft, draft.open("wb") as file:
+    with draft_of(path, shared=shared) as draft, draft.open("wb") as file:
         file.writelines(encode_line(fields) for fields in rows)
 
 

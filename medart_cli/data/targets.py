@@ -1,17 +1,20 @@
 """Where a manifest is written that completes another, and the rows it begins with."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from medart_cli.data.manifest import (
     MANIFEST_NAME,
     Record,
     list_images,
-    read_data,
     read_manifest,
     repair_manifest,
 )
+from medart_cli.data.stored import hash_name, hash_names, open_data
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 
@@ -51,7 +54,7 @@ def beside(target: Path, name: str) -> Path:
 
 def read_target(
     images: str, target: Path, folder: Path, root: Path | None
-) -> tuple[list[Record], bool]:
+) -> tuple[Sequence[Record], bool]:
     """Read the rows of `images`, and where `target` is another manifest, those it has already.
 
     Texts that medart wrote into `images` itself are left behind there: another manifest is named to
@@ -64,7 +67,7 @@ def read_target(
     """
     if target.is_file():
         repair_manifest(target)
-    rows = list(read_data(images, root=root))
+    rows = open_data(images, root=root)
     inside = root is None and folder.resolve().is_relative_to(target.parent.resolve())
     if inside and folder.resolve() != target.parent.resolve():
         rows = [_rebase(row, target.parent, folder) for row in rows]
@@ -88,11 +91,17 @@ def read_target(
     return [*earlier, *new], bool(new)
 
 
-def find_unlisted(folder: Path, rows: list[Record]) -> list[Record]:
+def find_unlisted(folder: Path, rows: Sequence[Record], root: Path | None) -> list[Record]:
     """Return the images of a folder that stand on no row."""
-    known = {row.file_name for row in rows}
+    known = np.sort(hash_names(rows))
+
+    def is_new(row: Record) -> bool:
+        wanted = np.uint64(hash_name(row.file_name))
+        place = np.searchsorted(known, wanted)
+        return bool(place == len(known) or known[place] != wanted)
+
     try:
-        return [row for row in list_images(folder) if row.file_name not in known]
+        return [row for row in list_images(folder, root=root) if is_new(row)]
     except ConfigError:  # none at all: the rows' own files are missing, which is said for each
         return []
 

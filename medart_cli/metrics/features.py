@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -344,7 +345,7 @@ def _write_cache(folder: Path, keys: list[str], features: Features, extractor: E
         "fingerprint": extractor.fingerprint,
     }
     draft = folder / f".{name}.{os.getpid()}.part"
-    arrays = {"keys": raw, "features": features}
+    arrays: dict[str, npt.NDArray[Any]] = {"keys": raw, "features": features}
     try:
         save_file(arrays, draft, metadata={"medart": json.dumps(facts)})
         draft.replace(folder / f"{name}.safetensors")

@@ -18,10 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
+from accelerate import PartialState
 from PIL import Image
 
 from medart_cli import stop
-from medart_cli.config import DEFAULT_CAPTIONER, RUN_ONLY, CaptionConfig, settings_of
+from medart_cli.config import (
+    DEFAULT_CAPTIONER,
+    RUN_ONLY,
+    CaptionConfig,
+    parse_shard,
+    settings_of,
+)
 from medart_cli.data.captions import (
     TOO_LONG,
     Rules,
@@ -31,11 +39,17 @@ from medart_cli.data.captions import (
     trim_caption,
     word_overlap,
 )
+from medart_cli.data.files import draft_of
 from medart_cli.data.images import load_image
 from medart_cli.data.journal import Journal
 from medart_cli.data.labels import merge_labels, read_labels
 from medart_cli.data.lock import hold_lock
-from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration
+from medart_cli.data.manifest import (
+    MANIFEST_NAME,
+    Record,
+    warn_of_demonstration,
+    write_manifest,
+)
 from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
 from medart_cli.data.report import first_change, write_text
 from medart_cli.data.review import build_review, status_of
@@ -43,9 +57,10 @@ from medart_cli.data.targets import beside, find_target, find_unlisted, read_tar
 from medart_cli.errors import ConfigError, ImageError, ManifestError
 from medart_cli.log import log, progress
 from medart_cli.models.captioner import Answer, Captioner, Question, Sampling, find_captioner
-from medart_cli.models.device import DTYPES, find_device, find_precision, hush_libraries
+from medart_cli.models.device import DTYPES, find_precision, hush_libraries, join_processes
 from medart_cli.models.endpoint import Endpoint, check_endpoint, is_loopback
 from medart_cli.models.pixart import find_base, load_tokenizer, max_tokens, normalize_prompt
+from medart_cli.ranks import count_ranks, own_part
 
 KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
 STATUSES = ("ok", "shortened", "simple", "rejected", "kept", "none")
@@ -123,9 +138,11 @@ class Book:
 def run(config: CaptionConfig) -> dict[str, Any]:
     """Describe each image that has no text yet, or those that --recaption names."""
     hush_libraries()
+    join_processes(config.device)
     profile = find_profile(config)
     target, folder = find_target(config.images, config.out, config.root)
-    with hold_lock(target.with_name(f".{target.name}.lock"), target):
+    number = parse_shard(config.shard)[0] if config.shard else 0
+    with hold_lock(target.with_name(f".{target.name}.lock"), target, part=number):
         return write_captions(config, profile, target, folder)
 
 
@@ -133,52 +150,79 @@ def write_captions(
     config: CaptionConfig, profile: Profile, target: Path, folder: Path
 ) -> dict[str, Any]:
     """Caption the rows that lack it, and write manifest, settings and review."""
+    started = time.monotonic()
+    state, part = PartialState(), own_part(parse_shard(config.shard))
     records, changed = read_rows(config, target, folder)
     check_columns(profile, records)
-    journal = Journal(target, records)
+    journal = Journal(target, records, part.name, alone=config.shard is None)
     check_session(config, journal, beside(target, "caption.toml"))
     todo = find_todo(config, journal)
-    new = set(todo)
-    kept = [record for row, record in enumerate(journal.records) if row not in new]
-    warn_of_old_labels(profile, kept)
+    warn_of_old_labels(profile, journal.records, todo)
 
     book = build_book(config, profile, records)
-    asked = config.style == "visual" and (todo or config.audit)
-    asker = build_asker(config) if asked else None
+    mine = [row for row in todo if row % part.count == part.index]
+    asked = config.style == "visual" and (mine or config.audit)
+    asker = build_asker(config, state.device) if asked else None
     if asker and asker.demonstration:
-        warn_of_demonstration(asker.name, [records[row] for row in todo])
-    if changed or not target.is_file():
-        journal.fold()
-    write_text(beside(target, "caption.toml"), tomli_w.dumps(settings_of(config)))
+        warn_of_demonstration(asker.name, (records[row] for row in mine))
+    state.wait_for_everyone()  # all have read; now one may write
+    if state.is_main_process:
+        write_beginning(config, journal, target, changed)
 
-    started = time.monotonic()
-    log.info("%d of %d images to caption", len(todo), len(records))
-    with journal, progress("caption", len(records), done=len(records) - len(todo)) as bar:
+    log.info("%d of %d images to caption", len(mine), len(records))
+    with journal, progress("caption", len(mine)) as bar:
         try:
-            for row, result in caption_rows(config, journal.records, todo, book, asker):
+            for row, result in caption_rows(config, journal.records, mine, book, asker):
                 journal.append(row, result)
                 bar.advance()
         except BaseException:  # also Ctrl-C: what is finished goes into the manifest at once
             journal.fold()
             raise
-    failures = sum(is_failed(result) for result in journal.results.values())
+    state.wait_for_everyone()
+    summary = {
+        "result": str(target), "images": len(records), "captioned": len(todo),
+        "failures": len(journal.failed),
+    }  # fmt: skip
+    if config.shard is not None:
+        log.info("%s is done; when all parts are, leave out --shard to join them", config.shard)
+        return summary | {"captioned": len(mine)}
+    if not state.is_main_process:
+        return summary
+    if part.count > 1:
+        journal = Journal(target, records)
+    summary["failures"] = len(journal.failed)
     journal.finish()
+    texts = write_review(config, target, journal.records, book, asker, anew=bool(todo))
+    return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
 
-    audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
-    if config.review and (todo or audit or not beside(target, "review.html").is_file()):
-        page = build_review(journal.records, profile.attributes, audit, config.review)
-        write_text(beside(target, "review.html"), page)
-    counts = Counter(status_of(record) for record in journal.records)
+
+def write_beginning(config: CaptionConfig, journal: Journal, target: Path, changed: bool) -> None:
+    """Write the manifest, where it is not there or lacks rows, and what its texts belong to."""
+    shared = config.shard is not None
+    if changed or not target.is_file():
+        rows = journal.records if shared else journal.merged
+        write_manifest(target, (record.fields for record in rows), shared=shared)
+    with draft_of(beside(target, "caption.toml"), shared=shared) as draft:
+        draft.write_text(tomli_w.dumps(settings_of(config)), encoding="utf-8")
+
+
+def write_review(
+    config: CaptionConfig,
+    target: Path,
+    records: Sequence[Record],
+    book: Book,
+    asker: Asker | None,
+    *,
+    anew: bool,
+) -> dict[str, Any]:
+    """Audit the model if asked, write the page, and return what the summary says of the texts."""
+    page = beside(target, "review.html")
+    audit = audit_model(config, records, book, asker) if config.audit and asker else None
+    if config.review and (anew or audit or not page.is_file()):
+        write_text(page, build_review(records, book.profile.attributes, audit, config.review))
+    counts = Counter(status_of(record) for record in records)
     log.info("texts: %s", ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name]))
-    return {
-        "result": str(target),
-        "images": len(records),
-        "captioned": len(todo),
-        "statuses": {name: counts[name] for name in STATUSES},
-        "failures": failures,
-        "audit": audit,
-        "seconds": round(time.monotonic() - started, 2),
-    }
+    return {"statuses": {name: counts[name] for name in STATUSES}, "audit": audit}
 
 
 def find_profile(config: CaptionConfig) -> Profile:
@@ -192,7 +236,7 @@ def find_profile(config: CaptionConfig) -> Profile:
     return replace(profile, context=(*profile.context, *(config.context or ())))
 
 
-def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[list[Record], bool]:
+def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[Sequence[Record], bool]:
     """Read the rows to write, with the labels of --labels.
 
     Returns:
@@ -200,7 +244,7 @@ def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[list[R
     """
     rows, changed = read_target(config.images, target, folder, config.root)
     if target.resolve() == (Path(config.images) / MANIFEST_NAME).resolve():
-        new = find_unlisted(Path(config.images), rows)
+        new = find_unlisted(Path(config.images), rows, config.root)
         if new and not config.add_new:
             log.warning("%d images stand on no line of %s; --add-new adds them", len(new), target)
         elif new:
@@ -215,6 +259,8 @@ def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[list[R
 
 def check_columns(profile: Profile, records: Sequence[Record]) -> None:
     """Refuse a context sentence with a column that no row has: a mistyped name."""
+    if not profile.context:
+        return
     known = {name for record in records for name in record.fields}
     for sentence in profile.context:
         if missing := columns_of(sentence) - known:
@@ -228,7 +274,8 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> None:
     """Go on with an unfinished run of the same settings, or take its rows up and begin anew.
 
     Raises:
-        ConfigError: The manifest was begun with other settings, and --recaption is not given.
+        ConfigError: The manifest was begun with other settings, and --recaption is not given; or
+            that is for one process alone to do.
     """
     try:
         old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -241,12 +288,17 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> None:
             f"{file.parent}: its captions belong to other settings: {change}; name another "
             "manifest with --out, or have texts written anew with --recaption"
         )
-    if not journal.results:
+    if not journal.merged.has_any():
         return
     if old is not None and change is None and old.get("recaption") == config.recaption:
-        log.info("going on with an unfinished run: %d rows are done", len(journal.results))
+        log.info("going on with an unfinished run")
         return
-    log.info("taking up %d rows of an unfinished run", len(journal.results))
+    if config.shard is not None or count_ranks() > 1:
+        raise ConfigError(
+            f"{journal.path.parent}: holds an unfinished run of other settings; one process alone "
+            "can take that up: run the same command without --shard or launcher first"
+        )
+    log.info("taking up the rows of an unfinished run")
     journal.finish()
 
 
@@ -255,17 +307,11 @@ def find_todo(config: CaptionConfig, journal: Journal) -> list[int]:
 
     Rows of an unfinished run are done, unless they failed: the server may be mended by now.
     """
-    done = {row for row, result in journal.results.items() if not is_failed(result)}
     return [
         row
         for row, record in enumerate(journal.records)
-        if row not in done and is_wanted(record, config.recaption)
+        if not journal.is_done(row) and is_wanted(record, config.recaption)
     ]
-
-
-def is_failed(result: dict[str, Any]) -> bool:
-    """Say whether a row's new fields tell of an error instead of a text."""
-    return "error" in result.get("caption", ())
 
 
 def is_wanted(record: Record, recaption: str | None) -> bool:
@@ -279,21 +325,19 @@ def is_wanted(record: Record, recaption: str | None) -> bool:
     return recaption == "all" or (recaption == "simple" and status == "simple")
 
 
-def warn_of_old_labels(profile: Profile, kept: Sequence[Record]) -> None:
+def warn_of_old_labels(profile: Profile, records: Sequence[Record], todo: Sequence[int]) -> None:
     """Say how many of our texts that are kept name another class than their row does now."""
-    old = [
-        record
-        for record in kept
-        if (record.fields.get("caption") or {}).get("status")
-        and record.text
-        and not begins_with(record.text, profile.simple_caption(record.label))
-    ]
+    new, old, example = set(todo), 0, ""
+    for row, record in enumerate(records):
+        ours = (record.fields.get("caption") or {}).get("status") and record.text
+        simple = profile.simple_caption(record.label)
+        if row not in new and ours and not begins_with(record.text or "", simple):
+            old, example = old + 1, example or record.file_name
     if old:
         log.warning(
             "%d texts do not begin with the simple caption of their label, as %s: labels or "
-            "profile have changed; --recaption all writes all texts anew",
-            *(len(old), old[0].file_name),
-        )
+            "profile have changed; --recaption all writes all texts anew", old, example,
+        )  # fmt: skip
 
 
 def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record]) -> Book:
@@ -316,7 +360,7 @@ def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record
     return book
 
 
-def build_asker(config: CaptionConfig) -> Asker:
+def build_asker(config: CaptionConfig, device: torch.device) -> Asker:
     """Load the model, or reach the server; nothing is written before this has worked."""
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.max_new_tokens)
     if config.endpoint is not None:
@@ -331,7 +375,6 @@ def build_asker(config: CaptionConfig) -> Asker:
             key=os.environ.get(KEY_VARIABLE) or None,
         )
         return endpoint.connect(config.model)
-    device = find_device(config.device)
     dtype = DTYPES[find_precision(config.precision, device)]
     name = config.model or DEFAULT_CAPTIONER
     folder = find_captioner(name, revision=config.revision, offline=config.offline)

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
@@ -347,6 +348,12 @@ def test_a_file_without_an_image_is_refused(tmp_path):
 def test_a_file_of_too_many_pixels_is_refused(tmp_path):
     dataset = build_dicom(RAMP.astype("u1"), Rows=60000, Columns=60000)
     assert_refused(tmp_path, dataset, "too many pixels")
+
+
+def test_a_deflated_file_is_refused_before_it_is_unfolded(tmp_path):
+    dataset = build_dicom(RAMP.astype("u1"))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    assert_refused(tmp_path, dataset, "is deflated")
 
 
 @pytest.mark.parametrize("tag", ["Rows", "BitsStored", "PhotometricInterpretation"])

@@ -191,6 +191,34 @@ def test_root_refuses_names_that_leave_it(tmp_path, name):
         read_text(tmp_path, json.dumps({"file_name": name}).encode(), root=root)
 
 
+@pytest.mark.parametrize("name", ["out.png", "out/x.png", "in/out/x.png", "gone.png"])
+def test_links_that_lead_out_of_the_folder_need_a_root(tmp_path, name):
+    root = tmp_path / "images"
+    (root / "in").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "x.png").write_bytes(b"")
+    (root / "out.png").symlink_to(tmp_path / "secret" / "x.png")
+    (root / "out").symlink_to(tmp_path / "secret")
+    (root / "in" / "out").symlink_to("../../secret")
+    (root / "gone.png").symlink_to(tmp_path / "images-2")
+    manifest = root / "metadata.jsonl"
+    manifest.write_text(json.dumps({"file_name": name}) + "\n")
+    with pytest.raises(ManifestError, match=f"is a link that leads out of {root}; .*--root {root}"):
+        list(read_data(root))
+    assert [record.file_name for record in read_data(root, root=root)] == [name]
+
+
+def test_links_that_stay_inside_are_followed_and_the_folder_may_be_a_link(tmp_path):
+    root = tmp_path / "images"
+    (root / "a").mkdir(parents=True)
+    (root / "b").symlink_to("a")
+    (root / "c.png").symlink_to("a/x.png")
+    (tmp_path / "link").symlink_to(root)
+    rows = [{"file_name": name} for name in ("b/x.png", "c.png", "none/y.png")]
+    (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [record.fields for record in read_data(tmp_path / "link")] == rows
+
+
 def test_standard_input_is_read_relative_to_the_working_folder_or_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for root, folder in ((None, tmp_path), (Path("/data"), Path("/data"))):

@@ -102,7 +102,7 @@ def test_unlisted_images_are_found(images):
     own = images / "metadata.jsonl"
     write_manifest(own, [{"file_name": "nevus/b.png"}])
     rows = read_target(str(images), own, images, None)[0]
-    assert names(find_unlisted(images, rows)) == ["nevus/a.png"]
+    assert names(find_unlisted(images, rows, None)) == ["nevus/a.png"]
     for path in images.glob("nevus/*"):
         path.unlink()
-    assert find_unlisted(images, rows) == []
+    assert find_unlisted(images, rows, None) == []
