@@ -1,0 +1,194 @@
+"""What images tell of a patient besides their pixels goes into no output, cache or message."""
+
+import base64
+import json
+import re
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from tests.jobs import LABELS, STAGES, build_parts, command
+from tests.stub_server import serve
+
+PLANTED = "Zaphod"  # in every text below
+SECRET = f"{PLANTED}^Beeblebrox"
+DAY = "19520311"
+KINDS = (".jpg", ".png", ".tif", ".dcm", ".webp")
+
+
+def describe(image):
+    """Return EXIF data with names, comments and a place."""
+    exif = image.getexif()
+    exif.update({0x010E: SECRET, 0x013B: SECRET, 0x8298: SECRET, 0x0131: SECRET})
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + SECRET.encode("utf-16-le")  # UserComment
+    exif.get_ifd(0x8769)[0x9003] = f"1952:03:11 {SECRET}"
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 1.0), 29: SECRET})  # GPS
+    return exif.tobytes()
+
+
+def name_profile():
+    """Return an sRGB profile whose description is a name."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    name = "sRGB built-in".encode("utf-16-be")
+    assert name in profile
+    return profile.replace(name, (SECRET + "      ")[:13].encode("utf-16-be"))
+
+
+def save_private(path, pixels):
+    image, xmp = Image.fromarray(pixels), f"<x:xmpmeta>{SECRET}</x:xmpmeta>".encode()
+    more = {"exif": describe(image), "icc_profile": name_profile()}
+    if path.suffix == ".jpg":
+        image.save(path, comment=SECRET, xmp=xmp, quality=95, **more)
+        iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", 20) + SECRET.encode()
+        data = path.read_bytes()  # IPTC, and bytes behind the image's end
+        segment = b"\xff\xed" + struct.pack(">H", len(iptc) + 2) + iptc
+        path.write_bytes(data[:2] + segment + data[2:] + SECRET.encode())
+    elif path.suffix == ".png":
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Patient", SECRET)
+        text.add_text("Zipped", SECRET, zip=True)
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode(), zip=True)
+        image.save(path, pnginfo=text, **more)
+    elif path.suffix == ".tif":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[270] = tags[315] = SECRET
+        image.save(path, tiffinfo=tags, icc_profile=more["icc_profile"])
+    elif path.suffix == ".webp":
+        image.save(path, lossless=True, xmp=xmp, **more)
+    else:
+        save_dicom(path, pixels)
+
+
+def save_dicom(path, pixels):
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPInstanceUID, dataset.SOPClassUID = generate_uid(), meta.MediaStorageSOPClassUID
+    dataset.PatientName = dataset.ReferringPhysicianName = SECRET
+    dataset.PatientID = dataset.InstitutionName = dataset.StudyDescription = SECRET
+    dataset.PatientBirthDate = DAY
+    dataset.PatientComments = dataset.ImageComments = SECRET
+    dataset.private_block(0x0099, PLANTED, create=True).add_new(1, "LO", SECRET)
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def draw_private(folder, seed):
+    generator = np.random.default_rng(seed)
+    for index in range(10):
+        place = folder / LABELS[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = generator.normal((200, 120, 110), 30, (32, 40, 3)).clip(0, 255).astype(np.uint8)
+        save_private(place / f"{index}{KINDS[index // 2]}", pixels)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = build_parts(tmp_path_factory.mktemp("parts"))
+    for seed, name in enumerate(("images", "test")):
+        shutil.rmtree(folder / name)
+        draw_private(folder / name, seed)
+    return folder
+
+
+def unpacked(data):
+    """Yield bytes, and what is packed inside them: PNG chunks, and base64 of pages and JSON."""
+    yield data
+    for found in re.finditer(rb"\x89PNG\r\n\x1a\n", data):
+        place = found.end()
+        while place + 8 <= len(data):
+            size, kind = struct.unpack(">I4s", data[place : place + 8])
+            chunk, place = data[place + 8 : place + 8 + size], place + size + 12
+            for start in range(len(chunk)) if kind in (b"zTXt", b"iTXt", b"iCCP") else ():
+                try:
+                    yield zlib.decompress(chunk[start:])
+                except zlib.error:
+                    continue
+            if kind == b"IEND":
+                break
+    for found in re.finditer(rb"base64,([A-Za-z0-9+/=]+)", data):
+        yield from unpacked(base64.b64decode(found[1]))
+
+
+def tells(data):
+    """Say whether bytes hold what was planted, in any of its encodings."""
+    words = (PLANTED, DAY, "1952:03:11")
+    forms = [word.encode(code) for word in words for code in ("utf-8", "utf-16-le", "utf-16-be")]
+    return any(form in part for part in unpacked(data) for form in forms)
+
+
+def test_the_search_finds_what_was_planted_in_each_kind_of_file(parts):
+    files = [path for path in (parts / "images").rglob("*") if path.is_file()]
+    assert len(files) == 10 and {path.suffix for path in files} == set(KINDS)
+    assert all(tells(path.read_bytes()) for path in files)
+    page = b"<img src='data:image/png;base64," + base64.b64encode(
+        next(path for path in files if path.suffix == ".png").read_bytes()
+    )
+    assert tells(page)
+
+
+def test_nothing_of_a_patient_goes_through_the_five_stages(medart, parts, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDART_CACHE", str(tmp_path / "cache"))
+    said = ""
+    for stage in STAGES:
+        words = [word for word in command(stage, parts, tmp_path) if word != "--quiet"]
+        if stage == "sample":
+            words[1] = str(tmp_path / "run")
+        synthetic = str(parts / "synthetic")
+        words = [str(tmp_path / "syn") if word == synthetic else word for word in words]
+        code, output, errors = medart(*words, "--verbose")
+        assert code == 0, errors
+        said += output + errors
+    assert PLANTED not in said and DAY not in said
+    sources = {path.name for path in (parts / "images").rglob("*") if path.is_file()}
+    written = [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and not (path.parts[-3] == "images" and path.name in sources)
+    ]
+    assert len(written) > 40
+    assert [path for path in written if tells(path.read_bytes())] == []
+    for path in written:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert not image.getexif() and "icc_profile" not in image.info
+    names = {path.name for path in written}
+    assert {"metadata.jsonl", "review.html", "metrics.json", "report.html", "run.json"} <= names
+
+
+def test_nothing_of_a_patient_is_sent_to_a_server(medart, parts, tmp_path):
+    words = command("caption", parts, tmp_path)
+    with serve(lambda body: "A medical image of a round spot.") as stub:
+        medart("caption", words[1], "--endpoint", stub.url, "--base", parts / "base", "--quiet")
+    assert len(stub.requests) >= 10
+    for request in stub.requests:
+        assert not tells(json.dumps(request).encode())
+
+
+def test_broken_files_do_not_make_the_messages_tell(medart, parts, tmp_path):
+    folder = tmp_path / "torn"
+    for path in sorted((parts / "images").rglob("*.*")):
+        place = folder / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        data = path.read_bytes()
+        (place / path.name).write_bytes(data[: len(data) * 2 // 3])
+    code, output, errors = medart("caption", folder, "--style", "simple", "--review", 8)
+    assert code == 0 and PLANTED not in output + errors
+    assert not tells((folder / "review.html").read_bytes())
+    words = ("--base", parts / "base", "--out", tmp_path / "run", "--resolution", 16)
+    code, output, errors = medart("finetune", folder, *words, "--verbose")
+    assert "cannot be decoded" in errors or "cannot be read" in errors
+    assert PLANTED not in output + errors and DAY not in output + errors
