@@ -32,7 +32,6 @@ STAGES: dict[str, type[config.CommonConfig]] = {
 }
 TOP = {"demo": "medart_cli.demo"}
 TOGETHER = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
-STOPPED_TOGETHER = "stopped with the other processes; run the same command again to go on"
 LOST_PROCESS = (
     "another process of this run has ended, and with it the run; its message, if it left one, "
     "stands above; run the same command again to go on"
@@ -107,7 +106,7 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
             raise MissingModelError(summary["problems"][0])
     except (MedartError, OSError, RuntimeError) as error:
         if ranks.is_lost_process(error):
-            error = RunError(LOST_PROCESS) if not stop.received() else Stopped(STOPPED_TOGETHER)
+            error = RunError(LOST_PROCESS)
         if not isinstance(error, MedartError | OSError):
             raise
         log.debug("where it happened:", exc_info=error)

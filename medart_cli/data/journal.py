@@ -1,25 +1,84 @@
 """Results of an unfinished run, one line each, in the order in which they came.
 
 A stage that finishes rows out of order cannot append to the manifest itself. It appends here, and
-the manifest is written anew from both: whole, in order, in one move, at any time.
+the manifest is written anew from both: whole, in order, in one move, at any time. Processes that
+share the work have a journal each, and whoever runs alone after them takes all up.
+
+Rows and results stay on the disk; in memory is where they stand, 50 bytes a row.
 """
 
+import glob
+import json
+import os
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
+
+import numpy as np
 
 from medart_cli.data.manifest import (
     ManifestWriter,
     Record,
-    read_manifest,
+    read_records,
     repair_manifest,
     write_manifest,
 )
+from medart_cli.data.stored import hash_name, hash_names
 
 FOLD_SECONDS = 60.0  # how often the manifest takes up the journal's rows while a run goes on
+FOLD_SHARE = 0.05  # of the time at most goes into that
+
+
+class Merged(Sequence[Record]):
+    """Rows with the new fields of those that have a result."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+        self._files: list[BinaryIO] = []
+        self._places = np.full((len(records), 3), -1, dtype=np.int64)  # file, start, bytes
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> Record:  # type: ignore[override]  # no slices
+        record, result = self._records[row], self.result_of(row)
+        if result is None:
+            return record
+        fields = {**record.fields, **result}
+        gone = {name for name, value in result.items() if value is None}
+        return replace(record, fields={k: v for k, v in fields.items() if k not in gone})
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[row] for row in range(len(self)))
+
+    def add_file(self, file: BinaryIO) -> int:
+        """Take a file with lines of results, and return its number."""
+        self._files.append(file)
+        return len(self._files) - 1
+
+    def note(self, row: int, place: tuple[int, int, int]) -> None:
+        """Note where the result of a row stands: number of the file, start and length."""
+        self._places[row] = place
+
+    def has(self, row: int) -> bool:
+        """Say whether a row has a result."""
+        return bool(self._places[row, 0] >= 0)
+
+    def has_any(self) -> bool:
+        """Say whether any row has a result."""
+        return bool((self._places[:, 0] >= 0).any())
+
+    def result_of(self, row: int) -> dict[str, Any] | None:
+        """Return the new fields of a row; None stands for a key to be removed."""
+        number, start, size = self._places[row].tolist()
+        if number < 0:
+            return None
+        result: dict[str, Any] = json.loads(os.pread(self._files[number].fileno(), size, start))[
+            "result"
+        ]
+        return result
 
 
 class Journal:
@@ -28,58 +87,91 @@ class Journal:
     Attributes:
         path: The journal's file.
         records: The manifest's rows as the run found them.
-        results: New fields of each finished row, by its place; None stands for a key to be removed.
+        merged: The same with the new fields of those that are finished.
+        failed: Rows whose result tells of an error instead of a text.
     """
 
-    def __init__(self, manifest: Path, records: Sequence[Record]) -> None:
-        """Read what an unfinished run has left; a line torn by a crash is cut off."""
-        self.path = manifest.with_name(f".{manifest.name}.journal")
-        self.records = list(records)
-        self.results: dict[int, dict[str, Any]] = {}
-        self._manifest, self._folded = manifest, time.monotonic()
+    def __init__(
+        self, manifest: Path, records: Sequence[Record], part: str = "", *, alone: bool = True
+    ) -> None:
+        """Read what an unfinished run has left; a line torn by a crash is cut off.
+
+        Args:
+            manifest: The manifest that takes the results up.
+            records: Its rows.
+            part: Name of the part of the rows that this process does, as 2-of-3; empty for all.
+            alone: Whether no other run is at work: then the journals of all parts are read.
+        """
+        mark = f".{part}" if part else ""
+        self.path = manifest.with_name(f".{manifest.name}{mark}.journal")
+        self.records = records
+        self._manifest, self._part = manifest, part
+        self._files = find_journals(manifest) if alone else [self.path]
         self._writer: ManifestWriter | None = None
-        self._keys = row_keys(self.records)
-        if self.path.is_file():
-            repair_manifest(self.path)
-        if self.path.is_file() and self.path.stat().st_size:
-            rows = {key: row for row, key in enumerate(self._keys)}
-            for line in read_manifest(self.path, root=Path("/")):
-                key = line.file_name, line.fields["twin"]
-                if key in rows:
-                    self.results[rows[key]] = line.fields["result"]
+        self._own = 0
+        self._keys = _Keys(records)
+        self._begin()
+        for path in self._files:
+            if path.is_file():
+                repair_manifest(path)
+                self._read(path)
+
+    def _begin(self) -> None:
+        self.merged, self.failed = Merged(self.records), set[int]()
+        self._next_fold = time.monotonic() + FOLD_SECONDS
+
+    def _read(self, path: Path) -> None:
+        file = path.open("rb")
+        number, start = self.merged.add_file(file), 0
+        if path.stat().st_size == 0:
+            return
+        for line in read_records(file, str(path), Path("/"), Path("/")):
+            end = file.tell()
+            row = self._keys.find(line.file_name, line.fields["twin"])
+            if row is not None:
+                self._note(row, line.fields["result"], (number, start, end - start))
+            start = end
+
+    def _note(self, row: int, result: dict[str, Any], place: tuple[int, int, int]) -> None:
+        self.merged.note(row, place)
+        if "error" in result.get("caption", ()):
+            self.failed.add(row)
+        else:
+            self.failed.discard(row)
+
+    def is_done(self, row: int) -> bool:
+        """Say whether a row is finished; one that failed is not."""
+        return self.merged.has(row) and row not in self.failed
 
     def append(self, row: int, result: dict[str, Any]) -> None:
         """Keep one row's new fields; they are with the system when this returns."""
         if self._writer is None:
             self._writer = ManifestWriter(self.path)
-        name, twin = self._keys[row]
-        self._writer.append({"file_name": name, "twin": twin, "result": result})
-        self.results[row] = result
-        if time.monotonic() - self._folded > FOLD_SECONDS:
+            self._own = self.merged.add_file(self.path.open("rb"))
+        name, twin = self.records[row].file_name, self._keys.twin_of(row)
+        start, size = self._writer.append({"file_name": name, "twin": twin, "result": result})
+        self._note(row, result, (self._own, start, size))
+        if time.monotonic() > self._next_fold:
             self.fold()
-
-    def merge(self) -> list[Record]:
-        """Return all rows in order, with the new fields of those that are finished."""
-        merged = list(self.records)
-        for row, result in self.results.items():
-            fields = {**self.records[row].fields, **result}
-            gone = {name for name, value in result.items() if value is None}
-            kept = {name: value for name, value in fields.items() if name not in gone}
-            merged[row] = replace(self.records[row], fields=kept)
-        return merged
 
     def fold(self) -> None:
-        """Write the manifest with what is finished."""
-        write_manifest(self._manifest, (record.fields for record in self.merge()))
-        self._folded = time.monotonic()
+        """Write the manifest with what is finished; a part leaves that to who joins the parts."""
+        if self._part:
+            return
+        started = time.monotonic()
+        write_manifest(self._manifest, (record.fields for record in self.merged))
+        now = time.monotonic()
+        self._next_fold = now + max(FOLD_SECONDS, (now - started) / FOLD_SHARE)
 
     def finish(self) -> None:
-        """End the run: the manifest takes up all rows, and the journal's file goes."""
-        if self.results:
+        """End the run: the manifest takes up all rows, and the journals' files go."""
+        if self.merged.has_any():
             self.fold()
-        self.records, self.results = self.merge(), {}
+            self.records = self.merged
         self.close()
-        self.path.unlink(missing_ok=True)
+        for path in {*self._files, self.path}:
+            path.unlink(missing_ok=True)
+        self._begin()
 
     def close(self) -> None:
         """Bring what was written to the disk."""
@@ -94,11 +186,31 @@ class Journal:
         self.close()
 
 
-def row_keys(records: Sequence[Record]) -> list[tuple[str, int]]:
-    """Return what tells rows apart whatever their order: file name, and which row of that name."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for record in records:
-        keys.append((record.file_name, seen[record.file_name]))
-        seen[record.file_name] += 1
-    return keys
+class _Keys:
+    """Finds rows whatever their order: by file name, and which row of that name it is, its twin.
+
+    Names are kept as 64-bit hashes: two of a million agree with odds of 1 in 40 million.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        hashes = hash_names(records)
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
+        self._rank = np.argsort(self._order)
+
+    def twin_of(self, row: int) -> int:
+        place = self._rank[row]
+        return int(place - np.searchsorted(self._sorted, self._sorted[place]))
+
+    def find(self, name: str, twin: int) -> int | None:
+        wanted = np.uint64(hash_name(name))
+        place = int(np.searchsorted(self._sorted, wanted)) + twin
+        there = place < len(self._sorted) and self._sorted[place] == wanted
+        return int(self._order[place]) if there else None
+
+
+def find_journals(manifest: Path) -> list[Path]:
+    """Return the journals beside a manifest: the whole one's, and those of parts."""
+    name = glob.escape(manifest.name)
+    found = [*manifest.parent.glob(f".{name}.journal")]
+    return [*found, *sorted(manifest.parent.glob(f".{name}.*-of-*.journal"))]

@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def read_labels(path: Path) -> dict[str, str]:
     return found
 
 
-def merge_labels(rows: list[Record], labels: dict[str, str]) -> tuple[list[Record], bool]:
+def merge_labels(rows: Sequence[Record], labels: dict[str, str]) -> tuple[list[Record], bool]:
     """Give rows their label from a table, whose labels win over those that rows have.
 
     Names are compared whole, else without folder and ending where that tells all files apart.
@@ -59,4 +60,4 @@ def merge_labels(rows: list[Record], labels: dict[str, str]) -> tuple[list[Recor
         raise ConfigError("--labels: none of its file names is one of the images'")
     if found < len(rows):
         log.warning("--labels: %d of %d images are not in the table", len(rows) - found, len(rows))
-    return merged, merged != rows
+    return merged, any(new != old for new, old in zip(merged, rows, strict=True))

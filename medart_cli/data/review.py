@@ -1,9 +1,12 @@
 """The review sheet of captions: images beside texts, and what a reader should look at first."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from medart_cli.data.captions import covered
@@ -33,21 +36,33 @@ def build_review(
         audit: Figures of the audit, or None.
         most: Most images to show.
     """
-    texts = [row.text for row in rows if row.text]
+    # One pass, and little kept of it: there may be a million rows, which stay on the disk.
+    states: list[str] = []
+    spoken: Counter[str] = Counter()
+    hashes = np.zeros(len(rows), dtype=np.int64)  # of the texts; 0 where there is none
+    for index, row in enumerate(rows):
+        states.append(sys.intern(status_of(row)))
+        if row.text:
+            hashes[index] = hash(row.text) or 1
+            spoken.update(covered(row.text, attributes))
+    captions = int(np.count_nonzero(hashes))
+    counts = [[name, str(count)] for name, count in Counter(states).most_common()]
+    shares = [[name, str(spoken[name]), f"{spoken[name] / max(1, captions):.0%}"]
+              for name in attributes]  # fmt: skip
     parts = [
-        f"<p class=note>{len(rows)} images, {len(texts)} captions. Texts by a language model: "
+        f"<p class=note>{len(rows)} images, {captions} captions. Texts by a language model: "
         "read a sample before you train on them.</p>",
         "<h2>How the texts came about</h2>",
-        build_table(["status", "images"], _count_states(rows)),
+        build_table(["status", "images"], counts),
     ]
     if audit:
         parts += ["<h2>Does the model look at the image?</h2>", _build_audit(audit)]
     parts += [
         "<h2>What the captions speak of</h2>",
-        build_table(["attribute", "captions", "share"], _count_attributes(texts, attributes)),
+        build_table(["attribute", "captions", "share"], shares),
         "<h2>Texts that stand more than once</h2>",
-        _build_twins(texts),
-        *_build_sheet(rows, most),
+        _build_twins(rows, hashes),
+        *_build_sheet(rows, states, most),
     ]
     return build_page("Review of captions", parts)
 
@@ -56,11 +71,6 @@ def status_of(record: Record) -> str:
     """Return how a row's text came about: a status, `kept` for others' texts, `none` without."""
     status = (record.fields.get("caption") or {}).get("status")
     return str(status) if status else "kept" if record.text else "none"
-
-
-def _count_states(rows: Sequence[Record]) -> list[list[str]]:
-    counts = Counter(status_of(row) for row in rows)
-    return [[name, str(count)] for name, count in counts.most_common()]
 
 
 def _build_audit(audit: Mapping[str, Any]) -> str:
@@ -80,27 +90,21 @@ def _build_audit(audit: Mapping[str, Any]) -> str:
     return note + build_table(["shown instead", "same text", "words in common"], rows)
 
 
-def _count_attributes(
-    texts: Sequence[str], attributes: Mapping[str, Sequence[str]]
-) -> list[list[str]]:
-    counts = Counter(name for text in texts for name in covered(text, attributes))
-    return [[name, str(counts[name]), f"{counts[name] / max(1, len(texts)):.0%}"]
-            for name in attributes]  # fmt: skip
-
-
-def _build_twins(texts: Sequence[str]) -> str:
-    twins = [(text, count) for text, count in Counter(texts).most_common() if count > 1]
-    if not twins:
+def _build_twins(rows: Sequence[Record], hashes: npt.NDArray[np.int64]) -> str:
+    values, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+    twins = np.flatnonzero((counts > 1) & (values != 0))
+    twins = twins[np.lexsort((first[twins], -counts[twins]))]  # the most frequent first
+    if not len(twins):
         return "<p>None.</p>"
-    shown = [[text, str(count)] for text, count in twins[:MOST_TWINS]]
+    shown = [[rows[int(first[twin])].text or "", str(counts[twin])] for twin in twins[:MOST_TWINS]]
     left = len(twins) - len(shown)
     more = f"<p class=note>and {left} more</p>" if left else ""
     return build_table(["text", "images"], shown) + more
 
 
-def _build_sheet(rows: Sequence[Record], most: int) -> list[str]:
-    order = sorted(range(len(rows)), key=lambda index: ORDER.get(status_of(rows[index]), 4))
-    doubtful = [index for index in order if ORDER.get(status_of(rows[index]), 4) < ORDER["ok"]]
+def _build_sheet(rows: Sequence[Record], states: Sequence[str], most: int) -> list[str]:
+    order = sorted(range(len(rows)), key=lambda index: ORDER.get(states[index], 4))
+    doubtful = [index for index in order if ORDER.get(states[index], 4) < ORDER["ok"]]
     rest = order[len(doubtful) :]
     first = doubtful[
         : max(most - most // 2, most - len(rest))

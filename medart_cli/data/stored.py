@@ -3,6 +3,7 @@
 For stages that go through all rows more than once, or out of order.
 """
 
+import hashlib
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from medart_cli.data.manifest import (
     Record,
@@ -58,6 +60,17 @@ def open_data(source: str | Path, *, root: Path | None = None) -> Sequence[Recor
     if path.is_file():
         return StoredRecords(path, root=root)
     return list(read_data(source, root=root))
+
+
+def hash_name(name: str) -> int:
+    """Return 64 bits that stand for a file name where a million of them would take much room."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def hash_names(records: Sequence[Record]) -> npt.NDArray[np.uint64]:
+    """Return the hash of each record's file name, (N,)."""
+    hashes = (hash_name(record.file_name) for record in records)
+    return np.fromiter(hashes, dtype=np.uint64, count=len(records))
 
 
 def join_manifests(target: Path, parts: Sequence[Path], key: str) -> None:
