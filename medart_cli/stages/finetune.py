@@ -103,6 +103,7 @@ def train(work: Work, first: int, total: int) -> None:
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
     with progress("finetune", total, done=first) as bar:
         try:
+            draw_preview(work, first)  # which a kill right after the checkpoint has prevented
             for step in range(first + 1, total + 1):
                 late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
                 started = time.monotonic()
@@ -113,8 +114,7 @@ def train(work: Work, first: int, total: int) -> None:
                 if step % config.save_every == 0 or step == total or late:
                     save(work, step)
                     saved, saved_at = step, time.monotonic()
-                if config.preview_every and step % config.preview_every == 0:
-                    draw_preview(work, step)
+                draw_preview(work, step)
         except Stopped:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)
@@ -246,8 +246,10 @@ def pixel_loss(work: Work, batch: Batch) -> Tensor:
 
 
 def draw_preview(work: Work, step: int) -> None:
-    """Draw the same few captions from the same noise, to see what the model has learnt."""
-    if not work.accelerator.is_main_process:
+    """Draw the same few captions from the same noise, where that is due and not done yet."""
+    path = work.config.out / "previews" / f"step-{step:06d}.png"
+    due = step and work.config.preview_every and step % work.config.preview_every == 0
+    if not due or path.is_file() or not work.accelerator.is_main_process:
         return
     # Without the wrapper for several processes: it would wait for the others, who draw nothing.
     work = replace(work, **trained_parts(work))
@@ -265,9 +267,8 @@ def draw_preview(work: Work, step: int) -> None:
                 PREVIEW_STEPS,
             )
             images.append(tensor_to_image(pixart.decode_latents(work.vae, latents)[0]))
-    folder = config.out / "previews"
-    folder.mkdir(exist_ok=True)
-    save_png(folder / f"step-{step:06d}.png", tile_images(images))
+    path.parent.mkdir(exist_ok=True)
+    save_png(path, tile_images(images))
 
 
 def announce(work: Work, first: int) -> None:

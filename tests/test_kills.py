@@ -1,0 +1,154 @@
+"""Kills at random moments: each command is resumed until it is done, and nothing may show of it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import STAGES, build_parts, command, outcome
+
+ANSWER = 10.0  # seconds in which a run has to answer SIGTERM
+# Imports everything once (many seconds), then forks a child for each line it is told.
+ZYGOTE = """
+import json, os, sys
+import matplotlib.backends.backend_agg, torch
+from medart_cli.cli import main
+from tests.jobs import STAGES
+for name in STAGES:
+    __import__(f"medart_cli.stages.{name}")
+torch.set_num_threads(1)
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.environ["MEDART_CACHE"] = job["cache"]
+            main(job["words"])
+        except SystemExit as ended:
+            code = ended.code or 0
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+class Zygote:
+    """A process that forks one command at a time."""
+
+    def __init__(self, log):
+        self.log = log
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        here = Path(__file__).parents[1]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ZYGOTE], bufsize=1, cwd=here, **pipes
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def start(self, words, cache):
+        self.log.write_text("")
+        job = {"words": words, "cache": str(cache), "log": str(self.log)}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        return int(self.process.stdout.readline())
+
+    def wait(self):
+        """Return the exit code; minus the signal where one ended the command."""
+        return os.waitstatus_to_exitcode(int(self.process.stdout.readline()))
+
+    def run(self, words, cache):
+        self.start(words, cache)
+        return self.wait()
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    return build_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory):
+    zygote = Zygote(tmp_path_factory.mktemp("zygote") / "log")
+    yield zygote
+    zygote.process.stdin.close()
+    zygote.process.wait()
+
+
+def lasting(folder):
+    """Return the outcome without the checkpoints on the way, which a stop adds to."""
+    found = outcome(folder)
+    last = max((name for name in found if name.startswith("run/checkpoints/")), default="/")
+    on_the_way = [
+        name
+        for name in found
+        if name.startswith("run/checkpoints/") and not name.startswith(last.rsplit("/", 1)[0])
+    ]
+    return {name: digest for name, digest in found.items() if name not in on_the_way}
+
+
+def kill_often(zygote, parts, folder, stage, kills):
+    """Kill a command so many times, resume it each time, and compare what it leaves in the end.
+
+    Returns:
+        How many runs were killed by each signal.
+    """
+    chance = random.Random(f"{stage} {kills}")
+    counts = {signal.SIGKILL: 0, signal.SIGTERM: 0}
+    whole = folder / "whole"
+    whole.mkdir()
+    began = time.monotonic()
+    assert zygote.run(command(stage, parts, whole), folder / "whole-cache") == 0
+    length, expected = time.monotonic() - began, lasting(whole)
+    for number in range(1000):
+        out, cache = folder / f"out{number}", folder / f"cache{number}"
+        out.mkdir()
+        words, code = command(stage, parts, out), None
+        while code != 0:
+            left = kills - sum(counts.values())
+            child = zygote.start(words, cache)
+            if left > 0:
+                time.sleep(chance.uniform(0, length))
+                number_of = chance.choice(list(counts))
+                killed = time.monotonic()
+                try:
+                    os.kill(child, number_of)
+                except ProcessLookupError:
+                    number_of = None
+                code = zygote.wait()
+                if number_of == signal.SIGTERM:
+                    assert time.monotonic() - killed < ANSWER
+                if code in (75, -signal.SIGKILL, -signal.SIGTERM):
+                    counts[number_of] += 1
+                    continue
+            else:
+                code = zygote.wait()
+            assert code == 0, (code, zygote.log.read_text())
+        assert lasting(out) == expected, zygote.log.read_text()
+        hidden = [path.name for path in out.rglob(".*")]
+        assert hidden == [], "what killed runs leave is gone in the end"
+        if sum(counts.values()) >= kills:
+            return counts
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_runs_go_on_and_end_as_one_that_was_not(zygote, parts, tmp_path, stage):
+    counts = kill_often(zygote, parts, tmp_path, stage, 4)
+    assert sum(counts.values()) == 4
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", STAGES)
+def test_runs_that_are_killed_very_often_do_too(zygote, parts, tmp_path, stage):
+    counts = kill_often(zygote, parts, tmp_path, stage, 24)
+    assert sum(counts.values()) == 24 and min(counts.values()) > 4
