@@ -33,6 +33,8 @@ from medart_cli.models import optimizer as optimizers
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
 
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # no process holds all weights: ours could not save
+
 
 @dataclass
 class Row:
@@ -115,12 +117,18 @@ def build_accelerator(config: FinetuneConfig) -> Accelerator:
         )
     device = join_processes(config.device).device
     precision = find_precision(config.precision, device)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=config.log_with,
         project_dir=str(config.out) if config.log_with else None,
     )
+    if accelerator.distributed_type.name in SHARDED:
+        raise ConfigError(
+            f"accelerate's settings ask for {accelerator.distributed_type.name}, which medart does "
+            "not do; PixArt fits a GPU: use plain processes, as torchrun starts them"
+        )
+    return accelerator
 
 
 def build_work(
