@@ -4,6 +4,7 @@ For stages that go through all rows more than once, or out of order.
 """
 
 import hashlib
+import json
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,11 @@ import numpy.typing as npt
 from medart_cli.data.manifest import (
     Record,
     find_manifest,
-    parse_line,
     read_data,
     read_records,
     write_manifest,
 )
+from medart_cli.errors import ManifestError
 
 UNREAD = b"\xef\xbb\xbf \t\r\n"  # a byte order mark, and blank lines before a record
 
@@ -34,7 +35,7 @@ class StoredRecords(Sequence[Record]):
 
     def __init__(self, path: Path, *, root: Path | None = None) -> None:
         """Check all lines and note where they end; arguments and errors as `read_manifest`."""
-        self._path, self._folder, self._root = path, root or path.parent, root
+        self._path, self._folder = path, root or path.parent
         self._ends = array("q")
         self._file = path.open("rb")
         for _ in read_records(self._file, str(path), self._folder, root):
@@ -47,8 +48,11 @@ class StoredRecords(Sequence[Record]):
         index = range(len(self._ends))[index]
         start = self._ends[index - 1] if index else 0
         raw = os.pread(self._file.fileno(), self._ends[index] - start, start).lstrip(UNREAD)
-        # Where lines are blank the number is that of the record, not of the line.
-        return parse_line(raw, f"{self._path}:{index + 1}", self._folder, self._root)
+        place = f"{self._path}:{index + 1}"  # of the record; the line, where none is blank
+        try:
+            return Record(json.loads(raw), self._folder, place)  # it was checked at the beginning
+        except ValueError as error:
+            raise ManifestError(f"{place}: was changed while in use; run again") from error
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))

@@ -1,7 +1,7 @@
 """What manifests of many lines cost: memory beyond the libraries, and CPU seconds.
 
-    python -m tests.bench.bench_scale                  # a million lines, some 20 minutes of one core
-    python -m tests.bench.bench_scale --rows 100000    # short
+    python -m tests.bench.bench_scale                # a million lines, some 20 minutes of a core
+    python -m tests.bench.bench_scale --rows 100000  # short
 
 Each case runs in a process of its own, which says how far its peak memory (ru_maxrss) rose above
 what it was with all libraries loaded. No model is loaded and no image is there: this is the

@@ -34,6 +34,16 @@ def test_stored_records_are_the_rows_as_they_were_found(tmp_path):
     assert [record.fields["row"] for record in stored] == [1, 2]
 
 
+def test_a_file_that_is_changed_while_in_use_is_named(tmp_path):
+    path = tmp_path / "metadata.jsonl"
+    write_manifest(path, rows(1, 2))
+    stored = StoredRecords(path)
+    with path.open("r+b") as file:
+        file.write(b"x" * 200)
+    with pytest.raises(ManifestError, match=r"metadata\.jsonl:2: was changed while in use"):
+        stored[1]
+
+
 def test_a_wrong_line_is_named_before_anything_is_used(tmp_path):
     path = tmp_path / "metadata.jsonl"
     path.write_text('{"file_name": "a.png"}\n[]\n')
