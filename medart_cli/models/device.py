@@ -32,14 +32,16 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def join_processes(name: str) -> PartialState:
+def join_processes(name: str) -> torch.device:
     """Join the other processes of the run, if `accelerate launch` or torchrun started several.
 
+    After this, accelerate's `PartialState()` tells them apart and lets them wait for each other.
+
     Args:
-        name: As for `find_device`; each process takes a GPU of its own.
+        name: As for `find_device`; each of several processes takes a GPU of its own.
 
     Returns:
-        Accelerate's state: `device`, `process_index`, `is_main_process`, `wait_for_everyone()`.
+        Where this process computes.
 
     Raises:
         ConfigError: As `find_device`; or one GPU is named for several processes.
@@ -53,7 +55,7 @@ def join_processes(name: str) -> PartialState:
             f"--device {name}: names one GPU, and each of {state.num_processes} processes takes "
             "its own; leave it out"
         )
-    return state
+    return state.device if state.num_processes > 1 else device
 
 
 def find_precision(name: str, device: torch.device) -> str:

@@ -138,18 +138,19 @@ class Book:
 def run(config: CaptionConfig) -> dict[str, Any]:
     """Describe each image that has no text yet, or those that --recaption names."""
     hush_libraries()
-    join_processes(config.device)
+    device = join_processes(config.device)
     profile = find_profile(config)
     target, folder = find_target(config.images, config.out, config.root)
     number = parse_shard(config.shard)[0] if config.shard else 0
     with hold_lock(target.with_name(f".{target.name}.lock"), target, part=number):
-        return write_captions(config, profile, target, folder)
+        return write_captions(config, profile, (target, folder), device)
 
 
 def write_captions(
-    config: CaptionConfig, profile: Profile, target: Path, folder: Path
+    config: CaptionConfig, profile: Profile, places: tuple[Path, Path], device: torch.device
 ) -> dict[str, Any]:
     """Caption the rows that lack it, and write manifest, settings and review."""
+    target, folder = places
     started = time.monotonic()
     state, part = PartialState(), own_part(parse_shard(config.shard))
     records, changed = read_rows(config, target, folder)
@@ -162,7 +163,7 @@ def write_captions(
     book = build_book(config, profile, records)
     mine = [row for row in todo if row % part.count == part.index]
     asked = config.style == "visual" and (mine or config.audit)
-    asker = build_asker(config, state.device) if asked else None
+    asker = build_asker(config, device) if asked else None
     if asker and asker.demonstration:
         warn_of_demonstration(asker.name, (records[row] for row in mine))
     state.wait_for_everyone()  # all have read; now one may write

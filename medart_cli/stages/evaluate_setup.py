@@ -126,7 +126,7 @@ def _short_names(sources: list[str]) -> list[str]:
 
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
     """Load the networks of --features, and derive what colors and copies need."""
-    device = join_processes(config.device).device
+    device = join_processes(config.device)
     names = config.features
     if names is None:
         there = config.inception is not None or (cache / INCEPTION_NAME).is_file()

@@ -115,7 +115,7 @@ def build_accelerator(config: FinetuneConfig) -> Accelerator:
             f"--log-with {sorted(lacking)[0]}: accelerate knows no such tracker, or its package is "
             "not installed"
         )
-    device = join_processes(config.device).device
+    device = join_processes(config.device)
     precision = find_precision(config.precision, device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
@@ -88,7 +89,7 @@ class Drawing:
 def run(config: SampleConfig) -> dict[str, Any]:
     """Draw an image for each prompt; skip those that are there already."""
     hush_libraries()
-    state = join_processes(config.device)
+    device, state = join_processes(config.device), PartialState()
     source = find_source(config)
     if config.merge_to is not None and state.is_main_process:
         merge(source, config.merge_to)
@@ -105,7 +106,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
         state.wait_for_everyone()
         done = finished_rows(config.out, files, len(rows))
         state.wait_for_everyone()  # nobody draws before all have read what is done
-        draw_all(build_drawing(config, source, state.device), rows, part, done)
+        draw_all(build_drawing(config, source, device), rows, part, done)
         state.wait_for_everyone()
         summary = {
             "result": str(config.out), "images": len(rows), "drawn": int((~done).sum()),

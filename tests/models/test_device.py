@@ -1,8 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from medart_cli.errors import ConfigError
-from medart_cli.models.device import build_generator, find_device, find_precision
+from medart_cli.models import device as device_module
+from medart_cli.models.device import (
+    build_generator,
+    find_device,
+    find_precision,
+    join_processes,
+)
 
 
 def test_a_rows_noise_depends_on_seed_purpose_and_row_alone():
@@ -27,3 +35,18 @@ def test_precision_follows_the_device():
     assert find_precision("bf16", cpu) == "bf16"
     with pytest.raises(ConfigError, match="not on a CPU"):
         find_precision("fp16", cpu)
+
+
+def test_a_process_alone_computes_where_it_is_told():
+    assert join_processes("cpu") == torch.device("cpu")
+
+
+def test_several_processes_do_not_share_one_gpu(monkeypatch):
+    state = SimpleNamespace(num_processes=2, device=torch.device("cuda", 1))
+    monkeypatch.setattr(device_module, "PartialState", lambda **_: state)
+    monkeypatch.setattr(device_module, "find_device", torch.device)
+    assert join_processes("cuda") == torch.device("cuda", 1)
+    with pytest.raises(
+        ConfigError, match="--device cuda:0: names one GPU, and each of 2 "
+    ):
+        join_processes("cuda:0")
