@@ -106,10 +106,12 @@ def run(config: SampleConfig) -> dict[str, Any]:
         state.wait_for_everyone()
         done = finished_rows(config.out, files, len(rows))
         state.wait_for_everyone()  # nobody draws before all have read what is done
-        draw_all(build_drawing(config, source, device), rows, part, done)
+        drawn = draw_all(build_drawing(config, source, device), rows, part, done)
         state.wait_for_everyone()
+        if config.shard is None:  # also by the other processes
+            drawn = int((~done).sum())
         summary = {
-            "result": str(config.out), "images": len(rows), "drawn": int((~done).sum()),
+            "result": str(config.out), "images": len(rows), "drawn": drawn,
             "failures": 0, "run": source.mark, "run_folder": str(source.trained.resolve()),
             **demonstration_mark(source), "versions": read_versions(),
         }  # fmt: skip
@@ -193,11 +195,14 @@ def build_drawing(config: SampleConfig, source: Source, device: torch.device) ->
     return Drawing(config, source, device, precision)
 
 
-def draw_all(drawing: Drawing, rows: Prompts, part: Part, done: Flags) -> None:
+def draw_all(drawing: Drawing, rows: Prompts, part: Part, done: Flags) -> int:
     """Draw what waits of a part of all batches, in rounds, so that T5 and its output need not stay.
 
     A batch holds the same rows whatever is done of it and whoever draws it, since the rounding of
     a pass depends on its size.
+
+    Returns:
+        How many images were drawn.
     """
     size, out = drawing.config.batch_size, drawing.config.out or Path()
     starts = part.take(range(0, len(rows), size))
@@ -217,6 +222,7 @@ def draw_all(drawing: Drawing, rows: Prompts, part: Part, done: Flags) -> None:
                 draw_batch(drawing, rows, batch, done, writer)
                 bar.advance(count=len(batch))
                 drawn += len(batch)
+    return sum(int((~done[batch.start : batch.stop]).sum()) for batch in waiting)
 
 
 def renew_embeds(drawing: Drawing, prompts: set[str]) -> None:

@@ -84,7 +84,7 @@ def choose_rows(config: SampleConfig) -> Prompts:
     plain = 0
     for index, record in enumerate(records):
         plain += record.text is None
-        if record.label:
+        if record.label and config.per_label is not None:
             groups[record.label].append(index)
     if plain:
         log.warning(
