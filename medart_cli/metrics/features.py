@@ -189,8 +189,9 @@ def fill_cache(
             missing.setdefault(key, []).append(index)
     rank, ranks = extraction.part
     groups: dict[tuple[int, ...], list[str]] = {}
-    for key in sorted(missing)[rank::ranks]:
-        groups.setdefault(tuple(missing[key]), []).append(key)
+    for key in sorted(images)[rank::ranks]:  # of all: what is missing may change while others work
+        if key in missing:
+            groups.setdefault(tuple(missing[key]), []).append(key)
     for needed, keys in groups.items():
         chosen = [extractors[index] for index in needed]
         yield from _compute({key: images[key] for key in keys}, chosen, extraction)
