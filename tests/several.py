@@ -4,7 +4,6 @@ One start for many commands, because loading the libraries takes longer than the
 torchrun --nproc-per-node 2 -m tests.several COMMANDS.json
 """
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -16,9 +15,13 @@ from medart_cli.cli import main
 
 def run(path):
     torch.set_num_threads(1)
+    codes = []
     for command in json.loads(Path(path).read_text(encoding="utf-8")):
-        with contextlib.suppress(SystemExit):
+        try:
             main(command)
+        except SystemExit as ended:
+            codes.append(ended.code or 0)
+    sys.exit(max(codes))
 
 
 if __name__ == "__main__":
