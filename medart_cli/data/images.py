@@ -76,6 +76,8 @@ def _upright(image: Image.Image) -> Image.Image:
         raise ImageError(f"holds {frames} frames; save the one that is meant as a file of its own")
     stored = str(getattr(image, "tile", ""))  # how the pixels lie in the file; gone once decoded
     deep = ";16" in stored
+    if image.format == "TIFF":
+        _check_strips(image)
     image.load()
     profile = image.info.get("icc_profile")
     if image.format == "TIFF":
@@ -92,6 +94,14 @@ def _upright(image: Image.Image) -> Image.Image:
     if profile:
         image.info["icc_profile"] = profile
     return image
+
+
+def _check_strips(image: Image.Image) -> None:
+    """Refuse a TIFF that lacks strips or tiles: Pillow would leave what they cover black."""
+    height = image.tag_v2.get(257, 0)  # type: ignore[attr-defined]  # as stored, not yet upright
+    stored = image.tile  # type: ignore[attr-defined]
+    if max((part[1][3] for part in stored), default=height) < height:
+        raise ImageError("is torn: its strips end before the picture does")
 
 
 def _check_tiff(image: Image.Image) -> None:

@@ -453,6 +453,16 @@ def test_white_is_zero_is_turned_round_or_refused(tmp_path):
     assert_refused(tmp_path, tiff_of(deep.astype("<f4"), 0, 3), "white as zero")
 
 
+def test_a_tiff_whose_strips_end_before_the_picture_does_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.new("L", (5, 6), 200).save(path)
+    height = struct.pack("<HHII", 257, 4, 1, 6)
+    assert path.read_bytes().count(height) == 1 and load_image(path).size == (5, 6)
+    path.write_bytes(path.read_bytes().replace(height, struct.pack("<HHII", 257, 4, 1, 600)))
+    with pytest.raises(ImageError, match="is torn: its strips end before the picture does"):
+        load_image(path)
+
+
 def test_tiffs_that_pillow_misreads_are_refused(tmp_path):
     color = RNG.integers(0, 65536, (6, 5, 3)).astype("<u2")
     assert_refused(tmp_path, tiff_of(color, photometric=2, planar=2), "separate planes")
