@@ -147,6 +147,34 @@ def test_killed_runs_go_on_and_end_as_one_that_was_not(zygote, parts, tmp_path, 
     assert sum(counts.values()) == 4
 
 
+@pytest.mark.parametrize("base", ["small", "tiny"])
+def test_sigterm_is_answered_inside_an_hldf_step(zygote, parts, tmp_path, base):
+    words = command("finetune", parts, tmp_path)
+    words += ["--steps", "500", "--hldf-every", "1", "--hldf-steps", "20", "--preview-every", "0"]
+    words += ["--base", "tiny", "--resolution", "64"] if base == "tiny" else []
+    child = zygote.start(words, tmp_path / "cache")
+    while not (tmp_path / "run" / "run.json").is_file() and is_alive(child):
+        time.sleep(0.01)
+    time.sleep(1)  # all but a few hundredths of a step are HLDF
+    if is_alive(child):
+        os.kill(child, signal.SIGTERM)
+    killed = time.monotonic()
+    code = zygote.wait()
+    if code == 4:
+        pytest.skip("the embedded base is not there")
+    assert code == 75, zygote.log.read_text()
+    assert time.monotonic() - killed < ANSWER
+    assert "stopped by SIGTERM; run the same command again" in zygote.log.read_text()
+
+
+def is_alive(child):
+    try:
+        os.kill(child, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("stage", STAGES)
 def test_runs_that_are_killed_very_often_do_too(zygote, parts, tmp_path, stage):
