@@ -202,7 +202,7 @@ def read_figures(session: Session, test: list[Phantom]) -> dict[str, Any]:
 
 def _average_gap(channels: dict[str, dict[str, Any]], key: str = "value") -> float:
     """Average the absolute gaps of red, green and blue; the whole range is 1."""
-    return sum(abs(channels[name][key]) for name in ("red", "green", "blue")) / 3
+    return sum(abs(float(channels[name][key])) for name in ("red", "green", "blue")) / 3
 
 
 def paired_color_loss(real: Path, drawn: Path) -> float:

@@ -60,7 +60,7 @@ FINETUNE = [
     ("broken.jsonl", (), 2, "broken.jsonl:2: is not"),
     ("missing.jsonl", (), 2, "missing.jsonl: no training image"),
     ("tests.jsonl", (), 2, "tests.jsonl: no training image"),
-    ("good", ("--base", "{place}/nobase"), 4, "nobase: no such folder"),
+    ("good", ("--base", "{place}/nobase"), 4, "nobase: neither a folder nor a hub id"),
     ("good", ("--base", "{place}/good"), 4, "no readable model_index.json"),
     ("good", ("--base", "{place}/halfbase"), 4, "the folder vae is missing"),
     ("good", ("--base", "PixArt-alpha/none", "--offline"), 4, "PixArt-alpha/none: not in the loc"),

@@ -37,7 +37,7 @@ def main() -> None:
     common = {"seed": options.seed, "device": device}
 
     def share(steps: int) -> int:
-        return max(LEAST_STEPS, round(steps * options.share))
+        return max(LEAST_STEPS, round(steps * float(options.share)))
 
     if not (base / "vae").is_dir():
         build_vae(base / "vae", steps=share(VAE_STEPS), **common)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -53,7 +54,10 @@ def build_base(folder: Path, *, steps: int, seed: int, device: torch.device) -> 
     tokenizer = pixart.load_tokenizer(folder)
     torch.manual_seed(seed)
     models = build_models(tokenizer).to(device)
-    average = AveragedModel(models, multi_avg_fn=get_ema_multi_avg_fn(EMA))
+    average = AveragedModel(
+        models,
+        multi_avg_fn=get_ema_multi_avg_fn(EMA),  # type: ignore[no-untyped-call]
+    )
     optimizer = torch.optim.AdamW(
         models.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3
     )
@@ -70,7 +74,7 @@ def build_base(folder: Path, *, steps: int, seed: int, device: torch.device) -> 
             take_step(loss, models, optimizer, schedule)
             average.update_parameters(models)
             bar.advance({"loss": loss.item()})
-    trained = average.module.half()
+    trained: Any = average.module.half()
     trained.text_encoder.save_pretrained(folder / "text_encoder")
     trained.transformer.save_pretrained(folder / "transformer")
 

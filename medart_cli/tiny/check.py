@@ -31,7 +31,6 @@ def check_models(folder: Path, device: torch.device) -> dict[str, Any]:
     Returns:
         Shares from 0 to 1, and sizes in megabytes.
     """
-    common = {"device": str(device), "offline": True}
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         for part, count, seed in (("train", 120, 11), ("test", PER_LABEL, 12)):
@@ -39,17 +38,18 @@ def check_models(folder: Path, device: torch.device) -> dict[str, Any]:
             write_phantoms(work / part, phantoms, seed=seed, captions=True)
         train = ClassifyConfig(
             data=str(work / "train"), test=str(work / "test"), out=work / "judge", seeds=1,
-            image_size=64, epochs=12, **common,
+            image_size=64, epochs=12, device=str(device), offline=True,
         )  # fmt: skip
         judged = classify.run(train)
         drawn = SampleConfig(
             run=str(folder / "base"), from_data=str(work / "test"), out=work / "drawn",
-            batch_size=32, **common,
+            batch_size=32, device=str(device), offline=True,
         )  # fmt: skip
         sample.run(drawn)
         predict = ClassifyConfig(
-            data=str(work / "drawn"), checkpoint=work / "judge", out=work / "seen", **common
-        )
+            data=str(work / "drawn"), checkpoint=work / "judge", out=work / "seen",
+            device=str(device), offline=True,
+        )  # fmt: skip
         seen = classify.run(predict)
         return {
             "judge_accuracy": judged["regimes"]["real"]["mean"],
@@ -58,7 +58,7 @@ def check_models(folder: Path, device: torch.device) -> dict[str, Any]:
                 work / "seen" / "predictions.jsonl", work / "drawn"
             ),
             "captions": {
-                domain: _check_captions(folder / "captioner", work / domain, domain, common)
+                domain: _check_captions(folder / "captioner", work / domain, domain, device)
                 for domain in ("base", "shifted")
             },
             "megabytes": {
@@ -81,13 +81,13 @@ def _by_class(predictions: Path, root: Path) -> dict[str, float]:
 
 
 def _check_captions(
-    captioner: Path, folder: Path, domain: str, common: dict[str, Any]
+    captioner: Path, folder: Path, domain: str, device: torch.device
 ) -> dict[str, float]:
     phantoms = choose_phantoms(domain, per_label=PER_LABEL, seed=13)
     write_phantoms(folder, phantoms, seed=13)
     config = CaptionConfig(
         images=str(folder), model=str(captioner), base=str(captioner.parent / "base"),
-        profile=PROFILE, batch_size=32, review=0, **common,
+        profile=PROFILE, batch_size=32, review=0, temperature=0.0, device=str(device), offline=True,
     )  # fmt: skip
     caption.run(config)
     texts = [record.text or "" for record in read_manifest(folder / MANIFEST_NAME)]

@@ -6,14 +6,15 @@ its caption tells all of them. The base domain is what the `tiny` models were tr
 shifted domain, for fine-tuning, has skin of other colors and a class of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 
 SIDE = 64  # pixels
 PROFILE = "phantom"  # the caption profile, medart_cli/profiles/phantom.toml
@@ -127,8 +128,8 @@ def read_attributes(caption: str) -> dict[str, str]:
     words = caption.lower().replace(",", " ").replace(".", " ").split()
     after = {"size": "is", "color": "and"}  # the word before
     before = {"border": "border", "surface": "surface"}  # the word after
-    found = {}
-    known = {
+    found: dict[str, str] = {}
+    known: dict[str, Collection[str]] = {
         "size": SIZES, "color": COLORS, "border": BORDERS, "surface": SURFACES,
     }  # fmt: skip
     for index, word in enumerate(words):
@@ -232,9 +233,9 @@ def _gut(color: Array, generator: np.random.Generator) -> Array:
     lumen = generator.choice([-1, 1], 2) * generator.uniform(0.55, 0.7, 2)
     far = np.hypot(_X - lumen[0], _Y - lumen[1])
     shade = 0.30 + 0.75 * (far / 0.9).clip(0, 1) + 0.04 * np.cos(far * 16)
-    canvas = color * shade[..., None].astype(np.float32)
     view = _inside(np.hypot(_X, _Y) - 1.08, 0.03)
-    return canvas * view[..., None]
+    canvas: Array = color * (shade * view)[..., None].astype(np.float32)
+    return canvas
 
 
 def _smear(color: Array, generator: np.random.Generator) -> Array:
@@ -348,7 +349,8 @@ def _blob(brush: _Brush, radius: float, rough: float) -> Array:
     angle, far = np.arctan2(brush.y, brush.x), np.hypot(brush.x, brush.y)
     phases = brush.generator.uniform(0, 2 * np.pi, 3)
     waves = sum(np.cos(k * angle + phase) / k for k, phase in zip((2, 3, 5), phases, strict=True))
-    return far - radius * (1 + rough * waves)
+    distance: Array = far - radius * (1 + rough * waves)
+    return distance
 
 
 def _moved(brush: _Brush, reach: float, angle: float, radius: float) -> _Brush:

@@ -7,22 +7,25 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 MAX_NORM = 1.0
 
 
 def build_schedule(optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Warm the learning rate up over 5 % of the steps, then let it fall along a cosine."""
-    return OneCycleLR(
-        optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=steps, pct_start=0.05
-    )
+    """Let the learning rate rise over 5 % of the steps, stay, and fall to 0 over the last 35 %."""
+
+    def factor(step: int) -> float:
+        done = step / steps
+        return min(1.0, (done + 1 / steps) / 0.05, (1 - done) / 0.35)
+
+    return LambdaLR(optimizer, factor)
 
 
 def take_step(loss: Tensor, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> None:
     """Make one optimizer step with clipped gradients."""
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
     optimizer.step()
     schedule.step()

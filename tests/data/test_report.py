@@ -135,7 +135,7 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
         "base_name": "PixArt-alpha/PixArt-XL-2-512x512", "method": "lora",
         "trained": ["transformer"],
         "step": 40, "resolution": 512, "settings": {"hldf_every": 500, "data": 'a "b"'},
-        "data": {"images": 3, "labels": {"nevus": 3}, "hash": "ab" * 32},
+        "data": {"images": 3, "labels": {"nevus": 3}, "hash": "ab" * 32}, "demonstration": False,
         "figures": {"loss": 0.1, "color_loss_first": None},
     }  # fmt: skip
     card = ModelCard(build_card(facts))
@@ -145,6 +145,8 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
     assert "| nevus | 3 |" in card.text
     assert "Not for diagnosis" in card.text
     assert "without HLDF" in card.text
+    assert "demonstration" not in card.text
+    assert "mean nothing for science" in build_card(facts | {"demonstration": True})
 
 
 def test_versions_name_what_results_depend_on():

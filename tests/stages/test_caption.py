@@ -664,7 +664,7 @@ def test_real_images_are_captioned_with_the_manifest_elsewhere(models, tmp_path)
     small = tmp_path / "set"
     for path in sorted(DATA.glob("*/*.jpg"))[::120]:
         (small / path.parent.name).mkdir(parents=True, exist_ok=True)
-        (small / path.parent.name / path.name).symlink_to(path.resolve())
+        shutil.copy(path, small / path.parent.name)
     with serve(good) as stub:
         result = ask_stub(stub, models, small, "--out", tmp_path / "texts.jsonl")
     assert result.exit_code == 0
