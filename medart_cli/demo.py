@@ -39,15 +39,15 @@ from medart_cli.tiny.phantoms import PROFILE, Phantom
 TRAIN, TEST = 60, 30  # phantoms of each of the four classes
 FEW = 8  # real images of each class that the classifier of the last step has
 SYNTHETIC = 30  # drawn images of each class that it may have besides
-STEPS = 160
+STEPS = 100
 PICTURES = 12  # columns of the picture
 SETS = {"base": "before fine-tuning", "lora": "LoRA", "hldf": "LoRA + HLDF"}
 CAPTION = f"--model tiny --base tiny --profile {PROFILE} --temperature 0 --batch-size 32"
 # What both runs share; a larger rate and fewer steps than in practice, for time.
 FINETUNE = (
-    f"--base tiny --steps {STEPS} --batch-size 8 --learning-rate 5e-4 --rank 8 --preview-every 0"
+    f"--base tiny --steps {STEPS} --batch-size 8 --learning-rate 3e-4 --preview-every 0"
 )
-HLDF = "--hldf-every 5 --hldf-steps 10"
+HLDF = "--hldf-every 5 --hldf-steps 8 --hldf-weight 1"
 NOTICE = (
     "Everything here is drawn: no patient is in these images. The models are small ones that come "
     "with medart for demonstration; they know nothing but such drawings. The real models run by "
