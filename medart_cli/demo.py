@@ -44,9 +44,7 @@ PICTURES = 12  # columns of the picture
 SETS = {"base": "before fine-tuning", "lora": "LoRA", "hldf": "LoRA + HLDF"}
 CAPTION = f"--model tiny --base tiny --profile {PROFILE} --temperature 0 --batch-size 32"
 # What both runs share; a larger rate and fewer steps than in practice, for time.
-FINETUNE = (
-    f"--base tiny --steps {STEPS} --batch-size 8 --learning-rate 3e-4 --preview-every 0"
-)
+FINETUNE = f"--base tiny --steps {STEPS} --batch-size 8 --learning-rate 3e-4 --preview-every 0"
 HLDF = "--hldf-every 5 --hldf-steps 8 --hldf-weight 1"
 NOTICE = (
     "Everything here is drawn: no patient is in these images. The models are small ones that come "

@@ -63,7 +63,7 @@ FINETUNE = [
     ("good", ("--base", "{place}/nobase"), 4, "nobase: neither a folder nor a hub id"),
     ("good", ("--base", "{place}/good"), 4, "no readable model_index.json"),
     ("good", ("--base", "{place}/halfbase"), 4, "the folder vae is missing"),
-    ("good", ("--base", "PixArt-alpha/none", "--offline"), 4, "PixArt-alpha/none: not in the loc"),
+    ("good", ("--base", "PixArt-alpha/none", "--offline"), 4, "not in the local cache"),
     ("good", ("--resolution", 20), 2, "--resolution must be a multiple of 8 from 16 on, got 20"),
     ("good", ("--resolution", 0), 2, "--resolution must be"),
     ("good", ("--rank", 0), 2, "--rank must be 1 or more, got 0"),
@@ -113,7 +113,7 @@ def test_finetune_says_what_is_wrong(
 
 
 SAMPLE = [
-    ("{place}/nowhere", ("--prompt", "a"), 4, "nowhere: no such folder"),
+    ("{place}/nowhere", ("--prompt", "a"), 4, "nowhere: neither a folder nor a hub id"),
     ("{place}/empty", ("--prompt", "a"), 4, "no readable model_index.json"),
     ("{base}", (), 2, "exactly one of --prompt, --prompts and --from"),
     ("{base}", ("--prompt", "a", "--from", "{place}/good"), 2, "exactly one of"),

@@ -18,9 +18,9 @@ from medart_cli.tiny.build_captioner import build_captioner
 from medart_cli.tiny.build_vae import build_vae
 from medart_cli.tiny.check import check_models
 
-VAE_STEPS = 6000
-BASE_STEPS = 8500
-CAPTIONER_STEPS = 2500
+VAE_STEPS = 5500
+BASE_STEPS = 5800
+CAPTIONER_STEPS = 2200
 LEAST_STEPS = 20
 
 

@@ -17,8 +17,8 @@ from medart_cli.diffusion.noise import add_noise, signal_to_noise
 from medart_cli.log import progress
 from medart_cli.models import pixart
 from medart_cli.models.hub import DEMONSTRATION
+from medart_cli.tiny.build_training import build_schedule, images_to_tensor, take_step
 from medart_cli.tiny.phantoms import DOMAINS, describe_phantom, draw_phantom
-from medart_cli.tiny.training import build_schedule, images_to_tensor, take_step
 
 IMAGES = 16_000
 BATCH = 32

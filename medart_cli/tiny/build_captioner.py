@@ -21,6 +21,7 @@ from transformers import (
 from medart_cli.data.profiles import Profile, read_profile
 from medart_cli.log import progress
 from medart_cli.models.hub import DEMONSTRATION
+from medart_cli.tiny.build_training import build_schedule, take_step
 from medart_cli.tiny.phantoms import (
     DOMAINS,
     PROFILE,
@@ -29,7 +30,6 @@ from medart_cli.tiny.phantoms import (
     describe_phantom,
     draw_phantom,
 )
-from medart_cli.tiny.training import build_schedule, take_step
 
 BATCH = 32
 LEARNING_RATE = 1e-3

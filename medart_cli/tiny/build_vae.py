@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from medart_cli.log import progress
+from medart_cli.tiny.build_training import build_schedule, images_to_tensor, take_step
 from medart_cli.tiny.phantoms import SIDE, describe_phantom, draw_phantom
-from medart_cli.tiny.training import build_schedule, images_to_tensor, take_step
 
 LEARNING_RATE = 1.5e-3
 KL_WEIGHT = 1e-4  # of the mean over latents, beside a loss that is a mean over pixels

@@ -13,8 +13,8 @@ from medart_cli.data.profiles import read_profile
 from medart_cli.models import pixart
 from medart_cli.models.captioner import Captioner, Question, Sampling
 from medart_cli.tiny import build, build_base, build_captioner, build_vae
+from medart_cli.tiny.build_training import images_to_tensor
 from medart_cli.tiny.phantoms import describe_phantom, draw_phantom
-from medart_cli.tiny.training import images_to_tensor
 
 
 @pytest.fixture(scope="module")
