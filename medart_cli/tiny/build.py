@@ -20,7 +20,7 @@ from medart_cli.tiny.check import check_models
 
 VAE_STEPS = 5500
 BASE_STEPS = 5800
-CAPTIONER_STEPS = 2200
+CAPTIONER_STEPS = 3200
 LEAST_STEPS = 20
 
 
