@@ -1,5 +1,6 @@
 """Train the text encoder and the diffusion transformer of the `tiny` base, together."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,13 @@ def build_tokenizer(folder: Path, seed: int) -> None:
     words = sorted({word.strip(".,") for caption in captions for word in caption.split()})
     # In captions the same words follow each other always, and pieces would be made across them.
     shuffled = [", ".join(generator.permutation(words)) + "." for _ in range(2000)]
+    model = io.BytesIO()  # a file's path would be written into the model
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(shuffled), model_prefix=str(folder / "spiece"), vocab_size=PIECES,
+        sentence_iterator=iter(shuffled), model_writer=model, vocab_size=PIECES,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
         num_threads=1,
     )  # fmt: skip
-    (folder / "spiece.vocab").unlink()
+    (folder / "spiece.model").write_bytes(model.getvalue())
 
 
 def build_scheduler() -> DPMSolverMultistepScheduler:
