@@ -1,6 +1,6 @@
 """What manifests of many lines cost: memory beyond the libraries, and CPU seconds.
 
-    python -m tests.bench.bench_scale                # a million lines, some 20 minutes of a core
+    python -m tests.bench.bench_scale                # a million lines, some 5 minutes
     python -m tests.bench.bench_scale --rows 100000  # short
 
 Each case runs in a process of its own, which says how far its memory (resident, VmHWM of Linux)
