@@ -103,7 +103,9 @@ def train(work: Work, first: int, total: int) -> None:
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
     with progress("finetune", total, done=first) as bar:
         try:
-            draw_preview(work, first)  # which a kill right after the checkpoint has prevented
+            if first:  # what a kill right after the checkpoint has prevented
+                plot(work)
+                draw_preview(work, first)
             for step in range(first + 1, total + 1):
                 late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
                 started = time.monotonic()
@@ -248,7 +250,7 @@ def pixel_loss(work: Work, batch: Batch) -> Tensor:
 def draw_preview(work: Work, step: int) -> None:
     """Draw the same few captions from the same noise, where that is due and not done yet."""
     path = work.config.out / "previews" / f"step-{step:06d}.png"
-    due = step and work.config.preview_every and step % work.config.preview_every == 0
+    due = work.config.preview_every and step % work.config.preview_every == 0
     if not due or path.is_file() or not work.accelerator.is_main_process:
         return
     # Without the wrapper for several processes: it would wait for the others, who draw nothing.
@@ -312,7 +314,13 @@ def save(work: Work, step: int) -> None:
 
     checkpoints.write_folder(checkpoints.checkpoint_folder(work.config.out, step), write)
     checkpoints.prune_checkpoints(work.config.out, work.config.keep)
-    plot_losses(work.config.out / "metrics.jsonl", work.config.out / "loss.png")
+    plot(work)
+
+
+def plot(work: Work) -> None:
+    """Draw the loss curve up to the last step."""
+    if work.accelerator.is_main_process:
+        plot_losses(work.config.out / "metrics.jsonl", work.config.out / "loss.png")
 
 
 def resume(work: Work) -> int:

@@ -12,7 +12,9 @@ from transformers import T5EncoderModel
 
 from medart_cli import stop
 from medart_cli.data.images import image_to_tensor
+from medart_cli.data.report import plot_losses
 from medart_cli.diffusion.losses import color_moments
+from medart_cli.errors import RunError
 from tests.small import build_base
 
 SHORT = ("--resolution", 16, "--steps", 4, "--preview-every", 0, "--hldf-steps", 2, "--quiet")
@@ -113,6 +115,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(finetune, method):
     assert_same_weights(whole, parts)
     losses = [[(row["step"], row["loss"]) for row in metrics(run)] for run in (whole, parts)]
     assert losses[0] == losses[1]
+
+
+def test_a_run_cut_off_right_after_its_last_checkpoint_still_gets_its_whole_loss_curve(
+    finetune, monkeypatch
+):
+    options = ("--hldf-every", 0, "--save-every", 2)
+    whole, _, _ = finetune(*options)
+
+    def cut(log, picture):
+        if len(log.read_text().splitlines()) == 4:
+            raise RunError("cut off")
+        plot_losses(log, picture)
+
+    monkeypatch.setattr("medart_cli.stages.finetune.plot_losses", cut)
+    parts, _, _ = finetune(*options, out="parts", code=1)
+    assert (parts / "checkpoints/step-000004/state.json").is_file()
+    assert (parts / "loss.png").read_bytes() != (whole / "loss.png").read_bytes()
+    monkeypatch.undo()
+    finetune(*options, out="parts")
+    assert (parts / "loss.png").read_bytes() == (whole / "loss.png").read_bytes()
 
 
 def test_a_stop_inside_an_hldf_step_saves_and_the_next_call_goes_on(finetune, monkeypatch):
