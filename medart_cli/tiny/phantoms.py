@@ -3,7 +3,8 @@
 No patient is in them. Three modalities look a little like skin, the inside of a gut and a stained
 smear; every image shows one finding with a size, a color, a border, a surface and surroundings, and
 its caption tells all of them. The base domain is what the `tiny` models were trained on; the
-shifted domain, for fine-tuning, has skin of other colors and a class of its own.
+shifted domain, for fine-tuning, is skin of other colors through another camera, whose view is round
+with dark corners, and has a class of its own.
 """
 
 from collections.abc import Collection, Sequence
@@ -61,7 +62,7 @@ BASE = {
     ),
 }
 SHIFTED = {
-    "skin": Modality(
+    "dermoscopy": Modality(
         ("smooth mole", "star patch", "crusted plaque", "ring lesion"),
         ("purple", "blue", "white"),
         ("yellow skin", "pink skin"),
@@ -159,6 +160,8 @@ def draw_phantom(phantom: Phantom, generator: np.random.Generator) -> Image.Imag
         color=paint, surface=phantom.surface, generator=generator,
     )  # fmt: skip
     canvas = _FINDINGS[phantom.label](canvas, brush)
+    if phantom.modality == "dermoscopy":
+        canvas = canvas * _inside(np.hypot(_X, _Y) - _VIEW, 0.03)[..., None]
     canvas = canvas + generator.normal(0, 0.004, canvas.shape).astype(np.float32)
     pixels = (canvas.clip(0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(pixels)
@@ -167,6 +170,7 @@ def draw_phantom(phantom: Phantom, generator: np.random.Generator) -> Image.Imag
 # The canvas goes from -1 to 1 on both sides.
 _AXIS = ((np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE * 2 - 1).astype(np.float32)
 _Y, _X = np.meshgrid(_AXIS, _AXIS, indexing="ij")
+_VIEW = 1.08  # radius of a round view; the corners are dark
 _CRUST = np.array([0.93, 0.62, 0.12], dtype=np.float32)
 _RIM = np.array([0.45, 0.08, 0.08], dtype=np.float32)
 _PALE = np.array([0.86, 0.84, 0.92], dtype=np.float32)
@@ -233,7 +237,7 @@ def _gut(color: Array, generator: np.random.Generator) -> Array:
     lumen = generator.choice([-1, 1], 2) * generator.uniform(0.55, 0.7, 2)
     far = np.hypot(_X - lumen[0], _Y - lumen[1])
     shade = 0.30 + 0.75 * (far / 0.9).clip(0, 1) + 0.04 * np.cos(far * 16)
-    view = _inside(np.hypot(_X, _Y) - 1.08, 0.03)
+    view = _inside(np.hypot(_X, _Y) - _VIEW, 0.03)
     canvas: Array = color * (shade * view)[..., None].astype(np.float32)
     return canvas
 
@@ -358,7 +362,7 @@ def _moved(brush: _Brush, reach: float, angle: float, radius: float) -> _Brush:
     return replace(brush, x=x, y=y, radius=radius)
 
 
-_GROUNDS = {"skin": _skin, "gut": _gut, "smear": _smear}
+_GROUNDS = {"skin": _skin, "dermoscopy": _skin, "gut": _gut, "smear": _smear}
 _FINDINGS = {
     "smooth mole": _draw_mole, "star patch": _draw_star, "crusted plaque": _draw_plaque,
     "ring lesion": _draw_ring, "raised polyp": _draw_polyp, "double polyp": _draw_double,

@@ -1,15 +1,19 @@
 """What manifests of many lines cost: memory beyond the libraries, and CPU seconds.
 
-    python -m tests.bench.bench_scale                # a million lines, some 5 minutes
-    python -m tests.bench.bench_scale --rows 100000  # short
+    python -m tests.bench.bench_scale                        # a million lines, some 5 minutes
+    python -m tests.bench.bench_scale --rows 100000          # short
+    python -m tests.bench.bench_scale --features 100000      # evaluate, of cached features
 
 Each case runs in a process of its own, which says how far its memory (resident, VmHWM of Linux)
 rose at most above what it was with all libraries loaded. No model is loaded and no image is there:
-this is the bookkeeping that a run does before, beside and after the work itself.
+this is the bookkeeping that a run does before, beside and after the work itself. With --features,
+half of the images are real and half synthetic, each of a few bytes, and the cache has (random)
+features of all of them; the network is loaded, but has nothing to do.
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -20,12 +24,16 @@ from pathlib import Path
 import numpy as np
 
 from medart_cli.cli import main
-from medart_cli.config import SampleConfig
+from medart_cli.config import EvaluateConfig, SampleConfig
 from medart_cli.data.journal import Journal
 from medart_cli.data.manifest import ManifestWriter, write_manifest
 from medart_cli.data.stored import StoredRecords, join_manifests
+from medart_cli.metrics import features
+from medart_cli.metrics.features import IMAGES_A_FILE
+from medart_cli.models.backbone import EMBEDDED
 from medart_cli.ranks import Part
-from medart_cli.stages import caption, sample  # noqa: F401 - loaded before memory is counted
+from medart_cli.stages import caption, evaluate, sample  # noqa: F401 - before memory is counted
+from medart_cli.stages.evaluate_setup import build_networks
 from medart_cli.stages.sample import finished_rows
 from medart_cli.stages.sample_prompts import read_prompts
 
@@ -68,6 +76,37 @@ def caption_resume(folder, rows):
         main([str(word) for word in words])
 
 
+def evaluate_cached(folder, rows):
+    """`evaluate` where the cache has all features: distances, colors, copies, the page."""
+    words = ["evaluate", folder / "real.jsonl", folder / "synthetic.jsonl", *CACHED]
+    words += ["--cache", folder / "cache", "--out", folder / "report", "--bootstrap", 20]
+    with contextlib.suppress(SystemExit):
+        main([str(word) for word in words])
+    assert (folder / "report" / "metrics.json").is_file()
+
+
+def prepare_features(folder, count):
+    """Write two sets of files of a few bytes, and features of them all into the cache."""
+    generator, keys = np.random.default_rng(0), []
+    for name in ("real", "synthetic"):
+        rows = []
+        for row in range(count // 2):
+            path = folder / name / f"{row // 1000:04d}" / f"{row:07d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"{name} {row}".encode())
+            keys.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            rows.append({"file_name": str(path.relative_to(folder)), "label": LABELS[row % 3]})
+        write_manifest(folder / f"{name}.jsonl", rows)
+    names = {"real": "real", "synthetic": ["synthetic"], "out": folder / "report"}
+    config = EvaluateConfig(**names, features=[EMBEDDED], offline=True, device="cpu")
+    for extractor in build_networks(config, folder / "cache").all:
+        for start in range(0, count, IMAGES_A_FILE):
+            part = keys[start : start + IMAGES_A_FILE]
+            values = generator.random((len(part), extractor.width), dtype=np.float32)
+            place = features._cache_folder(folder / "cache", extractor)
+            features._write_cache(place, part, values, extractor)
+
+
 def prepare(folder, rows):
     """Write what the cases read."""
     write_manifest(folder / "texts.jsonl", draw_rows(rows, captions=True))
@@ -92,6 +131,8 @@ def prepare(folder, rows):
 
 
 CASES = {case.__name__: case for case in (sample_from, sample_join, caption_resume)}
+FEATURE_CASES = {"evaluate_cached": evaluate_cached}
+CACHED = ("--features", EMBEDDED, "--offline", "--device", "cpu", "--quiet")
 
 
 def memory(name):
@@ -103,22 +144,27 @@ def memory(name):
 def run():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--case", choices=CASES)
+    parser.add_argument("--features", type=int, help="cached features instead of lines")
+    parser.add_argument("--case", choices=[*CASES, *FEATURE_CASES])
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     if options.case:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading the libraries
         before, started = memory("VmRSS"), time.process_time()
         with contextlib.redirect_stdout(sys.stderr):
-            CASES[options.case](options.folder, options.rows)
+            (CASES | FEATURE_CASES)[options.case](options.folder, options.rows)
         seconds = time.process_time() - started
         rise = memory("VmHWM") - before
         print(json.dumps({"case": options.case, "mb": rise, "seconds": seconds}))
         return
     with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder), options.rows)
-        print(f"{options.rows} rows of {LENGTH} words")
-        for case in CASES:
+        if options.features:
+            prepare_features(Path(folder), options.features)
+            print(f"{options.features} cached images")
+        else:
+            prepare(Path(folder), options.rows)
+            print(f"{options.rows} rows of {LENGTH} words")
+        for case in FEATURE_CASES if options.features else CASES:
             command = [sys.executable, "-m", "tests.bench.bench_scale", "--rows", str(options.rows)]
             done = subprocess.run(
                 [*command, "--case", case, "--folder", folder], capture_output=True, text=True,

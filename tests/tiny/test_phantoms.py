@@ -61,7 +61,7 @@ def test_the_same_seed_draws_the_same_image_and_another_draws_another():
 
 
 def test_the_shifted_domain_has_other_colors_and_a_class_of_its_own():
-    known, new = BASE["skin"], SHIFTED["skin"]
+    known, new = BASE["skin"], SHIFTED["dermoscopy"]
     assert set(new.labels) - set(known.labels) == {"ring lesion"}
     assert not set(new.colors) & set(known.colors)
     assert not set(new.surroundings) & set(known.surroundings)
