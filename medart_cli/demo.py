@@ -39,13 +39,17 @@ from medart_cli.tiny.phantoms import PROFILE, Phantom
 TRAIN, TEST = 60, 30  # phantoms of each of the four classes
 FEW = 8  # real images of each class that the classifier of the last step has
 SYNTHETIC = 30  # drawn images of each class that it may have besides
-STEPS = 100
+STEPS = 160
 PICTURES = 12  # columns of the picture
 SETS = {"base": "before fine-tuning", "lora": "LoRA", "hldf": "LoRA + HLDF"}
 CAPTION = f"--model tiny --base tiny --profile {PROFILE} --temperature 0 --batch-size 32"
 # What both runs share; a larger rate and fewer steps than in practice, for time.
-FINETUNE = f"--base tiny --steps {STEPS} --batch-size 8 --learning-rate 3e-4 --preview-every 0"
-HLDF = "--hldf-every 5 --hldf-steps 8 --hldf-weight 1"
+FINETUNE = (
+    f"--base tiny --steps {STEPS} --batch-size 8 --learning-rate 1e-3 --lr-schedule cosine "
+    "--preview-every 0"
+)
+HLDF = "--hldf-every 4 --hldf-steps 8"
+SAMPLE = "--steps 15 --batch-size 30"
 NOTICE = (
     "Everything here is drawn: no patient is in these images. The models are small ones that come "
     "with medart for demonstration; they know nothing but such drawings. The real models run by "
@@ -131,13 +135,13 @@ def type_commands(session: Session) -> None:
     session.type(f"finetune {folder}/train {FINETUNE} {HLDF} --out {folder}/hldf-run")
     for name, run_folder in (("base", "tiny"), ("lora", ""), ("hldf", "")):
         source = run_folder or f"{folder}/{name}-run"
-        session.type(f"sample {source} --from {folder}/test --batch-size 30 --out {folder}/{name}")
+        session.type(f"sample {source} --from {folder}/test {SAMPLE} --out {folder}/{name}")
     sets = " ".join(f"{folder}/{name}" for name in SETS)
     session.type(
         f"evaluate {folder}/test {sets} --features efficientnet-lite0 --out {folder}/report"
     )
     session.type(
-        f"sample {folder}/hldf-run --from {folder}/train --per-label {SYNTHETIC} --batch-size 30 "
+        f"sample {folder}/hldf-run --from {folder}/train --per-label {SYNTHETIC} {SAMPLE} "
         f"--out {folder}/synthetic"
     )
     session.type(
