@@ -1,7 +1,8 @@
 """Run folders: checkpoints that are whole or not there, and how to find the last one.
 
 A folder is written beside its place, brought to the disk, and moved there. Weights and optimizer
-state are safetensors, all else is JSON.
+state are safetensors, all else is JSON. Tensors are whole on the disk, also where each process has
+a part of them (FSDP): a run may go on with FSDP or without.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from medart_cli.data.files import draft_of
 from medart_cli.errors import ConfigError, RunError
@@ -98,8 +100,28 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, json.loads(file.metadata()["medart"])
 
 
+def gather(tensor: Tensor) -> Tensor:
+    """Return a tensor whole: on the CPU of process 0, empty in the others; all must call this.
+
+    A tensor that is not shared out among processes comes back as it is.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    part: Any = tensor.detach()  # torch's annotations do not know a DTensor's own methods
+    whole: Tensor = part.full_tensor()
+    return whole.cpu() if part.device_mesh.get_rank() == 0 else whole.new_empty(0)
+
+
+def deal_out(whole: Tensor, like: Tensor) -> Tensor:
+    """Share a tensor out as another of its shape is; all must call this. Else return it."""
+    if not isinstance(like, DTensor) or whole.shape != like.shape:
+        return whole
+    mesh = like.device_mesh
+    return distribute_tensor(whole.to(mesh.device_type), mesh, like.placements)
+
+
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors and plain values, instead of pickling it."""
+    """Split an optimizer's state into whole tensors and plain values, instead of pickling it."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -109,7 +131,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
         for group in (values, *nested):
             for name, value in group.items():
                 if isinstance(value, Tensor):
-                    tensors[f"{index}.{name}"] = value
+                    tensors[f"{index}.{name}"] = gather(value)
                 elif not isinstance(value, dict):
                     plain[f"{index}.{name}"] = value
     return tensors, {"plain": plain, "groups": state["param_groups"]}
@@ -119,9 +141,12 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], facts: dict[str, Any]
 ) -> None:
     """Put back what `flatten_optimizer` took out."""
+    parameters = [item for group in optimizer.param_groups for item in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **facts["plain"]}.items():
         index, name = key.split(".", 1)
+        if isinstance(value, Tensor):
+            value = deal_out(value, parameters[int(index)])
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import PixArtTransformer2DModel
@@ -10,6 +11,8 @@ from diffusers.training_utils import EMAModel
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from transformers import T5EncoderModel
 
 from medart_cli.errors import ConfigError
@@ -88,10 +91,33 @@ def restore_part(model: PeftModel, folder: Path) -> None:
     if is_adapter(folder):
         set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
         return
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         weights.update(load_file(path))
-    model.load_state_dict(weights)
+    # Each process takes its part where the weights are shared out (FSDP).
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of the weights that FSDP keeps whole after a pass, for a backward pass to come."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def gather_transformer(
+    model: PixArtTransformer2DModel, weights: dict[str, torch.Tensor]
+) -> PixArtTransformer2DModel:
+    """Build a transformer to save from gathered weights.
+
+    Args:
+        model: The one of whose weights this process holds a part (FSDP).
+        weights: All of them, as `Accelerator.get_state_dict` brings them to process 0.
+    """
+    with torch.device("meta"):
+        whole = PixArtTransformer2DModel.from_config(model.config)
+    whole.load_state_dict(weights, assign=True)
+    return whole
 
 
 def load_trained_transformer(
@@ -142,6 +168,9 @@ def merge_run(base: Path, trained: Path, out: Path) -> None:
     save_pipeline(base, out, save)
 
 
-def build_ema(parameters: Sequence[nn.Parameter], decay: float) -> EMAModel:
-    """Make a moving average of parameters, with the usual warm-up of its decay."""
-    return EMAModel(parameters, decay=decay, foreach=True)
+def build_ema(parameters: Sequence[nn.Parameter], decay: float, *, sharded: bool) -> EMAModel:
+    """Make a moving average of parameters, with the usual warm-up of its decay.
+
+    Sharded ones go one after the other: DTensor cannot copy many at once.
+    """
+    return EMAModel(parameters, decay=decay, foreach=not sharded)

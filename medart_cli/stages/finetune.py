@@ -50,6 +50,7 @@ from medart_cli.stages.finetune_setup import (
     denoiser,
     describe_data,
     embed,
+    gather_parts,
     plan_recompute,
     public_settings,
     read_latents,
@@ -251,7 +252,8 @@ def draw_preview(work: Work, step: int) -> None:
     """Draw the same few captions from the same noise, where that is due and not done yet."""
     path = work.config.out / "previews" / f"step-{step:06d}.png"
     due = work.config.preview_every and step % work.config.preview_every == 0
-    if not due or path.is_file() or not work.accelerator.is_main_process:
+    alone = not work.sharded  # with FSDP every process has a part in each pass
+    if not due or path.is_file() or (alone and not work.accelerator.is_main_process):
         return
     # Without the wrapper for several processes: it would wait for the others, who draw nothing.
     work = replace(work, **trained_parts(work))
@@ -269,8 +271,10 @@ def draw_preview(work: Work, step: int) -> None:
                 PREVIEW_STEPS,
             )
             images.append(tensor_to_image(pixart.decode_latents(work.vae, latents)[0]))
-    path.parent.mkdir(exist_ok=True)
-    save_png(path, tile_images(images))
+    adapters.reshard(work.transformer)
+    if work.accelerator.is_main_process:
+        path.parent.mkdir(exist_ok=True)
+        save_png(path, tile_images(images))
 
 
 def announce(work: Work, first: int) -> None:
@@ -292,6 +296,9 @@ def training_hashes(work: Work) -> str:
 
 def save(work: Work, step: int) -> None:
     """Write a checkpoint, the loss curve, and drop the oldest checkpoints."""
+    parts = gather_parts(work)  # before process 0 goes on alone
+    tensors, facts = checkpoints.flatten_optimizer(work.optimizer)
+    shadow = [checkpoints.gather(tensor) for tensor in work.ema.shadow_params] if work.ema else []
     if not work.accelerator.is_main_process:
         return
     state = {
@@ -301,14 +308,13 @@ def save(work: Work, step: int) -> None:
     }
 
     def write(folder: Path) -> None:
-        for name, model in trained_parts(work).items():
+        for name, model in parts.items():
             adapters.save_part(model, folder / name)
-        tensors, facts = checkpoints.flatten_optimizer(work.optimizer)
         checkpoints.save_tensors(folder / "optimizer.safetensors", tensors, facts)
         if work.ema is not None:
-            shadow = {str(i): tensor for i, tensor in enumerate(work.ema.shadow_params)}
-            facts = {"optimization_step": work.ema.optimization_step}
-            checkpoints.save_tensors(folder / "ema.safetensors", shadow, facts)
+            averages = {str(i): tensor for i, tensor in enumerate(shadow)}
+            count = {"optimization_step": work.ema.optimization_step}
+            checkpoints.save_tensors(folder / "ema.safetensors", averages, count)
         write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
         write_json(folder / checkpoints.STATE_NAME, state)
 
@@ -343,7 +349,10 @@ def resume(work: Work) -> int:
     if work.ema is not None:
         tensors, facts = checkpoints.load_tensors(saved[-1] / "ema.safetensors")
         work.ema.load_state_dict({**work.ema.state_dict(), **facts})
-        work.ema.shadow_params = [tensors[str(i)] for i in range(len(tensors))]
+        work.ema.shadow_params = [
+            checkpoints.deal_out(tensors[str(i)], parameter)
+            for i, parameter in enumerate(work.parameters)
+        ]
         work.ema.to(work.accelerator.device)
     log.info("going on after step %d, from %s", state["step"], saved[-1])
     return int(state["step"])
@@ -379,10 +388,11 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
         "memory_gb": max((row["memory_gb"] for row in rows), default=None),
     }
     facts = work.facts | {"step": step, "status": "done", "failures": failures, "figures": figures}
+    if work.ema is not None:  # the result is the average; checkpoints keep both
+        work.ema.copy_to(work.parameters)
+    parts = gather_parts(work)
     if work.accelerator.is_main_process:
-        if work.ema is not None:  # the result is the average; checkpoints keep both
-            work.ema.copy_to(work.parameters)
-        for name, model in trained_parts(work).items():
+        for name, model in parts.items():
             checkpoints.write_folder(config.out / name, partial(adapters.save_part, model))
         facts["checkpoint"] = checkpoints.hash_trained(config.out)
         write_text(config.out / checkpoints.TRAINING_HASHES, training_hashes(work))

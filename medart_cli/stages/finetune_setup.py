@@ -33,8 +33,6 @@ from medart_cli.models import optimizer as optimizers
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
 
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # no process holds all weights: ours could not save
-
 
 @dataclass
 class Row:
@@ -71,6 +69,11 @@ class Work:
         """The weights that are trained, in a fixed order."""
         models = [self.transformer, self.text_encoder]
         return [p for model in models if model for p in model.parameters() if p.requires_grad]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the transformer's weights (FSDP)."""
+        return bool(self.accelerator.is_fsdp2)
 
 
 def read_rows(config: FinetuneConfig) -> tuple[list[Row], int]:
@@ -123,12 +126,29 @@ def build_accelerator(config: FinetuneConfig) -> Accelerator:
         log_with=config.log_with,
         project_dir=str(config.out) if config.log_with else None,
     )
-    if accelerator.distributed_type.name in SHARDED:
-        raise ConfigError(
-            f"accelerate's settings ask for {accelerator.distributed_type.name}, which medart does "
-            "not do; PixArt fits a GPU: use plain processes, as torchrun starts them"
-        )
+    check_sharding(config, accelerator)
     return accelerator
+
+
+def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
+    """Refuse what accelerate's settings ask for and medart, or accelerate, does not do.
+
+    Raises:
+        ConfigError: Sharding by anything but FSDP 2, or of more than the transformer's weights.
+    """
+    kind = accelerator.distributed_type.name
+    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not accelerator.is_fsdp2):
+        raise ConfigError(
+            f"accelerate's settings ask for {kind}, which medart does not do; use plain processes, "
+            "as torchrun starts them, or FSDP with fsdp_version 2 (docs/cluster.md)"
+        )
+    whole = config.method == "full" and not config.train_text_encoder
+    if kind == "FSDP" and not (whole and config.optimizer == "adamw"):
+        raise ConfigError(
+            "FSDP is for all weights of the transformer: give --method full "
+            "--freeze-text-encoder --optimizer adamw; adapters are small, use plain processes, as "
+            "torchrun starts them"
+        )
 
 
 def build_work(
@@ -320,11 +340,16 @@ def build_optimizer(work: Work, total: int) -> None:
     work.schedule = optimizers.build_schedule(
         work.optimizer, config.lr_schedule, config.warmup_steps, total
     )
-    if config.ema:
-        work.ema = adapters.build_ema(work.parameters, config.ema)
     work.transformer, work.optimizer = work.accelerator.prepare(work.transformer, work.optimizer)
     if config.train_text_encoder:
         work.text_encoder = work.accelerator.prepare(work.text_encoder)
+    if work.sharded:
+        parameters: list[Any] = work.parameters  # DTensors
+        own = sum(parameter.to_local().numel() for parameter in parameters)
+        whole = sum(parameter.numel() for parameter in parameters)
+        log.info("FSDP: this process holds %.0f %% of the trained weights", 100 * own / whole)
+    if config.ema:
+        work.ema = adapters.build_ema(work.parameters, config.ema, sharded=work.sharded)
     if work.recompute == "auto" and work.accelerator.device.type != "cuda":
         work.recompute = "step"
 
@@ -350,10 +375,23 @@ def trained_parts(work: Work) -> dict[str, Any]:
     return {name: work.accelerator.unwrap_model(models[name]) for name in work.facts["trained"]}
 
 
+def gather_parts(work: Work) -> dict[str, Any]:
+    """Return the models to save, with whole weights; of several processes all must call it."""
+    parts = trained_parts(work)
+    if work.sharded:
+        state = work.accelerator.get_state_dict(work.transformer)  # process 0 alone gets it
+        if work.accelerator.is_main_process:
+            parts["transformer"] = adapters.gather_transformer(parts["transformer"], state)
+    return parts
+
+
 def unsynced(work: Work) -> ExitStack:
-    """Keep several processes from exchanging gradients until the last backward pass of a step."""
+    """Keep several processes from exchanging gradients until the last backward pass of a step.
+
+    With FSDP they do exchange them: to wait, each process would need room for all gradients.
+    """
     stack = ExitStack()
-    for name in work.facts["trained"]:
+    for name in () if work.sharded else work.facts["trained"]:
         stack.enter_context(work.accelerator.no_sync(getattr(work, name)))
     return stack
 

@@ -1,0 +1,114 @@
+"""FSDP: two processes that hold half of the weights each train what one process trains."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medart_cli.config import FinetuneConfig
+from medart_cli.errors import ConfigError
+from medart_cli.stages.finetune_setup import check_sharding
+
+ROOT = Path(__file__).parents[1]
+TRAIN = (
+    *("--method", "full", "--freeze-text-encoder", "--device", "cpu", "--precision", "fp32"),
+    *("--resolution", 16, "--hldf-every", 2, "--hldf-steps", 2, "--caption-dropout", 0.3),
+    *("--ema", 0.9, "--save-every", 2, "--preview-every", 2, "--preview-count", 1),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, small_base, images):
+    """Runs of four steps by the settings that docs/cluster.md gives, and what was said."""
+    place = tmp_path_factory.mktemp("fsdp")
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    settings = re.search(r"```yaml\n(.*?)```", page, re.DOTALL).group(1)
+    (place / "fsdp.yaml").write_text(settings)
+
+    def train(out, steps, batch):
+        words = ("finetune", images, "--base", small_base, *TRAIN, "--out", place / out)
+        return [str(word) for word in (*words, "--steps", steps, "--batch-size", batch)]
+
+    def start(name, launcher, module, commands):
+        (place / f"{name}.json").write_text(json.dumps(commands))
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", module, str(place / f"{name}.json")],
+            cwd=ROOT, capture_output=True, text=True, timeout=600,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MEDART_CACHE": str(place / "cache")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    port = 29000 + os.getpid() % 300
+    launch = ("-m", "accelerate.commands.launch", "--config_file", place / "fsdp.yaml")
+    said = start(
+        "sharded", [*map(str, launch), "--main_process_port", str(port)], "tests.sharded",
+        [train("resumed", 2, 1), train("resumed", 4, 1), train("whole", 4, 1),
+         train("changed", 2, 1)],
+    )  # fmt: skip
+    plain = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port + 1))
+    start("plain", plain, "tests.several", [train("changed", 4, 1)])
+    start("one", (), "tests.several", [train("one", 4, 2)])
+    return place, said
+
+
+def read_tensors(folder):
+    return {
+        f"{path.name}:{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def assert_near(first, second, tolerance):
+    first, second = read_tensors(first), read_tensors(second)
+    assert first.keys() == second.keys()
+    assert len(first) > 50
+    for name, tensor in first.items():
+        assert tensor.shape == second[name].shape, name
+        assert torch.allclose(tensor, second[name], rtol=0, atol=tolerance), name
+
+
+def test_each_process_holds_half_of_the_weights(runs):
+    assert "FSDP: this process holds 50 % of the trained weights" in runs[1]
+
+
+def test_shards_train_what_one_process_trains(runs):
+    place, _ = runs
+    assert_near(place / "whole" / "transformer", place / "one" / "transformer", 2e-5)
+    steps = "checkpoints/step-000004"
+    assert_near(place / "whole" / steps, place / "one" / steps, 2e-5)
+    assert (place / "whole" / "previews" / "step-000004.png").is_file()
+
+
+def test_resume_is_exact(runs):
+    place, _ = runs
+    assert_near(place / "resumed" / "transformer", place / "whole" / "transformer", 0)
+
+
+def test_a_sharded_run_goes_on_without_shards(runs):
+    place, _ = runs
+    assert_near(place / "changed" / "transformer", place / "one" / "transformer", 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "second", "message"),
+    [
+        ({"method": "lora"}, "FSDP", True, "give --method full --freeze-text-encoder"),
+        ({"method": "full"}, "FSDP", True, "give --method full --freeze-text-encoder"),
+        ({"method": "full", "train_text_encoder": False}, "FSDP", False, "fsdp_version 2"),
+        ({"method": "lora"}, "DEEPSPEED", False, "settings ask for DEEPSPEED"),
+    ],
+)
+def test_other_sharding_is_refused(options, kind, second, message):
+    config = FinetuneConfig(data="images", out=Path("run"), **options)
+    accelerator = SimpleNamespace(distributed_type=SimpleNamespace(name=kind), is_fsdp2=second)
+    with pytest.raises(ConfigError, match=message):
+        check_sharding(config, accelerator)
