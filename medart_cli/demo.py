@@ -39,13 +39,13 @@ from medart_cli.tiny.phantoms import PROFILE, Phantom
 TRAIN, TEST = 60, 30  # phantoms of each of the four classes
 FEW = 8  # real images of each class that the classifier of the last step has
 SYNTHETIC = 30  # drawn images of each class that it may have besides
-STEPS = 160
+STEPS = 80
 PICTURES = 12  # columns of the picture
 SETS = {"base": "before fine-tuning", "lora": "LoRA", "hldf": "LoRA + HLDF"}
 CAPTION = f"--model tiny --base tiny --profile {PROFILE} --temperature 0 --batch-size 32"
 # What both runs share; a larger rate and fewer steps than in practice, for time.
 FINETUNE = (
-    f"--base tiny --steps {STEPS} --batch-size 8 --learning-rate 1e-3 --lr-schedule cosine "
+    f"--base tiny --steps {STEPS} --batch-size 16 --learning-rate 1e-3 --lr-schedule cosine "
     "--preview-every 0"
 )
 HLDF = "--hldf-every 4 --hldf-steps 8"

@@ -18,9 +18,9 @@ from medart_cli.tiny.build_captioner import build_captioner
 from medart_cli.tiny.build_vae import build_vae
 from medart_cli.tiny.check import check_models
 
-VAE_STEPS = 5500
+VAE_STEPS = 9300
 BASE_STEPS = 5800
-CAPTIONER_STEPS = 3200
+CAPTIONER_STEPS = 3650
 LEAST_STEPS = 20
 
 
