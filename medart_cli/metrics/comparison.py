@@ -24,6 +24,7 @@ from medart_cli.metrics.distances import (
     neighbor_coverage,
 )
 
+Groups = Sequence[str] | npt.NDArray[np.intp]  # names or codes
 PAIRS_LIMIT = 10_000  # rows; measures over all pairs take that many random rows of a larger set
 BOOTSTRAP_LIMIT = 1_000  # rows of a resample; the spread of larger sets is scaled from there
 UNBIASED_FROM = 2048  # rows; below, FID is known to depend on n (Heusel et al.: 10,000 and more)
@@ -47,14 +48,14 @@ class Effort:
 
 
 def compare_features(
-    real: AnyArray, synthetic: AnyArray, groups: Sequence[str], effort: Effort
+    real: AnyArray, synthetic: AnyArray, groups: Groups, effort: Effort
 ) -> dict[str, Any]:
     """Compute all measures of a synthetic set against a real one.
 
     Args:
         real: (N1, D), N1 of 2 or more.
         synthetic: (N2, D), N2 of 2 or more.
-        groups: Patient of each real row; the halves of the floor do not share one.
+        groups: Patient of each real row, (N1,); the halves of the floor do not share one.
         effort: Resamples and seed.
 
     Returns:
@@ -73,7 +74,7 @@ def compare_features(
         "kernel": _measure_kernel(first, second, generator),
     }
     found |= _measure_coverage(first, second)
-    kept = [groups[row] for row in first_rows]
+    kept = np.asarray(groups)[first_rows]
     found["floor"] = measure_floor(first, second, kept, generator, effort.floor_repeats)
     found["notes"] = _note(found)
     return found
@@ -140,7 +141,7 @@ def _measure_coverage(real: AnyArray, synthetic: AnyArray) -> dict[str, Any]:
 def measure_floor(
     real: AnyArray,
     synthetic: AnyArray,
-    groups: Sequence[str],
+    groups: Groups,
     generator: np.random.Generator,
     repeats: int,
 ) -> dict[str, Any] | None:
@@ -178,7 +179,7 @@ def measure_floor(
 
 
 def split_halves(
-    groups: Sequence[str], generator: np.random.Generator
+    groups: Groups, generator: np.random.Generator
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Split rows at random into two halves that share no group; they are as equal as groups let."""
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
