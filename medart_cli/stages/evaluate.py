@@ -19,8 +19,8 @@ from medart_cli.metrics import color
 from medart_cli.metrics.comparison import (
     PAIRS_LIMIT,
     Effort,
+    choose_rows,
     compare_features,
-    cut_rows,
     rank_sets,
     split_halves,
 )
@@ -166,14 +166,16 @@ def compare_colors(
 ) -> list[dict[str, Any]]:
     """Compare the colors of each synthetic set with the real one's, beside the real set's own."""
     generator = np.random.default_rng(config.seed)
-    first, rows = cut_rows(
-        read_features(real.keys, extractor, cache), PAIRS_LIMIT, generator
-    )  # a random part of very large sets: colors of 10,000 images are those of all
-    halves = [split_halves(real.groups[rows], generator) for _ in range(config.floor_repeats)]
+    first = read_features(real.keys, extractor, cache)
+    # A random part of very large sets: colors of 10,000 images are those of all.
+    rows = choose_rows(first, PAIRS_LIMIT, generator)
+    first, groups = first[rows], real.groups[rows]
+    halves = [split_halves(groups, generator) for _ in range(config.floor_repeats)]
     gaps = [color.color_gap(first[left], first[right]) for left, right in halves if len(right)]
     found = []
     for item in synthetic:
-        second, _ = cut_rows(read_features(item.keys, extractor, cache), PAIRS_LIMIT, generator)
+        second = read_features(item.keys, extractor, cache)
+        second = second[choose_rows(second, PAIRS_LIMIT, generator)]
         gap = color.color_gap(first, second)
         draws = color.bootstrap_color(first, second, generator, config.bootstrap)
         measures = {
