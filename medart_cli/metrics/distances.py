@@ -32,15 +32,15 @@ class Moments:
 
     def update(self, features: AnyArray) -> None:
         """Add a batch of features, (n, D)."""
-        batch = np.asarray(features, dtype=np.float64)
-        if not len(batch):
+        centered = np.array(features, dtype=np.float64)  # a copy, centered in place
+        if not len(centered):
             return
-        mean = batch.mean(axis=0)
-        centered = batch - mean
-        gap, total = mean - self.mean, self.count + len(batch)
+        mean = centered.mean(axis=0)
+        centered -= mean
+        gap, total = mean - self.mean, self.count + len(centered)
         self.scatter += centered.T @ centered
-        self.scatter += np.outer(gap, gap) * (self.count * len(batch) / total)
-        self.mean = self.mean + gap * (len(batch) / total)
+        self.scatter += np.outer(gap, gap) * (self.count * len(centered) / total)
+        self.mean = self.mean + gap * (len(centered) / total)
         self.count = total
 
     @property
@@ -323,6 +323,7 @@ def _cross_sums(a: AnyArray, b: AnyArray) -> tuple[Array, Array]:
         block = _kernel(a[rows], b)
         by_row.append(block.sum(axis=1))
         by_column += block.sum(axis=0)
+        del block  # before there is another one
     return np.concatenate(by_row), by_column
 
 
@@ -401,7 +402,7 @@ def _radius(features: AnyArray, k: int) -> Array:
     for rows in _blocks(len(features), 256):
         distance = pairwise_distances(features[rows], features)
         distance[np.arange(len(distance)), np.arange(rows.start, rows.stop)] = 0.0  # itself
-        found.append(np.partition(distance, k, axis=1)[:, k])
+        found.append(np.partition(distance, k, axis=1)[:, k].copy())  # a view keeps the table
     return np.concatenate(found)
 
 

@@ -107,20 +107,25 @@ class ImageSet:
     @cached_property
     def groups(self) -> Rows:
         """The code of each image's group, (N,): 0 for the first by name, and so on."""
-        names = self.name_groups()  # np.unique would need twice the room for the codes
+        names = self.name_groups()
         order = np.argsort(names, kind="stable")
-        names = names[order]
-        codes = np.zeros(len(names), dtype=np.intp)
-        codes[order[1:]] = np.cumsum(names[1:] != names[:-1])
+        new = np.zeros(len(names), dtype=np.intp)
+        for start in range(1, len(names), 4096):  # np.unique would copy all names twice
+            part = order[start - 1 : start + 4096]
+            new[start : start + 4096] = names[part[1:]] != names[part[:-1]]
+        codes = np.empty(len(names), dtype=np.intp)
+        codes[order] = np.cumsum(new)
         return codes
 
     def find_groups(self, other: "ImageSet") -> Rows:
         """Return the group of this set that each image of another set belongs to, or -1, (M,)."""
         names = (_shorten(str(record.fields.get("group_id", ""))) for record in other)
         theirs = np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(other))
-        own = np.unique(self.name_groups())  # in the order of the codes
+        own, codes = self.name_groups(), np.sort(self.groups)
+        own.sort()  # as the codes are
         place = np.searchsorted(own, theirs)
-        return np.where(np.searchsorted(own, theirs, side="right") > place, place, -1)
+        known = np.searchsorted(own, theirs, side="right") > place
+        return np.where(known, codes[np.minimum(place, len(codes) - 1)], -1)
 
 
 def _shorten(name: str) -> bytes:
