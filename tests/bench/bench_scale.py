@@ -4,20 +4,22 @@
     python -m tests.bench.bench_scale --rows 100000          # short
     python -m tests.bench.bench_scale --features 2000        # evaluate, of cached features
     python -m tests.bench.bench_scale --features 100000 --no-copies
+    python -m tests.bench.bench_scale --reference 50000      # evaluate, copies of many real images
     python -m tests.bench.bench_scale --lines 1000000        # evaluate, of many lines of few images
 
 Each case runs in a process of its own; what is said is how far its memory rose at most above what
 it was with all libraries loaded: all of it that was resident (VmHWM of Linux), and without mapped
-files (RssAnon, looked up a hundred times a second). Mapped files are feature tables on the disk:
-the system drops their pages where it needs the room. No model is loaded and no image is there: this
+files (RssAnon, looked up a hundred times a second). Mapped files are feature tables on the disk,
+whose pages the system drops where it needs the room. No model is loaded and no image is there: this
 is the bookkeeping that a run does before, beside and after the work itself.
 
 With --features, half of the images are real and half synthetic, of three pixels each, and the cache
 has (random) features of all of them; the network is loaded, but has nothing to do. The search for
-near-copies takes time with the product of both sets; --reference asks for it with 100 synthetic and
-100 held-out images against all the others, real ones. With --lines, a manifest names 2,000 such
-images again and again, beside 2,000 synthetic ones: evaluate_shard reads it, hashes the file of
-each line and looks up what the cache lacks; evaluate_lines goes on to the report, without copies.
+near-copies takes time with the product of both sets; --reference N asks for it with 100 synthetic
+and 100 held-out images against N real ones. With --lines, a manifest names 2,000 such images again
+and again, with labels and patients, beside 2,000 synthetic ones: evaluate_shard reads it, hashes
+the file of each line and looks up what the cache lacks; evaluate_no_copies goes on to the report,
+through tables of a row for each line.
 """
 
 import argparse
