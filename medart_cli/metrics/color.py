@@ -17,6 +17,7 @@ AnyArray = npt.NDArray[np.floating]
 CHANNELS = ("red", "green", "blue", "saturation")
 BINS = 256
 WIDTH = len(CHANNELS) * BINS
+ROWS = 1024  # images that are summarized at a time
 LARGEST_SIDE = 256  # pixels; sets of different resolution are compared after shrinking to it
 FINGERPRINT = "colors 1: histograms of R, G, B, HSV saturation; box-shrunk to 256 pixels a side"
 
@@ -54,8 +55,7 @@ def color_gap(real: AnyArray, synthetic: AnyArray) -> ColorGap:
         real: (N1, 1024) from `describe_colors`.
         synthetic: (N2, 1024).
     """
-    first, second = _summarize(real), _summarize(synthetic)
-    return _gap(first.mean(axis=0), second.mean(axis=0))
+    return _gap(_summarize(real).mean(axis=0), _summarize(synthetic).mean(axis=0))
 
 
 def bootstrap_color(
@@ -86,11 +86,15 @@ def pooled_histograms(colors: AnyArray) -> Array:
 
 def _summarize(colors: AnyArray) -> Array:
     """Lay beside each image's histograms its channels' spreads: (N, 4, 257)."""
-    shares = np.asarray(colors, dtype=np.float64).reshape(-1, len(CHANNELS), BINS)
     levels = np.arange(BINS) / (BINS - 1)
-    means = shares @ levels
-    spreads = np.sqrt((shares @ np.square(levels) - np.square(means)).clip(min=0))
-    return np.concatenate([shares, spreads[..., None]], axis=2)
+    found = np.empty((len(colors), len(CHANNELS), BINS + 1))
+    for start in range(0, len(colors), ROWS):
+        rows = slice(start, start + ROWS)
+        shares = np.asarray(colors[rows], dtype=np.float64).reshape(-1, len(CHANNELS), BINS)
+        means = shares @ levels
+        found[rows, :, :BINS] = shares
+        found[rows, :, BINS] = np.sqrt((shares @ np.square(levels) - np.square(means)).clip(min=0))
+    return found
 
 
 def _gap(real: Array, synthetic: Array) -> ColorGap:

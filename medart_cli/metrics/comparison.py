@@ -24,6 +24,7 @@ from medart_cli.metrics.distances import (
     neighbor_coverage,
 )
 
+Groups = Sequence[str] | npt.NDArray[np.intp]  # names or codes
 PAIRS_LIMIT = 10_000  # rows; measures over all pairs take that many random rows of a larger set
 BOOTSTRAP_LIMIT = 1_000  # rows of a resample; the spread of larger sets is scaled from there
 UNBIASED_FROM = 2048  # rows; below, FID is known to depend on n (Heusel et al.: 10,000 and more)
@@ -47,14 +48,14 @@ class Effort:
 
 
 def compare_features(
-    real: AnyArray, synthetic: AnyArray, groups: Sequence[str], effort: Effort
+    real: AnyArray, synthetic: AnyArray, groups: Groups, effort: Effort
 ) -> dict[str, Any]:
     """Compute all measures of a synthetic set against a real one.
 
     Args:
         real: (N1, D), N1 of 2 or more.
         synthetic: (N2, D), N2 of 2 or more.
-        groups: Patient of each real row; the halves of the floor do not share one.
+        groups: Patient of each real row, (N1,); the halves of the floor do not share one.
         effort: Resamples and seed.
 
     Returns:
@@ -63,17 +64,17 @@ def compare_features(
         and a note says so.
     """
     generator = np.random.default_rng(effort.seed)
-    first, first_rows = cut_rows(real, PAIRS_LIMIT, generator)
-    second, _ = cut_rows(synthetic, PAIRS_LIMIT, generator)
+    rows, columns = (choose_rows(item, PAIRS_LIMIT, generator) for item in (real, synthetic))
     found: dict[str, Any] = {
         "n_real": len(real),
         "n_synthetic": len(synthetic),
         "width": real.shape[1],
         "frechet": _measure_frechet(real, synthetic, generator, effort),
-        "kernel": _measure_kernel(first, second, generator),
     }
+    first, second = real[rows], synthetic[columns]
+    found["kernel"] = _measure_kernel(first, second, generator)
     found |= _measure_coverage(first, second)
-    kept = [groups[row] for row in first_rows]
+    kept = np.asarray(groups)[rows]
     found["floor"] = measure_floor(first, second, kept, generator, effort.floor_repeats)
     found["notes"] = _note(found)
     return found
@@ -85,7 +86,9 @@ def _measure_frechet(
     value = frechet_distance(real, synthetic)
     found: dict[str, Any] = {"value": value, "interval": None, "infinite_n": None}
     if min(len(real), len(synthetic)) >= LEAST_EXTRAPOLATED:
-        first, second = (cut_rows(item, PAIRS_LIMIT, generator)[0] for item in (real, synthetic))
+        first, second = (
+            item[choose_rows(item, PAIRS_LIMIT, generator)] for item in (real, synthetic)
+        )
         line = extrapolate_frechet(first, second, generator)
         found["infinite_n"] = {"value": line.value, "standard_error": line.deviation}
     if effort.bootstrap:
@@ -101,7 +104,9 @@ def _interval(
     repeats: int,
 ) -> list[float]:
     """Interval by resampling; of large sets, resamples of fewer rows, scaled by the root of n."""
-    first, second = (cut_rows(item, BOOTSTRAP_LIMIT, generator)[0] for item in (real, synthetic))
+    first, second = (
+        item[choose_rows(item, BOOTSTRAP_LIMIT, generator)] for item in (real, synthetic)
+    )
     resamples = bootstrap_frechet(first, second, generator, repeats)
     scale = np.sqrt(min(len(first), len(second)) / min(len(real), len(synthetic)))
     low, high = centered_interval(0.0, resamples * scale)
@@ -140,7 +145,7 @@ def _measure_coverage(real: AnyArray, synthetic: AnyArray) -> dict[str, Any]:
 def measure_floor(
     real: AnyArray,
     synthetic: AnyArray,
-    groups: Sequence[str],
+    groups: Groups,
     generator: np.random.Generator,
     repeats: int,
 ) -> dict[str, Any] | None:
@@ -178,7 +183,7 @@ def measure_floor(
 
 
 def split_halves(
-    groups: Sequence[str], generator: np.random.Generator
+    groups: Groups, generator: np.random.Generator
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Split rows at random into two halves that share no group; they are as equal as groups let."""
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
@@ -215,14 +220,13 @@ def rank_sets(names: Sequence[str], comparisons: Sequence[dict[str, Any]]) -> di
     return found
 
 
-def cut_rows(
+def choose_rows(
     features: AnyArray, most: int, generator: np.random.Generator
-) -> tuple[AnyArray, npt.NDArray[np.intp]]:
-    """Take at most `most` random rows, in order; return them and which they are."""
+) -> slice | npt.NDArray[np.intp]:
+    """Choose at most `most` random rows, in order; all rows as a slice, which copies nothing."""
     if len(features) <= most:
-        return features, np.arange(len(features))
-    rows = np.sort(generator.choice(len(features), most, replace=False))
-    return features[rows], rows
+        return slice(None)
+    return np.sort(generator.choice(len(features), most, replace=False))
 
 
 def _note(found: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ copy. How small that ratio gets by chance is measured on held-out real images; t
 set so that at most a stated share of such images would be flagged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ NEXT = 10  # neighbors that the nearest is measured against
 # A real image whose layout ratio is below this shows the same lesion as another: of 612 dermoscopic
 # images and 800 blood cells, unrelated ones lie above 0.6, duplicates and retakes below 0.4.
 TWIN = 0.5
+TOGETHER = 16  # training images whose crops are made at once
 LEAST_TRAINING = 4  # images; below, there are no next neighbors to measure against
 
 
@@ -84,13 +85,16 @@ def find_nearest_features(
         query_groups: (N,) codes; a query is not compared with training images of its own code.
         training_groups: (M,) codes.
     """
-    origin = np.asarray(training, dtype=np.float64).mean(axis=0)
-    targets = _unit(training - origin)
+    origin = np.asarray(np.mean(training, axis=0, dtype=np.float64))  # of a mapped table too
     parts = []
-    for start in range(0, len(query_groups), 512):
-        rows = slice(start, start + 512)
-        likeness = np.max([_unit(view[rows] - origin) @ targets.T for view in queries], axis=0)
-        parts.append(_judge(likeness, query_groups[rows], training_groups))
+    for rows in _blocks(len(query_groups), 512):
+        units = [_unit(view[rows] - origin) for view in queries]  # each (n, D)
+        best = _Best(query_groups[rows])
+        for columns in _blocks(len(training), 2048):
+            targets = _unit(training[columns] - origin)  # (m, D)
+            likeness = np.max([view @ targets.T for view in units], axis=0)
+            best.update(likeness, training_groups[columns], columns.start)
+        parts.append(best.judge())
     return _join(parts)
 
 
@@ -115,36 +119,39 @@ def find_nearest_layouts(
         device: Where to compute.
     """
     parts = []
-    for start in range(0, len(queries), 4096):
-        rows = slice(start, start + 4096)
-        likeness = _match_layouts(queries[rows], training, device)
-        parts.append(_judge(likeness, query_groups[rows], training_groups))
+    for rows in _blocks(len(queries), 4096):
+        turned = _orientations(queries[rows]).to(device)  # (8, n, 256)
+        best = _Best(query_groups[rows])
+        for columns in _blocks(len(training), TOGETHER):
+            crops = _crops(training[columns]).to(device)  # (m, 344, 256)
+            likeness = _match_layouts(turned, crops)
+            best.update(likeness, training_groups[columns], columns.start)
+        parts.append(best.judge())
     return _join(parts)
 
 
-def _match_layouts(queries: AnyArray, training: AnyArray, device: torch.device) -> Array:
-    """Return the best correlation of each query with each training image, (N, M)."""
-    turned = _orientations(queries).to(device)  # (8, N, 256)
-    likeness = np.empty((len(queries), len(training)))
-    for start in range(0, len(training), 64):
-        views = _crops(training[start : start + 64]).to(device)  # (m, 344, 256)
-        count = len(views)
-        flat = views.flatten(0, 1).T  # (256, m * 344)
-        for first in range(0, len(queries), 256):
-            block = turned[:, first : first + 256]  # (8, n, 256)
-            best = (block @ flat).amax(dim=0)  # (n, m * 344)
-            best = best.view(len(best), count, -1).amax(dim=2)  # (n, m)
-            likeness[first : first + 256, start : start + count] = best.cpu().numpy()
-    return likeness
+def _match_layouts(turned: Tensor, crops: Tensor) -> Array:
+    """Return the best correlation of each query with each training image, (n, m)."""
+    flat = crops.flatten(0, 1).T  # (256, m * 344)
+    parts = []
+    for rows in _blocks(turned.shape[1], 256):
+        # One orientation at a time: eight products of (256, m * 344) would take much room.
+        found = [(views @ flat).view(-1, *crops.shape[:2]).amax(dim=2) for views in turned[:, rows]]
+        parts.append(torch.stack(found).amax(dim=0))  # (n, m)
+    return torch.cat(parts).double().cpu().numpy()
 
 
 def _orientations(layouts: AnyArray) -> Tensor:
-    images = torch.from_numpy(np.array(layouts, dtype=np.float32))
-    images = images.view(-1, 1, LAYOUT_SIDE, LAYOUT_SIDE)
-    small = torch.nn.functional.avg_pool2d(images, LAYOUT_SIDE // VIEW_SIDE)  # (N, 1, 16, 16)
-    turned = [torch.rot90(small, turns, dims=(2, 3)) for turns in range(4)]
-    turned += [item.flip(3) for item in turned]
-    return torch.stack([_normalize(item.flatten(1)) for item in turned])  # (8, N, 256)
+    """Shrink each (48, 48) picture to 16 x 16, turned and mirrored in all ways: (8, n, 256)."""
+    parts = []
+    for rows in _blocks(len(layouts), 512):
+        images = torch.from_numpy(np.array(layouts[rows], dtype=np.float32))
+        images = images.view(-1, 1, LAYOUT_SIDE, LAYOUT_SIDE)
+        small = torch.nn.functional.avg_pool2d(images, LAYOUT_SIDE // VIEW_SIDE)  # (n, 1, 16, 16)
+        turned = [torch.rot90(small, turns, dims=(2, 3)) for turns in range(4)]
+        turned += [item.flip(3) for item in turned]
+        parts.append(torch.stack([_normalize(item.flatten(1)) for item in turned]))
+    return torch.cat(parts, dim=1)
 
 
 def _crops(layouts: AnyArray) -> Tensor:
@@ -178,17 +185,37 @@ def _unit(features: AnyArray) -> Array:
     return np.asarray(rows / np.maximum(length, 1e-12))
 
 
-def _judge(likeness: Array, query_groups: Indices, training_groups: Indices) -> Nearest:
-    """Turn cosines (N, M) into distances, and rate the least against the next."""
-    distance = np.sqrt((2 - 2 * likeness).clip(min=0))
-    distance[query_groups[:, None] == training_groups[None, :]] = np.inf
-    index = distance.argmin(axis=1)
-    ordered = np.sort(distance, axis=1)[:, : NEXT + 1]
-    known = np.isfinite(ordered[:, 1:]).sum(axis=1)  # the others are of the query's own group
-    middle = ordered[np.arange(len(ordered)), 1 + np.maximum(known - 1, 0) // 2]  # lower median
-    ratio = np.ones(len(ordered))
-    np.divide(ordered[:, 0], np.maximum(middle, 1e-9), out=ratio, where=known > 0)
-    return Nearest(index, ordered[:, 0], ratio)
+class _Best:
+    """The nearest training images of some queries, while blocks of training images go by."""
+
+    def __init__(self, groups: Indices) -> None:
+        self._groups = groups
+        self._index = np.zeros(len(groups), dtype=np.intp)
+        self._least: Array = np.full((len(groups), NEXT + 1), np.inf)  # distances, ascending
+
+    def update(self, likeness: Array, groups: Indices, start: int) -> None:
+        """Look at the cosines (N, m) with the training images from number `start` on."""
+        distance = np.sqrt((2 - 2 * likeness).clip(min=0))
+        distance[self._groups[:, None] == groups[None, :]] = np.inf
+        index = distance.argmin(axis=1)
+        nearer = distance[np.arange(len(index)), index] < self._least[:, 0]
+        self._index[nearer] = start + index[nearer]
+        distance = np.concatenate([self._least, distance], axis=1)
+        self._least = np.sort(np.partition(distance, NEXT, axis=1)[:, : NEXT + 1], axis=1)
+
+    def judge(self) -> Nearest:
+        """Rate the least distance against the next."""
+        nearest = self._least[:, 0]
+        known = np.isfinite(self._least[:, 1:]).sum(axis=1)  # the others are of the own group
+        middle = self._least[np.arange(len(known)), 1 + np.maximum(known - 1, 0) // 2]  # lower
+        ratio = np.ones(len(known))
+        np.divide(nearest, np.maximum(middle, 1e-9), out=ratio, where=known > 0)
+        return Nearest(self._index, nearest, ratio)
+
+
+def _blocks(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def _join(parts: list[Nearest]) -> Nearest:

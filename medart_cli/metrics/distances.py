@@ -13,6 +13,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[np.floating]
 ROWS = 4096  # rows in float64 at a time: 64 MB at a width of 2048
+BLOCK = 1024  # rows of one set that are compared at a time
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # of clean-fid 0.1.35, fid.py
 NEIGHBORS = 5  # k of Naeem et al. 2020
 
@@ -31,15 +32,15 @@ class Moments:
 
     def update(self, features: AnyArray) -> None:
         """Add a batch of features, (n, D)."""
-        batch = np.asarray(features, dtype=np.float64)
-        if not len(batch):
+        centered = np.array(features, dtype=np.float64)  # a copy, centered in place
+        if not len(centered):
             return
-        mean = batch.mean(axis=0)
-        centered = batch - mean
-        gap, total = mean - self.mean, self.count + len(batch)
+        mean = centered.mean(axis=0)
+        centered -= mean
+        gap, total = mean - self.mean, self.count + len(centered)
         self.scatter += centered.T @ centered
-        self.scatter += np.outer(gap, gap) * (self.count * len(batch) / total)
-        self.mean = self.mean + gap * (len(batch) / total)
+        self.scatter += np.outer(gap, gap) * (self.count * len(centered) / total)
+        self.mean = self.mean + gap * (len(centered) / total)
         self.count = total
 
     @property
@@ -251,8 +252,13 @@ def kernel_distance(real: AnyArray, synthetic: AnyArray) -> tuple[float, float]:
         Binkowski et al. 2018, Demystifying MMD GANs; Gretton et al. 2012, equation 3.
     """
     _check_pair(real, synthetic, least=3)
-    real, synthetic = (np.asarray(item, dtype=np.float64) for item in (real, synthetic))
     n, m = len(real), len(synthetic)
+    # A small set is converted once, so that NumPy sees a product of a matrix with its own
+    # transpose and computes half of it; a large one is, block by block, as it is needed.
+    real, synthetic = (
+        np.asarray(item, dtype=np.float64) if len(item) <= BLOCK else item
+        for item in (real, synthetic)
+    )
     within_real, within_synthetic = _row_sums(real, real), _row_sums(synthetic, synthetic)
     within_real -= _self_kernel(real)  # (N1,), without the pairs of a row with itself
     within_synthetic -= _self_kernel(synthetic)
@@ -281,12 +287,13 @@ def kernel_distance_subsets(
     For comparison with published figures; at equal n of 1000 or less it is `kernel_distance`.
     """
     _check_pair(real, synthetic, least=2)
-    real, synthetic = (np.asarray(item, dtype=np.float64) for item in (real, synthetic))
     size = min(len(real), len(synthetic), KID_SUBSET_SIZE)
     total = 0.0
     for _ in range(KID_SUBSETS):
-        x = synthetic[generator.choice(len(synthetic), size, replace=False)]
-        y = real[generator.choice(len(real), size, replace=False)]
+        rows = generator.choice(len(synthetic), size, replace=False)
+        x = np.asarray(synthetic[rows], dtype=np.float64)
+        rows = generator.choice(len(real), size, replace=False)
+        y = np.asarray(real[rows], dtype=np.float64)
         within = _row_sums(x, x).sum() - _self_kernel(x).sum()
         within += _row_sums(y, y).sum() - _self_kernel(y).sum()
         total += within / (size * (size - 1)) - 2 * _row_sums(x, y).sum() / size**2
@@ -294,13 +301,16 @@ def kernel_distance_subsets(
 
 
 def _kernel(a: AnyArray, b: AnyArray) -> Array:
-    # NumPy computes only half of a product of a matrix with its own transpose: no copies here.
-    base = np.asarray(a, dtype=np.float64) @ np.asarray(b, dtype=np.float64).T
+    first = np.asarray(a, dtype=np.float64)
+    base = np.empty((len(a), len(b)))
+    for columns in _blocks(len(b)):
+        second = np.asarray(b[columns], dtype=np.float64)
+        np.matmul(first, second.T, out=base[:, columns])
     base /= a.shape[1]
     base += 1
-    cubed = base * base
-    cubed *= base
-    return cubed
+    for rows in _blocks(len(a), 64):  # not at once: base * base is as large again
+        base[rows] *= base[rows] * base[rows]
+    return base
 
 
 def _row_sums(a: AnyArray, b: AnyArray) -> Array:
@@ -313,12 +323,17 @@ def _cross_sums(a: AnyArray, b: AnyArray) -> tuple[Array, Array]:
         block = _kernel(a[rows], b)
         by_row.append(block.sum(axis=1))
         by_column += block.sum(axis=0)
+        del block  # before there is another one
     return np.concatenate(by_row), by_column
 
 
 def _self_kernel(a: AnyArray) -> Array:
-    square = np.square(np.asarray(a, dtype=np.float64)).sum(axis=1)
-    return np.asarray((square / a.shape[1] + 1) ** 3)
+    return np.asarray((_square_norms(a) / a.shape[1] + 1) ** 3)
+
+
+def _square_norms(a: AnyArray) -> Array:
+    parts = (np.asarray(a[rows], dtype=np.float64) for rows in _blocks(len(a)))
+    return np.concatenate([np.square(part).sum(axis=1) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -371,11 +386,15 @@ def neighbor_coverage(real: AnyArray, synthetic: AnyArray, k: int = NEIGHBORS) -
 
 def pairwise_distances(a: AnyArray, b: AnyArray) -> Array:
     """Euclidean distances of all rows of `a` to all rows of `b`, (Na, Nb)."""
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    norms = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1)[None, :]
-    square = norms - 2 * (first @ second.T)
-    square[square < 1e-13 * norms] = 0  # rounding of the three terms: equal rows are at 0
-    return np.asarray(np.sqrt(square))
+    first, found = np.asarray(a, dtype=np.float64), np.empty((len(a), len(b)))
+    own = _square_norms(first)[:, None]
+    for columns in _blocks(len(b)):
+        second = np.asarray(b[columns], dtype=np.float64)
+        norms = own + _square_norms(second)[None, :]
+        square = norms - 2 * (first @ second.T)
+        square[square < 1e-13 * norms] = 0  # rounding of the three terms: equal rows are at 0
+        found[:, columns] = np.sqrt(square)
+    return found
 
 
 def _radius(features: AnyArray, k: int) -> Array:
@@ -383,11 +402,11 @@ def _radius(features: AnyArray, k: int) -> Array:
     for rows in _blocks(len(features), 256):
         distance = pairwise_distances(features[rows], features)
         distance[np.arange(len(distance)), np.arange(rows.start, rows.stop)] = 0.0  # itself
-        found.append(np.partition(distance, k, axis=1)[:, k])
+        found.append(np.partition(distance, k, axis=1)[:, k].copy())  # a view keeps the table
     return np.concatenate(found)
 
 
-def _blocks(count: int, size: int = 1024) -> Iterator[slice]:
+def _blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 

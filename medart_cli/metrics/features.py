@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunErr
 from medart_cli.log import log
 
 Features = npt.NDArray[np.float32]
+Digests = npt.NDArray[np.bytes_]  # (N,) SHA-256 of files' bytes, 32 bytes each: dtype S32
+Rows = npt.NDArray[np.intp]
 INCEPTION_NAME = "inception-2015-12-05.pt"
 # The TorchScript file that StyleGAN2-ADA and clean-fid use, 95,607,719 bytes; the same hash stands
 # in k-diffusion (evaluation.py) and in several other public evaluation codes.
@@ -42,7 +44,8 @@ INCEPTION_URL = (
 INCEPTION_WIDTH = 2048
 CACHE_FORMAT = 1
 IMAGES_A_FILE = 1024  # rows of a cache file: 8 MB at a width of 2048
-LARGE = 1 << 28  # bytes; larger feature tables are memory-mapped
+LARGE = 1 << 26  # bytes; larger feature tables are memory-mapped
+COPIED = 1024  # rows of a table that are copied at once
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ class Extractor:
     prepare: Callable[[Image.Image], Tensor]
     embed: Callable[[Tensor], Tensor]
     device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files of which no two have the same bytes.
+
+    Attributes:
+        keys: SHA-256 of each, (N,), ascending.
+        find: Row -> path of the file; runs in this process only.
+    """
+
+    keys: Digests
+    find: Callable[[int], Path]
 
 
 @dataclass(frozen=True)
@@ -169,61 +185,72 @@ def resize_for_inception(image: Image.Image) -> Tensor:
     return torch.from_numpy(build_resizer("clean")(np.array(image))).permute(2, 0, 1)
 
 
+def pack_hashes(hashes: Iterable[str]) -> Digests:
+    """Turn SHA-256 in hexadecimal into an array; its order is that of the text."""
+    return np.fromiter((bytes.fromhex(item) for item in hashes), dtype="S32")
+
+
 def fill_cache(
-    images: dict[str, Path], extractors: Sequence[Extractor], extraction: Extraction
-) -> Iterator[dict[str, str | None]]:
+    files: Files, extractors: Sequence[Extractor], extraction: Extraction
+) -> Iterator[dict[int, str | None]]:
     """Compute the features that the cache lacks; leave the loop at any time, nothing is lost.
 
     Args:
-        images: SHA-256 of a file's bytes -> a file that has them.
+        files: Of what.
         extractors: What to compute.
         extraction: How.
 
     Yields:
-        After each batch: the hashes that are finished, each with None or why it could not be read.
+        After each batch: the rows that are finished, each with None or why it could not be read.
     """
-    missing: dict[str, list[int]] = {}
-    for index, extractor in enumerate(extractors):
-        known = _index_cache(_cache_folder(extraction.cache, extractor)).keys()
-        for key in images.keys() - known:
-            missing.setdefault(key, []).append(index)
     rank, ranks = extraction.part
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for key in sorted(images)[rank::ranks]:  # of all: what is missing may change while others work
-        if key in missing:
-            groups.setdefault(tuple(missing[key]), []).append(key)
-    for needed, keys in groups.items():
-        chosen = [extractors[index] for index in needed]
-        yield from _compute({key: images[key] for key in keys}, chosen, extraction)
+    # The share is one of all: what is missing may change while others work.
+    own = np.arange(len(files.keys))[rank::ranks]
+    missing = _find_missing(files.keys, extractors, extraction)[own]
+    patterns, first = np.unique(missing, return_index=True)
+    for pattern in patterns[np.argsort(first)]:
+        chosen = [item for index, item in enumerate(extractors) if pattern >> index & 1]
+        if chosen:
+            yield from _compute(own[missing == pattern], files, chosen, extraction)
 
 
-def count_missing(
-    images: dict[str, Path], extractors: Sequence[Extractor], extraction: Extraction
-) -> int:
+def count_missing(files: Files, extractors: Sequence[Extractor], extraction: Extraction) -> int:
     """Count the images for which `fill_cache` has something to compute."""
-    missing: set[str] = set()
-    for extractor in extractors:
-        missing |= images.keys() - _index_cache(_cache_folder(extraction.cache, extractor)).keys()
-    return len(missing)
+    return int(np.count_nonzero(_find_missing(files.keys, extractors, extraction)))
 
 
-def read_features(keys: Sequence[str], extractor: Extractor, cache: Path) -> Features:
+def _find_missing(keys: Digests, extractors: Sequence[Extractor], extraction: Extraction) -> Rows:
+    """Say what the cache lacks of each key, (N,): bit i stands for extractor i."""
+    missing = np.zeros(len(keys), dtype=np.intp)
+    for index, extractor in enumerate(extractors):
+        places = _find_places(_cache_folder(extraction.cache, extractor), keys)
+        missing[places.files < 0] |= 1 << index
+    return missing
+
+
+def read_features(keys: Digests, extractor: Extractor, cache: Path) -> Features:
     """Read (N, width) features from the cache, in the order of `keys`, memory-mapped if large.
 
     Raises:
         KeyError: The cache lacks one of them.
     """
     folder = _cache_folder(cache, extractor)
-    index = _index_cache(folder)
-    wanted: dict[Path, list[tuple[int, int]]] = {}
-    for row, key in enumerate(keys):
-        path, place = index[key]
-        wanted.setdefault(path, []).append((row, place))
+    unique, inverse = np.unique(keys, return_inverse=True)
+    places = _find_places(folder, unique)
+    if (places.files < 0).any():
+        raise KeyError(unique[places.files < 0][:1].tobytes().hex())
+    files, rows = places.files[inverse], places.rows[inverse]  # (N,), (N,)
+    order = np.argsort(files, kind="stable")
+    ends = np.cumsum(np.bincount(files, minlength=len(places.paths)))
     table = _empty_table(len(keys), extractor.width, folder)
-    for path, pairs in wanted.items():
-        rows, places = np.array(pairs).T
+    for path, wanted in zip(places.paths, np.split(order, ends[:-1]), strict=True):
+        if not len(wanted):
+            continue
         with safe_open(path, framework="numpy") as file:
-            table[rows] = file.get_tensor("features")[places]
+            features = file.get_tensor("features")
+        for start in range(0, len(wanted), COPIED):
+            part = wanted[start : start + COPIED]
+            table[part] = features[rows[part]]
     return table
 
 
@@ -245,74 +272,87 @@ def _cache_folder(cache: Path, extractor: Extractor) -> Path:
     return cache / "features" / extractor.fingerprint[:32]
 
 
-def _index_cache(folder: Path) -> dict[str, tuple[Path, int]]:
-    """Map each cached hash to its file and row."""
-    index: dict[str, tuple[Path, int]] = {}
+@dataclass(frozen=True)
+class _Places:
+    """Where the cache has the features of N keys: files[i] is an index of paths, or -1."""
+
+    paths: list[Path]
+    files: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+
+
+def _find_places(folder: Path, keys: Digests) -> _Places:
+    """Look the keys, ascending and each once, up in the cache; of two places the last is taken.
+
+    The files are gone through one by one: a cache of many more images costs no more memory.
+    """
+    paths: list[Path] = []
+    files, rows = np.full(len(keys), -1, dtype=np.int32), np.zeros(len(keys), dtype=np.int32)
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy") as file:
-                keys = file.get_tensor("keys")
+                cached = file.get_tensor("keys").view("S32")[:, 0]
         except (SafetensorError, OSError) as error:
             log.warning("%s: broken cache file (%s) is removed", path, error)
             path.unlink(missing_ok=True)
             continue
-        index.update((key.tobytes().hex(), (path, row)) for row, key in enumerate(keys))
-    return index
+        place = np.searchsorted(keys, cached)
+        found = np.flatnonzero(np.searchsorted(keys, cached, side="right") > place)
+        files[place[found]], rows[place[found]] = len(paths), found
+        paths.append(path)
+    return _Places(paths, files, rows)
 
 
-class _Images(Dataset[tuple[str, list[Tensor] | str]]):
-    """Prepared images by row; a file that cannot be read gives its reason instead."""
+class _Images(Dataset[tuple[int, list[Tensor] | str]]):
+    """Prepared images by row and path; a file that cannot be read gives its reason instead."""
 
     def __init__(
         self,
-        images: dict[str, Path],
         prepares: list[Callable[[Image.Image], Tensor]],
         load: Callable[[Path], Image.Image],
     ) -> None:
-        self._items, self._prepares, self._load = list(images.items()), prepares, load
+        self._prepares, self._load = prepares, load
 
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, row: int) -> tuple[str, list[Tensor] | str]:
-        key, path = self._items[row]
+    def __getitem__(self, item: tuple[int, Path]) -> tuple[int, list[Tensor] | str]:
+        row, path = item
         try:
             image = self._load(path)
         except ImageError as error:
-            return key, str(error)
-        return key, [prepare(image) for prepare in self._prepares]
+            return row, str(error)
+        return row, [prepare(image) for prepare in self._prepares]
 
 
-def _keep_list(batch: list[tuple[str, list[Tensor] | str]]) -> list[tuple[str, list[Tensor] | str]]:
+def _keep_list(batch: list[tuple[int, list[Tensor] | str]]) -> list[tuple[int, list[Tensor] | str]]:
     return batch
 
 
 def _compute(
-    images: dict[str, Path], extractors: list[Extractor], extraction: Extraction
-) -> Iterator[dict[str, str | None]]:
-    dataset = _Images(images, [item.prepare for item in extractors], extraction.load)
+    rows: Rows, files: Files, extractors: list[Extractor], extraction: Extraction
+) -> Iterator[dict[int, str | None]]:
     batches = DataLoader(
-        dataset,
+        _Images([item.prepare for item in extractors], extraction.load),
+        sampler=((row, files.find(row)) for row in rows.tolist()),  # as they are needed
         batch_size=extraction.batch_size,
         num_workers=extraction.workers,
         collate_fn=_keep_list,
     )
-    keys: list[str] = []
-    rows: list[list[Features]] = [[] for _ in extractors]
+    done: list[int] = []
+    features: list[list[Features]] = [[] for _ in extractors]
     try:
         for batch in batches:
-            good = [(key, item) for key, item in batch if not isinstance(item, str)]
+            good = [(row, item) for row, item in batch if not isinstance(item, str)]
             for index, extractor in enumerate(extractors):
                 if good:
                     stacked = torch.stack([item[index] for _, item in good])
-                    rows[index].append(_embed(extractor, stacked))
-            keys += [key for key, _ in good]
-            yield {key: item if isinstance(item, str) else None for key, item in batch}
-            if len(keys) >= IMAGES_A_FILE:
-                _flush(keys, rows, extractors, extraction.cache)
+                    features[index].append(_embed(extractor, stacked))
+            done += [row for row, _ in good]
+            yield {row: item if isinstance(item, str) else None for row, item in batch}
+            if len(done) >= IMAGES_A_FILE:
+                _flush(files.keys[done], features, extractors, extraction.cache)
+                done.clear()
     finally:
-        if keys:
-            _flush(keys, rows, extractors, extraction.cache)
+        if done:
+            _flush(files.keys[done], features, extractors, extraction.cache)
 
 
 @torch.inference_mode()
@@ -326,20 +366,19 @@ def _embed(extractor: Extractor, prepared: Tensor) -> Features:
 
 
 def _flush(
-    keys: list[str], rows: list[list[Features]], extractors: list[Extractor], cache: Path
+    keys: Digests, rows: list[list[Features]], extractors: list[Extractor], cache: Path
 ) -> None:
     for parts, extractor in zip(rows, extractors, strict=True):
         features = np.concatenate(parts)[: len(keys)]
         _write_cache(_cache_folder(cache, extractor), keys[: len(features)], features, extractor)
         parts.clear()
-    keys.clear()
 
 
-def _write_cache(folder: Path, keys: list[str], features: Features, extractor: Extractor) -> None:
+def _write_cache(folder: Path, keys: Digests, features: Features, extractor: Extractor) -> None:
     for place in (folder.parent.parent, folder.parent, folder):
         place.mkdir(parents=True, exist_ok=True, mode=0o700)  # features show what images show
-    name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
-    raw = np.frombuffer(bytes.fromhex("".join(keys)), dtype=np.uint8).reshape(len(keys), 32)
+    name = hashlib.sha256(keys.tobytes().hex().encode()).hexdigest()[:32]
+    raw = keys.view(np.uint8).reshape(len(keys), 32)
     facts = {
         "format": CACHE_FORMAT,
         "extractor": extractor.name,

@@ -19,8 +19,10 @@ from medart_cli.log import log, progress
 from medart_cli.metrics.features import (
     Extraction,
     Extractor,
+    Files,
     count_missing,
     fill_cache,
+    pack_hashes,
     read_features,
 )
 from medart_cli.models.backbone import Backbone
@@ -87,7 +89,8 @@ def load_sets(
         check_same_classes(sets.classes, found, f"the {name} set", all_needed=real)
         if config.freeze:
             extractor = _build_extractor(backbone)
-            features = read_features(part.hashes, extractor, config.cache or default_cache())
+            keys = pack_hashes(part.hashes)
+            features = read_features(keys, extractor, config.cache or default_cache())
         else:
             features = _encode_pixels(pixels, backbone, config.batch_size)
         indices = [sets.classes.index(label) for label in part.labels]
@@ -103,11 +106,13 @@ def _build_extractor(backbone: Backbone) -> Extractor:
 
 def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone) -> set[str]:
     """Compute the features that the cache lacks; return the hashes of unreadable files."""
-    files = {
+    paths = {
         sha256: record.path
         for rows in sets.rows.values()
         for record, sha256 in zip(rows.records, rows.hashes, strict=True)
     }
+    hashes = sorted(paths)
+    files = Files(pack_hashes(hashes), lambda row: paths[hashes[row]])
     extraction = Extraction(
         config.cache or default_cache(), load_image, config.batch_size, config.workers
     )
@@ -115,10 +120,10 @@ def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone) -> set[s
     broken: set[str] = set()
     with progress("features", count_missing(files, extractors, extraction)) as bar:
         for finished in fill_cache(files, extractors, extraction):
-            for sha256, reason in finished.items():
+            for row, reason in finished.items():
                 if reason is not None:
                     log.warning("%s", reason)
-                    broken.add(sha256)
+                    broken.add(hashes[row])
             bar.advance(count=len(finished))
             stop.check()
     return broken

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 
 from medart_cli import stop
@@ -16,17 +15,17 @@ from medart_cli.data.manifest import write_manifest
 from medart_cli.data.report import Output, open_output, read_versions, write_json
 from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
-from medart_cli.metrics import color, copies
+from medart_cli.metrics import color
 from medart_cli.metrics.comparison import (
     PAIRS_LIMIT,
     Effort,
+    choose_rows,
     compare_features,
-    cut_rows,
     rank_sets,
     split_halves,
 )
-from medart_cli.metrics.features import Extractor, Features, read_features
-from medart_cli.models.device import find_device
+from medart_cli.metrics.features import Extractor, read_features
+from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up
 from medart_cli.stages.evaluate_page import (
     distance_names,
     format_short,
@@ -42,11 +41,6 @@ from medart_cli.stages.evaluate_setup import (
 )
 
 FORMAT = 1  # of metrics.json
-SPACES = ("features", "features of the middle", "pixels")  # where copies are looked for
-LISTED = (
-    *("set", "file_name", "label", "nearest", "nearest_label"),
-    *("identical", "score", "space", "ratios"),
-)  # keys of copies.jsonl
 IGNORED = RUN_ONLY | {"batch_size", "workers", "fail_on_copies"}
 
 
@@ -78,7 +72,7 @@ def measure(
     facts: dict[str, Any] = {
         "format": FORMAT,
         "sets": [
-            {"name": item.name, "n": len(item.keys), "labels": item.count_labels()} for item in sets
+            {"name": item.name, "n": len(item), "labels": item.count_labels()} for item in sets
         ],
         "features": [
             {"name": item.name, "width": item.width, "fingerprint": item.fingerprint}
@@ -90,20 +84,20 @@ def measure(
         "ranking": rank(config, real, synthetic, networks.main[0], cache),
         "unmatched_labels": find_unmatched(real, synthetic),
         "failures": [{"file": name, "reason": why} for name, why in failures.items()],
-        "demonstration": any(row.demonstration for item in sets for row in item.records),
+        "demonstration": any(bool(item.demonstration.any()) for item in sets),
     }
-    facts["copies"], pairs = find_copies(config, sets, networks, cache)
+    found = find_copies(config, sets, networks, cache)
+    facts["copies"] = [sum_up(config, pairs) for pairs in found]
 
     facts |= {"settings": settings_of(config), "versions": read_versions()}
     facts["seconds"] = round(time.monotonic() - started, 1)
-    listed = [{key: pair[key] for key in LISTED} for pair in pairs if pair["copy"]]
-    write_manifest(config.out / "copies.jsonl", listed)
+    write_manifest(config.out / "copies.jsonl", list_copies(found))
     write_json(config.out / "metrics.json", facts)
     histograms = {
         item.name: color.pooled_histograms(read_features(item.keys, networks.colors, cache))
         for item in [real, *synthetic]
     }
-    write_page(config.out, facts, [real, *synthetic], pairs, histograms)
+    write_page(config.out, facts, [real, *synthetic], found, histograms)
     show(facts)
     fail_on_copies(config, facts)
     return summarize(config, facts)
@@ -124,18 +118,15 @@ def compare_sets(
         for item in synthetic
         for label in [None, *(_shared_labels(real, item) if config.per_label else [])]
     ]
-    all_groups = real.groups
     found = []
     with progress("measure", len(jobs)) as bar:
         for extractor, item, label in jobs:
             stop.check()
             rows = real.rows_of(label)
-            first = read_features([real.keys[row] for row in rows], extractor, cache)
-            keys = [item.keys[row] for row in item.rows_of(label)]
-            second = read_features(keys, extractor, cache)
-            groups = [all_groups[row] for row in rows]
+            first = read_features(real.keys[rows], extractor, cache)
+            second = read_features(item.keys[item.rows_of(label)], extractor, cache)
             place = {"set": item.name, "features": extractor.name, "label": label}
-            found.append(place | compare_features(first, second, groups, effort))
+            found.append(place | compare_features(first, second, real.groups[rows], effort))
             bar.advance()
     return found
 
@@ -144,8 +135,8 @@ def _shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
     """Labels with two images or more in both sets; one label alone is the overall measure."""
     first, second = real.count_labels(), item.count_labels()
     shared = [label for label in first if min(first[label], second.get(label, 0)) > 1]
-    alone = len(shared) == 1 and len(real.rows_of(shared[0])) == len(real.keys)
-    return [] if alone and len(item.rows_of(shared[0])) == len(item.keys) else shared
+    alone = len(shared) == 1 and first[shared[0]] == len(real)
+    return [] if alone and second[shared[0]] == len(item) else shared
 
 
 def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[str]]:
@@ -175,15 +166,16 @@ def compare_colors(
 ) -> list[dict[str, Any]]:
     """Compare the colors of each synthetic set with the real one's, beside the real set's own."""
     generator = np.random.default_rng(config.seed)
-    first, rows = cut_rows(
-        read_features(real.keys, extractor, cache), PAIRS_LIMIT, generator
-    )  # a random part of very large sets: colors of 10,000 images are those of all
-    groups = list(np.array(real.groups)[rows])
+    first = read_features(real.keys, extractor, cache)
+    # A random part of very large sets: colors of 10,000 images are those of all.
+    rows = choose_rows(first, PAIRS_LIMIT, generator)
+    first, groups = first[rows], real.groups[rows]
     halves = [split_halves(groups, generator) for _ in range(config.floor_repeats)]
     gaps = [color.color_gap(first[left], first[right]) for left, right in halves if len(right)]
     found = []
     for item in synthetic:
-        second, _ = cut_rows(read_features(item.keys, extractor, cache), PAIRS_LIMIT, generator)
+        second = read_features(item.keys, extractor, cache)
+        second = second[choose_rows(second, PAIRS_LIMIT, generator)]
         gap = color.color_gap(first, second)
         draws = color.bootstrap_color(first, second, generator, config.bootstrap)
         measures = {
@@ -233,17 +225,15 @@ def rank(
     if len(synthetic) < 2:
         return None
     generator = np.random.default_rng(config.seed)
-    n = min(len(item.keys) for item in synthetic)
+    n = min(len(item) for item in synthetic)
     first = read_features(real.keys, extractor, cache)
     effort = Effort(config.seed, config.bootstrap, 1)
     results = []
     for item in synthetic:
         stop.check()
-        rows = np.sort(generator.permutation(len(item.keys))[:n])
-        keys = [item.keys[row] for row in rows]
-        results.append(
-            compare_features(first, read_features(keys, extractor, cache), real.groups, effort)
-        )
+        rows = np.sort(generator.permutation(len(item))[:n])
+        second = read_features(item.keys[rows], extractor, cache)
+        results.append(compare_features(first, second, real.groups, effort))
     names = [item.name for item in synthetic]
     ranking = {"n": n, "features": extractor.name, **rank_sets(names, results)}
     ranking["frechet"] = {
@@ -251,116 +241,6 @@ def rank(
         for name, result in zip(names, results, strict=True)
     }
     return ranking
-
-
-def find_copies(
-    config: EvaluateConfig, sets: list[ImageSet], networks: Networks, cache: Path
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Find near-copies in each synthetic set.
-
-    Returns:
-        Facts for each set; and one entry for each synthetic image with its nearest real image.
-    """
-    real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
-    if not config.copies:
-        return [], []
-    if len(real.keys) < copies.LEAST_TRAINING:
-        log.warning("%s: too few images to look for copies", real.name)
-        return [], []
-    holdout = sets[-1] if config.holdout else real
-    training = [read_features(real.keys, item, cache) for item in networks.copies]
-    codes = {name: code for code, name in enumerate(dict.fromkeys(real.groups))}
-    theirs = np.array([codes[name] for name in real.groups])
-    names = _known_groups(holdout) if config.holdout else real.groups
-    own = np.array([codes.get(name, -1) for name in names])  # -1: compared with all real images
-    device = find_device(config.device)
-    views = [read_features(holdout.keys, item, cache) for item in networks.copies]
-    heldout = _find_nearest(views, training, own, theirs, device)
-    twins = int(copies.find_twins(heldout[-1]).sum())
-    if twins:
-        log.warning(
-            "%s: %d images look like duplicates or retakes of a real image; if they are of one "
-            "patient, give both a group_id",
-            *(holdout.name, twins),
-        )
-    if twins == len(holdout.keys):
-        log.warning("%s: no image is left to set the threshold of copies", holdout.name)
-        return [], []
-    facts, pairs = [], []
-    for item in synthetic:
-        stop.check()
-        views = [read_features(item.keys, part, cache) for part in networks.copies]
-        own = np.full(len(item.keys), -1)
-        nearest = _find_nearest(views, training, own, theirs, device)
-        verdict = copies.judge_copies(nearest, heldout, rate=config.copy_rate)
-        entries = _pair_up(item, real, nearest, verdict)
-        count = sum(pair["copy"] for pair in entries)
-        low, high = copies.wilson_interval(count, len(entries))
-        facts.append(
-            {
-                "set": item.name,
-                "n": len(entries),
-                "copies": count,
-                "identical_files": sum(pair["identical"] for pair in entries),
-                "share": count / len(entries),
-                "interval": [low, high],
-                "false_alarms": verdict.false_alarms,
-                "heldout": verdict.heldout,
-                "calibration": "held-out set" if config.holdout else "each real image left out",
-                "real_twins": verdict.twins,
-                "thresholds": dict(zip(SPACES, verdict.thresholds, strict=True)),
-            }
-        )
-        pairs += entries
-    return facts, pairs
-
-
-def _find_nearest(
-    views: list[Features],
-    training: list[Features],
-    own: copies.Indices,
-    theirs: copies.Indices,
-    device: torch.device,
-) -> list[copies.Nearest]:
-    """Find the nearest training image of each query, in the order of SPACES."""
-    return [
-        copies.find_nearest_features(views[0:2], training[0], own, theirs),
-        copies.find_nearest_features(views[2:4], training[2], own, theirs),
-        copies.find_nearest_layouts(views[4], training[4], own, theirs, device),
-    ]
-
-
-def _known_groups(item: ImageSet) -> list[str]:
-    return [str(record.fields.get("group_id", "")) for record in item.records]
-
-
-def _pair_up(
-    item: ImageSet, real: ImageSet, nearest: list[copies.Nearest], verdict: copies.Verdict
-) -> list[dict[str, Any]]:
-    """Name each synthetic image's nearest real image; the same bytes are a copy in any case."""
-    places = {key: row for row, key in enumerate(real.keys)}
-    entries = []
-    for row, (record, key) in enumerate(zip(item.records, item.keys, strict=True)):
-        space = int(verdict.space[row])
-        found = places.get(key, int(nearest[space].index[row]))
-        entries.append(
-            {
-                "set": item.name,
-                "file_name": record.file_name,
-                "label": record.label,
-                "nearest": real.records[found].file_name,
-                "nearest_label": real.records[found].label,
-                "copy": bool(verdict.flagged[row]) or key in places,
-                "identical": key in places,
-                "score": float(verdict.score[row]),
-                "space": SPACES[space],
-                "ratios": {
-                    name: float(part.ratio[row]) for name, part in zip(SPACES, nearest, strict=True)
-                },
-                "rows": [row, found],
-            }
-        )
-    return entries
 
 
 def show(facts: dict[str, Any]) -> None:

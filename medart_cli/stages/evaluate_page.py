@@ -21,6 +21,7 @@ from medart_cli.data.report import (
     write_text,
 )
 from medart_cli.metrics.color import CHANNELS
+from medart_cli.stages.evaluate_copies import Pairs
 from medart_cli.stages.evaluate_setup import ImageSet
 
 THUMB = 112  # pixels of a picture in a grid
@@ -118,7 +119,7 @@ def write_page(
     out: Path,
     facts: dict[str, Any],
     sets: Sequence[ImageSet],
-    pairs: list[dict[str, Any]],
+    pairs: list[Pairs],
     histograms: dict[str, npt.NDArray[np.float64]],
 ) -> None:
     """Write report.html and the PNG plots.
@@ -127,11 +128,11 @@ def write_page(
         out: The report folder.
         facts: The content of metrics.json.
         sets: The real set and the synthetic ones.
-        pairs: Each synthetic image with its nearest real one.
+        pairs: Near-copies of each synthetic set; empty where none were looked for.
         histograms: (4, 256) of each set, by name.
     """
     parts = [_introduce(facts), *_show_distances(out, facts), *_show_colors(out, facts, histograms)]
-    parts += _show_copies(facts, sets, pairs)
+    parts += _show_copies(facts, pairs)
     parts += ["<h2>Images by label</h2>", *_show_grids(sets)]
     parts.append("<h2>Settings and versions</h2>")
     settings = {**facts["settings"], **facts["versions"]}
@@ -295,16 +296,11 @@ def draw_histograms(histograms: dict[str, npt.NDArray[np.float64]]) -> Figure:
     return figure
 
 
-def _show_copies(
-    facts: dict[str, Any], sets: Sequence[ImageSet], pairs: list[dict[str, Any]]
-) -> list[str]:
+def _show_copies(facts: dict[str, Any], found: list[Pairs]) -> list[str]:
     parts = ["<h2>Near-copies of real images</h2>"]
     if not facts["copies"]:
         return [*parts, _note("Not looked for.")]
-    for item in facts["copies"]:
-        own = next(it for it in sets[1:] if it.name == item["set"])
-        found = sorted((p for p in pairs if p["set"] == item["set"]), key=lambda p: -p["score"])
-        found.sort(key=lambda pair: not pair["identical"])
+    for item, pairs in zip(facts["copies"], found, strict=True):
         parts.append(
             f"<h3>{html.escape(item['set'])}</h3><p>{html.escape(_count_copies(item))}</p>"
         )
@@ -315,7 +311,7 @@ def _show_copies(
                     "real image; they were left out of the threshold."
                 )
             )
-        tiles = [_draw_pair(own, sets[0], pair) for pair in found[:MOST_PAIRS]]
+        tiles = [_draw_pair(pairs, row) for row in pairs.worst(MOST_PAIRS)]
         caption = (
             "The nearest pairs, synthetic left, real right; a red frame marks those taken for "
             "copies. The number is the score: above 1 is closer than the threshold."
@@ -324,12 +320,12 @@ def _show_copies(
     return parts
 
 
-def _draw_pair(own: ImageSet, real: ImageSet, pair: dict[str, Any]) -> Image.Image:
-    row, found = pair["rows"]
+def _draw_pair(pairs: Pairs, row: int) -> Image.Image:
+    pair = pairs.describe(row)
     tile = Image.new("RGB", (2 * THUMB + 10, THUMB + 22), "#cf222e" if pair["copy"] else "white")
     tile.paste("white", (3, 3, tile.width - 3, tile.height - 3))
-    tile.paste(_thumb(own, row), (4, 4))
-    tile.paste(_thumb(real, found), (THUMB + 6, 4))
+    tile.paste(_thumb(pairs.own, row), (4, 4))
+    tile.paste(_thumb(pairs.real, pairs.found[row]), (THUMB + 6, 4))
     score = f"{pair['score']:.2f}" if pair["score"] < 100 else "over 100"
     text = "same file" if pair["identical"] else f"{score}, {pair['space']}"
     ImageDraw.Draw(tile).text((6, THUMB + 6), text, fill="#1b1f24")
@@ -337,7 +333,7 @@ def _draw_pair(own: ImageSet, real: ImageSet, pair: dict[str, Any]) -> Image.Ima
 
 
 def _thumb(item: ImageSet, row: int) -> Image.Image:
-    return fit_image(load_image(item.records[row].path), THUMB, "pad")
+    return fit_image(load_image(item.record(row).path), THUMB, "pad")
 
 
 def _show_grids(sets: Sequence[ImageSet]) -> list[str]:
@@ -348,7 +344,7 @@ def _show_grids(sets: Sequence[ImageSet]) -> list[str]:
         parts.append(f"<h3>{html.escape(label or 'all')}</h3>")
         for item in sets:
             rows = item.rows_of(label)
-            if rows:
+            if len(rows):
                 chosen = np.linspace(0, len(rows) - 1, min(len(rows), GRID_COLUMNS)).round()
                 tiles = [_thumb(item, rows[int(place)]) for place in chosen]
                 sheet = tile_images(tiles, columns=GRID_COLUMNS)

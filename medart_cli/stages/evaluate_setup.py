@@ -1,12 +1,13 @@
 """What `medart evaluate` needs before it measures: the sets, the networks, the features."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from PIL import Image
@@ -15,14 +16,18 @@ from torch import Tensor, nn
 from medart_cli import stop
 from medart_cli.config import EvaluateConfig, parse_shard
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import Record, hash_file, read_data
+from medart_cli.data.manifest import Record, hash_file
+from medart_cli.data.stored import open_data
 from medart_cli.errors import ConfigError, RunError
 from medart_cli.log import log, progress
 from medart_cli.metrics import color, copies
 from medart_cli.metrics.features import (
     INCEPTION_NAME,
+    Digests,
     Extraction,
     Extractor,
+    Files,
+    Rows,
     count_missing,
     derive_extractor,
     fill_cache,
@@ -33,38 +38,100 @@ from medart_cli.models.backbone import EMBEDDED, load_backbone
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
 
+UNREAD = b""  # in place of the SHA-256 of a file that cannot be read
+LONGEST_GROUP = 64  # bytes of UTF-8; a UID of DICOM has at most 64
+
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one set.
+    """The images of one set: some 60 bytes of memory each, where a manifest names them.
 
     Attributes:
         name: Short and unique.
-        records: One for each image.
-        keys: SHA-256 of each image's bytes; empty until `extract` has read them.
+        records: All records of the set; those of a manifest stay on the disk.
+        rows: Which of them the N images are, ascending, (N,).
+        labels: Each label and its code.
+        codes: Label code of each image, (N,); -1 for none.
+        demonstration: Whether a demonstration model had a part in the image, (N,).
+        keys: SHA-256 of each image's bytes, (N,); UNREAD before `extract`.
     """
 
     name: str
-    records: list[Record]
-    keys: list[str]
+    records: Sequence[Record]
+    rows: Rows
+    labels: dict[str, int]
+    codes: npt.NDArray[np.int32]
+    demonstration: npt.NDArray[np.bool_]
+    keys: Digests
 
-    @property
-    def groups(self) -> list[str]:
-        """The patient of each image; where none is known, images of the same bytes are one."""
-        return [
-            str(record.fields.get("group_id") or key)
-            for record, key in zip(self.records, self.keys, strict=True)
-        ]
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    def rows_of(self, label: str | None) -> list[int]:
+    def __iter__(self) -> Iterator[Record]:
+        return map(self.record, range(len(self)))
+
+    def record(self, row: int | np.intp) -> Record:
+        """Return the record of one image."""
+        return self.records[int(self.rows[row])]
+
+    def pick(self, kept: Rows) -> "ImageSet":
+        """Return some of the images."""
+        return replace(
+            self,
+            rows=self.rows[kept],
+            codes=self.codes[kept],
+            demonstration=self.demonstration[kept],
+            keys=self.keys[kept],
+        )
+
+    def rows_of(self, label: str | None) -> Rows:
         """Return the rows that have a label; all rows for None."""
-        rows = range(len(self.records))
-        return [row for row in rows if label is None or self.records[row].label == label]
+        if label is None:
+            return np.arange(len(self))
+        return np.flatnonzero(self.codes == self.labels.get(label, -2))
 
     def count_labels(self) -> dict[str, int]:
         """Count the images of each label."""
-        counts = Counter(record.label for record in self.records if record.label is not None)
-        return dict(sorted(counts.items()))
+        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self.labels))
+        return {name: int(counts[self.labels[name]]) for name in sorted(self.labels)
+                if counts[self.labels[name]]}  # fmt: skip
+
+    def name_groups(self) -> npt.NDArray[np.bytes_]:
+        """Name the patient of each image, (N,); where none is known, images of the same bytes."""
+        names = (
+            _shorten(str(record.fields.get("group_id") or key.ljust(32, b"\0").hex()))
+            for record, key in zip(self, self.keys, strict=True)
+        )
+        return np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(self))
+
+    @cached_property
+    def groups(self) -> Rows:
+        """The code of each image's group, (N,): 0 for the first by name, and so on."""
+        names = self.name_groups()
+        order = np.argsort(names, kind="stable")
+        new = np.zeros(len(names), dtype=np.intp)
+        for start in range(1, len(names), 4096):  # np.unique would copy all names twice
+            part = order[start - 1 : start + 4096]
+            new[start : start + 4096] = names[part[1:]] != names[part[:-1]]
+        codes = np.empty(len(names), dtype=np.intp)
+        codes[order] = np.cumsum(new)
+        return codes
+
+    def find_groups(self, other: "ImageSet") -> Rows:
+        """Return the group of this set that each image of another set belongs to, or -1, (M,)."""
+        names = (_shorten(str(record.fields.get("group_id", ""))) for record in other)
+        theirs = np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(other))
+        own, codes = self.name_groups(), np.sort(self.groups)
+        own.sort()  # as the codes are
+        place = np.searchsorted(own, theirs)
+        known = np.searchsorted(own, theirs, side="right") > place
+        return np.where(known, codes[np.minimum(place, len(codes) - 1)], -1)
+
+
+def _shorten(name: str) -> bytes:
+    """Cut a group's name to a fixed width; names stay different, and in order unless alike."""
+    raw = name.encode()
+    return raw if len(raw) <= LONGEST_GROUP else raw[:32] + hashlib.sha256(raw).digest()
 
 
 @dataclass(frozen=True)
@@ -97,17 +164,28 @@ def read_sets(config: EvaluateConfig) -> list[ImageSet]:
     sources = [config.real, *config.synthetic, *([config.holdout] if config.holdout else [])]
     sets = []
     for index, (name, source) in enumerate(zip(_short_names(sources), sources, strict=True)):
-        records = list(read_data(source, root=config.root))
-        if index == 0 or index > len(config.synthetic):
-            for record in records:
-                if record.synthetic:
-                    raise ConfigError(
-                        f"{record.place}: is a synthetic image among the real ones; take it out"
-                    )
-        if len(records) < 2:
-            raise ConfigError(f"{source}: holds {len(records)} image; a distance needs 2 or more")
-        sets.append(ImageSet(name, records, []))
+        real = index == 0 or index > len(config.synthetic)
+        item = _read_set(name, open_data(source, root=config.root), real=real)
+        if len(item) < 2:
+            raise ConfigError(f"{source}: holds {len(item)} image; a distance needs 2 or more")
+        sets.append(item)
     return sets
+
+
+def _read_set(name: str, records: Sequence[Record], *, real: bool) -> ImageSet:
+    labels: dict[str, int] = {}
+    codes = np.full(len(records), -1, dtype=np.int32)
+    demonstration = np.zeros(len(records), dtype=np.bool_)
+    for row, record in enumerate(records):
+        if real and record.synthetic:
+            raise ConfigError(
+                f"{record.place}: is a synthetic image among the real ones; take it out"
+            )
+        if record.label is not None:
+            codes[row] = labels.setdefault(record.label, len(labels))
+        demonstration[row] = record.demonstration
+    rows, keys = np.arange(len(records)), np.full(len(records), UNREAD, dtype="S32")
+    return ImageSet(name, records, rows, labels, codes, demonstration, keys)
 
 
 def _short_names(sources: list[str]) -> list[str]:
@@ -195,63 +273,74 @@ def extract(
         RunError: Fewer than two images of a set can be read.
     """
     failures: dict[str, str] = {}
-    keys: list[list[str]] = []
-    images: dict[str, Path] = {}
-    with progress("hash", sum(len(item.records) for item in sets)) as bar:
+    hashed = []
+    with progress("hash", sum(len(item) for item in sets)) as bar:
         for item in sets:
-            keys.append([_hash(record, failures) for record in item.records])
-            bar.advance(count=len(item.records))
+            keys = (_hash(record, failures) for record in item)
+            hashed.append(replace(item, keys=np.fromiter(keys, dtype="S32", count=len(item))))
+            bar.advance(count=len(item))
             stop.check()
-    for item, found in zip(sets, keys, strict=True):
-        images |= {key: rec.path for key, rec in zip(found, item.records, strict=True) if key}
+    files = _list_files(hashed)
     state, part = PartialState(), own_part(parse_shard(config.shard))
     extraction = Extraction(
         cache, load_image, config.batch_size, config.workers, (part.index, part.count)
     )
-    reasons = _fill(images, networks, extraction)
+    reasons = _fill(files, networks, extraction)
     state.wait_for_everyone()
     together = state.num_processes > 1 and config.shard is None
     if together and state.is_main_process:  # what no process could read, once more
-        reasons |= _fill(images, networks, replace(extraction, part=(0, 1)))
-    for item, found in zip(sets, keys, strict=True):
-        for record, key in zip(item.records, found, strict=True):
-            if key in reasons:
-                failures[str(record.path)] = reasons[key]
+        reasons |= _fill(files, networks, replace(extraction, part=(0, 1)))
+    bad = np.array(list(reasons), dtype="S32")
+    for item in hashed:
+        for row in np.flatnonzero(np.isin(item.keys, bad)):
+            failures[str(item.record(row).path)] = reasons[item.keys[row]]
     for why in failures.values():
         log.warning("%s", why)
-    return [_readable(*pair, failures) for pair in zip(sets, keys, strict=True)], failures
+    return [_readable(item, bad) for item in hashed], failures
 
 
-def _hash(record: Record, failures: dict[str, str]) -> str:
+def _hash(record: Record, failures: dict[str, str]) -> bytes:
     try:
-        return hash_file(record.path)
+        return bytes.fromhex(hash_file(record.path))
     except OSError as error:
         failures[str(record.path)] = f"{record.path}: {error.strerror}"
-        return ""
+        return UNREAD
 
 
-def _fill(images: dict[str, Path], networks: Networks, extraction: Extraction) -> dict[str, str]:
-    missing = count_missing(images, networks.all, extraction)
-    reasons: dict[str, str] = {}
+def _list_files(sets: list[ImageSet]) -> Files:
+    """List the files of all sets; of those with the same bytes the last stands for all."""
+    keys = np.concatenate([item.keys for item in sets])
+    unique, place = np.unique(keys[::-1], return_index=True)
+    place = (len(keys) - 1 - place)[unique != UNREAD]
+    ends = np.cumsum([len(item) for item in sets])
+
+    def find(row: int) -> Path:
+        number = int(np.searchsorted(ends, place[row], side="right"))
+        before = ends[number] - len(sets[number])
+        return sets[number].record(place[row] - before).path
+
+    return Files(unique[unique != UNREAD], find)
+
+
+def _fill(files: Files, networks: Networks, extraction: Extraction) -> dict[bytes, str]:
+    """Fill the cache; return why images could not be read, by key."""
+    missing = count_missing(files, networks.all, extraction)
+    reasons: dict[bytes, str] = {}
     if missing == 0:
         return reasons
     log.info("computing features of %d images", missing)
     with progress("features", missing // extraction.part[1]) as bar:
-        for finished in fill_cache(images, networks.all, extraction):
-            reasons |= {key: why for key, why in finished.items() if why is not None}
+        for finished in fill_cache(files, networks.all, extraction):
+            reasons |= {files.keys[row]: why for row, why in finished.items() if why is not None}
             bar.advance(count=len(finished))
             stop.check()
     return reasons
 
 
-def _readable(item: ImageSet, keys: list[str], failures: dict[str, str]) -> ImageSet:
-    pairs = [
-        (record, key)
-        for record, key in zip(item.records, keys, strict=True)
-        if str(record.path) not in failures
-    ]
-    if len(pairs) < 2:
+def _readable(item: ImageSet, bad: Digests) -> ImageSet:
+    kept = np.flatnonzero((item.keys != UNREAD) & ~np.isin(item.keys, bad))
+    if len(kept) < 2:
         raise RunError(
-            f"{item.name}: only {len(pairs)} of {len(keys)} images can be read; a distance needs 2"
+            f"{item.name}: only {len(kept)} of {len(item)} images can be read; a distance needs 2"
         )
-    return ImageSet(item.name, [record for record, _ in pairs], [key for _, key in pairs])
+    return item.pick(kept)

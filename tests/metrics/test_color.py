@@ -3,6 +3,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.stats import wasserstein_distance
 
+from medart_cli.metrics import color
 from medart_cli.metrics.color import (
     bootstrap_color,
     color_gap,
@@ -70,3 +71,14 @@ def test_large_images_are_shrunk_and_histograms_sum_to_one():
     pooled = pooled_histograms(colors)
     np.testing.assert_allclose(pooled.sum(axis=1), 1, rtol=1e-6)
     assert pooled[0, 255] == pooled[1, 0] == pooled[2, 128] == pooled[3, 255] == 1
+
+
+def test_the_number_of_images_at_a_time_changes_no_color(monkeypatch):
+    random = np.random.default_rng(0)
+    real, synthetic = (random.random((n, color.WIDTH), dtype=np.float32) for n in (11, 7))
+    whole = color_gap(real, synthetic)
+    monkeypatch.setattr(color, "ROWS", 4)
+    for name in ("mean", "spread", "histogram"):
+        np.testing.assert_array_equal(
+            getattr(color_gap(real, synthetic), name), getattr(whole, name)
+        )

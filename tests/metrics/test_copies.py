@@ -6,7 +6,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.stats import binomtest
 
+from medart_cli.metrics import copies
 from medart_cli.metrics.copies import (
+    NEXT,
     Nearest,
     describe_layout,
     find_nearest_features,
@@ -105,6 +107,51 @@ def test_images_of_the_own_group_are_not_compared():
     assert all(groups[index] != groups[row] for row, index in enumerate(found.index))
     alone = find_nearest_features([training], training, groups * 0, groups * 0)
     assert (alone.ratio == 1).all()
+
+
+def judge_by_hand(likeness, own, theirs):
+    """Index, distance and ratio from the whole table of cosines, one query after the other."""
+    found = []
+    for row, cosines in enumerate(likeness):
+        others = np.flatnonzero(theirs != own[row])
+        distance = np.sqrt(np.maximum(2 - 2 * cosines[others], 0))
+        order = np.argsort(distance, kind="stable")
+        following = distance[order[1 : NEXT + 1]]
+        middle = following[(len(following) - 1) // 2] if len(following) else None
+        ratio = distance[order[0]] / max(middle, 1e-9) if middle is not None else 1.0
+        found.append((others[order[0]], distance[order[0]], ratio))
+    return [np.array(column) for column in zip(*found, strict=True)]
+
+
+def test_the_nearest_features_over_many_blocks_are_those_of_the_whole_table():
+    random = np.random.default_rng(0)
+    training = random.normal(size=(5000, 12)).astype(np.float32)
+    training[4500] = training[100]  # the first of equals is named
+    views = [random.normal(size=(700, 12)).astype(np.float32) for _ in range(2)]
+    views[1][600] = training[100]
+    own, theirs = np.arange(700) // 2, np.arange(5000) // 4
+    found = find_nearest_features(views, training, own, theirs)
+    units = [item - training.mean(axis=0, dtype=np.float64) for item in (*views, training)]
+    units = [item / np.linalg.norm(item, axis=1, keepdims=True) for item in units]
+    likeness = np.maximum(units[0] @ units[2].T, units[1] @ units[2].T)
+    index, distance, ratio = judge_by_hand(likeness, own, theirs)
+    np.testing.assert_array_equal(found.index, index)
+    np.testing.assert_allclose(found.distance, distance, atol=1e-7)
+    np.testing.assert_allclose(found.ratio, ratio, atol=1e-6)
+    assert found.index[600] == 100
+
+
+def test_the_nearest_layouts_over_many_blocks_are_those_of_the_whole_table(training):
+    pictures = describe(training)
+    assert len(pictures) > 3 * copies.TOGETHER
+    groups = np.arange(len(pictures)) // 2
+    found = find_nearest_layouts(pictures, pictures, groups, groups, CPU)
+    turned, crops = copies._orientations(pictures), copies._crops(pictures)
+    likeness = np.array([[(one @ other.T).max() for other in crops] for one in turned.unbind(1)])
+    index, distance, ratio = judge_by_hand(likeness.astype(np.float64), groups, groups)
+    np.testing.assert_array_equal(found.index, index)
+    np.testing.assert_allclose(found.distance, distance, atol=1e-5)
+    np.testing.assert_allclose(found.ratio, ratio, atol=1e-5)
 
 
 def ratios(values):

@@ -232,3 +232,18 @@ def test_sets_that_are_too_small_are_refused():
         neighbor_coverage(draw(5), draw(9))
     with pytest.raises(ValueError, match=r"expected \(N1, D\)"):
         kernel_distance(draw(5), draw(5, width=3))
+
+
+def test_more_rows_than_a_block_give_what_the_whole_table_gives():
+    random = np.random.default_rng(0)
+    real, synthetic = (random.normal(size=(n, 3)).astype(np.float32) for n in (1500, 2300))
+    first, second = (item.astype(np.float64) for item in (real, synthetic))
+    by_hand = np.linalg.norm(first[:, None] - second[None], axis=2)
+    np.testing.assert_allclose(pairwise_distances(real, synthetic), by_hand, atol=1e-6)
+    tables = [
+        polynomial_kernel(a, b, degree=3, gamma=1 / 3, coef0=1)
+        for a, b in ((first, first), (second, second), (first, second))
+    ]
+    within = [(it.sum() - np.trace(it)) / (len(it) * (len(it) - 1)) for it in tables[:2]]
+    value = sum(within) - 2 * tables[2].mean()
+    assert kernel_distance(real, synthetic)[0] == pytest.approx(value, abs=1e-12)

@@ -1,5 +1,6 @@
 import hashlib
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from cleanfid import fid as cleanfid
 from cleanfid.inception_torchscript import InceptionV3W
 from PIL import Image, ImageOps
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunError
@@ -15,12 +17,12 @@ from medart_cli.metrics.features import (
     INCEPTION_NAME,
     Extraction,
     Extractor,
-    count_missing,
+    Files,
     derive_extractor,
     fill_cache,
     find_inception,
     load_inception,
-    read_features,
+    pack_hashes,
 )
 from tests.processes import largest_file
 
@@ -74,12 +76,25 @@ def build_extractor(name="plain", width=192):
     )
 
 
+def list_files(images):
+    hashes = sorted(images)
+    return Files(pack_hashes(hashes), lambda row: images[hashes[row]])
+
+
 def fill(images, extractors, extraction):
     return {
-        key: why
-        for batch in fill_cache(images, extractors, extraction)
-        for key, why in batch.items()
+        sorted(images)[row]: why
+        for batch in fill_cache(list_files(images), extractors, extraction)
+        for row, why in batch.items()
     }
+
+
+def count_missing(images, extractors, extraction):
+    return features.count_missing(list_files(images), extractors, extraction)
+
+
+def read_features(hashes, extractor, cache):
+    return features.read_features(pack_hashes(hashes), extractor, cache)
 
 
 def test_stand_in_inception_gives_the_features_of_clean_fid(tmp_path):
@@ -184,7 +199,7 @@ def test_an_unreadable_file_is_named_and_the_others_are_computed(tmp_path):
 def test_a_loop_that_is_left_keeps_what_was_computed(tmp_path):
     images = save_images(tmp_path, 6)
     extraction = Extraction(tmp_path / "cache", load, batch_size=2)
-    batches = fill_cache(images, [build_extractor()], extraction)
+    batches = fill_cache(list_files(images), [build_extractor()], extraction)
     done = next(batches)
     batches.close()
     assert count_missing(images, [build_extractor()], extraction) == 6 - len(done)
@@ -223,6 +238,54 @@ def test_a_broken_cache_file_is_computed_again(tmp_path):
     fill(images, [build_extractor()], extraction)
     next((tmp_path / "cache").rglob("*.safetensors")).write_bytes(b"torn")
     assert len(fill(images, [build_extractor()], extraction)) == 3
+
+
+def save_features(folder, keys, values, extractor):
+    table = np.repeat(np.float32(values)[:, None], extractor.width, axis=1)
+    features._write_cache(features._cache_folder(folder, extractor), keys, table, extractor)
+
+
+def test_of_an_image_that_is_cached_twice_the_last_file_counts(tmp_path):
+    extractor = build_extractor()
+    keys = pack_hashes(hashlib.sha256(bytes([row])).hexdigest() for row in range(40))
+    save_features(tmp_path, keys[:30], range(30), extractor)
+    save_features(tmp_path, keys[20:], range(120, 140), extractor)
+    folder = features._cache_folder(tmp_path, extractor)
+    (folder / "zz.safetensors").write_bytes(b"torn")
+    wanted = keys[[5, 25, 39, 5]]
+    found = features.read_features(wanted, extractor, tmp_path)[:, 0]
+    names = [path.name for path in sorted(folder.iterdir())]
+    assert "zz.safetensors" not in names and len(names) == 2
+    first = hashlib.sha256(keys[:30].tobytes().hex().encode()).hexdigest()[:32]
+    twice = 25 if names[1].startswith(first) else 125
+    assert list(found) == [5, twice, 139, 5]
+
+
+def test_a_hash_that_ends_in_zeros_is_found_and_written_whole(tmp_path):
+    extractor = build_extractor()
+    hashes = ["ab" * 31 + "00", "cd" * 30 + "0000", "ab" * 32]
+    keys = pack_hashes(hashes)
+    save_features(tmp_path, keys, [1, 2, 3], extractor)
+    [path] = features._cache_folder(tmp_path, extractor).iterdir()
+    with safe_open(path, framework="numpy") as file:
+        assert file.get_tensor("keys").tobytes().hex() == "".join(hashes)
+    assert list(read_features(hashes[::-1], extractor, tmp_path)[:, 0]) == [3, 2, 1]
+    with pytest.raises(KeyError, match="ab" * 30 + "0000"):
+        read_features(["ab" * 30 + "0000"], extractor, tmp_path)
+
+
+def test_many_rows_of_few_images_and_no_rows_at_all_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "COPIED", 7)
+    extractor = build_extractor()
+    keys = np.sort(pack_hashes(hashlib.sha256(bytes([row])).hexdigest() for row in range(9)))
+    save_features(tmp_path, keys[:4], range(4), extractor)
+    save_features(tmp_path, keys[4:], range(4, 9), extractor)
+    rows = np.random.default_rng(0).integers(9, size=100)
+    found = features.read_features(keys[rows], extractor, tmp_path)
+    np.testing.assert_array_equal(found[:, 0], rows)
+    assert features.read_features(keys[:0], extractor, tmp_path).shape == (0, 192)
+    extraction = Extraction(tmp_path, load)
+    assert features.count_missing(Files(keys[:0], Path), [extractor], extraction) == 0
 
 
 def test_features_that_are_no_numbers_end_the_run(tmp_path):

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from timm.models import save_for_hf
 
 from medart_cli.config import EvaluateConfig
 from medart_cli.errors import RunError
-from medart_cli.metrics.features import count_missing
+from medart_cli.metrics.features import Files, count_missing
 from medart_cli.stages.evaluate_setup import (
     Extraction,
     build_networks,
@@ -76,7 +77,42 @@ def test_groups_are_patients_and_else_equal_files(tmp_path, network):
         config, read_sets(config), build_networks(config, config.cache), config.cache
     )
     groups = sets[0].groups
-    assert groups[0] == groups[1] == "p7" and groups[2] == groups[3] != "p7" and not failures
+    assert groups[0] == groups[1] != groups[2] == groups[3] and not failures
+    assert sets[0].name_groups()[0] == b"p7"
+
+
+def write_rows(folder, rows):
+    lines = [
+        json.dumps({"file_name": f"{row % 4}.png"} | fields) for row, fields in enumerate(rows)
+    ]
+    (Path(folder) / "metadata.jsonl").write_text("\n\n".join(lines))
+
+
+def test_codes_of_groups_are_in_the_order_of_their_names_and_found_in_another_set(tmp_path):
+    config = build_config(tmp_path)
+    names = ["p9", "long" * 30, 7, "p10", "", None, 0, "long" * 30, "émile", "7", "wide" * 30]
+    write_rows(config.real, [{"group_id": name} for name in names])
+    write_rows(config.synthetic[0], [{"group_id": name} for name in ("p10", 7, "no", "", None)])
+    real, other, _ = read_sets(config)
+    keys = np.array([bytes([row]) * 32 for row in range(len(names))], dtype="S32")
+    real = replace(real, keys=keys)
+    texts = [str(name or key.hex()) for name, key in zip(names, keys, strict=True)]
+    np.testing.assert_array_equal(real.groups, np.unique(texts, return_inverse=True)[1])
+    assert list(real.find_groups(other)) == [real.groups[3], real.groups[2], -1, -1, -1]
+    picked = real.pick(np.array([0, 3]))
+    assert [record.fields["group_id"] for record in picked] == ["p9", "p10"]
+    assert list(picked.groups) == [1, 0]
+
+
+def test_labels_are_counted_without_unreadable_images(tmp_path):
+    config = build_config(tmp_path)
+    write_rows(config.real, [{"label": name} for name in ("b", "a", None, "b", "", "c")])
+    real = read_sets(config)[0]
+    assert real.count_labels() == {"": 1, "a": 1, "b": 2, "c": 1}
+    assert [list(real.rows_of(name)) for name in ("b", "", "other")] == [[0, 3], [4], []]
+    picked = real.pick(np.arange(1, 4))
+    assert picked.count_labels() == {"a": 1, "b": 1} and list(picked.rows_of("b")) == [2]
+    assert len(picked.rows_of(None)) == 3
 
 
 def test_without_inception_the_embedded_network_is_taken_and_copies_cost_three_more(tmp_path):
@@ -117,9 +153,6 @@ def test_two_processes_share_the_features_and_write_one_report(tmp_path, network
     assert [item["n"] for item in facts["sets"]] == [4, 3, 3]
     networks = build_networks(config, config.cache)
     sets, _ = extract(config, read_sets(config), networks, config.cache)
-    images = {
-        key: record.path
-        for item in sets
-        for key, record in zip(item.keys, item.records, strict=True)
-    }
-    assert count_missing(images, networks.all, Extraction(config.cache, Image.open)) == 0
+    keys = np.unique(np.concatenate([item.keys for item in sets]))
+    extraction = Extraction(config.cache, Image.open)
+    assert count_missing(Files(keys, Path), networks.all, extraction) == 0
