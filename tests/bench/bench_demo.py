@@ -1,6 +1,6 @@
 """The demo in processes of its own: what HLDF does to the colors, over several seeds, and the cost.
 
-python -m tests.bench.bench_demo [SEED ...]    (0 1 2 by default; some four minutes each)
+python -m tests.bench.bench_demo [SEED ...]    (0 1 2 by default; some three minutes each)
 """
 
 import json
