@@ -137,7 +137,7 @@ def test_several_processes_print_one_result_each_and_warn_once(together, place, 
         place / "captions" / "two" / MANIFEST_NAME, place / "drawn-2", place / "report-2",
     )  # fmt: skip
     assert errors.count("8 of 8 images have no caption") == 3  # once in each training
-    assert errors.count("7 of 7 rows have no caption") == 1
+    assert errors.count("rows have no caption") == 1, errors
     assert errors.count("training lora: steps 1 to 4\n") == 1
 
 
