@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli.config import FinetuneConfig
 from medart_cli.errors import ConfigError
@@ -20,7 +21,18 @@ ROOT = Path(__file__).parents[1]
 TRAIN = (
     *("--method", "full", "--freeze-text-encoder", "--device", "cpu", "--precision", "fp32"),
     *("--resolution", 16, "--hldf-every", 2, "--hldf-steps", 2, "--caption-dropout", 0.3),
-    *("--ema", 0.9, "--save-every", 2, "--preview-every", 2, "--preview-count", 1),
+    *(
+        "--accumulate",
+        2,
+        "--ema",
+        0.9,
+        "--save-every",
+        2,
+        "--preview-every",
+        2,
+        "--preview-count",
+        1,
+    ),
 )
 
 
@@ -91,6 +103,8 @@ def test_shards_train_what_one_process_trains(runs):
 def test_resume_is_exact(runs):
     place, _ = runs
     assert_near(place / "resumed" / "transformer", place / "whole" / "transformer", 0)
+    steps = "checkpoints/step-000004"  # optimizer and averages too
+    assert_near(place / "resumed" / steps, place / "whole" / steps, 0)
 
 
 def test_a_sharded_run_goes_on_without_shards(runs):
@@ -112,3 +126,30 @@ def test_other_sharding_is_refused(options, kind, second, message):
     accelerator = SimpleNamespace(distributed_type=SimpleNamespace(name=kind), is_fsdp2=second)
     with pytest.raises(ConfigError, match=message):
         check_sharding(config, accelerator)
+
+
+def test_fsdp_settings_that_change_how_weights_are_held_are_refused():
+    config = FinetuneConfig(
+        data="images", out=Path("run"), method="full", train_text_encoder=False, optimizer="adamw"
+    )
+    plain = {"cpu_offload": None, "cpu_ram_efficient_loading": False,
+             "activation_checkpointing": False}  # fmt: skip
+
+    def check(**changed):
+        plugin = SimpleNamespace(**plain | changed)
+        check_sharding(
+            config,
+            SimpleNamespace(
+                distributed_type=SimpleNamespace(name="FSDP"), is_fsdp2=True,
+                state=SimpleNamespace(fsdp_plugin=plugin),
+            ),
+        )  # fmt: skip
+
+    check()
+    for changed in (
+        {"cpu_offload": CPUOffloadPolicy()},
+        {"cpu_ram_efficient_loading": True},
+        {"activation_checkpointing": True},
+    ):
+        with pytest.raises(ConfigError, match="must have fsdp_offload_params"):
+            check(**changed)

@@ -234,6 +234,8 @@ def read_features(keys: Digests, extractor: Extractor, cache: Path) -> Features:
     Raises:
         KeyError: The cache lacks one of them.
     """
+    if not len(keys):
+        return np.empty((0, extractor.width), dtype=np.float32)
     folder = _cache_folder(cache, extractor)
     unique, inverse = np.unique(keys, return_inverse=True)
     places = _find_places(folder, unique)
@@ -259,12 +261,13 @@ def _empty_table(rows: int, width: int, folder: Path) -> Features:
         return np.empty((rows, width), dtype=np.float32)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:  # nameless; lives as long as the mapping
-            os.posix_fallocate(file.fileno(), 0, rows * width * 4)  # or a full disk would kill us
+            if hasattr(os, "posix_fallocate"):  # or a full disk would kill us; not on macOS
+                os.posix_fallocate(file.fileno(), 0, rows * width * 4)
             return np.memmap(file, dtype=np.float32, mode="r+", shape=(rows, width))
     except OSError as error:
         raise RunError(
             f"{folder}: no room for a table of {rows * width * 4 / 1e9:.1f} GB ({error.strerror}); "
-            "free some space and run the same command again"
+            "free some space or give another --cache, and run the same command again"
         ) from error
 
 

@@ -39,6 +39,7 @@ from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
 
 UNREAD = b""  # in place of the SHA-256 of a file that cannot be read
+HASHED = 64  # files between two updates of the progress bar
 LONGEST_GROUP = 64  # bytes of UTF-8; a UID of DICOM has at most 64
 
 
@@ -276,10 +277,13 @@ def extract(
     hashed = []
     with progress("hash", sum(len(item) for item in sets)) as bar:
         for item in sets:
-            keys = (_hash(record, failures) for record in item)
-            hashed.append(replace(item, keys=np.fromiter(keys, dtype="S32", count=len(item))))
-            bar.advance(count=len(item))
-            stop.check()
+            keys = np.empty(len(item), dtype="S32")
+            for place, record in enumerate(item):
+                keys[place] = _hash(record, failures)
+                stop.check()
+                if place % HASHED == 0:  # a million updates of the bar would take their time
+                    bar.advance(count=min(HASHED, len(item) - place))
+            hashed.append(replace(item, keys=keys))
     files = _list_files(hashed)
     state, part = PartialState(), own_part(parse_shard(config.shard))
     extraction = Extraction(

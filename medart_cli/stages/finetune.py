@@ -251,9 +251,13 @@ def pixel_loss(work: Work, batch: Batch) -> Tensor:
 def draw_preview(work: Work, step: int) -> None:
     """Draw the same few captions from the same noise, where that is due and not done yet."""
     path = work.config.out / "previews" / f"step-{step:06d}.png"
-    due = work.config.preview_every and step % work.config.preview_every == 0
-    alone = not work.sharded  # with FSDP every process has a part in each pass
-    if not due or path.is_file() or (alone and not work.accelerator.is_main_process):
+    if not work.config.preview_every or step % work.config.preview_every:
+        return
+    wanted = work.accelerator.is_main_process and not path.is_file()
+    if work.sharded:  # every process has a part in each pass; process 0 decides for all
+        mark = torch.tensor(float(wanted), device=work.accelerator.device)
+        wanted = bool(work.accelerator.reduce(mark, "sum") > 0)
+    if not wanted:
         return
     # Without the wrapper for several processes: it would wait for the others, who draw nothing.
     work = replace(work, **trained_parts(work))

@@ -5,6 +5,7 @@ A file of its own only so that finetune.py can be read as the story of the train
 
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from torch import Tensor
+from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli import stop
 from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
@@ -32,6 +34,8 @@ from medart_cli.models import adapters, pixart
 from medart_cli.models import optimizer as optimizers
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
+
+FRUGAL: tuple[optimizers.Recompute, ...] = ("none", "block", "step")  # most memory to least
 
 
 @dataclass
@@ -142,12 +146,27 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
             f"accelerate's settings ask for {kind}, which medart does not do; use plain processes, "
             "as torchrun starts them, or FSDP with fsdp_version 2 (docs/cluster.md)"
         )
+    if kind != "FSDP":
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            log.warning("accelerate shards on GPUs only: here each process holds all weights")
+        return
     whole = config.method == "full" and not config.train_text_encoder
-    if kind == "FSDP" and not (whole and config.optimizer == "adamw"):
+    if not (whole and config.optimizer == "adamw"):
         raise ConfigError(
             "FSDP is for all weights of the transformer: give --method full "
             "--freeze-text-encoder --optimizer adamw; adapters are small, use plain processes, as "
             "torchrun starts them"
+        )
+    plugin = accelerator.state.fsdp_plugin
+    if (
+        isinstance(plugin.cpu_offload, CPUOffloadPolicy)
+        or plugin.cpu_ram_efficient_loading
+        or plugin.activation_checkpointing
+    ):
+        raise ConfigError(
+            "FSDP: accelerate's settings must have fsdp_offload_params, "
+            "fsdp_cpu_ram_efficient_loading and fsdp_activation_checkpointing at false; for less "
+            "memory give --gradient-checkpointing"
         )
 
 
@@ -344,14 +363,18 @@ def build_optimizer(work: Work, total: int) -> None:
     if config.train_text_encoder:
         work.text_encoder = work.accelerator.prepare(work.text_encoder)
     if work.sharded:
-        parameters: list[Any] = work.parameters  # DTensors
-        own = sum(parameter.to_local().numel() for parameter in parameters)
-        whole = sum(parameter.numel() for parameter in parameters)
-        log.info("FSDP: this process holds %.0f %% of the trained weights", 100 * own / whole)
+        share = count_weights(work) / sum(parameter.numel() for parameter in work.parameters)
+        log.info("FSDP: this process holds %.0f %% of the trained weights", 100 * share)
     if config.ema:
         work.ema = adapters.build_ema(work.parameters, config.ema, sharded=work.sharded)
     if work.recompute == "auto" and work.accelerator.device.type != "cuda":
         work.recompute = "step"
+
+
+def count_weights(work: Work) -> int:
+    """Count the trained weights that this process holds."""
+    parameters: list[Any] = work.parameters  # DTensors, where they are sharded
+    return sum((item.to_local() if work.sharded else item).numel() for item in parameters)
 
 
 def public_settings(config: FinetuneConfig) -> dict[str, Any]:
@@ -397,10 +420,13 @@ def unsynced(work: Work) -> ExitStack:
 
 
 def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
-    """Choose the HLDF checkpointing for `auto`, from what the first noise loss remembered."""
+    """Choose the HLDF checkpointing for `auto`, from what the first noise loss remembered.
+
+    With FSDP all processes take the most frugal choice of any: their passes must be the same.
+    """
     config, inner = work.config, pixart.unwrap(work.transformer)
     free = torch.cuda.mem_get_info(work.accelerator.device)[0]
-    free -= 12 * sum(parameter.numel() for parameter in work.parameters)  # gradients, AdamW: later
+    free -= 12 * count_weights(work)  # gradients, AdamW: later
     tokens = (
         work.facts["resolution"] / pixart.latent_scale(work.vae) / inner.config.patch_size
     ) ** 2
@@ -409,5 +435,8 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
         free, 2 * pass_bytes, inputs * len(inner.transformer_blocks),
         config.hldf_grad_steps or config.hldf_steps,
     )  # fmt: skip
+    if work.sharded:
+        mark = torch.tensor([FRUGAL.index(choice)], device=work.accelerator.device)
+        choice = FRUGAL[int(work.accelerator.gather(mark).max())]
     log.info("HLDF recomputes: %s (%.1f GB free)", choice, free / 1e9)
     return choice
