@@ -2,7 +2,7 @@
 
 A folder is written beside its place, brought to the disk, and moved there. Weights and optimizer
 state are safetensors, all else is JSON. Tensors are whole on the disk, also where each process has
-a part of them (FSDP): a run may go on with FSDP or without.
+a part of them (FSDP): such a run may go on without FSDP.
 """
 
 import hashlib

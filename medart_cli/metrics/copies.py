@@ -7,7 +7,7 @@ copy. How small that ratio gets by chance is measured on held-out real images; t
 set so that at most a stated share of such images would be flagged.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from medart_cli.metrics.distances import blocks
 
 Array = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[np.floating]
@@ -87,10 +89,10 @@ def find_nearest_features(
     """
     origin = np.asarray(np.mean(training, axis=0, dtype=np.float64))  # of a mapped table too
     parts = []
-    for rows in _blocks(len(query_groups), 512):
+    for rows in blocks(len(query_groups), 512):
         units = [_unit(view[rows] - origin) for view in queries]  # each (n, D)
         best = _Best(query_groups[rows])
-        for columns in _blocks(len(training), 2048):
+        for columns in blocks(len(training), 2048):
             targets = _unit(training[columns] - origin)  # (m, D)
             likeness = np.max([view @ targets.T for view in units], axis=0)
             best.update(likeness, training_groups[columns], columns.start)
@@ -119,10 +121,10 @@ def find_nearest_layouts(
         device: Where to compute.
     """
     parts = []
-    for rows in _blocks(len(queries), 4096):
+    for rows in blocks(len(queries), 4096):
         turned = _orientations(queries[rows]).to(device)  # (8, n, 256)
         best = _Best(query_groups[rows])
-        for columns in _blocks(len(training), TOGETHER):
+        for columns in blocks(len(training), TOGETHER):
             crops = _crops(training[columns]).to(device)  # (m, 344, 256)
             likeness = _match_layouts(turned, crops)
             best.update(likeness, training_groups[columns], columns.start)
@@ -134,7 +136,7 @@ def _match_layouts(turned: Tensor, crops: Tensor) -> Array:
     """Return the best correlation of each query with each training image, (n, m)."""
     flat = crops.flatten(0, 1).T  # (256, m * 344)
     parts = []
-    for rows in _blocks(turned.shape[1], 256):
+    for rows in blocks(turned.shape[1], 256):
         # One orientation at a time: eight products of (256, m * 344) would take much room.
         found = [(views @ flat).view(-1, *crops.shape[:2]).amax(dim=2) for views in turned[:, rows]]
         parts.append(torch.stack(found).amax(dim=0))  # (n, m)
@@ -144,7 +146,7 @@ def _match_layouts(turned: Tensor, crops: Tensor) -> Array:
 def _orientations(layouts: AnyArray) -> Tensor:
     """Shrink each (48, 48) picture to 16 x 16, turned and mirrored in all ways: (8, n, 256)."""
     parts = []
-    for rows in _blocks(len(layouts), 512):
+    for rows in blocks(len(layouts), 512):
         images = torch.from_numpy(np.array(layouts[rows], dtype=np.float32))
         images = images.view(-1, 1, LAYOUT_SIDE, LAYOUT_SIDE)
         small = torch.nn.functional.avg_pool2d(images, LAYOUT_SIDE // VIEW_SIDE)  # (n, 1, 16, 16)
@@ -211,11 +213,6 @@ class _Best:
         ratio = np.ones(len(known))
         np.divide(nearest, np.maximum(middle, 1e-9), out=ratio, where=known > 0)
         return Nearest(self._index, nearest, ratio)
-
-
-def _blocks(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def _join(parts: list[Nearest]) -> Nearest:

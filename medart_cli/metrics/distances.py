@@ -303,23 +303,23 @@ def kernel_distance_subsets(
 def _kernel(a: AnyArray, b: AnyArray) -> Array:
     first = np.asarray(a, dtype=np.float64)
     base = np.empty((len(a), len(b)))
-    for columns in _blocks(len(b)):
+    for columns in blocks(len(b)):
         second = np.asarray(b[columns], dtype=np.float64)
         np.matmul(first, second.T, out=base[:, columns])
     base /= a.shape[1]
     base += 1
-    for rows in _blocks(len(a), 64):  # not at once: base * base is as large again
+    for rows in blocks(len(a), 64):  # not at once: base * base is as large again
         base[rows] *= base[rows] * base[rows]
     return base
 
 
 def _row_sums(a: AnyArray, b: AnyArray) -> Array:
-    return np.concatenate([_kernel(a[rows], b).sum(axis=1) for rows in _blocks(len(a))])
+    return np.concatenate([_kernel(a[rows], b).sum(axis=1) for rows in blocks(len(a))])
 
 
 def _cross_sums(a: AnyArray, b: AnyArray) -> tuple[Array, Array]:
     by_row, by_column = [], np.zeros(len(b))
-    for rows in _blocks(len(a)):
+    for rows in blocks(len(a)):
         block = _kernel(a[rows], b)
         by_row.append(block.sum(axis=1))
         by_column += block.sum(axis=0)
@@ -332,7 +332,7 @@ def _self_kernel(a: AnyArray) -> Array:
 
 
 def _square_norms(a: AnyArray) -> Array:
-    parts = (np.asarray(a[rows], dtype=np.float64) for rows in _blocks(len(a)))
+    parts = (np.asarray(a[rows], dtype=np.float64) for rows in blocks(len(a)))
     return np.concatenate([np.square(part).sum(axis=1) for part in parts])
 
 
@@ -370,7 +370,7 @@ def neighbor_coverage(real: AnyArray, synthetic: AnyArray, k: int = NEIGHBORS) -
     real_radius, synthetic_radius = _radius(real, k), _radius(synthetic, k)
     inside = np.zeros(len(synthetic), dtype=np.int64)  # real neighborhoods each one lies in
     covered, recalled = [], []
-    for rows in _blocks(len(real), 256):
+    for rows in blocks(len(real), 256):
         distance = pairwise_distances(real[rows], synthetic)
         in_real = distance <= real_radius[rows, None]
         inside += in_real.sum(axis=0)
@@ -388,7 +388,7 @@ def pairwise_distances(a: AnyArray, b: AnyArray) -> Array:
     """Euclidean distances of all rows of `a` to all rows of `b`, (Na, Nb)."""
     first, found = np.asarray(a, dtype=np.float64), np.empty((len(a), len(b)))
     own = _square_norms(first)[:, None]
-    for columns in _blocks(len(b)):
+    for columns in blocks(len(b)):
         second = np.asarray(b[columns], dtype=np.float64)
         norms = own + _square_norms(second)[None, :]
         square = norms - 2 * (first @ second.T)
@@ -399,14 +399,15 @@ def pairwise_distances(a: AnyArray, b: AnyArray) -> Array:
 
 def _radius(features: AnyArray, k: int) -> Array:
     found = []
-    for rows in _blocks(len(features), 256):
+    for rows in blocks(len(features), 256):
         distance = pairwise_distances(features[rows], features)
         distance[np.arange(len(distance)), np.arange(rows.start, rows.stop)] = 0.0  # itself
         found.append(np.partition(distance, k, axis=1)[:, k].copy())  # a view keeps the table
     return np.concatenate(found)
 
 
-def _blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
+def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
+    """Go through so many rows, `size` of them at a time."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 

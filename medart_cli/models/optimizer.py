@@ -9,7 +9,7 @@ from torch import nn
 
 from medart_cli.errors import ConfigError
 
-Recompute = Literal["none", "block", "step"]
+Recompute = Literal["none", "block", "step"]  # from most memory to least
 HEADROOM = 0.8  # share of free memory that HLDF may fill; the allocator wastes some
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
@@ -34,8 +34,6 @@ from medart_cli.models import adapters, pixart
 from medart_cli.models import optimizer as optimizers
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
-
-FRUGAL: tuple[optimizers.Recompute, ...] = ("none", "block", "step")  # most memory to least
 
 
 @dataclass
@@ -436,7 +434,8 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
         config.hldf_grad_steps or config.hldf_steps,
     )  # fmt: skip
     if work.sharded:
-        mark = torch.tensor([FRUGAL.index(choice)], device=work.accelerator.device)
-        choice = FRUGAL[int(work.accelerator.gather(mark).max())]
+        choices = get_args(optimizers.Recompute)  # from most memory to least
+        mark = torch.tensor([choices.index(choice)], device=work.accelerator.device)
+        choice = choices[int(work.accelerator.gather(mark).max())]
     log.info("HLDF recomputes: %s (%.1f GB free)", choice, free / 1e9)
     return choice

@@ -133,7 +133,7 @@ def unbiased(real, synthetic):
 
 
 def test_the_kernel_distance_and_its_error_equal_a_jackknife_by_hand(monkeypatch):
-    monkeypatch.setattr(distances._blocks, "__defaults__", (7,))
+    monkeypatch.setattr(distances.blocks, "__defaults__", (7,))
     real, synthetic = draw(20), draw(13, seed=1, shift=0.2)
     value, error = kernel_distance(real, synthetic)
     assert value == pytest.approx(unbiased(real, synthetic), rel=1e-9)
