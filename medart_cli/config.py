@@ -253,11 +253,34 @@ class FinetuneConfig(CommonConfig):
             help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off."
         ),
     ] = 500
+    hldf_start: Annotated[
+        float, _hldf_option(help="Share of the run after which color losses begin.")
+    ] = 0.0
     hldf_steps: Annotated[
         int, _hldf_option(help="Solver steps of the generated image, M in the paper.")
     ] = 20
+    hldf_loss: Annotated[
+        Literal["published", "score"],
+        _hldf_option(
+            help="published: the squared gap to one real image, as in the paper, which makes the "
+            "colors of all images alike; score: the energy score, which keeps their variety."
+        ),
+    ] = "score"
+    hldf_statistics: Annotated[
+        list[str] | None,
+        _hldf_option(help="What of an image's colors is compared (repeatable): moments, grid."),
+    ] = None
     hldf_weight: Annotated[
-        float | None, _hldf_option(help="Weight of the color loss; 1/M by default.")
+        float | None,
+        _hldf_option(help="Weight of the color loss; by default 0.25, and 1/M for published."),
+    ] = None
+    hldf_draws: Annotated[
+        int | None,
+        _hldf_option(help="Images generated for each caption; 2 by default, published has 1."),
+    ] = None
+    hldf_grad_draws: Annotated[
+        int | None,
+        _hldf_option(help="How many of them the gradient flows through; 1 by default."),
     ] = None
     hldf_guidance: Annotated[float, _hldf_option(help="Guidance scale of the generated image.")] = (
         4.5
@@ -334,10 +357,23 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError(f"--caption-dropout must be 1 or less, got {self.caption_dropout}")
         if self.ema >= 1:
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
+        self._check_draws()
         if self.hldf_grad_steps is not None and self.hldf_grad_steps > self.hldf_steps:
             raise ConfigError(
                 f"--hldf-grad-steps {self.hldf_grad_steps} is more than --hldf-steps "
                 f"{self.hldf_steps}"
+            )
+
+    def _check_draws(self) -> None:
+        self._check_least(hldf_draws=2, hldf_grad_draws=1)
+        for name in ("hldf_draws", "hldf_grad_draws"):
+            if self.hldf_loss == "published" and getattr(self, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"{option}: --hldf-loss published has one image for each caption")
+        if (self.hldf_grad_draws or 1) > (self.hldf_draws or 2):
+            raise ConfigError(
+                f"--hldf-grad-draws {self.hldf_grad_draws} is more than --hldf-draws "
+                f"{self.hldf_draws or 2}"
             )
 
 

@@ -1,7 +1,17 @@
-"""The two losses of HLDF: noise prediction in latent space, color moments in pixel space."""
+"""The losses of HLDF: noise prediction in latent space, and the colors of a drawn image.
+
+An image's colors are told by a few numbers, its statistics. The published loss compares them with
+one real image's by squares; the energy score compares their distribution with the real one's.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+GRID = 4  # cells a side; fewer lose where a color lies, more begin to ask for the layout
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def noise_loss(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -45,30 +55,111 @@ def color_moments(images: Tensor) -> Tensor:
         images: (B, 3, H, W), float32 or more.
 
     Returns:
-        (B, 2, 3): means, then deviations. The deviation of a flat channel has gradient 0, not NaN.
+        (B, 6): three means, then three deviations. The deviation of a flat channel has gradient 0,
+        not NaN.
+
+    Source:
+        Med-Art (arXiv 2506.20449), the pixel-level loss of HLDF.
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
-    return torch.stack([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
+    return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
 
 
-def color_loss(generated: Tensor, real_moments: Tensor) -> Tensor:
-    """Penalize images whose channel means and spreads are not those of their references.
+def color_grid(images: Tensor) -> Tensor:
+    """Return the mean colors of 4 x 4 cells, over 4: where in the image a color lies.
+
+    Over 4, so that the square of a gap is its average over the cells.
 
     Args:
-        generated: Decoded images, (B, 3, H, W) in [-1, 1]; gradients flow here.
-        real_moments: `color_moments` of the reference of each row, (B, 2, 3).
+        images: (B, 3, H, W), H and W of 4 or more.
 
     Returns:
-        Scalar: squared gaps of means and deviations, summed over channels, averaged over the batch.
-
-    Raises:
-        ValueError: There is not one reference for each generated image.
+        (B, 48).
 
     Source:
-        Med-Art (arXiv 2506.20449), the pixel-level loss of HLDF; docs/method.md.
+        The color layout that image retrieval compares (Stricker and Dimai 1996).
     """
-    moments = color_moments(generated)
-    if moments.shape != real_moments.shape:
-        raise ValueError(f"{len(moments)} images against moments {tuple(real_moments.shape)}")
-    return (moments - real_moments).square().sum(dim=(1, 2)).mean()
+    cells: Tensor = functional.adaptive_avg_pool2d(images, GRID)  # (B, 3, 4, 4)
+    return cells.flatten(1) / GRID
+
+
+def color_quantiles(images: Tensor) -> Tensor:
+    """Return five quantiles of each channel, (B, 15), over the root of 5."""
+    levels = torch.tensor(QUANTILES, dtype=images.dtype, device=images.device)
+    found = torch.quantile(images.flatten(2), levels, dim=2)  # (5, B, 3)
+    return found.permute(1, 0, 2).flatten(1) / len(QUANTILES) ** 0.5
+
+
+def color_saturation(images: Tensor) -> Tensor:
+    """Return mean and deviation of the chroma, largest less smallest channel, (B, 2)."""
+    chroma = images.amax(dim=1) - images.amin(dim=1)  # (B, H, W)
+    return torch.stack([chroma.mean(dim=(1, 2)), chroma.std(dim=(1, 2))], dim=1)
+
+
+STATISTICS = {
+    "moments": color_moments,
+    "grid": color_grid,
+    "quantiles": color_quantiles,
+    "saturation": color_saturation,
+}
+
+
+def color_statistics(images: Tensor, names: Sequence[str]) -> Tensor:
+    """Return the statistics of those names, one after the other: (B, 3, H, W) -> (B, S)."""
+    return torch.cat([STATISTICS[name](images) for name in names], dim=1)
+
+
+def squared_gap(drawn: Tensor, real: Tensor) -> Tensor:
+    """Penalize images whose statistics are not those of their references, by squares.
+
+    Its mean over all noises is least where every image has the average color of its caption: it
+    takes away variety (docs/method.md).
+
+    Args:
+        drawn: Statistics of one drawn image a row, (B, S); gradients flow here.
+        real: Statistics of the reference of each row, (B, S).
+
+    Returns:
+        Scalar: squared gaps, summed over the statistics, averaged over the batch.
+
+    Raises:
+        ValueError: There is not one reference for each drawn image.
+
+    Source:
+        Med-Art (arXiv 2506.20449), the pixel-level loss of HLDF, where S is `color_moments`.
+    """
+    if drawn.shape != real.shape:
+        raise ValueError(f"drawn images {tuple(drawn.shape)} against real {tuple(real.shape)}")
+    return (drawn - real).square().sum(dim=1).mean()
+
+
+def energy_score(drawn: Tensor, real: Tensor) -> Tensor:
+    """Penalize images whose statistics are not distributed as those of real images.
+
+    Its mean over all noises is least exactly where the drawn statistics have the distribution of
+    the real ones given the caption: the first term draws them to the real image, the second keeps
+    them as far apart as real ones are.
+
+    Args:
+        drawn: Statistics of K drawn images a row, (K, B, S), K of 2 or more; gradients flow here.
+        real: Statistics of the reference of each row, (B, S).
+
+    Returns:
+        Scalar, averaged over the batch: twice the mean distance of the K images to the reference,
+        less the mean distance between two of them. For K = 2, |x1 - x| + |x2 - x| - |x1 - x2|.
+
+    Raises:
+        ValueError: Fewer than two images a row, or not one reference a row.
+
+    Source:
+        Gneiting and Raftery 2007, Strictly proper scoring rules, equation 22 (times 2), with the
+        unbiased mean over pairs.
+    """
+    count = len(drawn)
+    if count < 2 or drawn.shape[1:] != real.shape:
+        raise ValueError(f"drawn images {tuple(drawn.shape)} against real {tuple(real.shape)}")
+    near: Tensor = torch.linalg.vector_norm(drawn - real, dim=2).mean()
+    first, second = torch.triu_indices(count, count, offset=1)  # every pair of images once
+    apart = torch.linalg.vector_norm(drawn[first] - drawn[second], dim=2).mean()
+    return 2 * near - apart

@@ -1,7 +1,9 @@
 """Color fidelity: how far the colors of two sets of images differ, without any network.
 
 An image's colors are four histograms of 256 bins: red, green, blue and saturation. All measures
-follow from them, in units of the whole range (0 to 1), and so do their intervals.
+follow from them, in units of the whole range (0 to 1), and so do their intervals. A gap compares
+averages over the sets; the variety tells whether the images of a set differ from each other in
+color as much as real ones do, which no average shows.
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from scipy.spatial.distance import cdist, pdist
 from torch import Tensor
 
 Array = npt.NDArray[np.float64]
@@ -18,6 +21,7 @@ CHANNELS = ("red", "green", "blue", "saturation")
 BINS = 256
 WIDTH = len(CHANNELS) * BINS
 ROWS = 1024  # images that are summarized at a time
+LEAST_VARIETY = 1e-6  # of the whole range; images that differ less are of one color
 LARGEST_SIDE = 256  # pixels; sets of different resolution are compared after shrinking to it
 FINGERPRINT = "colors 1: histograms of R, G, B, HSV saturation; box-shrunk to 256 pixels a side"
 
@@ -78,6 +82,65 @@ def bootstrap_color(
     return gaps
 
 
+def color_moments(colors: AnyArray) -> Array:
+    """Return mean and deviation of each channel of each image: (N, 1024) -> (N, 4, 2)."""
+    found = np.empty((len(colors), len(CHANNELS), 2))
+    for start in range(0, len(colors), ROWS):
+        rows = slice(start, start + ROWS)
+        found[rows] = _moments(_shares(colors[rows]))
+    return found
+
+
+def color_variety(real: AnyArray, synthetic: AnyArray) -> Array:
+    """Compare how much the images of two sets differ from each other in color.
+
+    Args:
+        real: Channel means of each image, (N1, 4), N1 of 2 or more.
+        synthetic: The same, (N2, 4).
+
+    Returns:
+        For each channel the standard deviation over the synthetic images over that of the real
+        ones, (4,): 1 where they vary alike, 0 where all synthetic images have one color; NaN where
+        the real ones do not vary.
+    """
+    return _ratio(synthetic.std(axis=0, ddof=1), real.std(axis=0, ddof=1))
+
+
+def bootstrap_variety(
+    real: Array, synthetic: Array, generator: np.random.Generator, repeats: int
+) -> Array:
+    """Compare the variety of `repeats` pairs of sets, drawn with replacement: (repeats, 4)."""
+    spreads = []
+    for item in (synthetic, real):
+        counts = generator.multinomial(len(item), np.full(len(item), 1 / len(item)), size=repeats)
+        centered = item - item.mean(axis=0)
+        first, second = counts @ centered / len(item), counts @ centered**2 / len(item)
+        spreads.append(np.sqrt((second - first**2).clip(min=0) * len(item) / (len(item) - 1)))
+    return _ratio(*spreads)
+
+
+def energy_distance(real: AnyArray, synthetic: AnyArray) -> float:
+    """Return the energy distance of two sets of vectors, each pair of different images once.
+
+    It is what `finetune --hldf-loss score` brings down, and 0 where both sets have the same
+    distribution; the unbiased estimate may then be negative.
+
+    Args:
+        real: (N1, D), N1 of 2 or more.
+        synthetic: (N2, D), N2 of 2 or more.
+
+    Source:
+        Szekely and Rizzo 2013, Energy statistics, with U-statistics for the sets themselves.
+    """
+    within = pdist(real).mean() + pdist(synthetic).mean()
+    return float(2 * cdist(real, synthetic).mean() - within)
+
+
+def _ratio(synthetic: Array, real: Array) -> Array:
+    varies = real > LEAST_VARIETY
+    return np.where(varies, synthetic / np.where(varies, real, 1), np.nan)
+
+
 def pooled_histograms(colors: AnyArray) -> Array:
     """Average the histograms of a set, (4, 256)."""
     mean: Array = np.mean(colors, axis=0, dtype=np.float64)
@@ -86,15 +149,25 @@ def pooled_histograms(colors: AnyArray) -> Array:
 
 def _summarize(colors: AnyArray) -> Array:
     """Lay beside each image's histograms its channels' spreads: (N, 4, 257)."""
-    levels = np.arange(BINS) / (BINS - 1)
     found = np.empty((len(colors), len(CHANNELS), BINS + 1))
     for start in range(0, len(colors), ROWS):
         rows = slice(start, start + ROWS)
-        shares = np.asarray(colors[rows], dtype=np.float64).reshape(-1, len(CHANNELS), BINS)
-        means = shares @ levels
+        shares = _shares(colors[rows])
         found[rows, :, :BINS] = shares
-        found[rows, :, BINS] = np.sqrt((shares @ np.square(levels) - np.square(means)).clip(min=0))
+        found[rows, :, BINS] = _moments(shares)[..., 1]
     return found
+
+
+def _shares(colors: AnyArray) -> Array:
+    return np.asarray(colors, dtype=np.float64).reshape(-1, len(CHANNELS), BINS)
+
+
+def _moments(shares: Array) -> Array:
+    """Mean and deviation of the channels of images, (N, 4, 2), from their histograms."""
+    levels = np.arange(BINS) / (BINS - 1)
+    means = shares @ levels
+    spreads = np.sqrt((shares @ np.square(levels) - np.square(means)).clip(min=0))
+    return np.stack([means, spreads], axis=-1)
 
 
 def _gap(real: Array, synthetic: Array) -> ColorGap:

@@ -17,14 +17,12 @@ from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
 from medart_cli.metrics import color
 from medart_cli.metrics.comparison import (
-    PAIRS_LIMIT,
     Effort,
-    choose_rows,
     compare_features,
     rank_sets,
-    split_halves,
 )
 from medart_cli.metrics.features import Extractor, read_features
+from medart_cli.stages.evaluate_colors import compare_colors, tell_variety
 from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up
 from medart_cli.stages.evaluate_page import (
     distance_names,
@@ -157,63 +155,6 @@ def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[
     return found
 
 
-def compare_colors(
-    config: EvaluateConfig,
-    real: ImageSet,
-    synthetic: list[ImageSet],
-    extractor: Extractor,
-    cache: Path,
-) -> list[dict[str, Any]]:
-    """Compare the colors of each synthetic set with the real one's, beside the real set's own."""
-    generator = np.random.default_rng(config.seed)
-    first = read_features(real.keys, extractor, cache)
-    # A random part of very large sets: colors of 10,000 images are those of all.
-    rows = choose_rows(first, PAIRS_LIMIT, generator)
-    first, groups = first[rows], real.groups[rows]
-    halves = [split_halves(groups, generator) for _ in range(config.floor_repeats)]
-    gaps = [color.color_gap(first[left], first[right]) for left, right in halves if len(right)]
-    found = []
-    for item in synthetic:
-        second = read_features(item.keys, extractor, cache)
-        second = second[choose_rows(second, PAIRS_LIMIT, generator)]
-        gap = color.color_gap(first, second)
-        draws = color.bootstrap_color(first, second, generator, config.bootstrap)
-        measures = {
-            name: {
-                channel: _measure_color(name, index, gap, draws, gaps)
-                for index, channel in enumerate(color.CHANNELS)
-            }
-            for name in ("mean", "spread", "histogram")
-        }
-        beyond = [
-            f"{channel} {name}"
-            for name, channels in measures.items()
-            for channel, measure in channels.items()
-            if measure["beyond_floor"]
-        ]
-        found.append({"set": item.name, "n": len(second), **measures, "beyond_floor": beyond})
-    return found
-
-
-def _measure_color(
-    name: str,
-    index: int,
-    gap: color.ColorGap,
-    draws: list[color.ColorGap],
-    floor: list[color.ColorGap],
-) -> dict[str, Any]:
-    """Put one color measure beside its interval and the largest gap of the real set's halves."""
-    value = float(getattr(gap, name)[index])
-    highest = max((abs(float(getattr(item, name)[index])) for item in floor), default=None)
-    found: dict[str, Any] = {"value": value, "interval": None, "floor": highest}
-    low = high = value
-    if draws:
-        low, high = np.quantile([getattr(item, name)[index] for item in draws], [0.025, 0.975])
-        found["interval"] = [float(low), float(high)]
-    found["beyond_floor"] = highest is not None and bool(low > highest or high < -highest)
-    return found
-
-
 def rank(
     config: EvaluateConfig,
     real: ImageSet,
@@ -255,6 +196,7 @@ def show(facts: dict[str, Any]) -> None:
     for item in facts["color"]:
         far = ", ".join(item["beyond_floor"]) or "none"
         log.info("%s: color measures beyond those of real halves: %s", item["set"], far)
+        log.info("%s: %s", item["set"], tell_variety(item))
     for item in facts["copies"]:
         log.info(
             "%s: %d near-copies of %d (%.1f%%, 95%% interval %.1f to %.1f%%); of unseen real "

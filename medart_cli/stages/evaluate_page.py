@@ -21,6 +21,7 @@ from medart_cli.data.report import (
     write_text,
 )
 from medart_cli.metrics.color import CHANNELS
+from medart_cli.stages.evaluate_colors import COLLAPSED, tell_variety
 from medart_cli.stages.evaluate_copies import Pairs
 from medart_cli.stages.evaluate_setup import ImageSet
 
@@ -155,6 +156,8 @@ def _introduce(facts: dict[str, Any]) -> str:
         beyond = ", ".join(item["beyond_floor"])
         found = f"differ beyond halves of the real set in: {beyond}" if beyond else "agree"
         lines.append(f"{item['set']}: colors {found}.")
+        lines.append(f"{item['set']}: {tell_variety(item)}.")
+    lines += tell_recall(facts)
     for item in facts["copies"]:
         lines.append(f"{item['set']}: {_count_copies(item)}")
     if facts["ranking"]:
@@ -168,6 +171,25 @@ def _introduce(facts: dict[str, Any]) -> str:
     if facts["failures"]:
         lines.append(f"{len(facts['failures'])} files could not be read; metrics.json names them.")
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def tell_recall(facts: dict[str, Any]) -> list[str]:
+    """Say for each set which share of the real images it reaches, overall and by label."""
+    primary = facts["features"][0]["name"]
+    lines = []
+    for name in dict.fromkeys(item["set"] for item in facts["comparisons"]):
+        shares = {
+            item["label"]: item["recall"]
+            for item in facts["comparisons"]
+            if (item["set"], item["features"]) == (name, primary) and item["recall"] is not None
+        }
+        if None not in shares:
+            continue
+        text = f"{name}: recall (real images with a synthetic neighbor) {shares.pop(None):.2f}"
+        if shares:
+            text += "; " + ", ".join(f"{label} {share:.2f}" for label, share in shares.items())
+        lines.append(text + ".")
+    return lines
 
 
 def _sum_up(item: dict[str, Any], name: str) -> str:
@@ -266,6 +288,7 @@ def _show_colors(
         head = ["Channel", "mean gap", "halves", "spread gap", "halves", "histogram", "halves"]
         parts.append(f"<h3>{html.escape(item['set'])}, n = {item['n']}</h3>")
         parts.append(build_table(head, rows))
+        parts.append(build_table(*format_varieties(item)))
     parts.append(
         _note(
             "Synthetic less real, the whole range being 1, with 95% intervals; histogram is the "
@@ -273,9 +296,45 @@ def _show_colors(
             "beyond it."
         )
     )
+    parts.append(
+        _note(
+            "Variety: the standard deviation over images of their channel means, synthetic over "
+            "real; 1 is as varied as real images. In braces lowest and highest of halves of the "
+            "real set. Energy: the distance between the distributions of the images' channel means "
+            "and deviations; halves of the real set in braces, 0 is none. * the variety has "
+            f"collapsed: its interval ends below {COLLAPSED} and below all halves."
+        )
+    )
     figure = draw_histograms(histograms)
     parts.append(_place_plot(figure, out / "colors.png", "All pixels of each set."))
     return parts
+
+
+def format_varieties(item: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Write how much a set's images vary in color as a table: all of them, then each label."""
+    head = ["Variety", *CHANNELS, "energy x 1000"]
+    rows = []
+    for label, found in [("all", item), *item["labels"].items()]:
+        if found["variety"] is None:
+            rows.append([label, *["-"] * (len(CHANNELS) + 1)])
+            continue
+        mark = " *" if found["variety_collapsed"] else ""
+        cells = [_with_halves(found["variety"][channel]) for channel in CHANNELS]
+        energy = {
+            "value": 1e3 * found["energy"]["value"],
+            "interval": None,
+            "floor": found["energy"]["floor"] and [1e3 * end for end in found["energy"]["floor"]],
+        }
+        rows.append([label + mark, *cells, _with_halves(energy, ".1f")])
+    return head, rows
+
+
+def _with_halves(measure: dict[str, Any] | None, form: str = ".2f") -> str:
+    if measure is None:
+        return "-"
+    text = _with_interval(measure["value"], measure["interval"], form)
+    floor = measure["floor"]
+    return text + (f" {{{floor[0]:{form}}, {floor[1]:{form}}}}" if floor else "")
 
 
 def draw_histograms(histograms: dict[str, npt.NDArray[np.float64]]) -> Figure:

@@ -8,6 +8,7 @@ the endless sequence of rows, so a resumed run draws what an uninterrupted one w
 import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +32,13 @@ from medart_cli.data.report import (
     write_json,
     write_text,
 )
-from medart_cli.diffusion.losses import color_loss, min_snr_weights, noise_loss
+from medart_cli.diffusion.losses import (
+    color_statistics,
+    energy_score,
+    min_snr_weights,
+    noise_loss,
+    squared_gap,
+)
 from medart_cli.diffusion.noise import add_noise, signal_to_noise
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import ConfigError, RunError, Stopped
@@ -46,6 +53,7 @@ from medart_cli.stages.finetune_setup import (
     cache_captions,
     cache_images,
     check_stop,
+    count_draws,
     count_steps,
     denoiser,
     describe_data,
@@ -55,11 +63,13 @@ from medart_cli.stages.finetune_setup import (
     public_settings,
     read_latents,
     read_rows,
+    statistics_of,
     trained_parts,
     unsynced,
 )
 
 PREVIEW_STEPS = 20
+SCORE_WEIGHT = 0.25  # of the energy score; docs/benchmarks.md has what it was chosen from
 
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
@@ -133,8 +143,13 @@ def train(work: Work, first: int, total: int) -> None:
 def take_step(work: Work, step: int) -> dict[str, float]:
     """Make one optimizer step: the noise loss on each batch, every N steps the color loss too."""
     config, accelerator = work.config, work.accelerator
-    color_due = config.hldf_every > 0 and step % config.hldf_every == 0
-    losses = {"loss": 0.0}
+    color_due = (
+        config.hldf_every > 0
+        and step % config.hldf_every == 0
+        and step
+        > config.hldf_start * count_steps(config, len(work.rows), accelerator.num_processes)
+    )
+    losses: dict[str, float] = {}
     work.optimizer.zero_grad(set_to_none=True)
     for part in range(config.accumulate):
         last = part == config.accumulate - 1
@@ -142,14 +157,20 @@ def take_step(work: Work, step: int) -> dict[str, float]:
         with unsynced(work) if color_due or not last else nullcontext():
             loss = latent_loss(work, batch)
             accelerator.backward(loss / config.accumulate)
-        losses["loss"] += accelerator.reduce(loss.detach(), "mean").item() / config.accumulate
-    if color_due:  # once a step, whatever is accumulated; backward by itself, to free memory first
-        color = pixel_loss(work, batch)
-        weight = config.hldf_weight if config.hldf_weight is not None else 1 / config.hldf_steps
-        accelerator.backward(weight * color)
-        losses["color_loss"] = accelerator.reduce(color.detach(), "mean").item()
+        add_loss(work, losses, "loss", loss)
+        if color_due:  # backward by itself, to free memory first
+            with nullcontext() if last else unsynced(work):
+                color, scale = pixel_loss(work, batch)
+                accelerator.backward(scale * color / config.accumulate)
+            add_loss(work, losses, "color_loss", color)
     update_weights(work, step, losses)
     return losses
+
+
+def add_loss(work: Work, losses: dict[str, float], name: str, loss: Tensor) -> None:
+    """Add a batch's part to a loss of the step: the mean over processes and batches."""
+    part = work.accelerator.reduce(loss.detach(), "mean").item() / work.config.accumulate
+    losses[name] = losses.get(name, 0.0) + part
 
 
 def update_weights(work: Work, step: int, losses: dict[str, float]) -> None:
@@ -177,7 +198,7 @@ class Batch:
     latents: Tensor  # (B, C, h, w), drawn from the posterior
     noise: Tensor  # (B, C, h, w)
     timesteps: Tensor  # (B,)
-    moments: Tensor  # (B, 2, 3), of the real images
+    statistics: Tensor  # (B, S), of the real images' colors
 
 
 def draw_batch(work: Work, number: int) -> Batch:
@@ -198,7 +219,9 @@ def draw_batch(work: Work, number: int) -> Batch:
         noise = torch.randn(mean.shape, generator=generator)
         timestep = torch.randint(steps, (), generator=generator)
         dropped = chances[3] < config.caption_dropout
-        drawn.append((row.caption, dropped, position, latents, noise, timestep, tensors["moments"]))
+        drawn.append(
+            (row.caption, dropped, position, latents, noise, timestep, tensors["statistics"])
+        )
     captions, drops, positions, *stacks = zip(*drawn, strict=True)
     stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
     return Batch(list(captions), list(drops), list(positions), *stacked)
@@ -222,30 +245,51 @@ def latent_loss(work: Work, batch: Batch) -> Tensor:
     return noise_loss(predicted, batch.noise, weights)
 
 
-def pixel_loss(work: Work, batch: Batch) -> Tensor:
-    """Return the color loss of HLDF: an image for each row, from noise, against the real ones.
+def pixel_loss(work: Work, batch: Batch) -> tuple[Tensor, float]:
+    """Return the color loss of HLDF, and its weight: images from noise against each row's real one.
 
     Gradients pass the solver and the VAE decoder to the transformer and to T5.
     """
     config = work.config
-    shape = batch.noise.shape[1:]
-    generators = [build_generator(config.seed, "hldf", position) for position in batch.positions]
-    noise = torch.stack([torch.randn(shape, generator=item) for item in generators])
+    draws, with_gradient = count_draws(config)
     blockwise = work.recompute == "block" or config.gradient_checkpointing
     pixart.recompute_blocks(work.transformer, blockwise)
     pixart.recompute_blocks(work.vae, True)  # one pass among M, and large at full size
     with work.accelerator.autocast():
+        denoise = denoiser(work, batch.captions, config.hldf_guidance)
+    drawn = []
+    for draw in reversed(range(draws)):  # those without gradient first: they hold no memory
+        with torch.set_grad_enabled(draw < with_gradient):
+            drawn.append(draw_statistics(work, batch, denoise, draw))
+    pixart.recompute_blocks(work.transformer, config.gradient_checkpointing)
+    weight = config.hldf_weight
+    if config.hldf_loss == "published":
+        loss = squared_gap(drawn[0], batch.statistics)
+        return loss, 1 / config.hldf_steps if weight is None else weight
+    loss = energy_score(torch.stack(drawn), batch.statistics)
+    # The gradient of each draw has the same mean: a part of them, scaled, stands for all.
+    return loss, (SCORE_WEIGHT if weight is None else weight) * draws / with_gradient
+
+
+def draw_statistics(
+    work: Work, batch: Batch, denoise: Callable[[Tensor, Tensor], Tensor], draw: int
+) -> Tensor:
+    """Draw an image for each row from fresh noise, and return its color statistics, (B, S)."""
+    config = work.config
+    words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
+    generators = [build_generator(config.seed, *words, place) for place in batch.positions]
+    noise = torch.stack([torch.randn(batch.noise.shape[1:], generator=it) for it in generators])
+    # A context of its own for each draw: autocast would reuse weights cast without gradient.
+    with work.accelerator.autocast():
         latents = solve(
-            denoiser(work, batch.captions, config.hldf_guidance),
+            denoise,
             noise.to(work.accelerator.device),
             pixart.renew_scheduler(work.scheduler),
             config.hldf_steps,
             grad_steps=config.hldf_grad_steps,
             recompute=work.recompute == "step",
         )
-        generated = pixart.decode_latents(work.vae, latents)  # (B, 3, H, W)
-    pixart.recompute_blocks(work.transformer, config.gradient_checkpointing)
-    return color_loss(generated, batch.moments)
+        return color_statistics(pixart.decode_latents(work.vae, latents), statistics_of(config))
 
 
 def draw_preview(work: Work, step: int) -> None:

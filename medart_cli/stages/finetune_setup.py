@@ -27,7 +27,7 @@ from medart_cli.data.latents import TensorCache, default_cache, open_cache
 from medart_cli.data.manifest import Record, hash_file, read_data, warn_of_demonstration
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import read_versions
-from medart_cli.diffusion.losses import color_moments
+from medart_cli.diffusion.losses import color_statistics
 from medart_cli.errors import ConfigError, ImageError, RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
@@ -198,6 +198,7 @@ def build_work(
     cache = (config.cache or default_cache()) if config.use_cache else None
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     text_facts = f"{hashes['text_encoder']} {pixart.max_tokens(base)} {precision}"
+    image_facts = f"{hashes['vae']} {resolution} {config.crop} {' '.join(statistics_of(config))}"
     work = Work(
         config=config, accelerator=accelerator, base=base, rows=rows,
         facts={
@@ -211,7 +212,7 @@ def build_work(
         },
         transformer=transformer, text_encoder=text_encoder, vae=vae,
         tokenizer=pixart.load_tokenizer(base), scheduler=pixart.load_scheduler(base),
-        latents=open_cache(image_cache, "latents", f"{hashes['vae']} {resolution} {config.crop}"),
+        latents=open_cache(image_cache, "latents", image_facts),
         texts=open_cache(cache, "text", text_facts),
         recompute=config.hldf_checkpoint,
     )  # fmt: skip
@@ -258,7 +259,7 @@ def cache_images(work: Work) -> int:
 
 
 def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -> dict[str, Tensor]:
-    """Return mean and std of a row's latents (C, h, w), and its color moments (2, 3)."""
+    """Return mean and std of a row's latents (C, h, w), and its color statistics (S,)."""
 
     def encode() -> dict[str, Tensor]:
         image = load_image(row.record.path)
@@ -266,9 +267,8 @@ def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -
         tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
         tensor = tensor.flip(3) if flip else tensor
         mean, std = pixart.encode_images(work.vae, tensor)
-        return {
-            "mean": mean[0].cpu(), "std": std[0].cpu(), "moments": color_moments(tensor)[0]
-        }  # fmt: skip
+        statistics = color_statistics(tensor, statistics_of(work.config))[0]
+        return {"mean": mean[0].cpu(), "std": std[0].cpu(), "statistics": statistics}
 
     return work.latents.get(encode, row.sha256, str(flip))
 
@@ -381,6 +381,18 @@ def public_settings(config: FinetuneConfig) -> dict[str, Any]:
     return {name: value for name, value in settings_of(config).items() if name not in private}
 
 
+def statistics_of(config: FinetuneConfig) -> list[str]:
+    """Name what of an image's colors the color loss compares."""
+    return config.hldf_statistics or ["moments"]
+
+
+def count_draws(config: FinetuneConfig) -> tuple[int, int]:
+    """Return how many images the color loss draws for each caption, and how many with gradient."""
+    if config.hldf_loss == "published":
+        return 1, 1
+    return config.hldf_draws or 2, config.hldf_grad_draws or 1
+
+
 def count_steps(config: FinetuneConfig, rows: int, processes: int) -> int:
     """Return the number of optimizer steps of the whole run."""
     if config.steps is not None:
@@ -431,7 +443,7 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
     inputs = 2 * config.batch_size * tokens * inner.inner_dim * embeds.element_size()
     choice = optimizers.choose_recompute(
         free, 2 * pass_bytes, inputs * len(inner.transformer_blocks),
-        config.hldf_grad_steps or config.hldf_steps,
+        count_draws(config)[1] * (config.hldf_grad_steps or config.hldf_steps),
     )  # fmt: skip
     if work.sharded:
         choices = get_args(optimizers.Recompute)  # from most memory to least

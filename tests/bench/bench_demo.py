@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 
+MEASURES = ("mean_gap", "spread_gap", "variety", "energy")
+
 
 def run_demo(seed: int, folder: str) -> dict:
     """Run it, and return its figures with seconds and the peak memory of the process in MB."""
@@ -26,8 +28,10 @@ def run_demo(seed: int, folder: str) -> dict:
 
 def main() -> None:
     seeds = [int(word) for word in sys.argv[1:]] or [0, 1, 2]
-    print("| seed | set | Frechet | kernel x 1000 | mean gap | spread gap | color loss |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| seed | set | Frechet | kernel x 1000 | mean gap | spread gap | variety | energy x 1000 |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     costs = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -36,10 +40,11 @@ def main() -> None:
         for name, item in sets.items():
             print(
                 f"| {seed} | {name} | {item['frechet']:.1f} | {1000 * item['kernel']:.0f} "
-                f"| {item['mean_gap']:.4f} | {item['spread_gap']:.4f} | {item['color_loss']:.4f} |"
+                f"| {item['mean_gap']:.4f} | {item['spread_gap']:.4f} | {item['variety']:.2f} "
+                f"| {1000 * item['energy']:.1f} |"
             )
         lora, hldf = sets["lora"], sets["hldf"]
-        shares = {key: hldf[key] / lora[key] for key in ("mean_gap", "spread_gap", "color_loss")}
+        shares = {key: hldf[key] / lora[key] for key in MEASURES}
         print(
             f"| {seed} | HLDF / LoRA | {hldf['frechet'] / lora['frechet']:.2f} "
             f"| {hldf['kernel'] / lora['kernel']:.2f} | "

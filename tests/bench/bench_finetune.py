@@ -78,7 +78,8 @@ def build_work(place, mode, solver_steps):
     config = FinetuneConfig(
         data=str(place / "images"), base=str(place / "base"), out=place / "out",
         cache=place / "cache", resolution=256, device="cpu", hldf_steps=solver_steps,
-        hldf_every=2, hldf_checkpoint=mode.split("+")[0] if mode != "plain" else "block",
+        hldf_every=2, hldf_loss="published",
+        hldf_checkpoint=mode.split("+")[0] if mode != "plain" else "block",
         gradient_checkpointing=mode == "step+block", caption_dropout=0,
     )  # fmt: skip
     rows, _ = stage.read_rows(config)
@@ -91,7 +92,7 @@ def build_work(place, mode, solver_steps):
 def take_plain_step(work, step, with_color, recompute=True):
     """One step of the plain way, on the same models."""
     from medart_cli.data.images import fit_image, image_to_tensor, load_image
-    from medart_cli.diffusion.losses import color_loss, color_moments
+    from medart_cli.diffusion.losses import color_moments, squared_gap
     from medart_cli.models import pixart
 
     pixart.recompute_blocks(work.transformer, recompute)
@@ -115,7 +116,8 @@ def take_plain_step(work, step, with_color, recompute=True):
         for timestep in scheduler.timesteps:
             drawn = scheduler.step(denoise(drawn, timestep), timestep, drawn).prev_sample
         generated = pixart.decode_latents(work.vae, drawn)
-        loss = loss + color_loss(generated, color_moments(image)) / work.config.hldf_steps
+        gap = squared_gap(color_moments(generated), color_moments(image))
+        loss = loss + gap / work.config.hldf_steps
     work.optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(work.parameters, 1.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline
 
-from medart_cli.diffusion.losses import color_loss, color_moments
+from medart_cli.diffusion.losses import color_moments, squared_gap
 from medart_cli.diffusion.solver import solve
 from medart_cli.models import pixart
 from tests.small import build_base
@@ -102,7 +102,7 @@ class Toy:
         denoise = pixart.build_denoiser(self.transformer, text, empty, 4.5)
         scheduler = pixart.renew_scheduler(self.scheduler)
         latents = solve(denoise, self.noise, scheduler, steps, **how)
-        return color_loss(pixart.decode_latents(self.vae, latents), self.moments)
+        return squared_gap(color_moments(pixart.decode_latents(self.vae, latents)), self.moments)
 
     def gradients(self, **how):
         return torch.autograd.grad(self.loss(**how), self.weights)
