@@ -247,48 +247,50 @@ class FinetuneConfig(CommonConfig):
         ),
     ] = True
 
-    hldf_every: Annotated[
-        int,
-        _hldf_option(
-            help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off."
-        ),
-    ] = 500
-    hldf_start: Annotated[
-        float, _hldf_option(help="Share of the run after which color losses begin.")
-    ] = 0.0
-    hldf_steps: Annotated[
-        int, _hldf_option(help="Solver steps of the generated image, M in the paper.")
-    ] = 20
     hldf_loss: Annotated[
         Literal["published", "score"],
         _hldf_option(
-            help="published: the squared gap to one real image, as in the paper, which makes the "
-            "colors of all images alike; score: the energy score, which keeps their variety."
+            help="Color loss. score: the energy score, which keeps colors as varied as real ones; "
+            "published: the squared gap to one real image, as in the paper, which makes them alike."
         ),
     ] = "score"
-    hldf_statistics: Annotated[
-        list[str] | None,
-        _hldf_option(help="What of an image's colors is compared (repeatable): moments, grid."),
-    ] = None
+    hldf_every: Annotated[
+        int,
+        _hldf_option(
+            help="Optimizer steps between color losses, N in the paper (500); 0 turns HLDF off."
+        ),
+    ] = 20
+    hldf_steps: Annotated[
+        int, _hldf_option(help="Solver steps of a generated image, M in the paper (20).")
+    ] = 8
     hldf_weight: Annotated[
         float | None,
-        _hldf_option(help="Weight of the color loss; by default 0.25, and 1/M for published."),
+        _hldf_option(
+            help="Weight of the color loss. score: norm of its gradient over that of the noise "
+            "loss, 1 by default; published: factor of the loss, 1/M by default."
+        ),
     ] = None
+    hldf_statistics: Annotated[
+        Literal["moments", "grid"],
+        _hldf_option(
+            help="What of an image's colors is compared: means and deviations of its channels, or "
+            "with the mean colors of a 4 x 4 grid besides."
+        ),
+    ] = "moments"
     hldf_draws: Annotated[
         int | None,
         _hldf_option(help="Images generated for each caption; 2 by default, published has 1."),
     ] = None
     hldf_grad_draws: Annotated[
         int | None,
-        _hldf_option(help="How many of them the gradient flows through; 1 by default."),
+        _hldf_option(help="How many of them let the gradient through; all by default."),
     ] = None
-    hldf_guidance: Annotated[float, _hldf_option(help="Guidance scale of the generated image.")] = (
-        4.5
-    )
+    hldf_guidance: Annotated[float, _hldf_option(help="Guidance scale of a generated image.")] = 4.5
     hldf_grad_steps: Annotated[
         int | None,
         _hldf_option(
-            help="Let the gradient through the last K solver steps only; all M by default."
+            help="Let the gradient through the last K solver steps only; 3 by default, published "
+            "all M."
         ),
     ] = None
     hldf_checkpoint: Annotated[

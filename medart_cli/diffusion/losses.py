@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 GRID = 4  # cells a side; fewer lose where a color lies, more begin to ask for the layout
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def noise_loss(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -84,25 +83,7 @@ def color_grid(images: Tensor) -> Tensor:
     return cells.flatten(1) / GRID
 
 
-def color_quantiles(images: Tensor) -> Tensor:
-    """Return five quantiles of each channel, (B, 15), over the root of 5."""
-    levels = torch.tensor(QUANTILES, dtype=images.dtype, device=images.device)
-    found = torch.quantile(images.flatten(2), levels, dim=2)  # (5, B, 3)
-    return found.permute(1, 0, 2).flatten(1) / len(QUANTILES) ** 0.5
-
-
-def color_saturation(images: Tensor) -> Tensor:
-    """Return mean and deviation of the chroma, largest less smallest channel, (B, 2)."""
-    chroma = images.amax(dim=1) - images.amin(dim=1)  # (B, H, W)
-    return torch.stack([chroma.mean(dim=(1, 2)), chroma.std(dim=(1, 2))], dim=1)
-
-
-STATISTICS = {
-    "moments": color_moments,
-    "grid": color_grid,
-    "quantiles": color_quantiles,
-    "saturation": color_saturation,
-}
+STATISTICS = {"moments": color_moments, "grid": color_grid}
 
 
 def color_statistics(images: Tensor, names: Sequence[str]) -> Tensor:
@@ -161,5 +142,5 @@ def energy_score(drawn: Tensor, real: Tensor) -> Tensor:
         raise ValueError(f"drawn images {tuple(drawn.shape)} against real {tuple(real.shape)}")
     near: Tensor = torch.linalg.vector_norm(drawn - real, dim=2).mean()
     first, second = torch.triu_indices(count, count, offset=1)  # every pair of images once
-    apart = torch.linalg.vector_norm(drawn[first] - drawn[second], dim=2).mean()
+    apart: Tensor = torch.linalg.vector_norm(drawn[first] - drawn[second], dim=2).mean()
     return 2 * near - apart

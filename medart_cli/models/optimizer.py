@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 from diffusers.optimization import get_scheduler
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from medart_cli.errors import ConfigError
 
@@ -39,6 +40,47 @@ def build_schedule(
     """Make the course of the learning rate, in optimizer steps."""
     kind = "constant_with_warmup" if name == "constant" else name
     return get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=total)  # type: ignore[no-any-return]
+
+
+def take_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    """Take the gradients off the parameters and return them."""
+    taken = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return taken
+
+
+def balance_gradients(
+    parameters: Sequence[nn.Parameter], others: Sequence[Tensor | None], share: float
+) -> None:
+    """Scale the gradients to a share of the norm of others, and add those.
+
+    AdamW divides by the root of the mean square of all gradients. One that comes at every N-th step
+    only and is many times larger than those between moves each weight as far as some sqrt(N) steps
+    do, whatever its weight in the loss, and makes all other steps smaller. At the norm of the
+    others it is one gradient among them.
+
+    Args:
+        parameters: Their `grad` is what is scaled; it holds the sum afterwards.
+        others: From `take_gradients`, of the same parameters.
+        share: Norm of the scaled gradients, as a multiple of that of the others.
+    """
+    own = [parameter.grad for parameter in parameters]
+    norms = [measure_norm(item) for item in (own, others)]
+    scale = share * norms[1] / norms[0] if norms[0] > 0 else 0.0
+    for parameter, gradient, other in zip(parameters, own, others, strict=True):
+        if gradient is None:
+            parameter.grad = other
+        else:
+            gradient.mul_(scale)
+            if other is not None:
+                gradient.add_(other)
+
+
+def measure_norm(gradients: Sequence[Tensor | None]) -> float:
+    """Return the norm of all gradients together; of sharded ones, over all processes."""
+    norm = nn.utils.get_total_norm([item for item in gradients if item is not None])
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def choose_recompute(free: float, pass_bytes: float, latent_bytes: float, steps: int) -> Recompute:

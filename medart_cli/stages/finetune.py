@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
 from medart_cli.data import checkpoint as checkpoints
@@ -45,6 +46,7 @@ from medart_cli.errors import ConfigError, RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models.device import build_generator, hush_libraries, peak_memory, used_memory
+from medart_cli.models.optimizer import balance_gradients, take_gradients
 from medart_cli.stages.finetune_setup import (
     Work,
     build_accelerator,
@@ -53,12 +55,12 @@ from medart_cli.stages.finetune_setup import (
     cache_captions,
     cache_images,
     check_stop,
-    count_draws,
     count_steps,
     denoiser,
     describe_data,
     embed,
     gather_parts,
+    plan_hldf,
     plan_recompute,
     public_settings,
     read_latents,
@@ -69,7 +71,19 @@ from medart_cli.stages.finetune_setup import (
 )
 
 PREVIEW_STEPS = 20
-SCORE_WEIGHT = 0.25  # of the energy score; docs/benchmarks.md has what it was chosen from
+
+
+@dataclass
+class Batch:
+    """Rows of one training step, with every random number they need."""
+
+    captions: list[str]
+    dropped: list[bool]  # rows that the noise loss shows the empty caption
+    positions: list[int]
+    latents: Tensor  # (B, C, h, w), drawn from the posterior
+    noise: Tensor  # (B, C, h, w)
+    timesteps: Tensor  # (B,)
+    statistics: Tensor  # (B, S), of the real images' colors
 
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
@@ -142,35 +156,34 @@ def train(work: Work, first: int, total: int) -> None:
 
 def take_step(work: Work, step: int) -> dict[str, float]:
     """Make one optimizer step: the noise loss on each batch, every N steps the color loss too."""
-    config, accelerator = work.config, work.accelerator
-    color_due = (
-        config.hldf_every > 0
-        and step % config.hldf_every == 0
-        and step
-        > config.hldf_start * count_steps(config, len(work.rows), accelerator.num_processes)
-    )
-    losses: dict[str, float] = {}
+    config = work.config
+    color_due = config.hldf_every > 0 and step % config.hldf_every == 0
     work.optimizer.zero_grad(set_to_none=True)
-    for part in range(config.accumulate):
-        last = part == config.accumulate - 1
-        batch = draw_batch(work, (step - 1) * config.accumulate + part)
-        with unsynced(work) if color_due or not last else nullcontext():
-            loss = latent_loss(work, batch)
-            accelerator.backward(loss / config.accumulate)
-        add_loss(work, losses, "loss", loss)
-        if color_due:  # backward by itself, to free memory first
-            with nullcontext() if last else unsynced(work):
-                color, scale = pixel_loss(work, batch)
-                accelerator.backward(scale * color / config.accumulate)
-            add_loss(work, losses, "color_loss", color)
+    first = (step - 1) * config.accumulate
+    batches = [draw_batch(work, first + part) for part in range(config.accumulate)]
+    losses = {"loss": add_gradients(work, batches, latent_loss)}
+    weight = plan_hldf(config).weight
+    if color_due and config.hldf_loss == "published":
+        losses["color_loss"] = add_gradients(work, batches, pixel_loss, weight)
+    elif color_due:
+        noise = take_gradients(work.parameters)
+        losses["color_loss"] = add_gradients(work, batches, pixel_loss)
+        balance_gradients(work.parameters, noise, weight)
     update_weights(work, step, losses)
     return losses
 
 
-def add_loss(work: Work, losses: dict[str, float], name: str, loss: Tensor) -> None:
-    """Add a batch's part to a loss of the step: the mean over processes and batches."""
-    part = work.accelerator.reduce(loss.detach(), "mean").item() / work.config.accumulate
-    losses[name] = losses.get(name, 0.0) + part
+def add_gradients(
+    work: Work, batches: list[Batch], loss_of: Callable[[Work, Batch], Tensor], weight: float = 1.0
+) -> float:
+    """Add the gradients of the mean loss of some batches, times a weight; return the mean loss."""
+    total = 0.0
+    for batch in batches:
+        with nullcontext() if batch is batches[-1] else unsynced(work):
+            loss = loss_of(work, batch)
+            work.accelerator.backward(weight * loss / len(batches))  # frees what it remembered
+        total += work.accelerator.reduce(loss.detach(), "mean").item() / len(batches)
+    return total
 
 
 def update_weights(work: Work, step: int, losses: dict[str, float]) -> None:
@@ -186,19 +199,6 @@ def update_weights(work: Work, step: int, losses: dict[str, float]) -> None:
     work.schedule.step()
     if work.ema is not None:
         work.ema.step(work.parameters)
-
-
-@dataclass
-class Batch:
-    """Rows of one training step, with every random number they need."""
-
-    captions: list[str]
-    dropped: list[bool]  # rows that the noise loss shows the empty caption
-    positions: list[int]
-    latents: Tensor  # (B, C, h, w), drawn from the posterior
-    noise: Tensor  # (B, C, h, w)
-    timesteps: Tensor  # (B,)
-    statistics: Tensor  # (B, S), of the real images' colors
 
 
 def draw_batch(work: Work, number: int) -> Batch:
@@ -245,37 +245,38 @@ def latent_loss(work: Work, batch: Batch) -> Tensor:
     return noise_loss(predicted, batch.noise, weights)
 
 
-def pixel_loss(work: Work, batch: Batch) -> tuple[Tensor, float]:
-    """Return the color loss of HLDF, and its weight: images from noise against each row's real one.
+def pixel_loss(work: Work, batch: Batch) -> Tensor:
+    """Return the color loss of HLDF: images from noise for each row, against its real one.
 
     Gradients pass the solver and the VAE decoder to the transformer and to T5.
     """
     config = work.config
-    draws, with_gradient = count_draws(config)
+    hldf = plan_hldf(config)
     blockwise = work.recompute == "block" or config.gradient_checkpointing
     pixart.recompute_blocks(work.transformer, blockwise)
     pixart.recompute_blocks(work.vae, True)  # one pass among M, and large at full size
     with work.accelerator.autocast():
         denoise = denoiser(work, batch.captions, config.hldf_guidance)
     drawn = []
-    for draw in reversed(range(draws)):  # those without gradient first: they hold no memory
-        with torch.set_grad_enabled(draw < with_gradient):
+    for draw in reversed(range(hldf.draws)):  # those without gradient first: they hold no memory
+        with torch.set_grad_enabled(draw < hldf.with_gradient):
             drawn.append(draw_statistics(work, batch, denoise, draw))
     pixart.recompute_blocks(work.transformer, config.gradient_checkpointing)
-    weight = config.hldf_weight
     if config.hldf_loss == "published":
-        loss = squared_gap(drawn[0], batch.statistics)
-        return loss, 1 / config.hldf_steps if weight is None else weight
-    loss = energy_score(torch.stack(drawn), batch.statistics)
-    # The gradient of each draw has the same mean: a part of them, scaled, stands for all.
-    return loss, (SCORE_WEIGHT if weight is None else weight) * draws / with_gradient
+        return squared_gap(drawn[0], batch.statistics)
+    return energy_score(torch.stack(drawn), batch.statistics)
 
 
 def draw_statistics(
     work: Work, batch: Batch, denoise: Callable[[Tensor, Tensor], Tensor], draw: int
 ) -> Tensor:
     """Draw an image for each row from fresh noise, and return its color statistics, (B, S)."""
+
+    def tell(latents: Tensor) -> Tensor:
+        return color_statistics(pixart.decode_latents(work.vae, latents), statistics_of(config))
+
     config = work.config
+    stepwise = work.recompute == "step" and torch.is_grad_enabled()
     words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
     generators = [build_generator(config.seed, *words, place) for place in batch.positions]
     noise = torch.stack([torch.randn(batch.noise.shape[1:], generator=it) for it in generators])
@@ -286,10 +287,11 @@ def draw_statistics(
             noise.to(work.accelerator.device),
             pixart.renew_scheduler(work.scheduler),
             config.hldf_steps,
-            grad_steps=config.hldf_grad_steps,
-            recompute=work.recompute == "step",
+            grad_steps=plan_hldf(config).grad_steps,
+            recompute=stepwise,
         )
-        return color_statistics(pixart.decode_latents(work.vae, latents), statistics_of(config))
+        # With one latent in place of the decoder's block inputs, memory is flat in the draws too.
+        return checkpoint(tell, latents, use_reentrant=False) if stepwise else tell(latents)
 
 
 def draw_preview(work: Work, step: int) -> None:

@@ -35,6 +35,11 @@ from medart_cli.models import optimizer as optimizers
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
 
+# Defaults of the energy score; docs/benchmarks.md has the figures that they rest on.
+SCORE_DRAWS = 2
+SCORE_GRAD_STEPS = 3
+SCORE_WEIGHT = 1.0
+
 
 @dataclass
 class Row:
@@ -381,16 +386,45 @@ def public_settings(config: FinetuneConfig) -> dict[str, Any]:
     return {name: value for name, value in settings_of(config).items() if name not in private}
 
 
+@dataclass(frozen=True)
+class Hldf:
+    """How the color loss draws, with the defaults that belong to the loss.
+
+    Attributes:
+        draws: Images drawn for each caption.
+        with_gradient: How many of them the gradient flows through.
+        grad_steps: Through how many of the last solver steps.
+        weight: Of the loss as published; of the score's gradient, in norms of the noise loss's.
+    """
+
+    draws: int
+    with_gradient: int
+    grad_steps: int
+    weight: float
+
+
+def plan_hldf(config: FinetuneConfig) -> Hldf:
+    """Fill in what the options leave open."""
+    steps, weight = config.hldf_steps, config.hldf_weight
+    if config.hldf_loss == "published":
+        return Hldf(
+            draws=1,
+            with_gradient=1,
+            grad_steps=config.hldf_grad_steps or steps,
+            weight=1 / steps if weight is None else weight,
+        )
+    draws = config.hldf_draws or SCORE_DRAWS
+    return Hldf(
+        draws=draws,
+        with_gradient=config.hldf_grad_draws or draws,
+        grad_steps=config.hldf_grad_steps or min(SCORE_GRAD_STEPS, steps),
+        weight=SCORE_WEIGHT if weight is None else weight,
+    )
+
+
 def statistics_of(config: FinetuneConfig) -> list[str]:
     """Name what of an image's colors the color loss compares."""
-    return config.hldf_statistics or ["moments"]
-
-
-def count_draws(config: FinetuneConfig) -> tuple[int, int]:
-    """Return how many images the color loss draws for each caption, and how many with gradient."""
-    if config.hldf_loss == "published":
-        return 1, 1
-    return config.hldf_draws or 2, config.hldf_grad_draws or 1
+    return ["moments", *(["grid"] if config.hldf_statistics == "grid" else [])]
 
 
 def count_steps(config: FinetuneConfig, rows: int, processes: int) -> int:
@@ -434,7 +468,7 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
 
     With FSDP all processes take the most frugal choice of any: their passes must be the same.
     """
-    config, inner = work.config, pixart.unwrap(work.transformer)
+    config, inner, hldf = work.config, pixart.unwrap(work.transformer), plan_hldf(work.config)
     free = torch.cuda.mem_get_info(work.accelerator.device)[0]
     free -= 12 * count_weights(work)  # gradients, AdamW: later
     tokens = (
@@ -443,7 +477,7 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
     inputs = 2 * config.batch_size * tokens * inner.inner_dim * embeds.element_size()
     choice = optimizers.choose_recompute(
         free, 2 * pass_bytes, inputs * len(inner.transformer_blocks),
-        count_draws(config)[1] * (config.hldf_grad_steps or config.hldf_steps),
+        hldf.with_gradient * hldf.grad_steps,
     )  # fmt: skip
     if work.sharded:
         choices = get_args(optimizers.Recompute)  # from most memory to least

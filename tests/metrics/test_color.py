@@ -1,13 +1,18 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from scipy.stats import energy_distance as energy_of_one_number
 from scipy.stats import wasserstein_distance
 
 from medart_cli.metrics import color
 from medart_cli.metrics.color import (
     bootstrap_color,
+    bootstrap_variety,
     color_gap,
+    color_moments,
+    color_variety,
     describe_colors,
+    energy_distance,
     pooled_histograms,
 )
 
@@ -82,3 +87,53 @@ def test_the_number_of_images_at_a_time_changes_no_color(monkeypatch):
         np.testing.assert_array_equal(
             getattr(color_gap(real, synthetic), name), getattr(whole, name)
         )
+
+
+def test_the_moments_of_images_are_those_of_their_pixels(monkeypatch):
+    monkeypatch.setattr(color, "ROWS", 2)
+    images = draw_images(3)
+    moments = color_moments(describe(images))
+    assert moments.shape == (3, 4, 2)
+    for image, found in zip(images, moments, strict=True):
+        pixels = np.asarray(image, dtype=np.float64) / 255
+        np.testing.assert_allclose(found[:3, 0], pixels.mean(axis=(0, 1)), atol=1e-6)
+        np.testing.assert_allclose(found[:3, 1], pixels.std(axis=(0, 1)), atol=1e-6)
+
+
+def test_variety_is_the_ratio_of_deviations_and_no_average_shows_it():
+    random = np.random.default_rng(0)
+    real = 0.5 + 0.1 * random.normal(size=(4000, 4))
+    alike = 0.5 + 0.03 * random.normal(size=(3000, 4))
+    np.testing.assert_allclose(color_variety(real, alike), 0.3, rtol=0.06)
+    np.testing.assert_allclose(color_variety(real, real), 1)
+    assert np.isnan(color_variety(np.ones((5, 4)), alike)).all()
+
+
+def test_the_variety_of_resamples_is_that_of_drawn_rows():
+    """Against resampling by hand, and at about the coverage that an interval of 95 % claims."""
+    random = np.random.default_rng(0)
+    real, synthetic = random.normal(size=(40, 4)), 0.8 * random.normal(size=(30, 4))
+    draws = bootstrap_variety(real, synthetic, np.random.default_rng(1), 4000)
+    by_hand = [
+        color_variety(real[random.integers(40, size=40)], synthetic[random.integers(30, size=30)])
+        for _ in range(4000)
+    ]
+    np.testing.assert_allclose(draws.mean(axis=0), np.mean(by_hand, axis=0), rtol=0.02)
+    np.testing.assert_allclose(draws.std(axis=0), np.std(by_hand, axis=0), rtol=0.06)
+    covered = 0
+    for _ in range(200):
+        sets = random.normal(size=(60, 4)), 0.5 * random.normal(size=(60, 4))
+        low, high = np.quantile(bootstrap_variety(*sets, random, 200)[:, 0], [0.025, 0.975])
+        covered += low < 0.5 < high
+    assert covered >= 178  # 89 %: percentile intervals are a little narrow
+
+
+def test_the_energy_distance_is_that_of_scipy_and_zero_in_the_mean_where_sets_are_alike():
+    random = np.random.default_rng(0)
+    one, two = random.normal(size=(300, 1)), 0.5 + random.normal(size=(200, 1))
+    # SciPy's is the root, and counts each image's distance to itself.
+    biased = energy_of_one_number(one[:, 0], two[:, 0]) ** 2
+    own = sum(np.abs(item - item.T).mean() / (len(item) - 1) for item in (one, two))
+    assert energy_distance(one, two) == pytest.approx(biased - own, rel=1e-9)
+    alike = [energy_distance(*random.normal(size=(2, 20, 6))) for _ in range(300)]
+    assert abs(np.mean(alike)) < 3 * np.std(alike) / 300**0.5

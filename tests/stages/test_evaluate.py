@@ -167,6 +167,54 @@ def test_an_over_saturated_set_is_caught_by_the_colors_and_loses_the_ranking(
     assert facts["ranking"]["n"] == COUNT
 
 
+def shift(image, amount):
+    return Image.fromarray((np.asarray(image, dtype=np.int16) + amount).clip(0, 255).astype("u1"))
+
+
+def save_tinted(folder, first, spread, *, count=24):
+    """Pictures whose brightness varies from one to the next; nevi always as real ones do."""
+    random = np.random.default_rng(first)
+    for index in range(count):
+        label = ("nevus", "melanoma")[index % 2]
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        amount = (20 if label == "nevus" else spread) * random.normal()
+        shift(draw_picture(first + index), amount).save(folder / label / f"{first + index}.png")
+    return str(folder)
+
+
+def test_a_set_of_pictures_that_are_all_alike_is_said_to_have_collapsed(network, tmp_path):
+    real = save_tinted(tmp_path / "real", 0, 20)
+    varied = save_tinted(tmp_path / "varied", 100, 20)
+    alike = save_tinted(tmp_path / "alike", 200, 1)
+    out = tmp_path / "report"
+    result = evaluate(network, real, varied, alike, out=out, extra=("--no-copies",))
+    assert result.exit_code == 0, result.stderr
+    found = {item["set"]: item for item in read_metrics(out)["color"]}
+    assert found["varied"]["collapsed"] == []
+    assert found["alike"]["collapsed"][-1:] == ["melanoma"]
+    assert "nevus" not in found["alike"]["collapsed"]
+    melanoma = found["alike"]["labels"]["melanoma"]["variety"]["red"]
+    low, high = melanoma["interval"]
+    assert low < melanoma["value"] < high < 0.7 and melanoma["collapsed"]
+    assert melanoma["floor"][0] < 1 < melanoma["floor"][1]
+    assert found["alike"]["energy"]["value"] > found["alike"]["energy"]["floor"][0]
+    assert "alike: from image to image colors vary" in result.stderr
+    assert "the variety has collapsed in: " in result.stderr
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "the variety has collapsed in: " in page
+    assert re.search(r"alike: recall \(real images with a synthetic neighbor\) 0\.\d\d; mel", page)
+    assert "melanoma *" in page and "nevus *" not in page
+
+
+def test_too_few_images_have_no_variety(network, tmp_path):
+    real, few = (save_tinted(tmp_path / name, 0, 20, count=4) for name in ("real", "few"))
+    result = evaluate(network, real, few, out=tmp_path / "report", extra=("--no-copies",))
+    assert result.exit_code == 0, result.stderr
+    found = read_metrics(tmp_path / "report")["color"][0]
+    assert found["variety"] is None and found["collapsed"] == []
+    assert "too few images" in result.stderr
+
+
 def test_sets_that_are_alike_get_no_winner(network, sets, tmp_path):
     third = save_set(tmp_path / "third", 200)
     result = evaluate(network, *sets, third, out=tmp_path / "report")

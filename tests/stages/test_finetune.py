@@ -96,11 +96,23 @@ def test_the_color_loss_comes_every_n_steps_once_whatever_is_accumulated(finetun
     assert [row["step"] for row in metrics(run) if "color_loss" in row] == [2, 4]
 
 
-def test_accumulated_batches_are_one_large_batch(finetune):
-    one, _, _ = finetune("--batch-size", 4, "--hldf-every", 0, "--caption-dropout", 0)
-    other, _, _ = finetune(
-        "--batch-size", 2, "--accumulate", 2, "--hldf-every", 0, "--caption-dropout", 0, out="b"
-    )
+@pytest.mark.parametrize(
+    "hldf",
+    [
+        ("--hldf-every", 0),
+        ("--hldf-every", 2),
+        ("--hldf-every", 2, "--hldf-draws", 3, "--hldf-grad-draws", 2),
+        ("--hldf-every", 2, "--hldf-loss", "published"),
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_accumulated_batches_are_one_large_batch(finetune, hldf):
+    hldf = (*hldf, "--caption-dropout", 0)
+    one, _, _ = finetune("--batch-size", 4, *hldf)
+    other, _, _ = finetune("--batch-size", 2, "--accumulate", 2, *hldf, out="b")
+    for row, again in zip(metrics(one), metrics(other), strict=True):
+        for name in {"loss", "color_loss"} & row.keys():
+            assert row[name] == pytest.approx(again[name], rel=1e-4)
     first, second = weights(one), weights(other)
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=2e-5)
@@ -295,8 +307,9 @@ def test_hldf_brings_the_colors_to_those_of_real_images(finetune, medart, tmp_pa
     errors = {}
     for name, every in (("without", 0), ("with", 3)):
         run, _, _ = finetune(
-            "--hldf-every", every, "--hldf-steps", 8, "--hldf-weight", 1, "--method", "full",
-            "--steps", 150, "--batch-size", 2, "--learning-rate", 2e-3, data=data, out=name,
+            "--hldf-loss", "published", "--hldf-every", every, "--hldf-steps", 8, "--hldf-weight", 1,
+            "--method", "full", "--steps", 150, "--batch-size", 2, "--learning-rate", 2e-3,
+            data=data, out=name,
         )  # fmt: skip
         medart(
             "sample", run, "--from", data, "--count", 16, "--out", tmp_path / f"syn-{name}", "-q"
