@@ -102,6 +102,6 @@ def test_the_paper_recipe_is_the_papers_setting():
         "hldf_steps": 20, "hldf_every": 500, "rank": 8, "learning_rate": 1e-4, "batch_size": 1,
         "epochs": 15.0, "optimizer": "adamw8bit", "resolution": 512, "hldf_guidance": 4.5,
         "train_text_encoder": True, "caption_dropout": 0.0, "precision": "bf16",
+        "hldf_loss": "published",
     }  # fmt: skip
     assert {name: table[name] for name in published} == published
-    assert config.FinetuneConfig(data="d", out=None, **table).hldf_weight is None  # 1 / M

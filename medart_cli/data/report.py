@@ -240,6 +240,14 @@ def plot_losses(log: Path, picture: Path) -> None:
         figure.savefig(draft, format="png", dpi=120)
 
 
+def _tell_hldf(facts: dict[str, Any]) -> str:
+    count = facts["figures"]["color_losses"]
+    if not count:
+        return "without HLDF"
+    kind = {"published": "as published", "score": "the energy score"}[facts["hldf"]["loss"]]
+    return f"with the HLDF color loss ({kind}) in {count} of them"
+
+
 def build_card(facts: dict[str, Any]) -> str:
     """Write the model card of a run, with the front matter that the Hugging Face hub reads.
 
@@ -263,8 +271,7 @@ def build_card(facts: dict[str, Any]) -> str:
 # PixArt fine-tuned with medart on {data["images"]} medical images
 
 {facts["method"]} on {trained}, {facts["step"]} optimizer steps at {facts["resolution"]} pixels,
-{"with the HLDF color loss" if facts["figures"]["color_loss_first"] else "without HLDF"}
-(Med-Art, arXiv 2506.20449).
+{_tell_hldf(facts)} (Med-Art, arXiv 2506.20449).
 {notice}
 ## Intended use
 Research on synthetic images: augmentation, teaching, testing of software. Not for diagnosis, and

@@ -58,6 +58,7 @@ from medart_cli.stages.finetune_setup import (
     count_steps,
     denoiser,
     describe_data,
+    describe_hldf,
     embed,
     gather_parts,
     plan_hldf,
@@ -99,6 +100,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     failures += cache_images(work)
     total = count_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"settings": output.settings}
+    work.facts["hldf"] = describe_hldf(config)
     cache_captions(work)
     build_optimizer(work, total)
     # Only now: nothing is wiped for a request that cannot work.
@@ -434,6 +436,7 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
         "loss": sum(row["loss"] for row in recent) / max(1, len(recent)),
         "color_loss_first": colors[0] if colors else None,
         "color_loss_last": colors[-1] if colors else None,
+        "color_losses": len(colors),
         "seconds": sum(row["seconds"] for row in rows),
         "memory_gb": max((row["memory_gb"] for row in rows), default=None),
     }

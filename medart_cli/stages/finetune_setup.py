@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -419,6 +419,15 @@ def plan_hldf(config: FinetuneConfig) -> Hldf:
         with_gradient=config.hldf_grad_draws or draws,
         grad_steps=config.hldf_grad_steps or min(SCORE_GRAD_STEPS, steps),
         weight=SCORE_WEIGHT if weight is None else weight,
+    )
+
+
+def describe_hldf(config: FinetuneConfig) -> dict[str, Any] | None:
+    """Return what run.json says of the color loss, with its defaults; None where it is off."""
+    if config.hldf_every == 0:
+        return None
+    return {"loss": config.hldf_loss, "statistics": statistics_of(config)} | asdict(
+        plan_hldf(config)
     )
 
 

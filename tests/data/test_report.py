@@ -136,7 +136,7 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
         "trained": ["transformer"],
         "step": 40, "resolution": 512, "settings": {"hldf_every": 500, "data": 'a "b"'},
         "data": {"images": 3, "labels": {"nevus": 3}, "hash": "ab" * 32}, "demonstration": False,
-        "figures": {"loss": 0.1, "color_loss_first": None},
+        "figures": {"loss": 0.1, "color_losses": 0}, "hldf": None,
     }  # fmt: skip
     card = ModelCard(build_card(facts))
     assert card.data.base_model == "PixArt-alpha/PixArt-XL-2-512x512"
@@ -147,6 +147,11 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
     assert "without HLDF" in card.text
     assert "demonstration" not in card.text
     assert "mean nothing for science" in build_card(facts | {"demonstration": True})
+    trained = {"hldf": {"loss": "score"}, "figures": {"color_losses": 2}}
+    assert (
+        "40 optimizer steps at 512 pixels,\nwith the HLDF color loss (the energy score) in 2"
+        in (build_card(facts | trained))
+    )
 
 
 def test_versions_name_what_results_depend_on():

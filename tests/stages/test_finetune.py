@@ -307,8 +307,8 @@ def test_hldf_brings_the_colors_to_those_of_real_images(finetune, medart, tmp_pa
     errors = {}
     for name, every in (("without", 0), ("with", 3)):
         run, _, _ = finetune(
-            "--hldf-loss", "published", "--hldf-every", every, "--hldf-steps", 8, "--hldf-weight", 1,
-            "--method", "full", "--steps", 150, "--batch-size", 2, "--learning-rate", 2e-3,
+            "--hldf-loss", "published", "--hldf-every", every, "--hldf-steps", 8,
+            "--hldf-weight", 1, "--method", "full", "--steps", 150, "--batch-size", 2, "--learning-rate", 2e-3,
             data=data, out=name,
         )  # fmt: skip
         medart(
@@ -359,6 +359,81 @@ def test_dropped_captions_reach_the_noise_loss_and_not_hldf(finetune, monkeypatc
     assert asked["noise"] == [[""]] * 4
     assert all("A medical image of" in texts[0] for texts in asked["hldf"])
     assert len(asked["hldf"]) == 4
+
+
+def test_the_paper_recipe_has_the_published_color_loss():
+    from medart_cli.config import FinetuneConfig, read_settings
+    from medart_cli.stages.finetune_setup import describe_hldf
+
+    paper = FinetuneConfig(data="d", out=Path("o"), **read_settings("paper"))
+    assert describe_hldf(paper) == {
+        "loss": "published", "statistics": ["moments"], "draws": 1, "with_gradient": 1,
+        "grad_steps": 20, "weight": 1 / 20,
+    }  # fmt: skip
+
+
+def test_which_color_loss_it_was_stands_in_every_account_of_the_run(finetune):
+    run, _, _ = finetune("--hldf-every", 2, "--hldf-draws", 3, "--hldf-statistics", "grid")
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["hldf"]["loss"] == "score" and facts["hldf"]["draws"] == 3
+    assert facts["hldf"]["statistics"] == ["moments", "grid"]
+    assert facts["figures"]["color_losses"] == 2
+    assert 'hldf_loss = "score"' in (run / "settings.toml").read_text()
+    card = (run / "README.md").read_text()
+    assert "(the energy score) in 2 of them" in card and 'hldf_loss = "score"' in card
+    _, _, errors = finetune("--hldf-every", 2, "--hldf-draws", 3, code=2)
+    assert "hldf_statistics was 'grid' and is now 'moments'" in errors
+
+
+def test_the_gradient_of_the_score_has_the_norm_of_the_noise_losss(finetune, monkeypatch):
+    from medart_cli.models import optimizer
+    from medart_cli.stages import finetune as stage
+
+    norms = []
+
+    def balance(parameters, noise, share):
+        before = [None if item is None else item.clone() for item in noise]
+        optimizer.balance_gradients(parameters, noise, share)
+        color = [
+            p.grad if b is None else p.grad - b for p, b in zip(parameters, before, strict=True)
+        ]
+        norms.append((optimizer.measure_norm(color), optimizer.measure_norm(before), share))
+
+    monkeypatch.setattr(stage, "balance_gradients", balance)
+    finetune("--hldf-every", 2, "--hldf-weight", 0.5)
+    assert len(norms) == 2
+    for color, noise, share in norms:
+        assert share == 0.5
+        assert color == pytest.approx(0.5 * noise, rel=1e-3)
+
+
+def test_memory_of_hldf_does_not_grow_with_its_draws(finetune, monkeypatch):
+    """What autograd remembers until the backward pass; in `step`, latents alone, one a step."""
+    from medart_cli.stages import finetune as stage
+
+    sizes = []
+    pixel_loss = stage.pixel_loss
+
+    def measured(work, batch):
+        size = 0
+
+        def pack(tensor):
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = pixel_loss(work, batch)
+        sizes.append(size)
+        return loss
+
+    monkeypatch.setattr(stage, "pixel_loss", measured)
+    options = ("--steps", 1, "--hldf-every", 1, "--freeze-text-encoder", "--hldf-grad-steps", 2)
+    for how in ("step", "none"):
+        for draws in (2, 4):
+            draw = ("--hldf-draws", draws, "--hldf-checkpoint", how)
+            finetune(*options, *draw, out=f"{how}-{draws}")
+    assert sizes[1] - sizes[0] < (sizes[3] - sizes[2]) / 50
 
 
 def test_hldf_that_never_comes_is_said(finetune):
