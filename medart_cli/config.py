@@ -262,7 +262,7 @@ class FinetuneConfig(CommonConfig):
     ] = 20
     hldf_steps: Annotated[
         int, _hldf_option(help="Solver steps of a generated image, M in the paper (20).")
-    ] = 8
+    ] = 12
     hldf_weight: Annotated[
         float | None,
         _hldf_option(

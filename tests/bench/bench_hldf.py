@@ -1,13 +1,14 @@
 """HLDF on real images: what each color loss does to the colors, their variety and the distances.
 
-    python -m tests.bench.bench_hldf DATA OUT --set derm=dermoscopy_folder:dermoscopy ...
+    python -m tests.bench.bench_hldf DATA OUT --sets FOLDER:PROFILE:PER_LABEL ...
 
-DATA/<folder>/<class>/*.jpg; half of each class to train on, half to test, by seed, shrunk to 64
+DATA/FOLDER/<class>/*.jpg; half of each class to train on, half to test, by seed, shrunk to 64
 pixels. Every run is the plain commands: `finetune` of the `tiny` base, `sample` from the captions
 of the test half, `evaluate` against it, `classify`. What is done is not done again.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -16,21 +17,26 @@ from pathlib import Path
 
 import numpy as np
 
-from medart_cli.data.images import fit_image, load_image, save_png
+from medart_cli.data.images import fit_image, load_image, save_png, tile_images
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.profiles import read_profile
 
 SIDE = 64
+CHANNELS = ("red", "green", "blue")
+HEAD = (
+    "| | gap of means | variety R G B | energy x 1000 | Frechet | kernel x 1000 | recall "
+    "| real alone | with drawn | training s |\n|---|---|---|---|---|---|---|---|---|---|"
+)
 COMMON = (
     "--base tiny --resolution 64 --batch-size 8 --learning-rate 1e-3 --lr-schedule cosine "
-    "--rank 16 --balance --preview-every 0 --steps 200 --hldf-checkpoint none"
+    "--rank 16 --balance --preview-every 0 --steps 300 --hldf-checkpoint none"
 )
-HLDF = "--hldf-every 5 --hldf-steps 8"
+HLDF = "--hldf-every 10"
 ARMS = {
     "lora": "--hldf-every 0",
     "published": f"{HLDF} --hldf-loss published",
     "score": HLDF,
-    "score+grid": f"{HLDF} --hldf-statistics moments --hldf-statistics grid",
+    "score+grid": f"{HLDF} --hldf-statistics grid",
 }
 # Colors of the words that the tiny base's tokenizer knows.
 WORDS = {
@@ -100,36 +106,99 @@ def draw(folder, images, kind, arm, options, seed, per_label):
     )
 
 
+def measure(folder, images, kind, arm, seed):
+    """Evaluate and classify one arm; its figures, once more from the reports on a second call."""
+    run = folder / kind / arm
+    features = "--features efficientnet-lite0"
+    medart(
+        f"evaluate {images}/test-{kind}.jsonl {run}/syn {features} --no-copies --workers 0 "
+        f"--bootstrap 0 --out {run}/report"
+    )
+    medart(
+        f"classify {images}/train-{kind}.jsonl --synthetic {run}/syn --test "
+        f"{images}/test-{kind}.jsonl --freeze --workers 0 --seed {seed} --out {run}/classifier"
+    )
+    report = json.loads((run / "report" / "metrics.json").read_text())
+    whole = next(item for item in report["comparisons"] if item["label"] is None)
+    color = report["color"][0]
+    regimes = json.loads((run / "classifier" / "metrics.json").read_text())["regimes"]
+    lines = (run / "run" / "metrics.jsonl").read_text().splitlines()
+    return {
+        "gap": np.mean([abs(color["mean"][name]["value"]) for name in CHANNELS]),
+        "variety": [color["variety"][name]["value"] for name in CHANNELS],
+        "energy": color["energy"]["value"],
+        "frechet": whole["frechet"]["value"],
+        "kernel": whole["kernel"]["value"],
+        "recall": whole["recall"],
+        "real": regimes["real"]["scores"]["balanced_accuracy"]["mean"],
+        "mix": regimes["mix"]["scores"]["balanced_accuracy"]["mean"],
+        "seconds": sum(json.loads(line)["seconds"] for line in lines),
+    }
+
+
+def format_row(name, item):
+    return (
+        f"| {name} | {item['gap']:.4f} | {' '.join(f'{x:.2f}' for x in item['variety'])} "
+        f"| {1000 * item['energy']:.1f} | {item['frechet']:.0f} | {1000 * item['kernel']:.0f} "
+        f"| {item['recall']:.3f} | {item['real']:.3f} | {item['mix']:.3f} | {item['seconds']:.0f} |"
+    )
+
+
+def draw_picture(folder, arms, columns=14):
+    """Rows of images of the same captions and noises, one for each arm."""
+    rows = []
+    for arm in arms:
+        paths = sorted((folder / arm / "syn").glob("[0-9]*.png"))
+        rows += [load_image(paths[place]) for place in range(0, len(paths), len(paths) // columns)][
+            :columns
+        ]
+    return tile_images(rows, columns=columns)
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, help="folder of the sets")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--sets", nargs="+", required=True, help="FOLDER:PROFILE:PER_LABEL")
+    parser.add_argument(
+        "--sets", nargs="+", required=True, help="FOLDER:PROFILE:IMAGES drawn a label"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--captions", nargs="+", default=["simple", "long"])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS))
-    parser.add_argument("--arm", action="append", default=[], help="NAME=OPTIONS")
+    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--arm", action="append", default=[], help="another: NAME=OPTIONS")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only-draw", action="store_true")
     options = parser.parse_args()
     os.environ["BENCH_CACHE"] = str(options.out / "cache")
-    arms = {name: ARMS[name] for name in options.arms if name != "none"}
+    arms = {name: ARMS[name] for name in options.arms}
     arms |= dict(text.split("=", 1) for text in options.arm)
+    jobs = []
+    for seed in options.seeds:
+        for text in options.sets:
+            name, profile, per_label = text.split(":")
+            folder = options.out / name / f"seed-{seed}"
+            write_sets(options.data / name, profile, folder, seed)
+            jobs += [
+                (folder, kind, arm, seed, per_label) for kind in options.captions for arm in arms
+            ]
     with ThreadPoolExecutor(options.jobs) as pool:
-        tasks = []
-        for seed in options.seeds:
-            for text in options.sets:
-                name, profile, per_label = text.split(":")
-                folder = options.out / name / f"seed-{seed}"
-                write_sets(options.data / name, profile, folder, seed)
-                for kind in options.captions:
-                    tasks += [
-                        pool.submit(
-                            draw, folder, folder / "images", kind, arm, line, seed, per_label
-                        )
-                        for arm, line in arms.items()
-                    ]
-        for task in tasks:
-            task.result()
+
+        def work(job):
+            folder, kind, arm, seed, per_label = job
+            draw(folder, folder / "images", kind, arm, arms[arm], seed, per_label)
+            if not options.only_draw:
+                return measure(folder, folder / "images", kind, arm, seed)
+
+        found = list(pool.map(work, jobs))
+    if options.only_draw:
+        return
+    place = None
+    for (folder, kind, arm, _, _), item in zip(jobs, found, strict=True):
+        if place != (folder, kind):
+            place = (folder, kind)
+            print(f"\n{folder.parent.name}, {folder.name}, {kind} captions\n\n{HEAD}")
+            save_png(folder / f"{kind}.png", draw_picture(folder / kind, arms))
+        print(format_row(arm, item))
 
 
 if __name__ == "__main__":

@@ -308,8 +308,8 @@ def test_hldf_brings_the_colors_to_those_of_real_images(finetune, medart, tmp_pa
     for name, every in (("without", 0), ("with", 3)):
         run, _, _ = finetune(
             "--hldf-loss", "published", "--hldf-every", every, "--hldf-steps", 8,
-            "--hldf-weight", 1, "--method", "full", "--steps", 150, "--batch-size", 2, "--learning-rate", 2e-3,
-            data=data, out=name,
+            "--hldf-weight", 1, "--method", "full", "--steps", 150, "--batch-size", 2,
+            "--learning-rate", 2e-3, data=data, out=name,
         )  # fmt: skip
         medart(
             "sample", run, "--from", data, "--count", 16, "--out", tmp_path / f"syn-{name}", "-q"
