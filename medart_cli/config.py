@@ -25,6 +25,9 @@ RUN_ONLY = frozenset(
     "hldf_checkpoint gradient_checkpointing shard".split()
 )
 
+# What settings of finetune mean that were written before these options were there.
+FORMERLY: dict[str, Any] = {"hldf_loss": "published", "hldf_statistics": "moments"}
+
 MOST_SHARDS = 10_000  # a mistyped number is likelier than more
 
 # An option belongs to a panel of --help.
@@ -54,7 +57,9 @@ def read_settings(source: str) -> dict[str, Any]:
     recipe = resources.files("medart_cli") / "recipes" / f"{source}.toml"
     try:
         if path.suffix == ".toml" or path.is_file():
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            ours = text.startswith("# Settings of medart finetune")
+            return (FORMERLY if ours else {}) | tomllib.loads(text)
         if recipe.is_file():
             return tomllib.loads(recipe.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -255,14 +260,19 @@ class FinetuneConfig(CommonConfig):
         ),
     ] = "score"
     hldf_every: Annotated[
-        int,
+        int | None,
         _hldf_option(
-            help="Optimizer steps between color losses, N in the paper (500); 0 turns HLDF off."
+            help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off. 20 by "
+            "default, which about doubles the time of training; 500 with published."
         ),
-    ] = 20
+    ] = None
     hldf_steps: Annotated[
-        int, _hldf_option(help="Solver steps of a generated image, M in the paper (20).")
-    ] = 12
+        int | None,
+        _hldf_option(
+            help="Solver steps of a generated image, M in the paper; 12 by default, 20 with "
+            "published."
+        ),
+    ] = None
     hldf_weight: Annotated[
         float | None,
         _hldf_option(
@@ -279,7 +289,7 @@ class FinetuneConfig(CommonConfig):
     ] = "moments"
     hldf_draws: Annotated[
         int | None,
-        _hldf_option(help="Images generated for each caption; 2 by default, published has 1."),
+        _hldf_option(help="Images generated for each caption; 2 by default, 1 with published."),
     ] = None
     hldf_grad_draws: Annotated[
         int | None,
@@ -289,8 +299,8 @@ class FinetuneConfig(CommonConfig):
     hldf_grad_steps: Annotated[
         int | None,
         _hldf_option(
-            help="Let the gradient through the last K solver steps only; 3 by default, published "
-            "all M."
+            help="Let the gradient through the last K solver steps only; 3 by default, all with "
+            "published."
         ),
     ] = None
     hldf_checkpoint: Annotated[
@@ -348,7 +358,7 @@ class FinetuneConfig(CommonConfig):
             epochs=0, batch_size=1, accumulate=1, learning_rate=0, warmup_steps=0, weight_decay=0,
             max_grad_norm=0, caption_dropout=0, min_snr=0, ema=0,
         )  # fmt: skip
-        for name in ("alpha", "min_snr", "epochs"):
+        for name in ("alpha", "min_snr", "epochs", "hldf_weight"):
             if getattr(self, name) == 0:
                 raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
         if self.precision == "fp16":
@@ -360,11 +370,6 @@ class FinetuneConfig(CommonConfig):
         if self.ema >= 1:
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
         self._check_draws()
-        if self.hldf_grad_steps is not None and self.hldf_grad_steps > self.hldf_steps:
-            raise ConfigError(
-                f"--hldf-grad-steps {self.hldf_grad_steps} is more than --hldf-steps "
-                f"{self.hldf_steps}"
-            )
 
     def _check_draws(self) -> None:
         self._check_least(hldf_draws=2, hldf_grad_draws=1)
@@ -372,11 +377,61 @@ class FinetuneConfig(CommonConfig):
             if self.hldf_loss == "published" and getattr(self, name) is not None:
                 option = "--" + name.replace("_", "-")
                 raise ConfigError(f"{option}: --hldf-loss published has one image for each caption")
-        if (self.hldf_grad_draws or 1) > (self.hldf_draws or 2):
+        hldf = plan_hldf(self)
+        if hldf.grad_steps > hldf.steps:
             raise ConfigError(
-                f"--hldf-grad-draws {self.hldf_grad_draws} is more than --hldf-draws "
-                f"{self.hldf_draws or 2}"
+                f"--hldf-grad-steps {hldf.grad_steps} is more than --hldf-steps {hldf.steps}"
             )
+        if hldf.with_gradient > hldf.draws:
+            raise ConfigError(
+                f"--hldf-grad-draws {hldf.with_gradient} is more than --hldf-draws {hldf.draws}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hldf:
+    """How the color loss is made, with the defaults that belong to the loss filled in.
+
+    Attributes:
+        loss: `published` or `score`.
+        statistics: What of an image's colors is compared.
+        every: Optimizer steps between two color losses; 0 for none.
+        steps: Solver steps of a generated image.
+        draws: Images generated for each caption.
+        with_gradient: How many of them the gradient flows through.
+        grad_steps: Through how many of the last solver steps.
+        weight: Of the loss as published; of the score's gradient, in norms of the noise loss's.
+    """
+
+    loss: str
+    statistics: tuple[str, ...]
+    every: int
+    steps: int
+    draws: int
+    with_gradient: int
+    grad_steps: int
+    weight: float
+
+
+def plan_hldf(config: FinetuneConfig) -> Hldf:
+    """Fill in what the options leave open; docs/benchmarks.md has what the defaults rest on."""
+
+    def choose(value: Any, default: Any) -> Any:  # noqa: ANN401 - as the option
+        return default if value is None else value
+
+    published = config.hldf_loss == "published"
+    steps = choose(config.hldf_steps, 20 if published else 12)
+    draws = choose(config.hldf_draws, 1 if published else 2)
+    return Hldf(
+        loss=config.hldf_loss,
+        statistics=("moments",) if config.hldf_statistics == "moments" else ("moments", "grid"),
+        every=choose(config.hldf_every, 500 if published else 20),
+        steps=steps,
+        draws=draws,
+        with_gradient=choose(config.hldf_grad_draws, draws),
+        grad_steps=choose(config.hldf_grad_steps, steps if published else min(3, steps)),
+        weight=choose(config.hldf_weight, 1 / steps if published else 1.0),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

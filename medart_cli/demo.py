@@ -194,6 +194,7 @@ def read_figures(session: Session, test: list[Phantom]) -> dict[str, Any]:
             "frechet": overall["base"]["floor"]["frechet"]["real"],
             "mean_gap": _average_gap(colors["base"]["mean"], "floor"),
             "spread_gap": _average_gap(colors["base"]["spread"], "floor"),
+            "energy": colors["base"]["energy"]["floor"][1],
         },
         "classifiers": {
             name: item["scores"]["balanced_accuracy"]["mean"]
@@ -282,14 +283,15 @@ def format_sets(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]
     floor = figures["floor"]
     gaps = [f"{floor[key]:.4f}" for key in ("mean_gap", "spread_gap")]
-    rows.append(["halves of the real set", f"{floor['frechet']:.1f}", "-", *gaps, "-", "-"])
+    far = f"{1000 * floor['energy']:.1f}"
+    rows.append(["halves of the real set", f"{floor['frechet']:.1f}", "-", *gaps, "-", far])
     return columns, rows
 
 
 def show_table(figures: dict[str, Any]) -> None:
     """Print the comparison, and in one sentence what HLDF did."""
     columns, rows = format_sets(figures)
-    table("What fine-tuning and HLDF changed (lower is better)", columns, rows)
+    table("What fine-tuning and HLDF changed (lower is better; variety: 1)", columns, rows)
     lora, hldf = figures["sets"]["lora"], figures["sets"]["hldf"]
     log.info(
         "HLDF against LoRA alone: channel means %.2f, channel spreads %.2f of the error; color "

@@ -72,6 +72,7 @@ FINETUNE = [
     ("good", ("--caption-dropout", 1.5), 2, "--caption-dropout must be 1 or less, got 1.5"),
     ("good", ("--ema", 1), 2, "--ema must be below 1"),
     ("good", ("--hldf-grad-steps", 30), 2, "--hldf-grad-steps 30 is more than --hldf-steps 12"),
+    ("good", ("--hldf-weight", 0), 2, "--hldf-weight 0 would train nothing"),
     ("good", ("--hldf-draws", 1), 2, "--hldf-draws must be 2 or more, got 1"),
     ("good", ("--hldf-grad-draws", 3), 2, "--hldf-grad-draws 3 is more than --hldf-draws 2"),
     (

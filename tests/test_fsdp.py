@@ -20,7 +20,8 @@ from medart_cli.stages.finetune_setup import check_sharding
 ROOT = Path(__file__).parents[1]
 TRAIN = (
     *("--method", "full", "--freeze-text-encoder", "--device", "cpu", "--precision", "fp32"),
-    *("--resolution", 16, "--hldf-every", 2, "--hldf-steps", 2, "--caption-dropout", 0.3),
+    *("--resolution", 16, "--hldf-every", 2, "--hldf-steps", 4, "--caption-dropout", 0.3),
+    *("--hldf-grad-steps", 2, "--hldf-grad-draws", 1),
     *(
         "--accumulate",
         2,

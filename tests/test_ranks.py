@@ -21,7 +21,8 @@ from tests.small_captioner import build_llava
 
 ROOT = Path(__file__).parents[1]
 TRAIN = (
-    *("--resolution", 16, "--preview-every", 0, "--hldf-every", 2, "--hldf-steps", 2),
+    *("--resolution", 16, "--preview-every", 0, "--hldf-every", 2, "--hldf-steps", 4),
+    *("--hldf-grad-steps", 2, "--hldf-draws", 3, "--hldf-grad-draws", 2),
     *("--caption-dropout", 0.3, "--device", "cpu"),
 )
 DRAW = ("--resolution", 16, "--steps", 3, "--batch-size", 2, "--count", 7, "--device", "cpu")

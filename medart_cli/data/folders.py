@@ -1,7 +1,10 @@
 """Image folders without a manifest: which files are images, and what their folders say of them."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -16,38 +19,151 @@ ENDINGS = frozenset(
     ".apng .avif .avifs .bmp .dcm .dib .dicom .gif .ima .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf "
     ".jpg .jpx .mpo .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+# Names of splits as data sets have them, without case, digits at the end and words like "set".
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "tr": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+SPLIT_WORDS = frozenset("set sets data dataset images image imgs img split folder".split())
+# Names that divide a set in a way that medart cannot know to be train, val or test.
+UNKNOWN_SPLITS = frozenset(
+    "fold cv part split subset eval evaluation holdout trainval query gallery unseen heldout "
+    "unlabeled unlabelled".split()
+)
+# What file systems, synchronizers and archives leave; names that begin with . @ # $ ~ are left too.
+LITTER = frozenset(
+    "__macosx __pycache__ lost+found recycler recycled thumbs thumbnails trash "
+    "system_volume_information network_trash_folder temporary_items".split()
+)
+TEXTS = frozenset((".txt", ".caption"))  # captions beside images, as other trainers write them
+TABLES = ("metadata.jsonl", "metadata.csv")  # where Hugging Face's imagefolder reads them
+SETTINGS_HEAD = b"# Settings of medart "  # how settings.toml of an output begins
+WHOLE_ENDINGS = (".nii.gz", ".ome.tif")  # endings of two parts
 
 
-def find_images(folder: Path) -> Iterator[dict[str, str]]:
+@dataclass
+class Passed:
+    """What a listing passes over, to be said.
+
+    Attributes:
+        formats: How many files of each ending are no images that are read.
+        litter: How many folders of each name belong to a file system and not to the data.
+        outputs: Folders that medart wrote, with the command.
+        texts: Images with a text file of their name beside them.
+    """
+
+    formats: Counter[str] = field(default_factory=Counter)
+    litter: Counter[str] = field(default_factory=Counter)
+    outputs: dict[str, str] = field(default_factory=dict)
+    texts: int = 0
+
+
+def find_images(
+    folder: Path,
+    passed: Passed | None = None,
+    levels: tuple[str, ...] | None = None,
+    enter: Callable[[Path], bool] = lambda path: True,
+) -> Iterator[dict[str, str]]:
     """Find the images of a folder in order, hidden files left out, as fields of records.
 
-    The first folder below it is the label; a folder train, val or test above that is the split.
+    The first folder below it is the label; a folder named like a split above that is the split.
     Files with an ending that is not known, or with none, are judged by their content.
 
+    Args:
+        folder: Where to look.
+        passed: Takes what is passed over.
+        levels: What the folders mean, from the top: `split`, `label`, `group_id` or `-`; found out
+            by default.
+        enter: Says whether a folder below is looked into.
+
     Raises:
-        ConfigError: A folder may not be read.
+        ConfigError: A folder may not be read, or the folders seem to be splits and which is which
+            cannot be known.
     """
-    for path in _visible_files(folder):
+    passed = Passed() if passed is None else passed
+    known = _know_splits(folder) if levels is None else True
+    for path in _visible_files(folder, passed, enter):
         if not _looks_like_image(path):
+            _count_passed(path, passed)
             continue
+        if not known:
+            raise ConfigError(
+                f"{folder}: its folders look like parts of a split, and medart cannot know which "
+                "is for training; name them train, val and test, or say with --folders what they "
+                "are (--folders label, or --folders -/label to pass over the level)"
+            )
+        passed.texts += any(path.with_suffix(ending).is_file() for ending in TEXTS)
         name = path.relative_to(folder)
-        fields = {"file_name": name.as_posix()}
-        parents = list(name.parts[:-1])
-        if parents and parents[0] in SPLIT_FOLDERS:
-            fields["split"] = SPLIT_FOLDERS[parents.pop(0)]
-        if parents:
-            fields["label"] = parents[0]
-        yield fields
+        yield {"file_name": name.as_posix()} | read_levels(name.parts[:-1], levels)
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
+def read_levels(parents: tuple[str, ...], levels: tuple[str, ...] | None) -> dict[str, str]:
+    """Say what the folders above an image mean.
+
+    Args:
+        parents: Names of the folders, from the top.
+        levels: As for `find_images`.
+
+    Returns:
+        Some of `split`, `label` and `group_id`.
+    """
+    if levels is not None:
+        named = zip(levels, parents, strict=False)
+        fields = {level: name for level, name in named if level != "-"}
+        if "split" in fields:
+            fields["split"] = find_split(fields["split"]) or fields["split"]
+        return fields
+    fields = {}
+    split = find_split(parents[0]) if parents else None
+    if split is not None:
+        fields["split"], parents = split, parents[1:]
+    if parents:
+        fields["label"] = parents[0]
+    return fields
+
+
+def find_split(name: str) -> str | None:
+    """Return train, val or test where a folder's name means one, as Training or validation_set."""
+    words = [word for word in re.split(r"[\W_\d]+", name.casefold()) if word]
+    kept = [word for word in words if word not in SPLIT_WORDS]
+    if len(kept) != 1:
+        return None
+    word = kept[0]
+    return SPLIT_NAMES.get(word) or SPLIT_NAMES.get(word.removesuffix("set"))
+
+
+def _know_splits(folder: Path) -> bool:
+    """Say whether the folders can be read: not if all of them are parts of an unknown split."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError:  # said where it is walked
+        return True
+    names = [name for name in names if not is_litter(name)]
+    words = [re.split(r"[\W_\d]+", name.casefold())[0] for name in names]
+    unknown = [word in UNKNOWN_SPLITS and find_split(name) is None
+               for word, name in zip(words, names, strict=True)]  # fmt: skip
+    return not (unknown and all(unknown))
+
+
+def is_litter(name: str) -> bool:
+    """Say whether a folder of that name belongs to a file system, an archive or a synchronizer."""
+    return name[0] in ".@#$~" or name.casefold().replace(" ", "_") in LITTER
+
+
+def find_output(folder: Path) -> str | None:
+    """Return the command of medart that wrote a folder; None where none did."""
+    try:
+        with (folder / "settings.toml").open("rb") as file:
+            head = file.readline(200)
+    except OSError:
+        return None
+    if not head.startswith(SETTINGS_HEAD):
+        return None
+    return head.removeprefix(SETTINGS_HEAD).split(b",")[0].decode("utf-8", "replace")
+
+
+def _visible_files(folder: Path, passed: Passed, enter: Callable[[Path], bool]) -> Iterator[Path]:
     """List files in order; links to folders are followed, each folder is entered once."""
     seen: set[str] = set()
     for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
@@ -56,12 +172,34 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if _is_entered(Path(parent, name), passed) and enter(Path(parent, name))
+        ]
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _is_entered(path: Path, passed: Passed) -> bool:
+    """Leave out litter and what medart wrote, and note it."""
+    if is_litter(path.name):
+        if not path.name.startswith("."):  # hidden by its own name: nobody expects it to be read
+            passed.litter[path.name] += 1
+        return False
+    stage = find_output(path)
+    if stage is not None:
+        passed.outputs[str(path)] = stage
+    return stage is None
 
 
 def _refuse(error: OSError) -> None:
     raise ConfigError(f"{error.filename}: {error.strerror}") from error
+
+
+def _count_passed(path: Path, passed: Passed) -> None:
+    ending = next((it for it in WHOLE_ENDINGS if path.name.lower().endswith(it)), path.suffix)
+    if ending.lower() not in TEXTS and path.name not in TABLES:
+        passed.formats[ending.lower() or "without an ending"] += 1
 
 
 def _looks_like_image(path: Path) -> bool:

@@ -7,9 +7,9 @@ import json
 import platform
 import shutil
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Output:
         overwrite: Whether to remove what an earlier run of the stage wrote there.
         inputs: What this run reads; the folder may not be or hold any of it.
         part: Number of the part of the work that this run does, from 1; 0 does it all.
+        formerly: Settings that an older folder does not name, and what they were then.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Output:
     overwrite: bool
     inputs: Sequence[str | Path | None] = ()
     part: int = 0
+    formerly: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_output(output: Output) -> bool:
@@ -88,7 +90,8 @@ def _is_continued(output: Output) -> bool:
             raise ConfigError(
                 f"{folder}: is not empty and was not written by medart {output.stage}; name another"
             )
-        change = first_change(tomllib.loads(text), output.settings, output.ignore)
+        old = {**output.formerly, **tomllib.loads(text)}
+        change = first_change(old, output.settings, output.ignore)
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{folder}: cannot be used as output folder: {reason}") from error

@@ -62,6 +62,8 @@ def solve(
     first = 0 if grad_steps is None else len(scheduler.timesteps) - grad_steps
     wanted = torch.is_grad_enabled()
     for index, timestep in enumerate(scheduler.timesteps):
+        if index == first:  # autocast might reuse weights that it cast without a gradient
+            torch.clear_autocast_cache()
         with torch.set_grad_enabled(wanted and index >= first):
             if recompute and torch.is_grad_enabled():
                 predicted = checkpoint(denoise, latents, timestep, use_reentrant=False)

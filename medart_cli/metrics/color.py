@@ -21,7 +21,7 @@ CHANNELS = ("red", "green", "blue", "saturation")
 BINS = 256
 WIDTH = len(CHANNELS) * BINS
 ROWS = 1024  # images that are summarized at a time
-LEAST_VARIETY = 1e-6  # of the whole range; images that differ less are of one color
+LEAST_VARIETY = 1 / 255  # of the whole range: one level; images that differ less are of one color
 LARGEST_SIDE = 256  # pixels; sets of different resolution are compared after shrinking to it
 FINGERPRINT = "colors 1: histograms of R, G, B, HSV saturation; box-shrunk to 256 pixels a side"
 
@@ -107,15 +107,19 @@ def color_variety(real: AnyArray, synthetic: AnyArray) -> Array:
 
 
 def bootstrap_variety(
-    real: Array, synthetic: Array, generator: np.random.Generator, repeats: int
+    real: Array, synthetic: Array, *, generator: np.random.Generator, repeats: int
 ) -> Array:
-    """Compare the variety of `repeats` pairs of sets, drawn with replacement: (repeats, 4)."""
+    """Compare the variety of `repeats` pairs of sets, drawn with replacement: (repeats, 4).
+
+    The variance of a resample is on average (n - 1) / n of that of the set; this is put right.
+    """
     spreads = []
     for item in (synthetic, real):
-        counts = generator.multinomial(len(item), np.full(len(item), 1 / len(item)), size=repeats)
+        n = len(item)
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=repeats)
         centered = item - item.mean(axis=0)
-        first, second = counts @ centered / len(item), counts @ centered**2 / len(item)
-        spreads.append(np.sqrt((second - first**2).clip(min=0) * len(item) / (len(item) - 1)))
+        first, second = counts @ centered / n, counts @ centered**2 / n
+        spreads.append(np.sqrt((second - first**2).clip(min=0)) * n / (n - 1))
     return _ratio(*spreads)
 
 

@@ -28,6 +28,7 @@ from medart_cli.stages.evaluate_page import (
     distance_names,
     format_short,
     head_short,
+    tell_recall,
     write_page,
 )
 from medart_cli.stages.evaluate_setup import (
@@ -36,6 +37,7 @@ from medart_cli.stages.evaluate_setup import (
     build_networks,
     extract,
     read_sets,
+    shared_labels,
 )
 
 FORMAT = 1  # of metrics.json
@@ -79,11 +81,14 @@ def measure(
         ],
         "comparisons": compare_sets(config, real, synthetic, networks, cache),
         "color": compare_colors(config, real, synthetic, networks.colors, cache),
-        "ranking": rank(config, real, synthetic, networks.main[0], cache),
         "unmatched_labels": find_unmatched(real, synthetic),
         "failures": [{"file": name, "reason": why} for name, why in failures.items()],
         "demonstration": any(bool(item.demonstration.any()) for item in sets),
     }
+    collapsed = {item["set"] for item in facts["color"] if item["collapsed"]}
+    facts["ranking"] = rank(config, real, synthetic, networks.main[0], cache)
+    if facts["ranking"] and facts["ranking"]["winner"] in collapsed:
+        facts["ranking"]["reason"] += "; but the variety of its colors has collapsed"
     found = find_copies(config, sets, networks, cache)
     facts["copies"] = [sum_up(config, pairs) for pairs in found]
 
@@ -114,7 +119,7 @@ def compare_sets(
         (extractor, item, label)
         for extractor in networks.main
         for item in synthetic
-        for label in [None, *(_shared_labels(real, item) if config.per_label else [])]
+        for label in [None, *(shared_labels(real, item) if config.per_label else [])]
     ]
     found = []
     with progress("measure", len(jobs)) as bar:
@@ -127,14 +132,6 @@ def compare_sets(
             found.append(place | compare_features(first, second, real.groups[rows], effort))
             bar.advance()
     return found
-
-
-def _shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
-    """Labels with two images or more in both sets; one label alone is the overall measure."""
-    first, second = real.count_labels(), item.count_labels()
-    shared = [label for label in first if min(first[label], second.get(label, 0)) > 1]
-    alone = len(shared) == 1 and first[shared[0]] == len(real)
-    return [] if alone and second[shared[0]] == len(item) else shared
 
 
 def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[str]]:
@@ -197,6 +194,8 @@ def show(facts: dict[str, Any]) -> None:
         far = ", ".join(item["beyond_floor"]) or "none"
         log.info("%s: color measures beyond those of real halves: %s", item["set"], far)
         log.info("%s: %s", item["set"], tell_variety(item))
+    for line in tell_recall(facts):
+        log.info("%s", line)
     for item in facts["copies"]:
         log.info(
             "%s: %d near-copies of %d (%.1f%%, 95%% interval %.1f to %.1f%%); of unseen real "
@@ -240,6 +239,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
         if item["label"] is None and item["features"] == primary
     }
     share = {item["set"]: item["share"] for item in facts["copies"]}
+    collapsed = {item["set"]: item["collapsed"] for item in facts["color"]}
     return {
         "result": str(config.out),
         "features": primary,
@@ -251,6 +251,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
                 "interval": item["frechet"]["interval"],
                 "kernel": item["kernel"] and item["kernel"]["value"],
                 "copies": share.get(name),
+                "collapsed": collapsed[name],
             }
             for name, item in overall.items()
         },

@@ -11,11 +11,13 @@ from medart_cli.config import EvaluateConfig
 from medart_cli.metrics import color
 from medart_cli.metrics.comparison import PAIRS_LIMIT, choose_rows, split_halves
 from medart_cli.metrics.features import Extractor, read_features
-from medart_cli.stages.evaluate_setup import ImageSet
+from medart_cli.stages.evaluate_setup import ImageSet, shared_labels
 
 Halves = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]
 
 LEAST_VARYING = 5  # images of each set; the deviation of fewer says nothing
+VERDICT_FROM = 20  # images of each set; with fewer, one in ten sets of real images has collapsed
+MOST_UNLIKE = 0.1  # difference of a label's shares from which all images cannot be compared
 COLLAPSED = 0.7  # of the real variety, which the interval must stay below
 ENERGY_LIMIT = 2_000  # images whose pairs are looked at
 
@@ -84,32 +86,39 @@ def _compare_varieties(
     config: EvaluateConfig, real: ImageSet, item: ImageSet, extractor: Extractor, cache: Path
 ) -> dict[str, Any]:
     """Measure how much images vary in color, over all and for each label, and what collapsed."""
-    labels: list[str | None] = [None]
-    if config.per_label:
-        shared = item.count_labels()
-        labels += [label for label in real.count_labels() if label in shared]
     measured = {}
-    for label in labels:
+    for label in [None, *(shared_labels(real, item) if config.per_label else [])]:
         stop.check()
         rows = real.rows_of(label)
         first = read_features(real.keys[rows], extractor, cache)
         second = read_features(item.keys[item.rows_of(label)], extractor, cache)
-        measured[label] = measure_variety(first, second, real.groups[rows], config)
+        measured[label] = measure_variety(first, second, groups=real.groups[rows], config=config)
     whole = measured.pop(None)
+    if _differ_in_labels(real, item):
+        whole |= {"variety_collapsed": None, "variety_note": "the sets differ in their labels"}
+    every = {"all images together": whole, **measured}
     return {
         **whole,
-        "labels": {str(label): found for label, found in measured.items()},
-        "collapsed": [
-            label or "all labels together"
-            for label, found in [(None, whole), *measured.items()]
-            if found["variety_collapsed"]
-        ],
+        "labels": measured,
+        "collapsed": [name for name, found in every.items() if found["variety_collapsed"]],
     }
+
+
+def _differ_in_labels(real: ImageSet, item: ImageSet) -> bool:
+    """Say whether the labels' shares are so unlike that the sets' variety must differ."""
+    first, second = real.count_labels(), item.count_labels()
+    if not first or not second:
+        return False
+    total = sum(first.values()), sum(second.values())
+    names = first.keys() | second.keys()
+    gaps = (first.get(it, 0) / total[0] - second.get(it, 0) / total[1] for it in names)
+    return max(map(abs, gaps)) > MOST_UNLIKE
 
 
 def measure_variety(
     real: color.AnyArray,
     synthetic: color.AnyArray,
+    *,
     groups: npt.NDArray[np.intp],
     config: EvaluateConfig,
 ) -> dict[str, Any]:
@@ -123,49 +132,71 @@ def measure_variety(
 
     Returns:
         `variety` by channel (value, interval, and lowest and highest of halves of the real set, at
-        the n of the comparison), `energy` (the same of the energy distance of the images' means and
-        deviations of red, green and blue), `variety_collapsed`. None in place of what needs more
-        images.
+        the n of the comparison; None where the real images do not vary), `energy` (value and halves
+        of the energy distance of the images' means and deviations of red, green and blue),
+        `variety_collapsed`, and where that is None for want of images, `variety_note` says so.
     """
-    if min(len(real), len(synthetic)) < LEAST_VARYING:
-        return {"variety": None, "energy": None, "variety_collapsed": False}
+    n = min(len(real), len(synthetic))
+    note: str | None = None
+    if n < LEAST_VARYING:
+        note = f"n = {n}: the variety of colors needs {LEAST_VARYING} images"
+        return dict.fromkeys(["variety", "energy", "variety_collapsed"]) | {"variety_note": note}
     generator = np.random.default_rng(config.seed)
     rows, columns = (choose_rows(item, PAIRS_LIMIT, generator) for item in (real, synthetic))
     first, second = color.color_moments(real[rows]), color.color_moments(synthetic[columns])
-    halves = _split(groups[rows], len(second), generator, config.floor_repeats)
-    means = first[..., 0], second[..., 0]
-    values = color.color_variety(*means)
-    floors = [color.color_variety(means[0][left], means[0][right]) for left, right in halves]
-    draws = color.bootstrap_variety(*means, generator, config.bootstrap)
-    variety = {
-        channel: _measure_ratio(values[index], draws[:, index], [item[index] for item in floors])
-        for index, channel in enumerate(color.CHANNELS)
-    }
-    told = [item[:, :3].reshape(len(item), -1) for item in (first, second)]
-    told = [item[choose_rows(item, ENERGY_LIMIT, generator)] for item in told]
-    energies = [color.energy_distance(told[0][left], told[0][right]) for left, right in halves]
+    halves = _split(groups[rows], len(second), generator, repeats=config.floor_repeats)
+    variety = _measure_ratios(first[..., 0], second[..., 0], halves, generator, config.bootstrap)
+    told = [item[:, :3].reshape(len(item), -1) for item in (first, second)]  # (N, 6)
+    few = [item[choose_rows(item, ENERGY_LIMIT, generator)] for item in told]
+    floors = [
+        color.energy_distance(told[0][left[:ENERGY_LIMIT]], told[0][right[:ENERGY_LIMIT]])
+        for left, right in halves
+    ]
+    shown = [variety[channel] for channel in color.CHANNELS[:3] if variety[channel]]
+    if n < VERDICT_FROM:
+        note = f"n = {n}: whether the variety has collapsed is said from {VERDICT_FROM} images on"
+    elif not (shown and halves and config.bootstrap):
+        note = "no interval or no halves of the real set to say whether the variety has collapsed"
     return {
         "variety": variety,
-        "energy": {"value": color.energy_distance(*told), "floor": _range(energies)},
-        "variety_collapsed": any(found["collapsed"] for found in variety.values() if found),
+        "energy": {"value": color.energy_distance(*few), "floor": _range(floors)},
+        "variety_collapsed": None if note else any(_has_collapsed(found) for found in shown),
+        "variety_note": note,
     }
 
 
-def _measure_ratio(value: float, draws: color.Array, halves: list[float]) -> dict[str, Any] | None:
-    """Put a ratio of varieties beside its interval and the range of the real set's halves."""
-    if np.isnan(value):
-        return None
-    found: dict[str, Any] = {"value": float(value), "interval": None, "floor": _range(halves)}
-    if len(draws):
-        found["interval"] = [float(end) for end in np.nanquantile(draws, [0.025, 0.975])]
-    lowest = found["floor"][0] if found["floor"] else COLLAPSED
-    highest = found["interval"][1] if found["interval"] else np.inf
-    found["collapsed"] = bool(highest < min(COLLAPSED, lowest))
+def _measure_ratios(
+    real: color.Array,
+    synthetic: color.Array,
+    halves: Halves,
+    generator: np.random.Generator,
+    repeats: int,
+) -> dict[str, Any]:
+    """Put each channel's ratio of varieties beside its interval and the range of real halves."""
+    values = color.color_variety(real, synthetic)
+    floors = [color.color_variety(real[left], real[right]) for left, right in halves]
+    draws = color.bootstrap_variety(real, synthetic, generator=generator, repeats=repeats)
+    found: dict[str, Any] = {}
+    for index, channel in enumerate(color.CHANNELS):
+        found[channel] = None
+        if np.isnan(values[index]):
+            continue
+        ends = np.nanquantile(draws[:, index], [0.025, 0.975]) if repeats else None
+        found[channel] = {
+            "value": float(values[index]),
+            "interval": None if ends is None else [float(end) for end in ends],
+            "floor": _range([item[index] for item in floors]),
+        }
     return found
 
 
+def _has_collapsed(found: dict[str, Any]) -> bool:
+    """Say whether a ratio is surely below what is right, and below all halves of the real set."""
+    return bool(found["floor"] and found["interval"][1] < min(COLLAPSED, found["floor"][0]))
+
+
 def _split(
-    groups: npt.NDArray[np.intp], n: int, generator: np.random.Generator, repeats: int
+    groups: npt.NDArray[np.intp], n: int, generator: np.random.Generator, *, repeats: int
 ) -> Halves:
     """Split the real rows into halves of at most `n` rows; none where a half has too few."""
     pairs = [split_halves(groups, generator) for _ in range(repeats)]
@@ -185,13 +216,11 @@ def _range(values: list[float]) -> list[float] | None:
 def tell_variety(item: dict[str, Any]) -> str:
     """Say in a sentence whether the images of a set differ in color as real ones do."""
     found = [item["variety"][name] for name in color.CHANNELS[:3]] if item["variety"] else []
-    values = [measure["value"] for measure in found if measure]
+    values = [f"{measure['value']:.2f}" for measure in found if measure]
     if not values:
-        return "too few images, or of one color, to say how much colors vary from image to image"
-    text = f"from image to image colors vary {min(values):.2f}"
-    if f"{max(values):.2f}" != f"{min(values):.2f}":
-        text += f" to {max(values):.2f}"
-    text += " times as much as in real images"
+        return item["variety_note"] or "the real images are of one color"
+    between = " to ".join(dict.fromkeys([min(values), max(values)]))
+    text = f"from image to image colors vary {between} times as much as in real images"
     if item["collapsed"]:
-        text += f"; the variety has collapsed in: {', '.join(item['collapsed'])}"
-    return text
+        return f"{text}; the variety has collapsed in: {', '.join(item['collapsed'])}"
+    return f"{text} ({item['variety_note']})" if item["variety_note"] else text

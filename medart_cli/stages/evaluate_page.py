@@ -302,7 +302,7 @@ def _show_colors(
             "real; 1 is as varied as real images. In braces lowest and highest of halves of the "
             "real set. Energy: the distance between the distributions of the images' channel means "
             "and deviations; halves of the real set in braces, 0 is none. * the variety has "
-            f"collapsed: its interval ends below {COLLAPSED} and below all halves."
+            f"collapsed: the interval of a color ends below {COLLAPSED} and below all halves."
         )
     )
     figure = draw_histograms(histograms)

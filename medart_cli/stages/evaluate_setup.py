@@ -203,6 +203,14 @@ def _short_names(sources: list[str]) -> list[str]:
     return names
 
 
+def shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
+    """Labels with two images or more in both sets; one label alone is the overall measure."""
+    first, second = real.count_labels(), item.count_labels()
+    shared = [label for label in first if min(first[label], second.get(label, 0)) > 1]
+    alone = len(shared) == 1 and first[shared[0]] == len(real)
+    return [] if alone and second[shared[0]] == len(item) else shared
+
+
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
     """Load the networks of --features, and derive what colors and copies need."""
     device = join_processes(config.device)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
+from medart_cli.config import FORMERLY, RUN_ONLY, FinetuneConfig, plan_hldf, settings_of
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.files import named_errors
 from medart_cli.data.images import save_png, tensor_to_image, tile_images
@@ -58,15 +58,12 @@ from medart_cli.stages.finetune_setup import (
     count_steps,
     denoiser,
     describe_data,
-    describe_hldf,
     embed,
     gather_parts,
-    plan_hldf,
     plan_recompute,
     public_settings,
     read_latents,
     read_rows,
-    statistics_of,
     trained_parts,
     unsynced,
 )
@@ -100,7 +97,10 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     failures += cache_images(work)
     total = count_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"settings": output.settings}
-    work.facts["hldf"] = describe_hldf(config)
+    hldf = plan_hldf(config)
+    work.facts["hldf"] = (
+        (asdict(hldf) | {"statistics": list(hldf.statistics)}) if hldf.every else None
+    )
     cache_captions(work)
     build_optimizer(work, total)
     # Only now: nothing is wiped for a request that cannot work.
@@ -109,8 +109,8 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         first = resume(work)
         announce(work, first)
 
-        if total < config.hldf_every:
-            log.warning("HLDF never runs: %d steps, and --hldf-every %d", total, config.hldf_every)
+        if total < hldf.every:
+            log.warning("HLDF never runs: %d steps, and --hldf-every %d", total, hldf.every)
         log.info("training %s: steps %d to %d", config.method, first + 1, total)
         train(work, first, total)
         return finish(work, max(first, total), failures)
@@ -121,7 +121,7 @@ def describe_output(config: FinetuneConfig) -> Output:
     longer = {"steps", "epochs"} if config.lr_schedule == "constant" else set()
     return Output(
         config.out, "finetune", settings_of(config), RUN_ONLY | longer, config.overwrite,
-        inputs=(config.data, config.base),
+        inputs=(config.data, config.base), formerly=FORMERLY,
     )  # fmt: skip
 
 
@@ -158,25 +158,24 @@ def train(work: Work, first: int, total: int) -> None:
 
 def take_step(work: Work, step: int) -> dict[str, float]:
     """Make one optimizer step: the noise loss on each batch, every N steps the color loss too."""
-    config = work.config
-    color_due = config.hldf_every > 0 and step % config.hldf_every == 0
+    config, hldf = work.config, plan_hldf(work.config)
+    color_due = hldf.every > 0 and step % hldf.every == 0
     work.optimizer.zero_grad(set_to_none=True)
     first = (step - 1) * config.accumulate
     batches = [draw_batch(work, first + part) for part in range(config.accumulate)]
-    losses = {"loss": add_gradients(work, batches, latent_loss)}
-    weight = plan_hldf(config).weight
-    if color_due and config.hldf_loss == "published":
-        losses["color_loss"] = add_gradients(work, batches, pixel_loss, weight)
+    losses = {"loss": add_gradients(work, batches, loss_of=latent_loss)}
+    if color_due and hldf.loss == "published":
+        losses["color_loss"] = add_gradients(work, batches, loss_of=pixel_loss, weight=hldf.weight)
     elif color_due:
         noise = take_gradients(work.parameters)
-        losses["color_loss"] = add_gradients(work, batches, pixel_loss)
-        balance_gradients(work.parameters, noise, weight)
+        losses["color_loss"] = add_gradients(work, batches, loss_of=pixel_loss)
+        balance_gradients(work.parameters, noise, hldf.weight)
     update_weights(work, step, losses)
     return losses
 
 
 def add_gradients(
-    work: Work, batches: list[Batch], loss_of: Callable[[Work, Batch], Tensor], weight: float = 1.0
+    work: Work, batches: list[Batch], *, loss_of: Callable[[Work, Batch], Tensor], weight: float = 1
 ) -> float:
     """Add the gradients of the mean loss of some batches, times a weight; return the mean loss."""
     total = 0.0
@@ -208,7 +207,7 @@ def draw_batch(work: Work, number: int) -> Batch:
     config, accelerator = work.config, work.accelerator
     start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
     labels = tuple(row.record.label or "" for row in work.rows)
-    steps = len(work.scheduler.alphas_cumprod)
+    steps, names = len(work.scheduler.alphas_cumprod), plan_hldf(config).statistics
     drawn = []
     for position in range(start, start + config.batch_size):
         row = work.rows[row_at(position, labels, config.seed, config.balance)]
@@ -221,9 +220,8 @@ def draw_batch(work: Work, number: int) -> Batch:
         noise = torch.randn(mean.shape, generator=generator)
         timestep = torch.randint(steps, (), generator=generator)
         dropped = chances[3] < config.caption_dropout
-        drawn.append(
-            (row.caption, dropped, position, latents, noise, timestep, tensors["statistics"])
-        )
+        told = torch.cat([tensors[name] for name in names])  # (S,)
+        drawn.append((row.caption, dropped, position, latents, noise, timestep, told))
     captions, drops, positions, *stacks = zip(*drawn, strict=True)
     stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
     return Batch(list(captions), list(drops), list(positions), *stacked)
@@ -252,8 +250,7 @@ def pixel_loss(work: Work, batch: Batch) -> Tensor:
 
     Gradients pass the solver and the VAE decoder to the transformer and to T5.
     """
-    config = work.config
-    hldf = plan_hldf(config)
+    config, hldf = work.config, plan_hldf(work.config)
     blockwise = work.recompute == "block" or config.gradient_checkpointing
     pixart.recompute_blocks(work.transformer, blockwise)
     pixart.recompute_blocks(work.vae, True)  # one pass among M, and large at full size
@@ -262,38 +259,37 @@ def pixel_loss(work: Work, batch: Batch) -> Tensor:
     drawn = []
     for draw in reversed(range(hldf.draws)):  # those without gradient first: they hold no memory
         with torch.set_grad_enabled(draw < hldf.with_gradient):
-            drawn.append(draw_statistics(work, batch, denoise, draw))
+            drawn.append(draw_statistics(work, batch, denoise=denoise, draw=draw))
     pixart.recompute_blocks(work.transformer, config.gradient_checkpointing)
-    if config.hldf_loss == "published":
+    if hldf.loss == "published":
         return squared_gap(drawn[0], batch.statistics)
     return energy_score(torch.stack(drawn), batch.statistics)
 
 
 def draw_statistics(
-    work: Work, batch: Batch, denoise: Callable[[Tensor, Tensor], Tensor], draw: int
+    work: Work, batch: Batch, *, denoise: Callable[[Tensor, Tensor], Tensor], draw: int
 ) -> Tensor:
     """Draw an image for each row from fresh noise, and return its color statistics, (B, S)."""
-
-    def tell(latents: Tensor) -> Tensor:
-        return color_statistics(pixart.decode_latents(work.vae, latents), statistics_of(config))
-
-    config = work.config
-    stepwise = work.recompute == "step" and torch.is_grad_enabled()
+    hldf, stepwise = plan_hldf(work.config), work.recompute == "step" and torch.is_grad_enabled()
     words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
-    generators = [build_generator(config.seed, *words, place) for place in batch.positions]
+    generators = [build_generator(work.config.seed, *words, place) for place in batch.positions]
     noise = torch.stack([torch.randn(batch.noise.shape[1:], generator=it) for it in generators])
-    # A context of its own for each draw: autocast would reuse weights cast without gradient.
     with work.accelerator.autocast():
         latents = solve(
             denoise,
             noise.to(work.accelerator.device),
             pixart.renew_scheduler(work.scheduler),
-            config.hldf_steps,
-            grad_steps=plan_hldf(config).grad_steps,
+            hldf.steps,
+            grad_steps=hldf.grad_steps,
             recompute=stepwise,
         )
-        # With one latent in place of the decoder's block inputs, memory is flat in the draws too.
-        return checkpoint(tell, latents, use_reentrant=False) if stepwise else tell(latents)
+
+        def tell(latents: Tensor) -> Tensor:
+            return color_statistics(pixart.decode_latents(work.vae, latents), hldf.statistics)
+
+        # The decoder runs again in the backward pass, so that it is remembered for one draw alone.
+        again = torch.is_grad_enabled() and (stepwise or hldf.with_gradient > 1)
+        return checkpoint(tell, latents, use_reentrant=False) if again else tell(latents)
 
 
 def draw_preview(work: Work, step: int) -> None:
@@ -387,8 +383,8 @@ def resume(work: Work) -> int:
     if not saved:
         return 0
     state = checkpoints.read_facts(saved[-1] / checkpoints.STATE_NAME)
-    for name in ("data", "base_hashes", "precision", "processes"):
-        if state["run"][name] != work.facts[name]:
+    for name in ("data", "base_hashes", "precision", "processes", "hldf"):
+        if state["run"].get(name, work.facts[name]) != work.facts[name]:
             raise ConfigError(
                 f"{work.config.out}: was trained with other {name.replace('_hashes', ' weights')}; "
                 "name another folder, or start anew with --overwrite"

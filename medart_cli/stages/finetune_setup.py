@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -21,24 +21,19 @@ from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli import stop
-from medart_cli.config import RUN_ONLY, FinetuneConfig, settings_of
+from medart_cli.config import RUN_ONLY, FinetuneConfig, plan_hldf, settings_of
 from medart_cli.data.images import fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, default_cache, open_cache
 from medart_cli.data.manifest import Record, hash_file, read_data, warn_of_demonstration
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import read_versions
-from medart_cli.diffusion.losses import color_statistics
+from medart_cli.diffusion.losses import STATISTICS, color_statistics
 from medart_cli.errors import ConfigError, ImageError, RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models import optimizer as optimizers
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
-
-# Defaults of the energy score; docs/benchmarks.md has the figures that they rest on.
-SCORE_DRAWS = 2
-SCORE_GRAD_STEPS = 3
-SCORE_WEIGHT = 1.0
 
 
 @dataclass
@@ -203,7 +198,7 @@ def build_work(
     cache = (config.cache or default_cache()) if config.use_cache else None
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     text_facts = f"{hashes['text_encoder']} {pixart.max_tokens(base)} {precision}"
-    image_facts = f"{hashes['vae']} {resolution} {config.crop} {' '.join(statistics_of(config))}"
+    image_facts = f"{hashes['vae']} {resolution} {config.crop} {' '.join(STATISTICS)}"
     work = Work(
         config=config, accelerator=accelerator, base=base, rows=rows,
         facts={
@@ -264,7 +259,7 @@ def cache_images(work: Work) -> int:
 
 
 def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -> dict[str, Tensor]:
-    """Return mean and std of a row's latents (C, h, w), and its color statistics (S,)."""
+    """Return mean and std of a row's latents (C, h, w), and its color statistics by name."""
 
     def encode() -> dict[str, Tensor]:
         image = load_image(row.record.path)
@@ -272,8 +267,8 @@ def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -
         tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
         tensor = tensor.flip(3) if flip else tensor
         mean, std = pixart.encode_images(work.vae, tensor)
-        statistics = color_statistics(tensor, statistics_of(work.config))[0]
-        return {"mean": mean[0].cpu(), "std": std[0].cpu(), "statistics": statistics}
+        colors = {name: color_statistics(tensor, [name])[0] for name in STATISTICS}
+        return {"mean": mean[0].cpu(), "std": std[0].cpu(), **colors}
 
     return work.latents.get(encode, row.sha256, str(flip))
 
@@ -386,56 +381,6 @@ def public_settings(config: FinetuneConfig) -> dict[str, Any]:
     return {name: value for name, value in settings_of(config).items() if name not in private}
 
 
-@dataclass(frozen=True)
-class Hldf:
-    """How the color loss draws, with the defaults that belong to the loss.
-
-    Attributes:
-        draws: Images drawn for each caption.
-        with_gradient: How many of them the gradient flows through.
-        grad_steps: Through how many of the last solver steps.
-        weight: Of the loss as published; of the score's gradient, in norms of the noise loss's.
-    """
-
-    draws: int
-    with_gradient: int
-    grad_steps: int
-    weight: float
-
-
-def plan_hldf(config: FinetuneConfig) -> Hldf:
-    """Fill in what the options leave open."""
-    steps, weight = config.hldf_steps, config.hldf_weight
-    if config.hldf_loss == "published":
-        return Hldf(
-            draws=1,
-            with_gradient=1,
-            grad_steps=config.hldf_grad_steps or steps,
-            weight=1 / steps if weight is None else weight,
-        )
-    draws = config.hldf_draws or SCORE_DRAWS
-    return Hldf(
-        draws=draws,
-        with_gradient=config.hldf_grad_draws or draws,
-        grad_steps=config.hldf_grad_steps or min(SCORE_GRAD_STEPS, steps),
-        weight=SCORE_WEIGHT if weight is None else weight,
-    )
-
-
-def describe_hldf(config: FinetuneConfig) -> dict[str, Any] | None:
-    """Return what run.json says of the color loss, with its defaults; None where it is off."""
-    if config.hldf_every == 0:
-        return None
-    return {"loss": config.hldf_loss, "statistics": statistics_of(config)} | asdict(
-        plan_hldf(config)
-    )
-
-
-def statistics_of(config: FinetuneConfig) -> list[str]:
-    """Name what of an image's colors the color loss compares."""
-    return ["moments", *(["grid"] if config.hldf_statistics == "grid" else [])]
-
-
 def count_steps(config: FinetuneConfig, rows: int, processes: int) -> int:
     """Return the number of optimizer steps of the whole run."""
     if config.steps is not None:
@@ -479,7 +424,8 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
     """
     config, inner, hldf = work.config, pixart.unwrap(work.transformer), plan_hldf(work.config)
     free = torch.cuda.mem_get_info(work.accelerator.device)[0]
-    free -= 12 * count_weights(work)  # gradients, AdamW: later
+    # Later there are gradients and AdamW's state, and with the score the noise loss's gradients.
+    free -= (16 if hldf.loss == "score" else 12) * count_weights(work)
     tokens = (
         work.facts["resolution"] / pixart.latent_scale(work.vae) / inner.config.patch_size
     ) ** 2

@@ -15,8 +15,10 @@ from timm.models import save_for_hf
 from typer.testing import CliRunner
 
 from medart_cli.cli import app
+from medart_cli.config import EvaluateConfig
 from medart_cli.metrics.features import load_inception
-from medart_cli.stages import evaluate_setup
+from medart_cli.stages import evaluate_colors, evaluate_setup
+from medart_cli.stages.evaluate_colors import measure_variety
 
 COUNT = 12  # images a set
 
@@ -171,7 +173,7 @@ def shift(image, amount):
     return Image.fromarray((np.asarray(image, dtype=np.int16) + amount).clip(0, 255).astype("u1"))
 
 
-def save_tinted(folder, first, spread, *, count=24):
+def save_tinted(folder, first, spread, *, count=60):
     """Pictures whose brightness varies from one to the next; nevi always as real ones do."""
     random = np.random.default_rng(first)
     for index in range(count):
@@ -191,13 +193,14 @@ def test_a_set_of_pictures_that_are_all_alike_is_said_to_have_collapsed(network,
     assert result.exit_code == 0, result.stderr
     found = {item["set"]: item for item in read_metrics(out)["color"]}
     assert found["varied"]["collapsed"] == []
-    assert found["alike"]["collapsed"][-1:] == ["melanoma"]
-    assert "nevus" not in found["alike"]["collapsed"]
+    assert found["alike"]["collapsed"] == ["melanoma"]
     melanoma = found["alike"]["labels"]["melanoma"]["variety"]["red"]
     low, high = melanoma["interval"]
-    assert low < melanoma["value"] < high < 0.7 and melanoma["collapsed"]
+    assert low < melanoma["value"] < high < 0.7
     assert melanoma["floor"][0] < 1 < melanoma["floor"][1]
-    assert found["alike"]["energy"]["value"] > found["alike"]["energy"]["floor"][0]
+    assert found["alike"]["labels"]["melanoma"]["variety_collapsed"] is True
+    energy = found["alike"]["labels"]["melanoma"]["energy"]
+    assert energy["value"] > energy["floor"][1]
     assert "alike: from image to image colors vary" in result.stderr
     assert "the variety has collapsed in: " in result.stderr
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -212,7 +215,67 @@ def test_too_few_images_have_no_variety(network, tmp_path):
     assert result.exit_code == 0, result.stderr
     found = read_metrics(tmp_path / "report")["color"][0]
     assert found["variety"] is None and found["collapsed"] == []
-    assert "too few images" in result.stderr
+    assert "n = 4: the variety of colors needs 5 images" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"bootstrap": 0}, "no interval or no halves"),
+        ({"one_patient": True}, "no interval or no halves"),
+        ({"count": 15}, "n = 15: whether the variety has collapsed is said from 20 images on"),
+    ],
+    ids=str,
+)
+def test_without_what_a_verdict_needs_nothing_is_said_to_have_collapsed(change, note, tmp_path):
+    count = change.get("count", 60)
+    generator = np.random.default_rng(0)
+    shares = generator.random((2 * count, 4, 256))
+    real, alike = (shares / shares.sum(2, keepdims=True)).reshape(2, count, 1024)
+    real = np.roll(real.reshape(count, 4, 256), 40, axis=2).reshape(count, 1024)
+    real[::2] = np.roll(real[::2].reshape(-1, 4, 256), 60, axis=2).reshape(-1, 1024)
+    groups = np.zeros(count) if change.get("one_patient") else np.arange(count)
+    config = EvaluateConfig(
+        real="r", synthetic=["s"], out=tmp_path, bootstrap=change.get("bootstrap", 100)
+    )
+    found = measure_variety(real, alike, groups=groups.astype(int), config=config)
+    assert found["variety_collapsed"] is None and note in found["variety_note"]
+
+
+def test_sets_of_more_images_than_are_compared_in_pairs_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_colors, "ENERGY_LIMIT", 20)
+    shares = np.random.default_rng(0).random((100, 4, 256))
+    colors = (shares / shares.sum(2, keepdims=True)).reshape(100, 1024)
+    config = EvaluateConfig(real="r", synthetic=["s"], out=tmp_path)
+    found = measure_variety(colors[:60], colors[60:], groups=np.arange(60), config=config)
+    assert found["energy"]["floor"][0] < found["energy"]["floor"][1]
+
+
+def test_a_set_of_other_labels_is_not_said_to_have_collapsed_as_a_whole(network, tmp_path):
+    real = save_tinted(tmp_path / "real", 0, 60)
+    other = save_tinted(tmp_path / "other", 100, 60)
+    shutil.rmtree(Path(other) / "melanoma")
+    evaluate(network, real, other, out=tmp_path / "report", extra=("--no-copies",))
+    found = read_metrics(tmp_path / "report")["color"][0]
+    assert found["variety_collapsed"] is None
+    assert found["variety_note"] == "the sets differ in their labels"
+    assert found["labels"]["nevus"]["variety_collapsed"] is False
+
+
+def test_sets_of_one_source_are_hardly_ever_said_to_have_collapsed(tmp_path):
+    random = np.random.default_rng(0)
+    config = EvaluateConfig(real="r", synthetic=["s"], out=tmp_path)
+    collapsed = 0
+    for seed in range(40):
+        n = (20, 40)[seed % 2]
+        centers = random.integers(60, 190, (60 + n, 4))
+        shares = np.zeros((60 + n, 4, 256))
+        np.put_along_axis(shares, centers[..., None], 1, axis=2)
+        colors = shares.reshape(-1, 1024)
+        groups = np.arange(60)
+        found = measure_variety(colors[:60], colors[60:], groups=groups, config=config)
+        collapsed += found["variety_collapsed"]
+    assert collapsed <= 1
 
 
 def test_sets_that_are_alike_get_no_winner(network, sets, tmp_path):

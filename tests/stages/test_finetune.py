@@ -362,14 +362,14 @@ def test_dropped_captions_reach_the_noise_loss_and_not_hldf(finetune, monkeypatc
 
 
 def test_the_paper_recipe_has_the_published_color_loss():
-    from medart_cli.config import FinetuneConfig, read_settings
-    from medart_cli.stages.finetune_setup import describe_hldf
+    from medart_cli.config import FinetuneConfig, Hldf, plan_hldf, read_settings
 
     paper = FinetuneConfig(data="d", out=Path("o"), **read_settings("paper"))
-    assert describe_hldf(paper) == {
-        "loss": "published", "statistics": ["moments"], "draws": 1, "with_gradient": 1,
-        "grad_steps": 20, "weight": 1 / 20,
-    }  # fmt: skip
+    published = FinetuneConfig(data="d", out=Path("o"), hldf_loss="published")
+    assert plan_hldf(paper) == plan_hldf(published) == Hldf(
+        loss="published", statistics=("moments",), every=500, steps=20, draws=1, with_gradient=1,
+        grad_steps=20, weight=1 / 20,
+    )  # fmt: skip
 
 
 def test_which_color_loss_it_was_stands_in_every_account_of_the_run(finetune):
@@ -383,6 +383,64 @@ def test_which_color_loss_it_was_stands_in_every_account_of_the_run(finetune):
     assert "(the energy score) in 2 of them" in card and 'hldf_loss = "score"' in card
     _, _, errors = finetune("--hldf-every", 2, "--hldf-draws", 3, code=2)
     assert "hldf_statistics was 'grid' and is now 'moments'" in errors
+
+
+@pytest.mark.parametrize("loss", ["score", "published"])
+def test_bf16_has_about_the_gradient_of_fp32_through_a_part_of_the_steps(
+    finetune, monkeypatch, loss
+):
+    """Steps without gradient come first, and autocast might reuse the weights that they cast."""
+    from medart_cli.stages import finetune as stage
+
+    taken = []
+    update_weights = stage.update_weights
+
+    def take(work, step, losses):
+        taken.append([p.grad.flatten().clone() for p in work.parameters if p.grad is not None])
+        update_weights(work, step, losses)
+
+    def color_only(work, batches, *, loss_of, weight=1):
+        if loss_of is stage.latent_loss:  # leaves the norm that the color loss is scaled to
+            for parameter in work.parameters:
+                parameter.grad = torch.full_like(parameter, 1e-3)
+            if loss == "published":
+                work.optimizer.zero_grad(set_to_none=True)
+            return 0.0
+        return add_gradients(work, batches, loss_of=loss_of, weight=weight)
+
+    add_gradients = stage.add_gradients
+    monkeypatch.setattr(stage, "update_weights", take)
+    monkeypatch.setattr(stage, "add_gradients", color_only)
+    options = ("--hldf-loss", loss, "--hldf-every", 1, "--hldf-steps", 4, "--hldf-grad-steps", 2)
+    for precision in ("fp32", "bf16"):
+        finetune(*options, "--steps", 1, "--precision", precision, out=precision)
+    for full, half in zip(*taken, strict=True):
+        assert half.abs().max() > 0 or full.abs().max() == 0
+    whole, half = (torch.cat(item) for item in taken)
+    assert torch.nn.functional.cosine_similarity(whole, half, dim=0) > 0.95
+
+
+def test_a_run_from_before_there_was_a_score_goes_on_as_published(finetune):
+    options = ("--hldf-loss", "published", "--hldf-every", 2)
+    whole, _, _ = finetune(*options)
+    run, _, _ = finetune(*options, "--steps", 2, out="old")
+    settings = (run / "settings.toml").read_text()
+    lines = [it for it in settings.splitlines() if not it.startswith(("hldf_loss", "hldf_stat"))]
+    (run / "settings.toml").write_text("\n".join(lines) + "\n")
+    _, _, errors = finetune("--hldf-every", 2, out="old", code=2)
+    assert "hldf_loss was 'published' and is now 'score'" in errors
+    finetune(*options, out="old")
+    assert_same_weights(whole, run)
+
+
+def test_a_checkpoint_of_another_color_loss_is_not_gone_on_with(finetune):
+    run, _, _ = finetune("--hldf-every", 2, "--steps", 2)
+    state = run / "checkpoints/step-000002/state.json"
+    facts = json.loads(state.read_text())
+    facts["run"]["hldf"]["draws"] = 3  # as a version with another default would have it
+    state.write_text(json.dumps(facts))
+    _, _, errors = finetune("--hldf-every", 2, code=2)
+    assert "was trained with other hldf" in errors
 
 
 def test_the_gradient_of_the_score_has_the_norm_of_the_noise_losss(finetune, monkeypatch):
