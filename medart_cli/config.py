@@ -47,6 +47,21 @@ _copies_option = partial(Option, rich_help_panel="Copies")
 _looking_option = partial(Option, rich_help_panel="What to look at")
 
 
+Folders = Annotated[
+    str | None,
+    _data_option(
+        help="What the folders of an image folder are, from the top: split, label, group_id (a "
+        "patient) or -, joined by /; by default the first is the label, below one like train."
+    ),
+]
+
+
+AllowSynthetic = Annotated[
+    bool,
+    _data_option("--allow-synthetic", help="Take generated images where real ones are expected."),
+]
+
+
 def read_settings(source: str) -> dict[str, Any]:
     """Read a TOML settings file, or a packaged recipe by its name.
 
@@ -91,6 +106,27 @@ def _apply_settings(context: Context, parameter: CallbackParam, value: str | Non
         settings[name] = setting
     context.default_map = settings
     return value
+
+
+LEVELS = ("split", "label", "group_id", "-")
+
+
+def parse_levels(text: str | None) -> tuple[str, ...] | None:
+    """Return what the folders of a data set mean, from the top; None where that is to be found out.
+
+    Raises:
+        ConfigError: A level is unknown or stands twice.
+    """
+    if text is None:
+        return None
+    levels = tuple(text.split("/"))
+    named = [level for level in levels if level != "-"]
+    if not set(levels) <= set(LEVELS) or len(set(named)) < len(named):
+        raise ConfigError(
+            f"--folders {text}: must be some of split, label, group_id and -, from the top, joined "
+            "by /, as group_id/label for a folder a patient with a folder a class in it"
+        )
+    return levels
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -146,6 +182,7 @@ class CommonConfig:
         ):
             raise ConfigError(f"--device {self.device}: not auto, cpu, cuda or cuda:N")
         self._check_least(max_failures=0, seed=0)
+        parse_levels(getattr(self, "folders", None))
 
     def _check_least(self, **least: float) -> None:
         for name, smallest in least.items():
@@ -193,6 +230,8 @@ class FinetuneConfig(CommonConfig):
         Path | None,
         _data_option(help="Folder that file names are relative to; they may then be absolute."),
     ] = None
+    folders: Folders = None
+    allow_synthetic: AllowSynthetic = False
     profile: Annotated[
         str,
         _data_option(
@@ -468,6 +507,7 @@ class SampleConfig(CommonConfig):
     root: Annotated[
         Path | None, _prompts_option(help="Folder that file names of --from are relative to.")
     ] = None
+    folders: Folders = None
     profile: Annotated[
         str, _prompts_option(help="Modality that words the simple caption where a row has no text.")
     ] = "generic"
@@ -570,10 +610,18 @@ class CaptionConfig(CommonConfig):
         Path | None,
         _data_option(help="Folder that file names are relative to; they may then be absolute."),
     ] = None
+    folders: Folders = None
     labels: Annotated[
         Path | None,
-        _data_option(help="Table with the columns file_name and label, .csv or .jsonl."),
+        _data_option(
+            help="Table with the column file_name and some of label, group_id, split and text: "
+            ".csv or .jsonl."
+        ),
     ] = None
+    texts: Annotated[
+        Literal["none", "sidecar"],
+        _data_option(help="Texts to take for rows without one: sidecar for a.txt beside a.jpg."),
+    ] = "none"
     add_new: Annotated[
         bool,
         _data_option(
@@ -733,6 +781,8 @@ class ClassifyConfig(CommonConfig):
         Path | None,
         _data_option(help="Folder for features of --freeze; medart's cache by default."),
     ] = None
+    folders: Folders = None
+    allow_synthetic: AllowSynthetic = False
     test_fraction: Annotated[
         float, _data_option(help="Share to test on where no test set is given.")
     ] = 0.2
@@ -887,6 +937,8 @@ class EvaluateConfig(CommonConfig):
         Path | None,
         _data_option(help="Folder that file names are relative to; they may then be absolute."),
     ] = None
+    folders: Folders = None
+    allow_synthetic: AllowSynthetic = False
     per_label: Annotated[
         bool, _data_option("--per-label/--overall", help="Measure each label by itself as well.")
     ] = True

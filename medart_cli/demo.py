@@ -46,7 +46,7 @@ FINETUNE = (
     f"--base tiny --steps {STEPS} --batch-size 16 --learning-rate 1e-3 --lr-schedule cosine "
     "--preview-every 0"
 )
-HLDF = "--hldf-every 4 --hldf-steps 8"
+HLDF = "--hldf-every 4 --hldf-statistics grid"
 SAMPLE = "--steps 15 --batch-size 30"
 NOTICE = (
     "Everything here is drawn: no patient is in these images. The models are small ones that come "

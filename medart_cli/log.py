@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 log = logging.getLogger("medart")
 
@@ -70,23 +71,26 @@ def progress(name: str, total: int, *, done: int = 0) -> Iterator[Progress]:
         yield Progress(name, total, done, None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.fields[facts]}", markup=False),
     )
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
         yield Progress(name, total, done, bar)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard error, unless the log is quiet."""
+    """Print a table on standard error, unless the log is quiet.
+
+    Texts stand as they are: in a plain string, rich would take [brackets] for its own marks.
+    """
     if not log.isEnabledFor(logging.INFO):
         return
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=Text(title, style="table.title"), title_justify="left")
     for index, name in enumerate(columns):
-        shown.add_column(name, justify="left" if index == 0 else "right")
+        shown.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))
     Console(stderr=True).print(shown)

@@ -1,4 +1,8 @@
+import io
 import logging
+import sys
+
+import pytest
 
 from medart_cli import log as module
 from medart_cli.log import log, progress, start_log, table
@@ -40,3 +44,36 @@ def test_a_table_is_printed_on_standard_error(capsys):
     captured = capsys.readouterr()
     assert "nevus" in captured.err
     assert captured.out == ""
+
+
+NAMES = ("nevus [benign]", "lesion [", "odd [x] end", "[/II]", "[red]cell[/]", ":smile:", "{x} %s")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_printed_as_they_are_in_tables_and_lines(capsys, name):
+    start_log()
+    table(f"Title {name}", ["label", f"n {name}"], [[name, "12"], ["x", name]])
+    log.info("label %s", name)
+    log.warning("%s: left out", name)
+    text = capsys.readouterr().err
+    assert f"Title {name}" in text and f"n {name}" in text
+    assert text.count(name) == 6
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_are_printed_as_they_are_beside_bars(monkeypatch, name, terminal):
+    screen = _Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(module, "LINE_EVERY", 0.0)
+    start_log()
+    with progress(f"read {name}", 2) as bar:
+        bar.advance({f"loss {name}": 0.5})
+    assert f"read {name}" in screen.getvalue() and f"loss {name} 0.5" in screen.getvalue()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ LITTER = frozenset(
     "__macosx __pycache__ lost+found recycler recycled thumbs thumbnails trash "
     "system_volume_information network_trash_folder temporary_items".split()
 )
-TEXTS = frozenset((".txt", ".caption"))  # captions beside images, as other trainers write them
+TEXTS = (".txt", ".caption")  # captions beside images, as other trainers write them
 TABLES = ("metadata.jsonl", "metadata.csv")  # where Hugging Face's imagefolder reads them
 SETTINGS_HEAD = b"# Settings of medart "  # how settings.toml of an output begins
 WHOLE_ENDINGS = (".nii.gz", ".ome.tif")  # endings of two parts
@@ -93,9 +94,16 @@ def find_images(
                 "is for training; name them train, val and test, or say with --folders what they "
                 "are (--folders label, or --folders -/label to pass over the level)"
             )
-        passed.texts += any(path.with_suffix(ending).is_file() for ending in TEXTS)
+        passed.texts += find_text(path) is not None
         name = path.relative_to(folder)
         yield {"file_name": name.as_posix()} | read_levels(name.parts[:-1], levels)
+
+
+def find_text(path: Path) -> Path | None:
+    """Return the text file beside an image, a.txt beside a.jpg; None where there is none."""
+    # Only an image's ending is cut: a DICOM UID without one has dots of its own.
+    stem = path.stem if path.suffix.lower() in ENDINGS else path.name
+    return next((it for end in TEXTS if (it := path.with_name(stem + end)).is_file()), None)
 
 
 def read_levels(parents: tuple[str, ...], levels: tuple[str, ...] | None) -> dict[str, str]:
@@ -110,7 +118,8 @@ def read_levels(parents: tuple[str, ...], levels: tuple[str, ...] | None) -> dic
     """
     if levels is not None:
         named = zip(levels, parents, strict=False)
-        fields = {level: name for level, name in named if level != "-"}
+        fields = {level: unicodedata.normalize("NFC", name) for level, name in named}
+        fields.pop("-", None)
         if "split" in fields:
             fields["split"] = find_split(fields["split"]) or fields["split"]
         return fields
@@ -119,7 +128,7 @@ def read_levels(parents: tuple[str, ...], levels: tuple[str, ...] | None) -> dic
     if split is not None:
         fields["split"], parents = split, parents[1:]
     if parents:
-        fields["label"] = parents[0]
+        fields["label"] = unicodedata.normalize("NFC", parents[0])  # as tables name it
     return fields
 
 

@@ -2,13 +2,18 @@
 
 Files are decoded by content, not by their ending. A wrong picture is worse than a refused one: what
 cannot be turned into sRGB for certain is refused with its reason.
+
+No image's own largest value decides which value is white, for two images of one set would come out
+at different brightness. The file's tags decide, or all the bits that it has where most are in use.
 """
 
 import io
 import json
 import math
+import struct
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +25,30 @@ from medart_cli.data.dicom import read_dicom
 from medart_cli.data.files import draft_of
 from medart_cli.data.folders import FORMATS
 from medart_cli.errors import ImageError
+from medart_cli.log import log
 
 Crop = Literal["center", "pad", "random"]
-TWELVE_BITS, SIXTEEN_BITS = 4095.0, 65535.0  # cameras often store 12 bits in 16-bit files
+LOADER = "loader 2"  # in the keys of what is computed from pixels; another where they may differ
+WHOLE = (0.0, 65535.0)  # black and white where all of 16 bits are in use
+MASK_MOST = 7  # no value above it: a mask or a map of labels; as a picture it is black
+STRIP = 10  # times as long as wide: a square cut out of it, or padded to it, shows nothing
+ONE_RANGE = "convert the whole set to 8 bit by one range"
+NAME_RANGE = {  # where a gray file can say how large its values may be
+    "PNG": ", or name the bits in use in its sBIT chunk",
+    "PPM": ", or write the true maxval",
+    "TIFF": ", or name the range in its tags SMinSampleValue and SMaxSampleValue",
+}
 SRGB_GAMMA = 0.45455  # as PNG's gAMA chunk has it
 SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue
+
+
+class _Depth(NamedTuple):
+    """What a file says of the values that it holds."""
+
+    bits: int = 8  # of a stored value
+    limits: tuple[float, float] | None = None  # what is black and white, where its tags name that
+    tag: str = ""  # the one that does
+    signed: bool = False
 
 
 def load_image(path: Path) -> Image.Image:
@@ -32,10 +56,15 @@ def load_image(path: Path) -> Image.Image:
 
     Handles EXIF orientation, embedded color profiles, gray, palette, CMYK (without a profile by the
     plain formula), alpha (laid on white), 16-bit and float (scaled, not clipped) and DICOM
-    (modality and VOI transforms).
+    (modality and VOI transforms, pixels that are not square). What is black and what is white in
+    more than 8 bits is decided by the file's tags, never by its own largest value.
 
     Raises:
-        ImageError: The file is missing, broken, has several frames, or its colors are unclear.
+        ImageError: The file is missing, broken, has several frames, its colors or the range of its
+            values are unclear, or it is a mask or a strip.
+
+    Source:
+        PNG sBIT: ISO 15948, 11.3.3.4; SMinSampleValue and SMaxSampleValue: TIFF 6.0, section 19.
     """
     if path.exists() and not path.is_file():
         raise ImageError(f"{path}: is no file")
@@ -45,9 +74,11 @@ def load_image(path: Path) -> Image.Image:
         if not head:
             raise ImageError("is empty")
         if head[128:] == b"DICM":
-            return _from_dicom(path)
+            return _checked(_from_dicom(path))
         with Image.open(path, formats=FORMATS) as image:
-            return _to_srgb(_upright(image))
+            depth = _find_depth(image, path)
+            advice = ONE_RANGE + NAME_RANGE.get(image.format or "", "")
+            return _checked(_to_srgb(_upright(image, depth), depth, advice))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
@@ -58,24 +89,98 @@ def load_image(path: Path) -> Image.Image:
         raise ImageError(f"{path}: its embedded color profile does not fit: {error}") from error
     except Exception as error:  # decoders raise anything on broken bytes
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ImageError(f"{path}: cannot be decoded: {reason!s:.200}") from error
+        line = " ".join(str(reason).split())
+        raise ImageError(f"{path}: cannot be decoded: {line:.200}") from error
 
 
 def _from_dicom(path: Path) -> Image.Image:
-    unit, profile = read_dicom(path)
+    unit, profile, aspect = read_dicom(path)
     image = _from_unit(unit)
-    return _bare(_apply_profile(image, profile)) if profile else image
+    image = _bare(_apply_profile(image, profile)) if profile else image
+    if abs(aspect - 1) < 0.01:  # nobody sees it
+        return image
+    width, height = image.size
+    size = (width, round(height * aspect)) if aspect > 1 else (round(width / aspect), height)
+    _check_shape(size)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _checked(image: Image.Image) -> Image.Image:
+    """Refuse what is a picture to no one."""
+    _check_shape(image.size)
+    low, high = np.min(image.getextrema()), np.max(image.getextrema())
+    if 0 < high <= MASK_MOST or low == 254 < high:
+        raise ImageError(
+            f"holds only the values {low} to {high} of 255, as a mask does; leave it out, or scale "
+            "its values up"
+        )
+    return image
+
+
+def _check_shape(size: tuple[int, int]) -> None:
+    if max(size) > STRIP * min(size):
+        raise ImageError(
+            f"is a strip of {size[0]} x {size[1]} pixels, of which no square shows enough; "
+            "leave it out, or cut it"
+        )
+    if size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ImageError("too many pixels; scale the image down first")
+
+
+def _find_depth(image: Image.Image, path: Path) -> _Depth:
+    """Learn from a file that is opened but not yet decoded how its values are to be taken."""
+    if image.format == "TIFF":
+        return _find_tiff_depth(image.tag_v2)  # type: ignore[attr-defined]
+    if image.format == "PNG" and ";16" in str(image.tile):  # type: ignore[attr-defined]
+        bits = _read_significant_bits(path)
+        return _Depth(16, (0.0, 2.0**bits - 1), "sBIT") if bits else _Depth(16)
+    if image.format == "PPM":
+        codec, _, _, how = image.tile[0]  # type: ignore[attr-defined]
+        most = how[1] if codec != "raw" and not isinstance(how, str) else 0
+        if 255 < most < WHOLE[1]:  # Pillow scales these up to 16 bits
+            return _Depth(16, WHOLE, "maxval")
+        return _Depth(16 if most == WHOLE[1] or how == "I;16B" else 8)
+    if image.format == "JPEG2000":
+        data = path.read_bytes()
+        start = data.index(b"\xff\x4f\xff\x51")  # SOC and SIZ: ISO 15444-1, A.5.1
+        bits = (data[start + 42] & 127) + 1
+        return _Depth(16, WHOLE, "precision") if 8 < bits < 16 else _Depth(min(bits, 16))
+    return _Depth()
+
+
+def _find_tiff_depth(tags: Any) -> _Depth:  # noqa: ANN401 - a mapping of Pillow's own
+    bits, kinds = max(tags.get(258, (1,))), set(tags.get(339, (1,)))
+    if bits > 8 and 341 in tags and (340 in tags or kinds == {1}):
+        low, high = float(np.min(tags.get(340, 0))), float(np.max(tags[341]))
+        if not -math.inf < low < high < math.inf:
+            raise ImageError(f"has {low:g} to {high:g} as the range of its values; correct that")
+        return _Depth(bits, (low, high), "SMaxSampleValue")
+    if kinds == {1} and 8 < bits < 16:
+        return _Depth(bits, (0.0, 2.0**bits - 1), "BitsPerSample")
+    return _Depth(bits, signed=2 in kinds)
+
+
+def _read_significant_bits(path: Path) -> int | None:
+    """Read the sBIT chunk of a PNG, which Pillow passes over: the bits in use, without alpha's."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while True:
+            length, name = struct.unpack(">I4s", file.read(8))
+            if name in (b"IDAT", b"IEND"):
+                return None
+            if name == b"sBIT":
+                bits = max(file.read(3 if length > 2 else 1))
+                return bits if 0 < bits <= 16 else None
+            file.seek(length + 4, 1)  # with its checksum
+
+
+def _upright(image: Image.Image, depth: _Depth) -> Image.Image:
     """Decode and turn an opened image; refuse those that Pillow would decode wrongly."""
     if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow only warns
         raise ImageError("too many pixels; scale the image down first")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # the other frames of an MPO are previews
         raise ImageError(f"holds {frames} frames; save the one that is meant as a file of its own")
-    stored = str(getattr(image, "tile", ""))  # how the pixels lie in the file; gone once decoded
-    deep = ";16" in stored
     if image.format == "TIFF":
         _check_strips(image)
     image.load()
@@ -84,12 +189,10 @@ def _upright(image: Image.Image) -> Image.Image:
         _check_tiff(image)
     if not profile:
         _check_color_hints(image)
-    if deep and "transparency" in image.info:
-        raise ImageError("has 16 bits and a transparent color, which is not read")
-    if deep and image.mode in ("RGB", "RGBA"):  # Pillow keeps the upper 8 of the 16 bits
-        most = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
-        if 0 < most <= 15:
-            raise ImageError("uses at most 12 of its 16 bits; scale its values up first")
+    if depth.bits > 8 and "transparency" in image.info:
+        raise ImageError(f"has {depth.bits} bits and a transparent color, which is not read")
+    if depth.bits > 8 and not _is_deep(image):
+        _check_deep_color(image, depth)
     image = ImageOps.exif_transpose(image)
     if profile:
         image.info["icc_profile"] = profile
@@ -130,12 +233,33 @@ def _check_color_hints(image: Image.Image) -> None:
         raise ImageError("says that it is Adobe RGB but has no color profile; convert it to sRGB")
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _check_deep_color(image: Image.Image, depth: _Depth) -> None:
+    """Refuse color of 16 bits that does not fill them, for Pillow keeps the upper 8 alone."""
+    bands = [image.getchannel(name) for name in image.getbands() if name.upper() != "A"]
+    upper = max(int(np.max(band.getextrema())) for band in bands)
+    if depth.limits not in (None, WHOLE) and depth.tag != "sBIT":
+        raise ImageError(
+            f"has 16 bits a color and a {depth.tag} other than 65535, which is not read; "
+            f"{ONE_RANGE}"
+        )
+    if depth.limits != WHOLE and upper <= 64:  # of 255; a PPM with 14 bits is rounded up to 64
+        raise ImageError(
+            f"has 16 bits a color but no value above {upper * 256 + 255}, so fewer bits may be "
+            f"meant; {ONE_RANGE}"
+        )
+    _say_range(*WHOLE, depth.tag or "all their 16 bits")
+
+
+def _to_srgb(image: Image.Image, depth: _Depth, advice: str) -> Image.Image:
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I") or image.mode == "F":
+    if _is_deep(image):
         if profile:
             raise ImageError("has more than 8 bits and a color profile; convert it to 8-bit sRGB")
-        return _scale_deep(np.asarray(image))
+        return _scale_deep(np.asarray(image), depth, advice)
     if image.mode in ("P", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("LA" if image.mode in ("L", "1", "La") else "RGBA")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
@@ -176,22 +300,59 @@ def _bare(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.array(image, dtype=np.uint8))  # the pixels alone, no info
 
 
-def _scale_deep(values: npt.NDArray[Any]) -> Image.Image:
-    """Bring gray values of more than 8 bits to 8 bits, by a rule that clips nothing.
-
-    Integers by the whole range of 16 bits, or of 12 bits where no value is above 4095; floats in
-    [0, 1] by 255; anything else from its smallest to its largest value.
-    """
-    integer = np.issubdtype(values.dtype, np.integer)
+def _scale_deep(values: npt.NDArray[Any], depth: _Depth, advice: str) -> Image.Image:
+    """Bring gray values of more than 8 bits to 8 bits, by a range that is surely the file's."""
+    exact = np.issubdtype(values.dtype, np.integer)
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise ImageError("holds values that are not finite numbers")
-    low, high = float(values.min()), float(values.max())
-    if integer and low >= 0 and high <= SIXTEEN_BITS:
-        low, high = 0.0, TWELVE_BITS if high <= TWELVE_BITS else SIXTEEN_BITS
-    elif not integer and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    return _from_unit((values - low) / ((high - low) or 1.0))
+    least, most = float(values.min()), float(values.max())
+    if depth.limits:
+        low, high, tag = _fit_limits(values, depth)
+    elif not exact and 0 <= least and most <= 1:
+        low, high, tag = 0.0, 1.0, "floats in [0, 1]"
+    elif not exact or depth.signed:
+        raise ImageError(
+            f"holds values from {least:g} to {most:g}, and nothing says which are black and white; "
+            f"{advice}"
+        )
+    else:
+        low, high, tag = 0.0, 2.0**depth.bits - 1, f"all their {depth.bits} bits"
+        if 0 < most < high / 4:
+            raise ImageError(
+                f"has {depth.bits} bits but no value above {most:g}, so fewer bits may be meant; "
+                f"{advice}"
+            )
+    _say_range(low, high, tag)
+    return _from_unit((values - low) / (high - low))
+
+
+def _fit_limits(values: npt.NDArray[Any], depth: _Depth) -> tuple[float, float, str]:
+    """Take the range that tags name, if the values agree."""
+    low, high = depth.limits or WHOLE
+    least, most = float(values.min()), float(values.max())
+    if depth.tag == "sBIT":
+        # By the standard all 16 bits are filled, by shifting or scaling up; not all writers do.
+        shift = 65536 / (high + 1)
+        top = values // shift
+        filled = (values == top * shift) | (values == np.rint(top * WHOLE[1] / high))
+        low, high = WHOLE if most > high or filled.all() else (low, high)
+    elif least < low or most > high:
+        raise ImageError(
+            f"holds values from {least:g} to {most:g}, beyond those of {low:g} to {high:g} that "
+            f"its {depth.tag} allows; correct that"
+        )
+    elif depth.tag == "SMaxSampleValue" and most == high and not math.log2(high + 1).is_integer():
+        raise ImageError(
+            f"has a SMaxSampleValue of {high:g}, just its own largest value, which says nothing of "
+            f"the other images; {ONE_RANGE}, or name there what the camera can reach"
+        )
+    return low, high, depth.tag
+
+
+@cache  # once in a process
+def _say_range(low: float, high: float, tag: str) -> None:
+    log.info("values of more than 8 bits: %g is black and %g white, by %s", low, high, tag)
 
 
 def _from_unit(values: npt.NDArray[Any]) -> Image.Image:

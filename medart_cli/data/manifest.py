@@ -7,7 +7,6 @@ so a crash costs at most the line in work.
 import hashlib
 import json
 import os
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from medart_cli.data.files import draft_of, named_errors
-from medart_cli.data.folders import find_images
-from medart_cli.errors import ConfigError, ManifestError
+from medart_cli.errors import ManifestError
 from medart_cli.log import log
 
 MANIFEST_NAME = "metadata.jsonl"
@@ -27,7 +25,7 @@ DEEPEST = 100  # levels of nesting; Python's JSON gives up near 1000, less the d
 TYPES: dict[str, tuple[type, ...]] = {
     "file_name": (str,),
     "text": (str,),
-    "label": (str,),
+    "label": (str, int),
     "group_id": (str, int),
     "split": (str,),
     "sha256": (str,),
@@ -58,8 +56,14 @@ class Record:
 
     @property
     def path(self) -> Path:
-        """Path of the image file."""
-        return self.folder / self.file_name
+        """Path of the image file, with its letters composed as they are on the disk."""
+        path = self.folder / self.file_name
+        if not self.file_name.isascii() and not path.exists():
+            for form in ("NFC", "NFD"):  # macOS and some shares decompose letters with marks
+                other = self.folder / unicodedata.normalize(form, self.file_name)
+                if other.exists():
+                    return other
+        return path
 
     @property
     def text(self) -> str | None:
@@ -68,8 +72,16 @@ class Record:
 
     @property
     def label(self) -> str | None:
-        """The class name; None where the row has none."""
-        return self.fields.get("label")
+        """The class name, of a number its text; None where the row has none."""
+        label = self.fields.get("label")
+        return None if label is None or label == "" else str(label)
+
+    @property
+    def group(self) -> str | None:
+        """The patient, lesion or study, of a number its text; None where the row names none."""
+        group = self.fields.get("group_id")
+        text = "" if group is None else str(group).strip()
+        return text or None
 
     @property
     def split(self) -> str | None:
@@ -108,66 +120,6 @@ def warn_of_demonstration(model: str, records: Iterable[Record]) -> None:
         )  # fmt: skip
 
 
-def read_data(source: str | Path, *, root: Path | None = None) -> Iterator[Record]:
-    """Read the records of any DATA argument, in order.
-
-    Args:
-        source: An image folder (its metadata.jsonl is read where there is one, else its images are
-            listed: their first folder is the label, after a folder train, val or test), a manifest
-            file, or `-`, standard input.
-        root: Folder that file names are relative to. File names may then be absolute or hold `..`,
-            as long as they stay inside it, and links in it are followed wherever they lead.
-
-    Raises:
-        ConfigError: There is no such folder or file, or it holds no image.
-        ManifestError: A line is malformed; the message names file and line.
-    """
-    if str(source) == "-":
-        yield from read_records(sys.stdin.buffer, "standard input", root or Path.cwd(), root)
-        return
-    path = find_manifest(Path(source))
-    if path.is_dir():
-        yield from list_images(path, root=root)
-    else:
-        yield from read_manifest(path, root=root)
-
-
-def find_manifest(source: Path) -> Path:
-    """Return the manifest that a DATA argument names, or its folder where that has none.
-
-    Raises:
-        ConfigError: There is no such folder or file, or its manifest is still in parts.
-    """
-    if not source.exists():
-        raise ConfigError(f"{source}: no such folder or manifest")
-    manifest = source / MANIFEST_NAME if source.is_dir() else source
-    if manifest.name == MANIFEST_NAME and any((manifest.parent / PARTS).glob("*-of-*.jsonl")):
-        raise ConfigError(
-            f"{manifest}: is still in {PARTS}; run the command that wrote them again, without "
-            "--shard, to join them"
-        )
-    return manifest if manifest.is_file() else source
-
-
-def list_images(folder: Path, *, root: Path | None = None) -> Iterator[Record]:
-    """List the images of a folder as records, whether or not it has a manifest.
-
-    Raises:
-        ConfigError: There is none, or a folder may not be read.
-        ManifestError: A link leads out of the folder, and no `root` is named.
-    """
-    _real_path.cache_clear()
-    empty = True
-    for fields in find_images(folder):
-        empty, place = False, str(folder / fields["file_name"])
-        try:
-            yield parse_line(encode_line(fields), place, folder, root)
-        except UnicodeEncodeError as error:
-            raise ConfigError(f"{place!r}: its name is not UTF-8; rename it") from error
-    if empty:
-        raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image")
-
-
 def read_manifest(path: Path, *, root: Path | None = None) -> Iterator[Record]:
     """Read a manifest file, line by line.
 
@@ -184,7 +136,7 @@ def read_records(file: BinaryIO, name: str, folder: Path, root: Path | None) -> 
     Raises:
         ManifestError: As `read_manifest`.
     """
-    _real_path.cache_clear()
+    forget_paths()
     number = records = 0
     while raw := file.readline(LONGEST_LINE + 1):
         number += 1
@@ -260,7 +212,8 @@ def _check_types(fields: dict[str, Any], place: str) -> None:
         wrong = not isinstance(value, types) or (isinstance(value, bool) and bool not in types)
         if value is not None and wrong:  # the value itself is not shown: it may be a patient's
             names = " or ".join(kind.__name__ for kind in types)
-            raise ManifestError(f"{place}: {key} must be {names}, not {type(value).__name__}")
+            hint = "; a text belongs under the key text" if key == "caption" else ""
+            raise ManifestError(f"{place}: {key} must be {names}, not {type(value).__name__}{hint}")
     if fields.get("split") not in (None, *SPLITS):
         raise ManifestError(f"{place}: split must be train, val or test")
 
@@ -287,6 +240,11 @@ def _check_file_name(name: str | None, place: str, folder: Path, root: Path | No
     # Resolved, not only spelled out: `link/..` is not where it seems to be.
     if not (folder / name).resolve().is_relative_to(root.resolve()):
         raise ManifestError(f"{place}: file_name {name!r} leaves --root {root}")
+
+
+def forget_paths() -> None:
+    """Forget where links led; for the beginning of a reading."""
+    _real_path.cache_clear()
 
 
 @lru_cache(maxsize=1024)  # of folders; cleared when a reading begins

@@ -230,7 +230,8 @@ def plot_losses(log: Path, picture: Path) -> None:
     """Draw the losses of a run's metrics.jsonl as a PNG: noise loss above, color loss below."""
     from matplotlib.figure import Figure  # a second to load, and only needed here
 
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    with log.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
     names = [name for name in ("loss", "color_loss") if any(name in row for row in rows)]
     figure = Figure(figsize=(7, 2.5 * max(1, len(names))), layout="constrained")
     for place, name in enumerate(names):

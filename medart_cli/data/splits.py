@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from medart_cli.data.manifest import Record
+from medart_cli.data.marks import has_mark
 from medart_cli.errors import ConfigError, ManifestError
 
 
@@ -64,17 +65,18 @@ def check_same_classes(
         )
 
 
-def refuse_synthetic(records: Sequence[Record], name: str) -> None:
-    """Refuse generated images where real ones are expected.
+def refuse_synthetic(records: Sequence[Record], name: str, *, allowed: bool = False) -> None:
+    """Refuse generated images where real ones are expected; the mark in a file counts as well.
 
     Raises:
         ManifestError: Names the first such row.
     """
-    for record in records:
-        if record.synthetic:
+    for record in () if allowed else records:
+        if record.synthetic or has_mark(record.path):
+            where = "" if record.synthetic else " (its file says so)"
             raise ManifestError(
-                f"{record.place}: a synthetic image in {name}, where real ones are expected; "
-                "give generated images with --synthetic"
+                f"{record.place}: a synthetic image in {name}{where}, where real ones are "
+                "expected; take it out, or say --allow-synthetic"
             )
 
 
@@ -84,9 +86,9 @@ def refuse_shared_groups(train: Sequence[Record], test: Sequence[Record], name: 
     Raises:
         ManifestError: Names the first such group and a row of each side.
     """
-    where = {_group_of(record): record.place for record in train if _group_of(record) is not None}
+    where = {record.group: record.place for record in train if record.group is not None}
     for record in test:
-        group = _group_of(record)
+        group = record.group
         if group is not None and group in where:
             raise ManifestError(
                 f"{record.place}: group {group!r} stands in the test set and in {name} "
@@ -94,14 +96,9 @@ def refuse_shared_groups(train: Sequence[Record], test: Sequence[Record], name: 
             )
 
 
-def _group_of(record: Record) -> str | None:
-    group = record.fields.get("group_id")
-    return None if group is None else str(group)
-
-
 def group_key(record: Record, sha256: str) -> str:
     """Name what must stay together: the row's group, or for want of one its bytes."""
-    group = _group_of(record)
+    group = record.group
     return f"sha256:{sha256}" if group is None else f"group:{group}"
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medart_cli.data.account import Account
 from medart_cli.data.manifest import (
     Record,
-    find_manifest,
-    read_data,
     read_records,
     write_manifest,
 )
@@ -33,13 +32,17 @@ class StoredRecords(Sequence[Record]):
     Threads may read at the same time.
     """
 
-    def __init__(self, path: Path, *, root: Path | None = None) -> None:
-        """Check all lines and note where they end; arguments and errors as `read_manifest`."""
+    def __init__(
+        self, path: Path, *, root: Path | None = None, account: Account | None = None
+    ) -> None:
+        """Check all lines and note where they end; arguments and errors as `read_data`."""
         self._path, self._folder = path, root or path.parent
         self._ends = array("q")
         self._file = path.open("rb")
-        for _ in read_records(self._file, str(path), self._folder, root):
+        for record in read_records(self._file, str(path), self._folder, root):
             self._ends.append(self._file.tell())
+            if account is not None:
+                account.add(record)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -56,14 +59,6 @@ class StoredRecords(Sequence[Record]):
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
-
-
-def open_data(source: str | Path, *, root: Path | None = None) -> Sequence[Record]:
-    """Return the records of any DATA argument, as `read_data`; those of a manifest stay on disk."""
-    path = Path() if str(source) == "-" else find_manifest(Path(source))
-    if path.is_file():
-        return StoredRecords(path, root=root)
-    return list(read_data(source, root=root))
 
 
 def hash_name(name: str) -> int:

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ MARKS = {  # byte order marks; the longer first
     b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
 }  # fmt: skip
 SEPARATORS = (",", ";", "\t", "|")
+JSON_LINES = (".jsonl", ".ndjson")  # endings
+# A line break in one of these is that of a quote whose end belongs to another cell.
+ONE_LINE = ("file_name", "label", "group_id", "split")
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,10 @@ class TableRow:
 
 
 def read_table(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[TableRow]]:
-    """Read a CSV table with a head line: any usual separator, UTF-8 or UTF-16.
+    """Read a table, JSON Lines by its ending, else CSV: any usual separator, UTF-8 or UTF-16.
 
     Args:
-        path: The file.
+        path: The file; CSV has a head line.
         needed: Columns that it must have.
 
     Returns:
@@ -43,34 +48,48 @@ def read_table(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[Tab
         ConfigError: It cannot be read, a column is missing or stands twice, or a row has more or
             fewer cells than the head; the message names the line.
     """
-    text = _decode(path)
-    head = text.lstrip("\r\n").split("\n", 1)[0]
-    separator = max(SEPARATORS, key=head.count)
-    # Spaces around a cell are no part of it; newline="" leaves line ends inside quotes alone.
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
-    )
-    lines = _read_lines(path, reader)
-    columns = [name.strip() for name in next(lines, (0, []))[1]]
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        found = ", ".join(columns) or "nothing"
-        raise ConfigError(
-            f"{path}: has no column {' and no column '.join(missing)}; its columns are: {found}"
-        )
-    twice = [name for name in columns if columns.count(name) > 1]
-    if twice:
-        raise ConfigError(f"{path}: column {twice[0]!r} stands twice")
-    rows = []
-    for number, cells in lines:
-        if len(cells) != len(columns):
-            raise ConfigError(
-                f"{path}:{number}: has {len(cells)} cells where the head has {len(columns)}; quote "
-                "cells that hold the separator"
-            )
-        values = {name: cell.strip() or None for name, cell in zip(columns, cells, strict=True)}
-        rows.append(TableRow(values, f"{path}:{number}"))
+    try:
+        text = decode_text(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if path.suffix.lower() in JSON_LINES:
+        rows = [*_read_json(path, text)]
+        columns = [*dict.fromkeys(name for row in rows for name in row.values)]
+        _check_columns(path, columns, needed)
+    else:
+        columns, rows = _read_csv(path, text, needed)
+    for row in rows:
+        for name in ONE_LINE:
+            if isinstance(cell := row.values.get(name), str) and ("\n" in cell or "\r" in cell):
+                raise ConfigError(
+                    f"{row.place}: {name} holds a line break (a quote without its end above?); "
+                    "mend it"
+                )
     return columns, rows
+
+
+def decode_text(raw: bytes, place: str) -> str:
+    """Decode a file that people write: by its byte order mark, which is dropped, else UTF-8.
+
+    UTF-16 without a mark is known by its zero bytes.
+
+    Args:
+        raw: The file's bytes.
+        place: What messages call the file.
+
+    Raises:
+        ConfigError: It is no such text; the message names the line.
+    """
+    encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in raw[:2]:
+        encoding = "utf-16-be" if raw[:1] == b"\0" else "utf-16-le"
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{place}: cannot be read as {encoding} text from line {line} on; save it in UTF-8"
+        ) from error
 
 
 def clean_name(name: str) -> str:
@@ -79,20 +98,60 @@ def clean_name(name: str) -> str:
     return name[2:].lstrip("/") if name[1:3] == ":/" else name
 
 
-def _decode(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
-    try:
-        return raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not {encoding} text; save it as CSV in UTF-8") from error
+def _check_columns(path: Path, columns: list[str], needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        found = ", ".join(name or "(no name)" for name in columns) or "nothing"
+        raise ConfigError(
+            f"{path}: has no column {' and no column '.join(missing)}; its columns are: "
+            f"{found:.300}; rename the one that is meant"
+        )
+    twice = [name for name in columns if name and columns.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{path}: column {twice[0]!r} stands twice; keep one")
 
 
-def _read_lines(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 - csv's reader has no public type
-    """Give each row that is not blank with the number of its last line."""
+def _read_csv(path: Path, text: str, needed: tuple[str, ...]) -> tuple[list[str], list[TableRow]]:
+    head = text.lstrip("\r\n").split("\n", 1)[0]
+    named = head[4:5] if head.lower().startswith("sep=") else ""  # Excel writes such a line
+    # Spaces around a cell are no part of it; newline="" leaves line ends inside quotes alone.
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=named or max(SEPARATORS, key=head.count),
+        strict=True,
+        skipinitialspace=True,
+    )
+    columns: list[str] = []
+    lines = _read_lines(path, reader, text, columns)
+    if named:
+        next(lines)
+    columns += [name.strip() for name in next(lines, (0, []))[1]]
+    _check_columns(path, columns, needed)
+    rows = []
+    for number, cells in lines:
+        if len(cells) > len(columns):
+            raise ConfigError(
+                f"{path}:{number}: has {len(cells)} cells where the head has {len(columns)} "
+                f"({', '.join(columns):.300}); quote cells that hold the separator"
+            )
+        if len(cells) < len(columns):
+            raise ConfigError(
+                f"{path}:{number}: has no cell for column {columns[len(cells)]}; add it, if need "
+                "be an empty one"
+            )
+        named_cells = zip(columns, cells, strict=True)  # a column without a name is a row's number
+        values = {name: cell.strip() or None for name, cell in named_cells if name}
+        rows.append(TableRow(values, f"{path}:{number}"))
+    return columns, rows
+
+
+def _read_lines(
+    path: Path,
+    reader: Any,  # noqa: ANN401 - csv's reader has no public type
+    text: str,
+    columns: list[str],
+) -> Iterator[tuple[int, list[str]]]:
+    """Give each row that is not blank with the number of its last line; `columns` name a fault."""
     before = 0
     try:
         for cells in reader:
@@ -100,6 +159,46 @@ def _read_lines(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:  # 
             if any(cell.strip() for cell in cells):
                 yield before, cells
     except csv.Error as error:
+        line = re.split(r"\r\n|\r|\n", text)[before]
+        number = _find_fault(line, reader.dialect.delimiter)
+        name = f"column {columns[number]}" if number < len(columns) else f"cell {number + 1}"
         raise ConfigError(
-            f"{path}:{before + 1}: a cell is wrongly quoted (a quote without its end?): {error}"
+            f"{path}:{before + 1}: {name} is wrongly quoted (a quote without its end?): {error}; "
+            "mend the quotes"
         ) from error
+
+
+def _find_fault(line: str, separator: str) -> int:
+    """Return the number, from 0, of the first cell that is quoted in a wrong way."""
+    mark = re.escape(separator)
+    cell = re.compile(rf' *("([^"]|"")*"|[^"{mark}][^{mark}]*)?{mark}')
+    number = place = 0
+    while found := cell.match(line, place):
+        number, place = number + 1, found.end()
+    return number
+
+
+def _read_json(path: Path, text: str) -> Iterator[TableRow]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            fields = json.loads(line, object_pairs_hook=_no_twins)
+            json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{place}: is not a JSON object: {error!s:.200}; mend it") from error
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{place}: is not a JSON object; write one a line")
+        cells = {
+            name.strip(): cell.strip() or None if isinstance(cell, str) else cell
+            for name, cell in fields.items()
+        }
+        yield TableRow(cells, place)
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name.strip() for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{next(it for it in names if names.count(it) > 1)!r} stands twice")
+    return dict(pairs)

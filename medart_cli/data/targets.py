@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from medart_cli.data.dataset import list_images, open_data
 from medart_cli.data.manifest import (
     MANIFEST_NAME,
     Record,
-    list_images,
     read_manifest,
     repair_manifest,
 )
-from medart_cli.data.stored import hash_name, hash_names, open_data
+from medart_cli.data.stored import (
+    hash_name,
+    hash_names,
+)
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 
@@ -53,7 +56,12 @@ def beside(target: Path, name: str) -> Path:
 
 
 def read_target(
-    images: str, target: Path, folder: Path, root: Path | None
+    images: str,
+    target: Path,
+    folder: Path,
+    root: Path | None,
+    *,
+    levels: tuple[str, ...] | None = None,
 ) -> tuple[Sequence[Record], bool]:
     """Read the rows of `images`, and where `target` is another manifest, those it has already.
 
@@ -67,7 +75,7 @@ def read_target(
     """
     if target.is_file():
         repair_manifest(target)
-    rows = open_data(images, root=root)
+    rows: Sequence[Record] = open_data(images, root=root, levels=levels)
     inside = root is None and folder.resolve().is_relative_to(target.parent.resolve())
     if inside and folder.resolve() != target.parent.resolve():
         rows = [_rebase(row, target.parent, folder) for row in rows]
@@ -91,7 +99,13 @@ def read_target(
     return [*earlier, *new], bool(new)
 
 
-def find_unlisted(folder: Path, rows: Sequence[Record], root: Path | None) -> list[Record]:
+def find_unlisted(
+    folder: Path,
+    rows: Sequence[Record],
+    root: Path | None,
+    *,
+    levels: tuple[str, ...] | None = None,
+) -> list[Record]:
     """Return the images of a folder that stand on no row."""
     known = np.sort(hash_names(rows))
 
@@ -101,7 +115,11 @@ def find_unlisted(folder: Path, rows: Sequence[Record], root: Path | None) -> li
         return bool(place == len(known) or known[place] != wanted)
 
     try:
-        return [row for row in list_images(folder, root=root) if is_new(row)]
+        return [
+            row
+            for row in list_images(folder, root=root, levels=levels, tables=False)
+            if is_new(row)
+        ]
     except ConfigError:  # none at all: the rows' own files are missing, which is said for each
         return []
 

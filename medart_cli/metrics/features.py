@@ -42,7 +42,7 @@ INCEPTION_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION_NAME
 )
 INCEPTION_WIDTH = 2048
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 IMAGES_A_FILE = 1024  # rows of a cache file: 8 MB at a width of 2048
 LARGE = 1 << 26  # bytes; larger feature tables are memory-mapped
 COPIED = 1024  # rows of a table that are copied at once

@@ -27,6 +27,7 @@ from medart_cli.config import (
     DEFAULT_CAPTIONER,
     RUN_ONLY,
     CaptionConfig,
+    parse_levels,
     parse_shard,
     settings_of,
 )
@@ -53,6 +54,7 @@ from medart_cli.data.manifest import (
 from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
 from medart_cli.data.report import first_change, write_text
 from medart_cli.data.review import build_review, status_of
+from medart_cli.data.sidecars import add_sidecar_texts
 from medart_cli.data.targets import beside, find_target, find_unlisted, read_target
 from medart_cli.errors import ConfigError, ImageError, ManifestError
 from medart_cli.log import log, progress
@@ -70,7 +72,7 @@ MOST_SAME = 0.5  # share of texts that may stay the same without the image, befo
 # Another value of these may complete the same manifest: they do not shape the texts, or are a
 # place that changes (a server's port).
 FREE = RUN_ONLY | frozenset(
-    "images batch_size endpoint allow_remote concurrency timeout audit review labels add_new "
+    "images batch_size endpoint allow_remote concurrency timeout audit review labels texts add_new "
     "recaption".split()
 )
 # These shape no text where no model is asked.
@@ -243,9 +245,13 @@ def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[Sequen
     Returns:
         The rows, and whether they differ from what the manifest on the disk says.
     """
-    rows, changed = read_target(config.images, target, folder, config.root)
+    rows, changed = read_target(
+        config.images, target, folder, config.root, levels=parse_levels(config.folders)
+    )
     if target.resolve() == (Path(config.images) / MANIFEST_NAME).resolve():
-        new = find_unlisted(Path(config.images), rows, config.root)
+        new = find_unlisted(
+            Path(config.images), rows, config.root, levels=parse_levels(config.folders)
+        )
         if new and not config.add_new:
             log.warning("%d images stand on no line of %s; --add-new adds them", len(new), target)
         elif new:
@@ -253,6 +259,9 @@ def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[Sequen
     if config.labels:
         rows, labeled = merge_labels(rows, read_labels(config.labels))
         changed = changed or labeled
+    if config.texts == "sidecar":
+        rows, added = add_sidecar_texts(rows)
+        changed = changed or added > 0
     if not any(row.label for row in rows):
         log.warning("no image has a label: no caption will name a class; see --labels")
     return rows, changed

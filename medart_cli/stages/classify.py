@@ -101,7 +101,8 @@ def keep_split(config: ClassifyConfig, sets: Sets) -> None:
     """Write which image belongs to which set; a folder made from other images is refused."""
     path, rows = config.out / SPLIT_NAME, describe_rows(sets)
     if path.is_file():
-        old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8") as file:
+            old = [json.loads(line) for line in file]
         for number, (then, now) in enumerate(zip(old, rows, strict=False)):
             if then != now:
                 raise _changed(config.out, f"row {number + 1} was {then}, is now {now}")

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from medart_cli import stop
-from medart_cli.config import RUN_ONLY, ClassifyConfig, settings_of
+from medart_cli.config import RUN_ONLY, ClassifyConfig, parse_levels, settings_of
+from medart_cli.data.dataset import open_data
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import ManifestWriter, Record, read_data
+from medart_cli.data.manifest import (
+    ManifestWriter,
+    Record,
+)
 from medart_cli.data.report import Output, open_output
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
@@ -33,7 +37,7 @@ MAY_CHANGE = RUN_ONLY | {
 def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -> dict[str, Any]:
     """Append one line an image, with the probability of each class; lines that are there stay."""
     classifier = load_classifier(folder, device)
-    records = list(read_data(config.data, root=config.root))
+    records = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     ignore = MAY_CHANGE - {"checkpoint", "data"}
     inputs = (config.data, config.checkpoint)
     settings = settings_of(config)
@@ -60,7 +64,8 @@ def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def _predict_batch(classifier: Classifier, batch: list[Record]) -> list[dict[str, Any]]:

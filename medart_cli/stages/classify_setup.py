@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medart_cli import stop
-from medart_cli.config import ClassifyConfig
-from medart_cli.data.manifest import Record, hash_file, read_data
+from medart_cli.config import ClassifyConfig, parse_levels
+from medart_cli.data.dataset import open_data
+from medart_cli.data.manifest import (
+    Record,
+    hash_file,
+)
 from medart_cli.data.splits import (
     check_labels,
     check_same_classes,
@@ -75,8 +79,8 @@ def read_sets(config: ClassifyConfig) -> Sets:
         ManifestError: A row has no label or is synthetic, a group stands on both sides, a
             duplicate is refused, or the generator was trained on test images.
     """
-    everything = list(read_data(config.data, root=config.root))
-    refuse_synthetic(everything, "the training images")
+    everything = _read(config, config.data)
+    refuse_synthetic(everything, "the training images", allowed=config.allow_synthetic)
     check_labels(everything, "the training images")
     real, failures = _hash_rows(everything, "training")
     train, test, more = _read_test(config, real)
@@ -97,6 +101,10 @@ def read_sets(config: ClassifyConfig) -> Sets:
     for name, part in rows.items():
         log.info("%s: %d images of %d classes", name, len(part.records), len(set(part.labels)))
     return Sets(rows, classes, checks, failures)
+
+
+def _read(config: ClassifyConfig, source: str) -> list[Record]:
+    return list(open_data(source, root=config.root, levels=parse_levels(config.folders)))
 
 
 def _warn_of_small_classes(train: Rows, budget: int) -> None:
@@ -128,10 +136,10 @@ def _read_test(config: ClassifyConfig, real: Rows) -> tuple[Rows, Rows, int]:
     if config.test is not None:
         if marked:
             log.info("%d training rows are marked split test and left out", len(marked))
-        records = list(read_data(config.test, root=config.root))
+        records = _read(config, config.test)
         if any(record.split == "test" for record in records):
             records = [record for record in records if record.split == "test"]
-        refuse_synthetic(records, "the test set")
+        refuse_synthetic(records, "the test set", allowed=config.allow_synthetic)
         check_labels(records, "the test set")
         test, failures = _hash_rows(records, "test")
         return real.pick(others), test, failures
@@ -145,7 +153,7 @@ def _read_synthetic(config: ClassifyConfig, classes: list[str]) -> tuple[Rows, i
     name = "--synthetic"
     records = [
         record
-        for record in read_data(str(config.synthetic), root=config.root)
+        for record in _read(config, str(config.synthetic))
         if record.split != "test"  # drawn from the caption of a test image
     ]
     check_same_classes(classes, check_labels(records, name), name, all_needed=False)

@@ -14,10 +14,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medart_cli import stop
-from medart_cli.config import EvaluateConfig, parse_shard
+from medart_cli.config import EvaluateConfig, parse_levels, parse_shard
+from medart_cli.data.dataset import open_data
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import Record, hash_file
-from medart_cli.data.stored import open_data
+from medart_cli.data.manifest import (
+    Record,
+    hash_file,
+)
+from medart_cli.data.splits import refuse_synthetic
 from medart_cli.errors import ConfigError, RunError
 from medart_cli.log import log, progress
 from medart_cli.metrics import color, copies
@@ -100,7 +104,7 @@ class ImageSet:
     def name_groups(self) -> npt.NDArray[np.bytes_]:
         """Name the patient of each image, (N,); where none is known, images of the same bytes."""
         names = (
-            _shorten(str(record.fields.get("group_id") or key.ljust(32, b"\0").hex()))
+            _shorten(record.group or key.ljust(32, b"\0").hex())
             for record, key in zip(self, self.keys, strict=True)
         )
         return np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(self))
@@ -120,7 +124,7 @@ class ImageSet:
 
     def find_groups(self, other: "ImageSet") -> Rows:
         """Return the group of this set that each image of another set belongs to, or -1, (M,)."""
-        names = (_shorten(str(record.fields.get("group_id", ""))) for record in other)
+        names = (_shorten(record.group or "") for record in other)
         theirs = np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(other))
         own, codes = self.name_groups(), np.sort(self.groups)
         own.sort()  # as the codes are
@@ -160,28 +164,28 @@ def read_sets(config: EvaluateConfig) -> list[ImageSet]:
     """Read REAL, the synthetic sets and the held-out set, in this order.
 
     Raises:
-        ConfigError: REAL or the held-out set holds a synthetic row, or a set has one image.
+        ConfigError: A set has one image.
+        ManifestError: REAL or the held-out set holds a synthetic image.
     """
     sources = [config.real, *config.synthetic, *([config.holdout] if config.holdout else [])]
     sets = []
     for index, (name, source) in enumerate(zip(_short_names(sources), sources, strict=True)):
         real = index == 0 or index > len(config.synthetic)
-        item = _read_set(name, open_data(source, root=config.root), real=real)
+        records = open_data(source, root=config.root, levels=parse_levels(config.folders))
+        if real:
+            refuse_synthetic(records, "the real images", allowed=config.allow_synthetic)
+        item = _read_set(name, records)
         if len(item) < 2:
             raise ConfigError(f"{source}: holds {len(item)} image; a distance needs 2 or more")
         sets.append(item)
     return sets
 
 
-def _read_set(name: str, records: Sequence[Record], *, real: bool) -> ImageSet:
+def _read_set(name: str, records: Sequence[Record]) -> ImageSet:
     labels: dict[str, int] = {}
     codes = np.full(len(records), -1, dtype=np.int32)
     demonstration = np.zeros(len(records), dtype=np.bool_)
     for row, record in enumerate(records):
-        if real and record.synthetic:
-            raise ConfigError(
-                f"{record.place}: is a synthetic image among the real ones; take it out"
-            )
         if record.label is not None:
             codes[row] = labels.setdefault(record.label, len(labels))
         demonstration[row] = record.demonstration

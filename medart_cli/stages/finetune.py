@@ -424,8 +424,8 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
     """Write the result of the run beside its checkpoints, and return the summary."""
     config = work.config
     work.accelerator.wait_for_everyone()  # the first process has written its last line
-    lines = (config.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    with (config.out / "metrics.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
     recent = rows[-max(1, len(rows) // 10) :]
     colors = [row["color_loss"] for row in rows if "color_loss" in row]
     figures = {

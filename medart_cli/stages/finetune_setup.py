@@ -21,12 +21,18 @@ from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli import stop
-from medart_cli.config import RUN_ONLY, FinetuneConfig, plan_hldf, settings_of
-from medart_cli.data.images import fit_image, image_to_tensor, load_image
+from medart_cli.config import RUN_ONLY, FinetuneConfig, parse_levels, plan_hldf, settings_of
+from medart_cli.data.dataset import open_data
+from medart_cli.data.images import LOADER, fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, default_cache, open_cache
-from medart_cli.data.manifest import Record, hash_file, read_data, warn_of_demonstration
+from medart_cli.data.manifest import (
+    Record,
+    hash_file,
+    warn_of_demonstration,
+)
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import read_versions
+from medart_cli.data.splits import refuse_synthetic
 from medart_cli.diffusion.losses import STATISTICS, color_statistics
 from medart_cli.errors import ConfigError, ImageError, RunError, Stopped
 from medart_cli.log import log, progress
@@ -82,9 +88,10 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int]:
     """Read the training rows: those without text get the simple caption, lost files are counted."""
     profile = read_profile(config.profile)
     rows, failures, plain = [], 0, 0
-    for record in read_data(config.data, root=config.root):
-        if record.split not in (None, "train"):
-            continue
+    found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
+    records = [record for record in found if record.split in (None, "train")]
+    refuse_synthetic(records, "the training images", allowed=config.allow_synthetic)
+    for record in records:
         caption = record.text
         if caption is None:
             caption, plain = profile.simple_caption(record.label), plain + 1
@@ -198,7 +205,7 @@ def build_work(
     cache = (config.cache or default_cache()) if config.use_cache else None
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     text_facts = f"{hashes['text_encoder']} {pixart.max_tokens(base)} {precision}"
-    image_facts = f"{hashes['vae']} {resolution} {config.crop} {' '.join(STATISTICS)}"
+    image_facts = f"{hashes['vae']} {resolution} {config.crop} {LOADER} {' '.join(STATISTICS)}"
     work = Work(
         config=config, accelerator=accelerator, base=base, rows=rows,
         facts={

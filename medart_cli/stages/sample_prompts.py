@@ -5,6 +5,7 @@ A file of its own only so that sample.py can be read as the story of the drawing
 
 import hashlib
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from medart_cli.config import SampleConfig
-from medart_cli.data.manifest import Record
+from medart_cli.config import SampleConfig, parse_levels
+from medart_cli.data.dataset import open_data
+from medart_cli.data.manifest import (
+    Record,
+)
 from medart_cli.data.profiles import Profile, read_profile
-from medart_cli.data.stored import open_data
+from medart_cli.data.tables import decode_text
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 
@@ -63,12 +67,7 @@ def read_prompts(config: SampleConfig) -> Prompts:
         return choose_rows(config)
     prompts = list(config.prompt or ())
     if config.prompts is not None:
-        try:
-            path = Path(config.prompts)
-            text = sys.stdin.read() if config.prompts == "-" else path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--prompts {config.prompts}: cannot be read: {error}") from error
-        prompts = [line.strip() for line in text.splitlines() if line.strip()]
+        prompts = read_lines(config.prompts)
     if not prompts:
         raise ConfigError(f"--prompts {config.prompts}: holds no prompt; one a line is needed")
     records = [Record({"text": prompt}, Path(), "--prompt") for prompt in prompts]
@@ -76,9 +75,26 @@ def read_prompts(config: SampleConfig) -> Prompts:
     return Prompts(records, order.tolist(), read_profile(config.profile))
 
 
+def read_lines(name: str) -> list[str]:
+    """Read a prompt from each line of a file, or of standard input if it is called `-`.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    place = f"--prompts {name}"
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{place}: cannot be read: {error.strerror}") from error
+    lines = re.split(r"[\r\n]", decode_text(raw, place))  # splitlines knows U+2028 and others too
+    return [line.strip() for line in lines if line.strip()]
+
+
 def choose_rows(config: SampleConfig) -> Prompts:
     """Choose the captions of a manifest to draw: all, `--count` at random, or `--per-label`."""
-    records = open_data(config.from_data or "", root=config.root)
+    records = open_data(
+        config.from_data or "", root=config.root, levels=parse_levels(config.folders)
+    )
     rows = Prompts(records, range(len(records)), read_profile(config.profile))
     groups: dict[str, list[int]] = defaultdict(list)
     plain = 0

@@ -1,6 +1,7 @@
 """DICOM files become the picture a viewer shows, or are refused with the reason."""
 
 import io
+import logging
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
 from pydicom.uid import (
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -113,9 +115,52 @@ DEEP = {
 
 
 @pytest.mark.parametrize(("values", "stored"), DEEP.values(), ids=DEEP)
-def test_deep_gray_without_a_window_is_shown_from_smallest_to_largest(tmp_path, values, stored):
+def test_deep_gray_without_a_window_is_shown_by_the_bits_that_are_stored(tmp_path, values, stored):
     loaded = load_gray(tmp_path, values, "MONOCHROME2", stored)
-    assert np.array_equal(loaded, scale(values, int(values.min()), int(values.max())))
+    low = -(2 ** (stored - 1)) if values.dtype.kind == "i" else 0
+    assert np.array_equal(loaded, scale(values, low, low + 2**stored - 1))
+    dimmer = load_gray(tmp_path, values // 2, "MONOCHROME2", stored)
+    assert dimmer.max() - dimmer.min() <= (loaded.max() - loaded.min()) // 2 + 1  # one scale
+
+
+def test_a_rescaling_moves_the_ends_of_the_range_too(tmp_path):
+    values = (RAMP * 65).astype("<u2")
+    for slope in ("1", "-1"):
+        tags = {"RescaleSlope": slope, "RescaleIntercept": "-1024"}
+        loaded = load_gray(tmp_path, values, "MONOCHROME2", 12, **tags)
+        upward = scale(values, 0, 4095)
+        assert np.abs(loaded - (upward if slope == "1" else 255 - upward)).max() <= 1  # a half
+    tags["RescaleSlope"] = "0.53"
+    assert_refused(tmp_path, build_dicom(values, stored=12, **tags), "has a rescale slope of 0.53")
+    tags |= {"WindowCenter": "100", "WindowWidth": "2000"}
+    assert load_gray(tmp_path, values, "MONOCHROME2", 12, **tags).max() == 255
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ((RAMP * 40).astype("<u2"), "from 0 to 2520"),
+        ((RAMP * 40 - 1000).astype("<i2"), "from -1000 to 1520"),
+        (np.dstack([RAMP * 4] * 3).astype("<u2"), "from 0 to 252"),
+        (np.dstack([RAMP * 250] * 3).astype("<u2"), "from 0 to 15750"),
+    ],
+)
+def test_values_that_need_few_of_16_bits_are_refused(tmp_path, values, found):
+    kind = "RGB" if values.ndim == 3 else "MONOCHROME2"
+    assert_refused(tmp_path, build_dicom(values, kind), f"has 16 bits but only values {found}")
+    if kind == "MONOCHROME2":  # a window says which are meant
+        loaded = load_gray(tmp_path, values, WindowCenter="500", WindowWidth="1000")
+        assert loaded.max() == 255
+
+
+def test_bits_that_are_not_the_lowest_are_refused(tmp_path):
+    dataset = build_dicom((RAMP * 1000).astype("<u2"), stored=12, HighBit=15)
+    assert_refused(tmp_path, dataset, "has 12 bits a value below bit 15")
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_mask_is_refused(tmp_path, kind):
+    assert_refused(tmp_path, build_dicom((RAMP > 9).astype("u1"), kind), "as a mask does")
 
 
 @pytest.mark.parametrize(("values", "stored"), DEEP.values(), ids=DEEP)
@@ -157,7 +202,67 @@ def test_empty_window_tags_are_no_window(tmp_path):
     values = (RAMP * 60 + 5).astype("<u2")
     tags = {"WindowCenter": None, "WindowWidth": None, "VOILUTSequence": []}
     loaded = load_gray(tmp_path, values, stored=12, **tags)
-    assert np.array_equal(loaded, scale(values, values.min(), values.max()))
+    assert np.array_equal(loaded, scale(values, 0, 4095))
+
+
+@pytest.mark.parametrize("center", ["60000", "-60000"])
+def test_a_window_that_shows_nothing_is_refused(tmp_path, center):
+    dataset = build_dicom((RAMP * 60).astype("<u2"), stored=12, WindowCenter=center)
+    dataset.WindowWidth = "100"
+    assert_refused(tmp_path, dataset, "that shows nothing of its values from 0 to 3780; correct")
+    wide = build_dicom((RAMP * 60).astype("<u2"), WindowCenter="0", WindowWidth="9e9")
+    assert_refused(tmp_path, wide, "that shows nothing")
+    dots = np.arange(10000).reshape(100, 100)
+    dots.flat[:5] = 65000  # a few pixels are not a picture
+    bright = build_dicom(dots.astype("<u2"), WindowCenter="60000", WindowWidth="100")
+    assert_refused(tmp_path, bright, "that shows nothing")
+
+
+def test_a_window_over_an_image_of_one_gray_is_no_fault(tmp_path):
+    values = np.full((8, 8), 300, "<u2")
+    assert load_gray(tmp_path, values, WindowCenter="900", WindowWidth="100").max() == 0
+    values[0, 0] = 7
+    tags = {"WindowCenter": "900", "WindowWidth": "100", "PixelPaddingValue": 7}
+    assert load_gray(tmp_path, values, **tags).max() == 0
+
+
+def test_of_several_windows_the_first_that_shows_anything_is_used(tmp_path):
+    values = (RAMP * 60).astype("<u2")
+    tags = {"WindowCenter": ["60000", "1000.5"], "WindowWidth": ["100", "1021"]}
+    loaded = load_gray(tmp_path, values, **tags)
+    assert np.abs(loaded - scale(values, 490, 1510)).max() <= 1  # ties at a half
+
+
+@pytest.mark.parametrize(
+    ("tags", "size"),
+    [
+        ({"PixelAspectRatio": ["2", "1"]}, (8, 16)),  # height, then width
+        ({"PixelAspectRatio": ["1", "2"]}, (16, 8)),
+        ({"PixelAspectRatio": ["1", "1"]}, (8, 8)),
+        ({"PixelSpacing": ["0.75", "0.5"]}, (8, 12)),
+        ({"ImagerPixelSpacing": ["0.5", "0.75"]}, (12, 8)),
+        ({"NominalScannedPixelSpacing": ["0.5", "0.75"]}, (12, 8)),
+        ({"PixelSpacing": ["0.75", "0.5"], "PixelAspectRatio": ["1", "2"]}, (8, 12)),
+        ({"PixelSpacing": ["0.5", "0.5"], "PixelAspectRatio": ["1", "2"]}, (8, 8)),
+        ({"PixelSpacing": ["0", "0"]}, (8, 8)),
+        ({"PixelSpacing": ["", ""]}, (8, 8)),
+        ({"PixelSpacing": ["0", "0"], "PixelAspectRatio": ["1", "2"]}, (16, 8)),
+        ({"PixelSpacing": ["0.5", "0.50001"]}, (8, 8)),
+    ],
+)
+def test_pixels_are_made_square(tmp_path, tags, size):
+    stored = np.where(np.add.outer(range(8), range(8)) < 8, 200, 40).astype("u1")
+    loaded = load_gray(tmp_path, stored, **tags)
+    assert loaded.shape == size[::-1]
+    expected = Image.fromarray(stored).resize(size, Image.Resampling.BICUBIC)
+    assert np.array_equal(loaded, np.asarray(expected))
+    color = np.dstack([stored] * 3)
+    assert load_pixels(tmp_path, build_dicom(color, "RGB", **tags)).shape == (*size[::-1], 3)
+
+
+def test_pixels_that_would_be_a_strip_are_refused_before_they_are_made(tmp_path):
+    dataset = build_dicom((RAMP * 4).astype("u1"), PixelAspectRatio=["900000000", "1"])
+    assert_refused(tmp_path, dataset, "is a strip of 8 x 7200000000 pixels")
 
 
 def test_a_window_of_width_1_is_a_threshold(tmp_path):
@@ -222,6 +327,14 @@ def test_a_modality_table_is_applied_before_the_window(tmp_path):
     assert np.array_equal(loaded, scale(table[values], 100, 900))
 
 
+def test_a_voi_table_that_uses_few_of_its_bits_or_shows_one_gray_is_refused(tmp_path):
+    values = (RAMP * 65).astype("<u2")
+    dim = {"VOILUTSequence": [build_table(np.arange(4096), 0, 16)]}
+    assert_refused(tmp_path, build_dicom(values, **dim), "has a lookup table of 16 bits but no")
+    flat = {"VOILUTSequence": [build_table([60000] * 4096, 0, 16)]}
+    assert_refused(tmp_path, build_dicom(values, **flat), "shows one gray alone")
+
+
 @pytest.mark.parametrize("table", [[0, 1, 2, 300], [5] * 3])
 def test_a_table_that_does_not_fit_its_description_is_refused(tmp_path, table):
     item = build_table(table, 0, 8)
@@ -233,13 +346,19 @@ def test_a_table_that_does_not_fit_its_description_is_refused(tmp_path, table):
 def test_padding_is_black_and_counts_for_nothing(tmp_path):
     values = (RAMP * 20 + 100).astype("<i2")
     values[0, :3] = -2000
-    loaded = load_gray(tmp_path, values, PixelPaddingValue=-2000)
-    expected = scale(values, 160, values.max())
+    loaded = load_gray(tmp_path, values, stored=12, PixelPaddingValue=-2000)
+    expected = scale(values, -2048, 2047)
+    expected[0, :3] = 0
     assert np.array_equal(loaded, expected)
-    loaded = load_gray(tmp_path, values, "MONOCHROME1", PixelPaddingValue=-2000)
-    assert loaded[0, :3].max() == 0 and loaded[0, 3] == 255
-    loaded = load_gray(tmp_path, values, PixelPaddingValue=-2000, PixelPaddingRangeLimit=170)
-    assert np.array_equal(loaded, scale(values, 180, values.max()))
+    loaded = load_gray(tmp_path, values, "MONOCHROME1", 12, PixelPaddingValue=-2000)
+    expected = 255 - expected
+    expected[0, :3] = 0
+    assert np.array_equal(loaded, expected)
+    tags = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": 170}
+    loaded = load_gray(tmp_path, values, stored=12, **tags)
+    assert loaded[0, :4].max() == 0 and loaded[0, 4] == scale(180, -2048, 2047)
+    padded = np.where(RAMP < 9, -30000, RAMP * 20).astype("<i2")  # only padding is far away
+    assert_refused(tmp_path, build_dicom(padded, PixelPaddingValue=-30000), "from 180 to 1260")
 
 
 def test_bits_above_those_stored_are_not_taken_for_pixels(tmp_path):
@@ -289,6 +408,126 @@ def test_a_jpeg_inside_is_decoded(tmp_path):
     assert np.abs(load_pixels(tmp_path, dataset) - smooth).max() <= 3
 
 
+PATCHES = np.repeat(np.repeat([[[200, 60, 90], [30, 160, 60]]], 16, 0), 16, 1).astype("u1")
+
+
+def encode_jpeg(*, drop=(), adobe=None, numbers=None, **options):
+    """Write PATCHES as a JPEG, without the segments in `drop`, and with others put in."""
+    buffer = io.BytesIO()
+    Image.fromarray(PATCHES).save(buffer, "JPEG", quality=95, **options)
+    data, parts, at = buffer.getvalue(), [b"\xff\xd8"], 2
+    if adobe is not None:
+        parts.append(b"\xff\xee\x00\x0eAdobe\x00\x64" + b"\0" * 4 + bytes([adobe]))
+    while data[at + 1] != 0xDA:  # the picture
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] not in drop:
+            parts.append(data[at:end])
+        at = end
+    rest = data[at:]
+    if numbers:
+        frame = next(index for index, part in enumerate(parts) if part[1] == 0xC0)
+        parts[frame], rest = bytearray(parts[frame]), bytearray(rest)
+        for index, number in enumerate(numbers):
+            parts[frame][10 + 3 * index] = rest[5 + 2 * index] = number
+    return b"".join([*map(bytes, parts), bytes(rest)])
+
+
+def build_compressed(data, kind, syntax=JPEGBaseline8Bit):
+    dataset = build_dicom(PATCHES, kind, syntax=syntax)
+    dataset.PixelData = encapsulate([data + b"\0" * (len(data) % 2)])
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
+
+
+APP0, APP14 = 0xE0, 0xEE
+JPEGS = {
+    "JFIF": {},
+    "JFIF, not subsampled": {"subsampling": 0},
+    "numbers and subsampling": {"drop": [APP0]},
+    "Adobe YCbCr": {"drop": [APP0], "adobe": 1, "subsampling": 0},
+    "Adobe RGB": {"keep_rgb": True},
+    "letters": {"keep_rgb": True, "drop": [APP14]},
+    "small letters": {"keep_rgb": True, "drop": [APP14], "numbers": b"rgb"},
+    "Adobe RGB, numbered": {"keep_rgb": True, "numbers": [1, 2, 3]},
+}
+
+
+@pytest.mark.parametrize("kind", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_of_jpeg_and_tags_the_jpeg_knows_the_color_space(tmp_path, options, kind):
+    dataset = build_compressed(encode_jpeg(**options), kind)
+    loaded = load_pixels(tmp_path, dataset)
+    flat = np.delete(np.arange(32), slice(14, 18))  # the seam is blurred
+    assert np.abs(loaded - PATCHES)[:, flat].max() <= 4
+
+
+def test_a_jpeg_without_a_mark_is_taken_as_the_tags_say_unless_its_parts_object(tmp_path):
+    plain = encode_jpeg(drop=[APP0], subsampling=0)
+    assert np.abs(load_pixels(tmp_path, build_compressed(plain, "YBR_FULL")) - PATCHES).max() <= 4
+    assert_refused(
+        tmp_path, build_compressed(plain, "RGB"), "is RGB by its tags, but perhaps YCbCr"
+    )
+    scanner = encode_jpeg(keep_rgb=True, drop=[APP14], numbers=[0, 1, 2])  # of Aperio's slides
+    assert np.abs(load_pixels(tmp_path, build_compressed(scanner, "RGB")) - PATCHES).max() <= 4
+    odd = encode_jpeg(drop=[APP0], numbers=[0, 1, 2])
+    assert_refused(tmp_path, build_compressed(odd, "RGB"), "perhaps YCbCr by its JPEG")
+
+
+def test_a_jpeg_that_contradicts_itself_is_refused(tmp_path):
+    both = build_compressed(encode_jpeg(adobe=0), "RGB")
+    assert_refused(tmp_path, both, "says both RGB and YCbCr")
+
+
+@pytest.mark.filterwarnings("error")  # pydicom's own are for programmers
+def test_a_color_space_that_disagrees_is_said_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("medart_cli.data.dicom._SAID", set())
+    monkeypatch.setattr(logging.getLogger("medart"), "propagate", True)
+    caplog.set_level(logging.WARNING, "medart")
+    for _ in range(2):
+        load_pixels(tmp_path, build_compressed(encode_jpeg(), "RGB"))
+    load_pixels(tmp_path, build_compressed(encode_jpeg(), "YBR_FULL_422"))
+    said = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1 and "RGB by its tags but YBR_FULL" in said[0].getMessage()
+
+
+@pytest.mark.parametrize("kind", ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT"])
+def test_a_jpeg_2000_is_transformed_if_it_says_so(tmp_path, kind):
+    color = COLOR.repeat(4, 0).repeat(4, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(color).save(buffer, "JPEG2000", no_jp2=True, irreversible=False, mct=1)
+    dataset = build_dicom(color, kind, syntax=JPEG2000)
+    dataset.PixelData = encapsulate([buffer.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+    assert np.array_equal(load_pixels(tmp_path, dataset), color)
+
+
+def test_a_jpeg_2000_whose_header_has_no_length_is_refused_and_not_waited_for(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(PATCHES[..., 0]).save(buffer, "JPEG2000")
+    data = buffer.getvalue()
+    assert data[4:8] == b"jP  "
+    data = data[:12] + b"\0\0\0\0" + data[16:]
+    dataset = build_compressed(data, "MONOCHROME2", JPEG2000)
+    dataset.SamplesPerPixel = 1
+    assert_refused(tmp_path, dataset, "holds a JPEG 2000 that is broken")
+
+
+def test_a_jpeg_2000_that_says_nothing_is_taken_as_the_tags_say(tmp_path):
+    color = COLOR.repeat(4, 0).repeat(4, 1)
+    for kind in ("RGB", "YBR_FULL", "YBR_ICT"):
+        stored = Image.fromarray(color).convert("RGB" if kind == "RGB" else "YCbCr")
+        buffer = io.BytesIO()
+        stored = Image.fromarray(np.asarray(stored))
+        stored.save(buffer, "JPEG2000", no_jp2=True, irreversible=False, mct=0)
+        dataset = build_dicom(color, kind, syntax=JPEG2000)
+        dataset.PixelData = encapsulate([buffer.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+        if kind == "YBR_ICT":
+            assert_refused(tmp_path, dataset, "is YBR_ICT by its tags, but not by its JPEG 2000")
+        else:
+            assert np.abs(load_pixels(tmp_path, dataset) - color).max() <= 3
+
+
 @pytest.mark.parametrize("kind", ["YBR_PARTIAL_422", "HSV", "CMYK", "XYZ"])
 def test_other_color_spaces_are_refused(tmp_path, kind):
     assert_refused(tmp_path, build_dicom(COLOR, kind), "")
@@ -325,6 +564,19 @@ def test_palettes_are_looked_up(tmp_path, bits, most):
     dataset = add_palette(build_dicom((RAMP + 5).astype("u1"), "PALETTE COLOR"), tables, bits, 10)
     expected = np.rint(tables[:, (RAMP - 5).clip(0, 39)].transpose(1, 2, 0) / most * 255)
     assert np.array_equal(load_pixels(tmp_path, dataset), expected)
+
+
+def test_a_dark_image_with_a_bright_palette_stays_dark(tmp_path):
+    tables = np.tile(np.arange(256) * 257, (3, 1))
+    values = np.where(RAMP < 20, 0, 40).astype("u1")
+    loaded = load_pixels(tmp_path, add_palette(build_dicom(values, "PALETTE COLOR"), tables, 16))
+    assert loaded[..., 0].tolist() == values.tolist()
+    dark = np.where(RAMP < 20, 0, 8).astype("u1")
+    tables[:, 8] = 200  # 200 of 65535
+    dataset = add_palette(build_dicom(dark, "PALETTE COLOR"), tables, 16)
+    assert_refused(tmp_path, dataset, "holds only the values 0 to 1 of 255")
+    twelve = add_palette(build_dicom(dark, "PALETTE COLOR"), tables // 16, 16)
+    assert_refused(tmp_path, twelve, "has a palette of 16 bits with no color above 4095")
 
 
 def test_a_small_palette_for_deep_values_does_not_wrap_around(tmp_path):

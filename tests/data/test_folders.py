@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from medart_cli.data.manifest import read_data
+from medart_cli.data.dataset import read_data
 from medart_cli.errors import ConfigError, ManifestError
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import struct
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
 from medart_cli.data.images import (
+    _say_range,
     fit_image,
     image_to_tensor,
     load_image,
@@ -27,6 +29,7 @@ from medart_cli.data.images import (
 from medart_cli.errors import ImageError
 
 REAL = Path(__file__).parents[2] / "../shared/data/isic2017_dermoscopy"
+CASES = Path(__file__).parents[2] / "../shared/cases"
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -367,12 +370,126 @@ def test_gray_of_16_bits_is_scaled_by_its_whole_range(tmp_path):
     assert np.array_equal(pixels_of(load_bytes(tmp_path, pgm)), expected)
 
 
-def test_gray_of_12_bits_in_16_is_scaled_by_12(tmp_path):
-    values = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
-    loaded = pixels_of(load_bytes(tmp_path, png_of(values, 0)))
-    assert np.array_equal(loaded, gray_to_rgb(np.rint(values / 4095 * 255)))
-    nearly_black = pixels_of(load_bytes(tmp_path, png_of(values // 4095, 0)))
-    assert nearly_black.max() == 0  # not white, although 1 is the largest value
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_gray_of_fewer_bits_in_16_is_refused_where_no_tag_names_them(tmp_path, bits):
+    values = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    reason = f"has 16 bits but no value above {2**bits - 1}, so fewer bits may be meant; convert"
+    assert_refused(tmp_path, png_of(values, 0), f"{reason} the whole set to 8 bit by one range, or")
+    assert_refused(tmp_path, png_of(values, 0), "or name the bits in use in its sBIT chunk")
+    assert_refused(tmp_path, tiff_of(values.astype("<u2")), reason)
+    assert_refused(tmp_path, tiff_of(values.astype("<u2")), "SMinSampleValue and SMaxSampleValue")
+    pgm = b"P5 8 8 65535\n" + values.astype(">u2").tobytes()
+    assert_refused(tmp_path, pgm, reason)
+    assert_refused(tmp_path, encode(Image.fromarray(values), "JPEG2000"), reason)
+    black = pixels_of(load_bytes(tmp_path, png_of(values * 0, 0)))
+    assert black.max() == 0  # by any range
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_two_scans_of_one_detector_come_out_at_one_brightness(tmp_path, bits):
+    bright = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    for values in (bright, bright // 3 + 1):
+        expected = gray_to_rgb(np.rint(values / (2**bits - 1) * 255))
+        mark = (b"sBIT", bytes([bits]))
+        assert np.array_equal(
+            pixels_of(load_bytes(tmp_path, png_of(values, 0, 16, [mark]))), expected
+        )
+        tiff = tiff_of(values.astype("<u2"), range_tags=[(341, 2**bits - 1)])
+        assert np.array_equal(pixels_of(load_bytes(tmp_path, tiff)), expected)
+        pgm = b"P5 8 8 %d\n" % (2**bits - 1) + values.astype(">u2").tobytes()
+        if bits > 8:
+            assert np.abs(pixels_of(load_bytes(tmp_path, pgm)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("way", ["shifted", "scaled"])
+def test_a_png_that_is_scaled_up_as_its_standard_wants_is_not_scaled_again(tmp_path, bits, way):
+    original = np.linspace(0, 2**bits - 1, 64).astype(int).reshape(8, 8)
+    for values in (original, original // 2 ** (16 - bits)):  # the second has no value above 2**bits
+        up = values << (16 - bits) if way == "shifted" else np.rint(values * 65535 / (2**bits - 1))
+        content = png_of(up, 0, 16, [(b"sBIT", bytes([bits]))])
+        if 0 < up.max() / 257 < 8:
+            assert_refused(tmp_path, content, "as a mask does")  # dark indeed
+        else:
+            assert np.array_equal(
+                pixels_of(load_bytes(tmp_path, content)), gray_to_rgb(np.rint(up / 257))
+            )
+
+
+def test_tags_can_say_that_dark_values_are_dark(tmp_path):
+    values = np.linspace(0, 9000, 64).astype(np.uint16).reshape(8, 8)
+    expected = gray_to_rgb(np.rint(values / 257))
+    content = png_of(values, 0, 16, [(b"sBIT", b"\x10")])
+    assert np.array_equal(pixels_of(load_bytes(tmp_path, content)), expected)
+    color = png_of(np.dstack([values] * 3), 2, 16, [(b"sBIT", b"\x10" * 3)])
+    assert np.abs(pixels_of(load_bytes(tmp_path, color)) - expected).max() <= 1
+    tiff = tiff_of(values.astype("<u2"), range_tags=[(341, 65535)])
+    assert np.array_equal(pixels_of(load_bytes(tmp_path, tiff)), expected)
+    pgm = b"P5 8 8 65534\n" + values.astype(">u2").tobytes()
+    assert np.array_equal(pixels_of(load_bytes(tmp_path, pgm)), expected)
+
+
+def test_a_tiff_of_12_packed_bits_is_scaled_by_12(tmp_path):
+    values = np.array([[0, 100, 200, 4095], [7, 8, 900, 1000]])
+    first, second = values[:, ::2], values[:, 1::2]
+    packed = np.dstack([first >> 4, (first & 15) << 4 | second >> 8, second & 255])
+    rows = packed.reshape(2, 6).astype("u1")
+    content = tiff_of(rows).replace(
+        struct.pack("<HHII", 256, 3, 1, 6), struct.pack("<HHII", 256, 3, 1, 4)
+    )
+    content = content.replace(
+        struct.pack("<HHII", 258, 3, 1, 8), struct.pack("<HHII", 258, 3, 1, 12)
+    )
+    expected = gray_to_rgb(np.rint(values / 4095 * 255))
+    assert np.array_equal(pixels_of(load_bytes(tmp_path, content)), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "tags", "reason"),
+    [
+        ("<u2", 1, [(341, 200)], "beyond those of 0 to 200 that its SMaxSampleValue allows"),
+        ("<u2", 1, [(341, 300)], "SMaxSampleValue of 300, just its own largest value"),
+        ("<u2", 1, [(340, 9), (341, 9)], "has 9 to 9 as the range of its values"),
+        ("<i2", 2, [(341, 4095)], "nothing says which are black and white"),
+        ("<i2", 2, [(340, 100), (341, 4095)], "beyond those of 100 to 4095"),
+    ],
+)
+def test_tags_that_say_nothing_or_the_wrong_thing_are_refused(tmp_path, values, kind, tags, reason):
+    stored = np.array([[0, 100, 300]], values)
+    assert_refused(tmp_path, tiff_of(stored, sample_format=kind, range_tags=tags), reason)
+
+
+def test_a_mask_of_0_and_1_is_refused_and_one_of_0_and_255_is_read(tmp_path):
+    mask = (PIXELS[..., 0] > 99).astype(np.uint8)
+    for values in (mask, mask * 3, np.dstack([mask] * 3)):
+        reason = f"holds only the values 0 to {values.max()} of 255, as a mask does; leave it out"
+        for form in ("PNG", "TIFF", "BMP"):
+            assert_refused(tmp_path, encode(Image.fromarray(values), form), reason)
+    assert_refused(tmp_path, tiff_of(mask, photometric=0), "254 to 255 of 255, as a mask does")
+    assert load_pixels(tmp_path, Image.fromarray(mask * 255)).max() == 255
+    assert load_pixels(tmp_path, Image.new("RGB", (4, 4))).max() == 0  # black is a color
+    assert load_pixels(tmp_path, Image.new("L", (4, 4), 255)).min() == 255
+    dark = Image.fromarray(PIXELS // 16)
+    assert np.array_equal(load_pixels(tmp_path, dark), PIXELS // 16)
+
+
+def test_a_strip_is_refused_with_its_size(tmp_path):
+    for size in ((50, 3), (3, 50), (500, 1)):
+        content = encode(Image.new("RGB", size, "pink"), "PNG")
+        assert_refused(tmp_path, content, f"is a strip of {size[0]} x {size[1]} pixels")
+    assert load_pixels(tmp_path, Image.new("RGB", (30, 3), "pink")).shape == (3, 30, 3)
+
+
+def test_the_range_of_deep_images_is_said_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("medart"), "propagate", True)
+    _say_range.cache_clear()
+    caplog.set_level(logging.INFO, "medart")
+    content = png_of(RNG.integers(0, 65536, (6, 5)), 0)
+    for name in ("a", "b"):
+        load_bytes(tmp_path, content, name)
+    assert [record.getMessage() for record in caplog.records] == [
+        "values of more than 8 bits: 0 is black and 65535 white, by all their 16 bits"
+    ]
 
 
 @pytest.mark.parametrize("kind", [2, 4, 6])
@@ -385,11 +502,26 @@ def test_color_of_16_bits_is_scaled_and_not_clipped(tmp_path, kind):
     assert np.abs(loaded - color / 257).max() <= 1
 
 
-def test_color_of_12_bits_in_16_is_refused_for_pillow_drops_the_lower_bits(tmp_path):
-    content = png_of(RNG.integers(0, 4096, (6, 5, 3)), 2)
-    assert_refused(tmp_path, content, "at most 12 of its 16 bits")
-    tiff = tiff_of(RNG.integers(0, 4096, (6, 5, 3)).astype("<u2"), photometric=2)
-    assert_refused(tmp_path, tiff, "at most 12 of its 16 bits")
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_color_of_fewer_bits_in_16_is_refused_for_pillow_drops_the_lower_bits(tmp_path, bits):
+    values = RNG.integers(0, 2**bits, (6, 5, 3))
+    values[0, 0] = 2**bits - 1
+    reason = f"has 16 bits a color but no value above {2**bits - 1}, so fewer bits may be meant"
+    assert_refused(tmp_path, png_of(values, 2), reason)
+    opaque = np.dstack([values, np.full((6, 5), 65535)])
+    assert_refused(tmp_path, png_of(opaque, 6), reason)
+    assert_refused(tmp_path, png_of(opaque[..., 2:], 4), reason)
+    assert_refused(tmp_path, png_of(values, 2, 16, [(b"sBIT", bytes([bits] * 3))]), reason)
+    tiff = values.astype("<u2")
+    assert_refused(tmp_path, tiff_of(tiff, photometric=2), reason)
+    tagged = tiff_of(tiff, photometric=2, range_tags=[(341, 2**bits - 1)])
+    assert_refused(tmp_path, tagged, "SMaxSampleValue other than 65535, which is not read")
+    ppm = b"P6 5 6 65535\n" + values.astype(">u2").tobytes()
+    assert_refused(tmp_path, ppm, "has 16 bits a color but no value above")
+    if bits > 8:
+        ppm = b"P6 5 6 %d\n" % (2**bits - 1) + values.astype(">u2").tobytes()
+        loaded = pixels_of(load_bytes(tmp_path, ppm))
+        assert np.abs(loaded - values / (2**bits - 1) * 255).max() <= 1
 
 
 def test_16_bits_with_a_transparent_color_are_refused(tmp_path):
@@ -400,7 +532,7 @@ def test_16_bits_with_a_transparent_color_are_refused(tmp_path):
     assert_refused(tmp_path, content, "transparent color")
 
 
-def tiff_of(values, photometric=1, sample_format=1, planar=1):
+def tiff_of(values, photometric=1, sample_format=1, planar=1, range_tags=()):
     """Write an uncompressed TIFF 6.0 of one strip (a plane each where planar is 2)."""
     height, width = values.shape[:2]
     samples = values.shape[2] if values.ndim == 3 else 1
@@ -418,11 +550,13 @@ def tiff_of(values, photometric=1, sample_format=1, planar=1):
         (259, short, [1]), (262, short, [photometric]), (273, long, offsets),
         (277, short, [samples]), (278, short, [height]), (279, long, [len(p) for p in planes]),
         (284, short, [planar]), (339, short, [sample_format] * samples),
+        *((tag, 12, [number] * samples) for tag, number in range_tags),
     ]  # fmt: skip
     extra_at = 8 + len(body) + 2 + 12 * len(entries) + 4
     table, extra = struct.pack(order + "H", len(entries)), b""
     for tag, kind, numbers in entries:
-        data = struct.pack(f"{order}{len(numbers)}{'H' if kind == short else 'I'}", *numbers)
+        letter = {short: "H", long: "I", 12: "d"}[kind]
+        data = struct.pack(f"{order}{len(numbers)}{letter}", *numbers)
         if len(data) > 4:
             where = struct.pack(order + "I", extra_at + len(extra))
             extra += data
@@ -478,21 +612,31 @@ def test_tiffs_that_pillow_misreads_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("values", "kind", "low", "high"),
     [
-        (np.array([[0, 4095]], "<u4"), 1, 0, 4095),
+        (np.array([[0, 3000]], "<u4"), 1, 0, 4095),
         (np.array([[100, 60000]], "<i4"), 2, 0, 65535),
-        (np.array([[-100, 0, 300]], "<i2"), 2, -100, 300),
-        (np.array([[-5, 100_000, 10]], "<i4"), 2, -5, 100_000),
-        (np.array([[0.0, 0.25, 0.5]], "<f4"), 3, 0, 1),
+        (np.array([[-100, 0, 300]], "<i2"), 2, -1024, 3071),
+        (np.array([[-5, 100_000, 10]], "<i4"), 2, -5, 200_000),
         (np.array([[0.0, 128.0, 255.0]], "<f4"), 3, 0, 255),
-        (np.array([[-1.5, 0.0, 2.5]], "<f4"), 3, -1.5, 2.5),
-        (np.array([[1e30, 3e30, 2e30]], "<f4"), 3, 1e30, 3e30),
+        (np.array([[0.25, 0.5]], "<f4"), 3, 0, 0.75),
+        (np.array([[-1.5, 0.0, 2.5]], "<f4"), 3, -2, 3),
+        (np.array([[1e30, 3e30, 2e30]], "<f4"), 3, 1e30, 4e30),
     ],
     ids=str,
 )
-def test_integers_and_floats_are_scaled_and_not_clipped(tmp_path, values, kind, low, high):
-    loaded = pixels_of(load_bytes(tmp_path, tiff_of(values, sample_format=kind)))
+def test_integers_and_floats_are_scaled_by_the_range_that_is_named(
+    tmp_path, values, kind, low, high
+):
+    content = tiff_of(values, sample_format=kind, range_tags=[(340, low), (341, high)])
     expected = np.rint((values.astype(float) - low) / (high - low) * 255)
-    assert np.array_equal(loaded, gray_to_rgb(expected))
+    assert np.array_equal(pixels_of(load_bytes(tmp_path, content)), gray_to_rgb(expected))
+    if low != 0 or high != 0.75:
+        assert_refused(tmp_path, tiff_of(values, sample_format=kind), "by one range, or name the")
+
+
+def test_floats_from_0_to_1_need_no_name(tmp_path):
+    values = np.array([[0.0, 0.25, 0.5]], "<f4")
+    loaded = pixels_of(load_bytes(tmp_path, tiff_of(values, sample_format=3)))
+    assert np.array_equal(loaded, gray_to_rgb(np.rint(values * 255)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -504,9 +648,13 @@ def test_floats_that_are_not_finite_are_refused(tmp_path, value):
 def test_a_flat_image_is_no_division_by_zero(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for value in (-3.0, 0.0, 7.0):
+        for value, gray in ((0.0, 0), (0.2, 51), (1.0, 255)):
             flat = np.full((2, 2), value, "<f4")
-            assert pixels_of(load_bytes(tmp_path, tiff_of(flat, sample_format=3))).max() == 0
+            loaded = pixels_of(load_bytes(tmp_path, tiff_of(flat, sample_format=3)))
+            assert (loaded == gray).all()
+        for value in (-3.0, 7.0):
+            flat = np.full((2, 2), value, "<f4")
+            assert_refused(tmp_path, tiff_of(flat, sample_format=3), "nothing says which are black")
 
 
 def test_more_than_8_bits_with_a_profile_are_refused(tmp_path):
@@ -724,3 +872,31 @@ def test_real_images_are_read():
         loaded = load_image(path)
         assert loaded.mode == "RGB" and min(loaded.size) > 16
         assert np.array(loaded).std() > 5
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="no cases here")
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("c20_images/gray14_a_max_below_4096.png", "no value above 2865"),
+        ("c20_images/gray14_b_one_pixel_4200.png", "no value above 4200"),
+        ("c20_images/gray16_values8.png", "no value above 191"),
+        ("c20_images/rgb16_values8.png", "no value above 255"),
+        ("c20_images/mask_01.png", "only the values 0 to 1 of 255"),
+        ("c20_images/w50_h3.png", "a strip of 50 x 3 pixels"),
+        ("c30_dicom/window_all_black.dcm", "a window of 59950 to 60050 that shows nothing"),
+        ("c30_dicom/nonsquare_aspect.dcm", (64, 128)),
+        ("c30_dicom/us_jpeg_jfif_pi_RGB.dcm", [180, 118, 140]),
+        ("c30_dicom/us_jpeg_nojfif_pi_RGB.dcm", [180, 118, 140]),
+        ("c30_dicom/us_rgb.dcm", [180, 118, 140]),
+    ],
+)
+def test_the_shared_cases_are_right_or_refused(name, right):
+    if isinstance(right, str):
+        with pytest.raises(ImageError, match=right):
+            load_image(CASES / name)
+    elif isinstance(right, tuple):
+        assert load_image(CASES / name).size == right
+    else:
+        mean = pixels_of(load_image(CASES / name)).mean(axis=(0, 1))
+        assert np.abs(mean - right).max() < 1  # the uncompressed one has the same

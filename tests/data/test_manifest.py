@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medart_cli.data.dataset import read_data
 from medart_cli.data.manifest import (
     ManifestWriter,
     Record,
     hash_file,
     parse_line,
-    read_data,
     read_manifest,
     repair_manifest,
     write_manifest,
@@ -46,7 +46,7 @@ def read_text(tmp_path, content, **options):
 READ_ALL = """
     import resource, sys
     from pathlib import Path
-    from medart_cli.data.manifest import read_manifest
+    from medart_cli.data.manifest import (read_manifest,)
     for count, _ in enumerate(read_manifest(Path(sys.argv[1])), start=1):
         if count == 1000:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -101,7 +101,11 @@ BAD = {
     ),
     "a twin inside": (b'{"file_name": "a", "caption": {"k": 1, "k": 2}}', "'k' stands twice"),
     "text is a number": (b'{"file_name": "a", "text": 5}', "text must be str, not int"),
-    "label is a number": (b'{"file_name": "a", "label": 5}', "label must be str, not int"),
+    "label is a list": (b'{"file_name": "a", "label": [5]}', "label must be str or int, not list"),
+    "caption is a text": (
+        b'{"file_name": "a", "caption": "red"}',
+        "caption must be dict, not str; a text belongs under the key text",
+    ),
     "file_name is a list": (b'{"file_name": ["a"]}', "file_name must be str, not list"),
     "group is true": (b'{"file_name": "a", "group_id": true}', "group_id must be str or int"),
     "group is a float": (b'{"file_name": "a", "group_id": 1.5}', "group_id must be str or int"),
@@ -344,7 +348,7 @@ def test_a_whole_manifest_needs_no_mending(tmp_path):
 WRITE_FOREVER = """
     import sys
     from pathlib import Path
-    from medart_cli.data.manifest import ManifestWriter
+    from medart_cli.data.manifest import (ManifestWriter,)
     with ManifestWriter(Path(sys.argv[1])) as writer:
         print("ready", flush=True)
         for index in range(10**9):
@@ -374,7 +378,7 @@ def test_a_killed_writer_leaves_whole_lines_and_its_successor_goes_on(tmp_path):
 FILL = """
     import resource, sys
     from pathlib import Path
-    from medart_cli.data.manifest import ManifestWriter, write_manifest
+    from medart_cli.data.manifest import (ManifestWriter, write_manifest,)
     path = Path(sys.argv[1])
     row = {"file_name": "a.png", "text": "x" * 100}
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

@@ -3,8 +3,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from medart_cli.data.manifest import PARTS, read_data, read_manifest, write_manifest
-from medart_cli.data.stored import StoredRecords, join_manifests, open_data
+from medart_cli.data.dataset import open_data, read_data
+from medart_cli.data.manifest import (
+    PARTS,
+    read_manifest,
+    write_manifest,
+)
+from medart_cli.data.stored import (
+    StoredRecords,
+    join_manifests,
+)
 from medart_cli.errors import ConfigError, ManifestError
 
 
@@ -54,7 +62,7 @@ def test_a_wrong_line_is_named_before_anything_is_used(tmp_path):
 def test_data_of_any_kind_opens(tmp_path, images):
     write_manifest(tmp_path / "metadata.jsonl", rows(1, 2))
     assert [record.fields["row"] for record in open_data(tmp_path)] == [1, 2]
-    assert isinstance(open_data(tmp_path / "metadata.jsonl"), StoredRecords)
+    assert isinstance(open_data(tmp_path / "metadata.jsonl").records, StoredRecords)
     listed = open_data(images)
     assert [record.fields for record in listed] == [record.fields for record in read_data(images)]
 

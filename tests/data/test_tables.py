@@ -1,6 +1,6 @@
 import pytest
 
-from medart_cli.data.tables import clean_name, read_table
+from medart_cli.data.tables import clean_name, decode_text, read_table
 from medart_cli.errors import ConfigError
 
 NEEDED = ("file_name", "label")
@@ -12,7 +12,7 @@ def write(path, text, encoding="utf-8"):
     return path
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_tables_of_all_programs_are_read_alike(tmp_path, encoding, separator, end):
@@ -34,11 +34,20 @@ def test_an_empty_cell_is_none(tmp_path):
     [
         ("name;class\na;b\n", "has no column file_name and no column label; its columns are: name"),
         ("", "its columns are: nothing"),
-        ("file_name,label,label\n", "column 'label' stands twice"),
-        ('file_name,label\na.png,"mel\nb.png,nev\n', r"t.csv:2: a cell is wrongly quoted"),
-        ('file_name,label\na.png,mel\nb.png,"n"ev\n', r"t.csv:3: a cell is wrongly quoted"),
+        ("name;class\na;b\n", "its columns are: name, class; rename the one that is meant"),
+        ("file_name,label,label\n", "column 'label' stands twice; keep one"),
+        ('file_name,label\na.png,"mel\nb.png,nev\n', "t.csv:2: column label is wrongly quoted"),
+        ('file_name,label\na.png,mel\nb.png,"n"ev\n', "t.csv:3: column label is wrongly quoted"),
+        ('file_name,label\n"a.png,mel\nb.png,nev\n', "t.csv:2: column file_name is wrongly quoted"),
+        (
+            'file_name|a|label\n"x|y"|b "|"n"ev\n',
+            "t.csv:2: column label is .*; mend the",
+        ),
+        ('file_name,"label\na.png,mel\n', "t.csv:1: cell 2 is wrongly quoted"),
         ("file_name,label\na.png,mel,extra\n", "t.csv:2: has 3 cells where the head has 2"),
-        ("file_name,label\na.png\n", "t.csv:2: has 1 cells where the head has 2"),
+        ("file_name,label\na.png\n", "t.csv:2: has no cell for column label; add it"),
+        ('file_name,label\na.png,"mel\nb.png,nev"\n', "t.csv:3: label holds a line break"),
+        ('file_name,label\na.png,"mel\nb.png,"nev"\n', "t.csv:2: column label is wrongly quoted"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_by_line_and_column(tmp_path, text, message):
@@ -47,7 +56,8 @@ def test_a_table_that_cannot_be_read_is_refused_by_line_and_column(tmp_path, tex
 
 
 def test_another_encoding_and_a_missing_file_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="is not utf-8 text; save it as CSV in UTF-8"):
+    message = r"t\.csv: cannot be read as utf-8 text from line 2 on; save it in UTF-8"
+    with pytest.raises(ConfigError, match=message):
         read_table(write(tmp_path / "t.csv", "file_name,label\nä,b\n", "latin-1"), NEEDED)
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_table(tmp_path / "none.csv", NEEDED)
@@ -57,3 +67,65 @@ def test_names_of_windows_are_paths():
     assert clean_name(r"C:\data\a0.png") == "data/a0.png"
     assert clean_name(r"nev\a.png") == "nev/a.png"
     assert clean_name("nev/a.png") == "nev/a.png"
+
+
+def test_the_line_in_which_excel_names_its_separator_is_no_head(tmp_path):
+    columns, rows = read_table(write(tmp_path / "t.csv", "sep=;\nfile_name;label\na;b,c\n"), NEEDED)
+    assert columns == ["file_name", "label"]
+    assert rows[0].values == {"file_name": "a", "label": "b,c"} and rows[0].place.endswith(":3")
+
+
+def test_columns_without_a_name_are_left_out(tmp_path):
+    text = ",file_name,label,\n0,a.png,mel,\n1,b.png,nev,\n"
+    _, rows = read_table(write(tmp_path / "t.csv", text), NEEDED)
+    assert [row.values for row in rows] == [
+        {"file_name": "a.png", "label": "mel"}, {"file_name": "b.png", "label": "nev"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", ["\N{LINE SEPARATOR}", "\N{PARAGRAPH SEPARATOR}", "\x85", "\x0c"])
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_only_a_line_end_ends_a_row(tmp_path, mark, name):
+    text = f"file_name,label\na.png,one{mark}two\nb.png,c\n"
+    if name == "t.jsonl":
+        text = f'{{"file_name": "a.png", "label": "one{mark}two"}}\r\n{{"file_name": "b.png"}}\n'
+    if mark == "\x0c" and name == "t.jsonl":
+        text = text.replace(mark, "\\f")  # JSON has no bare control characters
+    columns, rows = read_table(write(tmp_path / name, text), NEEDED)
+    assert columns == ["file_name", "label"]
+    assert [row.values["file_name"] for row in rows] == ["a.png", "b.png"]
+    assert rows[0].values["label"] == f"one{mark}two"
+
+
+def test_json_lines_are_read_by_their_keys(tmp_path):
+    text = '\N{BYTE ORDER MARK}{"file_name": " a.png", "n": 1}\n\n{"file_name": "b", "label": " "}'
+    columns, rows = read_table(write(tmp_path / "t.JSONL", text), NEEDED)
+    assert columns == ["file_name", "n", "label"]
+    assert [row.values for row in rows] == [
+        {"file_name": "a.png", "n": 1}, {"file_name": "b", "label": None},
+    ]  # fmt: skip
+    assert [row.place.rsplit(":", 1)[1] for row in rows] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"file_name": "a", "class": "b"}\n', "has no column label; its columns are: file_name"),
+        ('{"file_name": "a"\n', r"t.jsonl:1: is not a JSON object: .*; mend it"),
+        ('{"file_name": "a"}\n["b"]\n', "t.jsonl:2: is not a JSON object; write one a line"),
+        ('{"file_name": "a", "label": 1, "label": 2}\n', "t.jsonl:1: .*'label' stands twice"),
+        ('{"file_name": "a", "label": NaN}\n', "t.jsonl:1: is not a JSON object"),
+        ('{"file_name": "a", "label": "\\ud800"}\n', "t.jsonl:1: is not a JSON object"),
+        ('{"file_name": "a\\nb", "label": "c"}\n', "t.jsonl:1: file_name holds a line break"),
+        ("[" * 9999, "t.jsonl:1: is not a JSON object"),
+    ],
+)
+def test_json_lines_that_cannot_be_read_are_refused_by_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_table(write(tmp_path / "t.jsonl", text), NEEDED)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_dropped(encoding):
+    assert decode_text("Größe\n".encode(encoding), "it") == "Größe\n"
+    assert decode_text(b"", "it") == ""

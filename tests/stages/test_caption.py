@@ -19,7 +19,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medart_cli.cli import app
-from medart_cli.data.manifest import read_data, read_manifest
+from medart_cli.data.dataset import read_data
+from medart_cli.data.manifest import (
+    read_manifest,
+)
 from medart_cli.models.pixart import load_tokenizer
 from tests.small import build_base
 from tests.small_captioner import build_llava
@@ -675,3 +678,57 @@ def test_real_images_are_captioned_with_the_manifest_elsewhere(models, tmp_path)
     assert result.exit_code == 0
     rows = list(read_manifest(tmp_path / "texts.jsonl"))
     assert len(rows) == 6 and all(row.path.is_file() for row in rows)
+
+
+def label_simply(images, table, *options):
+    result = caption(images, "--style", "simple", "--labels", table, *options)
+    return result, rows_of(images) if (images / "metadata.jsonl").is_file() else None
+
+
+def test_a_table_gives_all_that_a_manifest_knows(images, tmp_path):
+    table = tmp_path / "table.csv"
+    lines = [f"{index:03d}.png;P{index // 2};{'Training' if index < 4 else 'Testing'};wart;7;"
+             for index in range(5)]  # fmt: skip
+    lines = ["file_name;group_id;split;label;age;text", *lines, "005.png;P2;Testing;wart;;a wart"]
+    table.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    result, rows = label_simply(images, table)
+    assert result.exit_code == 0, result.stderr
+    assert "columns taken: label, group_id, split, text; not taken: age" in result.stderr
+    assert "empty cells: 5 of text" in result.stderr
+    rows = {row["file_name"][-7:-4]: row for row in rows}
+    assert [rows[f"{index:03d}"]["group_id"] for index in range(6)] == [
+        "P0", "P0", "P1", "P1", "P2", "P2",
+    ]  # fmt: skip
+    assert [row["split"] for _, row in sorted(rows.items())] == ["train"] * 4 + ["test"] * 2
+    assert {row["label"] for row in rows.values()} == {"wart"}
+    assert rows["005"]["text"] == "a wart" and "caption" not in rows["005"]
+    assert rows["000"]["text"] == "A medical image of wart"
+    again, same = label_simply(images, table)
+    assert again.exit_code == 0 and {row["file_name"]: row for row in same} == {
+        row["file_name"]: row for row in rows.values()
+    }
+
+
+def test_a_text_of_a_table_takes_the_place_of_ours_and_its_record(images, tmp_path):
+    assert caption(images, "--style", "simple").exit_code == 0
+    table = tmp_path / "table.csv"
+    table.write_text("file_name,text\n001.png,seen by a doctor\n")
+    result, rows = label_simply(images, table)
+    assert result.exit_code == 0, result.stderr
+    changed = [row for row in rows if row["text"] == "seen by a doctor"]
+    assert [row["file_name"] for row in changed] == ["nevus/001.png"]
+    assert "caption" not in changed[0] and sum("caption" in row for row in rows) == 5
+
+
+def test_a_table_that_cannot_be_meant_is_refused_before_anything_is_written(images, tmp_path):
+    table = tmp_path / "table.csv"
+    for text, message in (
+        ('file_name,label\n000.png,"mel\n001.png,nev\n', "table.csv:2: column label is wrongly"),
+        ("file;label\n000.png;mel\n", "its columns are: file, label; rename the one that is meant"),
+        ("file_name,label\n000.png,a\n001.png,b\n000,b\n", "csv:4: 'melanoma/000.png' has another"),
+        ("file_name,split\n000.png,sometimes\n", "table.csv:2: split 'sometimes' is none of"),
+    ):
+        table.write_text(text)
+        result, rows = label_simply(images, table)
+        assert result.exit_code == 2 and rows is None
+        assert message in result.stderr.splitlines()[-1]

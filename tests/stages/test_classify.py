@@ -385,3 +385,28 @@ def test_the_embedded_backbone_tells_two_kinds_of_blood_cells_apart(medart, tmp_
     assert json.loads(stdout)["regimes"]["real"]["mean"] >= 0.9
     hashes = {json.loads(line)["sha256"] for line in (tmp_path / "CLF" / "split.jsonl").open()}
     assert hash_file(next((tmp_path / "train" / "platelet").iterdir())) in hashes
+
+
+SEPARATORS = "one\N{LINE SEPARATOR}two\N{PARAGRAPH SEPARATOR}three\x85four\x0cfive\x1csix"
+
+
+def test_separators_within_texts_end_no_line_of_predictions(medart, finished, tmp_path):
+    data = draw_set(tmp_path / "data", 2, note=SEPARATORS)
+    lines = (data / "metadata.jsonl").read_text().split("\n")[:-1]
+    plain = [json.dumps(json.loads(line), ensure_ascii=False) for line in lines]
+    (data / "metadata.jsonl").write_text("\n".join(plain) + "\n", "utf-8")
+    predict = ("classify", "--checkpoint", finished, data, "--out", tmp_path / "out", "--json")
+    for _ in range(2):  # and again, when all rows are there
+        code, stdout, stderr = medart(*predict)
+        assert code == 0, stderr
+        assert json.loads(stdout)["images"] == 6
+    with (tmp_path / "out" / "predictions.jsonl").open(encoding="utf-8") as file:
+        assert [json.loads(line)["note"] for line in file] == [SEPARATORS] * 6
+
+
+def test_separators_within_names_end_no_line_of_the_split(medart, sets, backbone, tmp_path):
+    train = draw_set(tmp_path / "train", 4, group_id=lambda index: f"{SEPARATORS} {index}")
+    run = ("classify", train, "--test", sets["test"], "--freeze", "--out", tmp_path / "CLF")
+    for _ in range(2):
+        code, _, stderr = medart(*run, *options(backbone))
+        assert code == 0, stderr

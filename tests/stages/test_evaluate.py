@@ -345,7 +345,8 @@ def test_synthetic_rows_among_the_real_ones_are_refused(network, sets, tmp_path)
     result = evaluate(network, *sets, out=tmp_path / "r")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"medart evaluate: {manifest}:2: is a synthetic image among the real ones; take it out\n"
+        f"medart evaluate: {manifest}:2: a synthetic image in the real images, where real ones are "
+        "expected; take it out, or say --allow-synthetic\n"
     )
 
 

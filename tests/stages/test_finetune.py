@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
 from peft import PeftModel
 from PIL import Image
@@ -412,8 +413,12 @@ def test_bf16_has_about_the_gradient_of_fp32_through_a_part_of_the_steps(
     monkeypatch.setattr(stage, "update_weights", take)
     monkeypatch.setattr(stage, "add_gradients", color_only)
     options = ("--hldf-loss", loss, "--hldf-every", 1, "--hldf-steps", 4, "--hldf-grad-steps", 2)
-    for precision in ("fp32", "bf16"):
-        finetune(*options, "--steps", 1, "--precision", precision, out=precision)
+    try:
+        for precision in ("fp32", "bf16"):
+            AcceleratorState._reset_state(reset_partial_state=True)  # one number format a process
+            finetune(*options, "--steps", 1, "--precision", precision, out=precision)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     for full, half in zip(*taken, strict=True):
         assert half.abs().max() > 0 or full.abs().max() == 0
     whole, half = (torch.cat(item) for item in taken)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from medart_cli import stop
-from medart_cli.data.manifest import read_data
+from medart_cli.data.dataset import read_data
 from medart_cli.models import pixart
 
 QUICK = ("--steps", 3, "--resolution", 16, "--quiet")

@@ -1,3 +1,5 @@
+import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +57,27 @@ def test_other_rows_have_another_hash(manifest):
     other = read_prompts(build_config(from_data=manifest, count=4))
     assert one.hash() == read_prompts(build_config(from_data=manifest)).hash()
     assert one.hash() != other.hash()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("source", ["file", "-"])
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path, monkeypatch, encoding, source):
+    raw = "a mole\r\n\r\n  größer\n".encode(encoding)
+    (tmp_path / "prompts.txt").write_bytes(raw)
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(raw), encoding="latin-1"))
+    name = "-" if source == "-" else str(tmp_path / "prompts.txt")
+    texts = [row["text"] for row in read_prompts(build_config(prompts=name))]
+    assert texts == ["a mole", "größer"]
+
+
+@pytest.mark.parametrize("mark", ["\N{LINE SEPARATOR}", "\N{PARAGRAPH SEPARATOR}", "\x85"])
+def test_only_a_line_end_ends_a_prompt(tmp_path, mark):
+    (tmp_path / "prompts.txt").write_text(f"one{mark}two\nthree\n", "utf-8")
+    prompts = read_prompts(build_config(prompts=str(tmp_path / "prompts.txt")))
+    assert [row["text"] for row in prompts] == [f"one{mark}two", "three"]
+
+
+def test_prompts_in_another_encoding_are_refused(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes("größer\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"prompts\.txt: cannot be read as utf-8 .* UTF-8"):
+        read_prompts(build_config(prompts=str(tmp_path / "prompts.txt")))

@@ -4,7 +4,7 @@ from collections import Counter
 from datasets import load_dataset
 from PIL import Image
 
-from medart_cli.data.manifest import read_data
+from medart_cli.data.dataset import read_data
 from medart_cli.tiny.dataset import choose_phantoms, write_phantoms
 
 

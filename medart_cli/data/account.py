@@ -1,0 +1,167 @@
+"""What was found in a data set and what was passed over: said at the start of every command."""
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from medart_cli.data.folders import Passed
+from medart_cli.data.manifest import Record
+from medart_cli.log import log
+
+MOST_NAMED = 12  # labels or endings that a line names
+FEW_A_LABEL = 10  # images; data sets with fewer of each label may have patients for labels
+PERSON = re.compile(r"(?:patient|pat|pt|subject|subj|sub|case|study|person|pid|mrn|id)?[\W_]*\d+")
+
+
+@dataclass
+class Account:
+    """Counts of one data set; they cost little memory however many rows there are.
+
+    Attributes:
+        source: The data set as the user named it.
+        levels: What --folders says of the folders, if anything.
+        images: Rows.
+        labels: Images of each label.
+        splits: Images of each split.
+        texts: Images with a text.
+        empty: Images whose text is empty.
+        grouped: Images whose patient is known.
+        passed: What a listing of folders passed over.
+        tables: Manifests below the top that were read.
+        unlisted: Images that stand on no line of such a manifest, by manifest.
+    """
+
+    source: str
+    levels: tuple[str, ...] | None = None
+    images: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    texts: int = 0
+    empty: int = 0
+    grouped: int = 0
+    passed: Passed = field(default_factory=Passed)
+    tables: list[str] = field(default_factory=list)
+    unlisted: Counter[str] = field(default_factory=Counter)
+    _groups: set[bytes] = field(default_factory=set)
+    _below: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        self.images += 1
+        if record.label is not None:
+            self.labels[record.label] += 1
+            parts = record.file_name.split("/")
+            if record.label in parts[:-2]:  # a folder with folders below it
+                self._below[parts[parts.index(record.label) + 1]].add(record.label)
+        if record.split is not None:
+            self.splits[record.split] += 1
+        if record.text is not None:
+            self.texts += 1
+            self.empty += not record.text.strip()
+        if record.group is not None:
+            self.grouped += 1
+            self._groups.add(hashlib.blake2b(record.group.encode(), digest_size=8).digest())
+
+    def facts(self) -> dict[str, Any]:
+        """Return the account as JSON data, for summaries and reports."""
+        return {
+            "source": self.source,
+            "images": self.images,
+            "labels": dict(sorted(self.labels.items())),
+            "splits": dict(sorted(self.splits.items())),
+            "patients": len(self._groups) or None,
+            "texts": self.texts,
+            "passed_over": dict(sorted(self.passed.formats.items())),
+            "outputs_left_out": sorted(self.passed.outputs),
+            "litter_left_out": dict(sorted(self.passed.litter.items())),
+        }
+
+    def say(self) -> None:
+        """Say on standard error what was found, and warn of what may not be meant."""
+        log.info("%s: %s", self.source, self._tell_found())
+        left = self._tell_left_out()
+        if left:
+            log.info("%s: left out: %s", self.source, left)
+        for warning in self._find_warnings():
+            log.warning("%s: %s", self.source, warning)
+
+    def _tell_found(self) -> str:
+        parts = [f"{self.images} images"]
+        parts.append(f"labels: {_name(self.labels)}" if self.labels else "no labels")
+        if self.splits:
+            parts.append(f"splits: {_name(self.splits)}")
+        patients = f"{len(self._groups)} patients"
+        if self._groups and self.grouped < self.images:
+            patients += f" ({self.images - self.grouped} images without one)"
+        parts.append(patients if self._groups else "patients unknown")
+        parts.append(f"{self.texts} texts" if self.texts else "no texts")
+        if self.tables:
+            parts.append(f"from {_some(self.tables)}")
+        return "; ".join(parts)
+
+    def _tell_left_out(self) -> str:
+        parts = [f"{name} (written by medart {by})" for name, by in self.passed.outputs.items()]
+        parts += [f"{count} folders {name}" for name, count in sorted(self.passed.litter.items())]
+        return _some(parts)
+
+    def _find_warnings(self) -> list[str]:
+        found = []
+        if self.passed.formats:
+            found.append(
+                f"{sum(self.passed.formats.values())} files are in no format that is read and are "
+                f"passed over: {_name(self.passed.formats)}; convert images to PNG or TIFF"
+            )
+        if self.passed.texts:
+            found.append(
+                f"{self.passed.texts} images have a text file beside them; medart caption --texts "
+                "sidecar takes those texts as captions"
+            )
+        for table, count in self.unlisted.items():
+            found.append(f"{count} images stand on no line of {table} and are left out")
+        if self.empty:
+            found.append(f"{self.empty} of {self.texts} texts are empty")
+        alike = self._find_alike()
+        if alike:
+            found.append(
+                f"labels that differ in case, spaces or signs only: {alike}; if they are one "
+                "class, give them one name"
+            )
+        if self._seem_patients():
+            found.append(
+                f"{self.images} images have {len(self.labels)} labels ({_name(self.labels)}), and "
+                "the folders below have the same names in each: if these are patients, say so "
+                "with --folders group_id/label"
+            )
+        return found
+
+    def _find_alike(self) -> str:
+        kinds: dict[str, list[str]] = defaultdict(list)
+        for label in sorted(self.labels):
+            kinds[re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", label).casefold())].append(
+                label
+            )
+        return "; ".join(
+            ", ".join(map(repr, names)) for kind, names in kinds.items() if kind and len(names) > 1
+        )
+
+    def _seem_patients(self) -> bool:
+        """Say whether labels may be patients: few images each, with like folders below them."""
+        shared = [name for name, above in self._below.items() if len(above) > 1]
+        if self.levels is not None or len(self.labels) < 2 or not shared:
+            return False
+        if all(PERSON.fullmatch(label.casefold()) for label in self.labels):
+            return True
+        few = self.images < FEW_A_LABEL * len(self.labels)
+        return few and len(self.labels) > 2 * len(shared)
+
+
+def _name(counts: Counter[str]) -> str:
+    return _some([f"{name} {count}" for name, count in sorted(counts.items())])
+
+
+def _some(items: list[str]) -> str:
+    more = f", and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
+    return ", ".join(items[:MOST_NAMED]) + more
