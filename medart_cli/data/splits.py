@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from medart_cli.data.manifest import Record
 from medart_cli.data.marks import has_mark
 from medart_cli.errors import ConfigError, ManifestError
+from medart_cli.log import log
 
 
 def check_labels(records: Sequence[Record], name: str) -> list[str]:
@@ -78,6 +79,23 @@ def refuse_synthetic(records: Sequence[Record], name: str, *, allowed: bool = Fa
                 f"{record.place}: a synthetic image in {name}{where}, where real ones are "
                 "expected; take it out, or say --allow-synthetic"
             )
+
+
+def warn_of_two_labels(records: Sequence[Record], hashes: Sequence[str]) -> int:
+    """Warn of files that stand under two labels, byte for byte; return how many there are."""
+    first: dict[str, Record] = {}
+    pairs = []
+    for record, sha256 in zip(records, hashes, strict=True):
+        other = first.setdefault(sha256, record)
+        if other.label != record.label:
+            pairs.append((other, record))
+    if pairs:
+        one, two = pairs[0]
+        log.warning(
+            "%d files stand under two labels, as %s (%s) and %s (%s): the same image; keep one",
+            *(len(pairs), one.file_name, one.label, two.file_name, two.label),
+        )
+    return len(pairs)
 
 
 def refuse_shared_groups(train: Sequence[Record], test: Sequence[Record], name: str) -> None:

@@ -23,6 +23,7 @@ from medart_cli.data.splits import (
     refuse_shared_groups,
     refuse_synthetic,
     split_groups,
+    warn_of_two_labels,
 )
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log, progress
@@ -126,6 +127,7 @@ def _hash_rows(records: list[Record], name: str) -> tuple[Rows, int]:
             except OSError as error:
                 log.warning("%s: cannot be read: %s", record.path, error.strerror)
             bar.advance()
+    warn_of_two_labels(kept, hashes)
     return Rows(kept, hashes), len(records) - len(kept)
 
 

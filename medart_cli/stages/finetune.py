@@ -66,6 +66,7 @@ from medart_cli.stages.finetune_setup import (
     read_rows,
     trained_parts,
     unsynced,
+    warn_of_unknown_words,
 )
 
 PREVIEW_STEPS = 20
@@ -94,6 +95,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     check_output(output)
 
     work = build_work(config, base, rows, accelerator)
+    warn_of_unknown_words(work)
     failures += cache_images(work)
     total = count_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"settings": output.settings}

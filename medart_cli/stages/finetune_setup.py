@@ -32,7 +32,7 @@ from medart_cli.data.manifest import (
 )
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import read_versions
-from medart_cli.data.splits import refuse_synthetic
+from medart_cli.data.splits import refuse_synthetic, warn_of_two_labels
 from medart_cli.diffusion.losses import STATISTICS, color_statistics
 from medart_cli.errors import ConfigError, ImageError, RunError, Stopped
 from medart_cli.log import log, progress
@@ -40,6 +40,8 @@ from medart_cli.models import adapters, pixart
 from medart_cli.models import optimizer as optimizers
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
+
+MOST_UNKNOWN = 0.2  # of all tokens of the captions, before a warning
 
 
 @dataclass
@@ -102,6 +104,7 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int]:
             failures += 1
     if not rows:
         raise ConfigError(f"{config.data}: no training image; rows need split train or none at all")
+    warn_of_two_labels([row.record for row in rows], [row.sha256 for row in rows])
     if plain:
         example = next(row.caption for row in rows if row.record.text is None)
         log.warning(
@@ -230,6 +233,29 @@ def build_work(
             if model is not None:
                 pixart.recompute_blocks(model, True)
     return work
+
+
+def warn_of_unknown_words(work: Work) -> None:
+    """Say what of the captions the text encoder's tokenizer does not know, as another script."""
+    unknown = total = 0
+    labels: dict[tuple[int, ...], set[str]] = {}
+    captions = {row.caption: row.record.label or "" for row in work.rows}
+    for caption, label in captions.items():
+        ids = work.tokenizer(pixart.normalize_prompt(caption)).input_ids
+        unknown += sum(token == work.tokenizer.unk_token_id for token in ids)
+        total += len(ids)
+        labels.setdefault(tuple(ids), set()).add(label)
+    if unknown > MOST_UNKNOWN * total:
+        log.warning(
+            "%.0f %% of the captions' tokens are unknown to the text encoder, which sees nothing "
+            "of them; write the captions in English", 100 * unknown / total,
+        )  # fmt: skip
+    alike = next((names for names in labels.values() if len(names) > 1), None)
+    if alike:
+        log.warning(
+            "captions of the labels %s are the same tokens to the text encoder: it cannot tell "
+            "them apart", " and ".join(sorted(alike)),
+        )  # fmt: skip
 
 
 def own_first(count: int) -> list[int]:

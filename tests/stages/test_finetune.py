@@ -529,6 +529,38 @@ def test_a_broken_image_is_named_counted_and_left_out(finetune, images, tmp_path
     finetune("--hldf-every", 0, "--max-failures", 1, data=data)
 
 
+def test_captions_that_the_text_encoder_cannot_read_are_said(finetune, images, tmp_path):
+    data = shutil.copytree(images, tmp_path / "data")
+    for old, new in (("melanoma", "黑色素瘤"), ("nevus", "色素痣")):
+        (data / old).rename(data / new)
+    _, _, errors = finetune("--hldf-every", 0, data=data)
+    assert "% of the captions' tokens are unknown to the text encoder" not in errors
+    places = {"黑色素瘤/0.png": "黑色素瘤", "色素痣/1.png": "色素痣"}
+    rows = [{"file_name": name, "text": label, "label": label} for name, label in places.items()]
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, _, errors = finetune("--hldf-every", 0, data=data, out="chinese")
+    assert "% of the captions' tokens are unknown to the text encoder" in errors
+
+
+def test_a_file_under_two_labels_is_named(finetune, images, tmp_path):
+    data = shutil.copytree(images, tmp_path / "data")
+    shutil.copy(data / "nevus/1.png", data / "melanoma/same.png")
+    _, _, errors = finetune("--hldf-every", 0, data=data)
+    assert (
+        "1 files stand under two labels, as melanoma/same.png (melanoma) and nevus/1.png" in errors
+    )
+
+
+def test_a_drawn_image_is_not_trained_on_wherever_it_lies(finetune, medart, images, tmp_path):
+    run, _, _ = finetune("--hldf-every", 0)
+    medart("sample", run, "--prompt", "a", "--steps", 1, "--out", tmp_path / "syn", "-q")
+    data = shutil.copytree(images, tmp_path / "data")
+    shutil.copy(tmp_path / "syn/000000.png", data / "nevus/loose.png")
+    _, _, errors = finetune("--hldf-every", 0, data=data, out="other", code=2)
+    assert "loose.png: a synthetic image in the training images (its file says so)" in errors
+    finetune("--hldf-every", 0, "--allow-synthetic", data=data, out="other")
+
+
 def test_rows_of_val_and_test_are_never_trained_on(finetune, images, tmp_path):
     data = shutil.copytree(images, tmp_path / "data")
     rows = [
