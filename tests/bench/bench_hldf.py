@@ -116,8 +116,8 @@ def measure(folder, images, kind, arm, seed):
     )
     medart(
         f"classify {images}/train-{kind}.jsonl --synthetic {run}/syn --test "
-        f"{images}/test-{kind}.jsonl --freeze --workers 0 --regimes real,mix --seeds 1 --seed {seed} "
-        f"--out {run}/classifier"
+        f"{images}/test-{kind}.jsonl --freeze --workers 0 --regimes real,mix --seeds 1 "
+        f"--seed {seed} --out {run}/classifier"
     )
     report = json.loads((run / "report" / "metrics.json").read_text())
     whole = next(item for item in report["comparisons"] if item["label"] is None)

@@ -96,7 +96,8 @@ def test_codes_of_groups_are_in_the_order_of_their_names_and_found_in_another_se
     real, other, _ = read_sets(config)
     keys = np.array([bytes([row]) * 32 for row in range(len(names))], dtype="S32")
     real = replace(real, keys=keys)
-    texts = [str(name or key.hex()) for name, key in zip(names, keys, strict=True)]
+    known = ["" if name is None else str(name) for name in names]  # 0 is a patient, "" is none
+    texts = [name or key.hex() for name, key in zip(known, keys, strict=True)]
     np.testing.assert_array_equal(real.groups, np.unique(texts, return_inverse=True)[1])
     assert list(real.find_groups(other)) == [real.groups[3], real.groups[2], -1, -1, -1]
     picked = real.pick(np.array([0, 3]))
@@ -108,8 +109,8 @@ def test_labels_are_counted_without_unreadable_images(tmp_path):
     config = build_config(tmp_path)
     write_rows(config.real, [{"label": name} for name in ("b", "a", None, "b", "", "c")])
     real = read_sets(config)[0]
-    assert real.count_labels() == {"": 1, "a": 1, "b": 2, "c": 1}
-    assert [list(real.rows_of(name)) for name in ("b", "", "other")] == [[0, 3], [4], []]
+    assert real.count_labels() == {"a": 1, "b": 2, "c": 1}  # an empty label is none
+    assert [list(real.rows_of(name)) for name in ("b", "", "other")] == [[0, 3], [], []]
     picked = real.pick(np.arange(1, 4))
     assert picked.count_labels() == {"a": 1, "b": 1} and list(picked.rows_of("b")) == [2]
     assert len(picked.rows_of(None)) == 3
