@@ -176,9 +176,9 @@ class CommonConfig:
     verbose: Annotated[bool, _common_option("--verbose", "-v", help="Say more.")] = False
 
     def __post_init__(self) -> None:
-        kind, _, index = self.device.partition(":")
+        kind, colon, index = self.device.partition(":")
         if kind not in ("auto", "cpu", "cuda") or (
-            index and (kind != "cuda" or not index.isdigit())
+            colon and (kind != "cuda" or not (index.isascii() and index.isdigit()))
         ):
             raise ConfigError(f"--device {self.device}: not auto, cpu, cuda or cuda:N")
         self._check_least(max_failures=0, seed=0)
@@ -364,7 +364,7 @@ class FinetuneConfig(CommonConfig):
     warmup_steps: Annotated[int, _training_option(help="Steps of linear warm-up.")] = 0
     optimizer: Annotated[
         Literal["adamw", "adamw8bit"],
-        _training_option(help="adamw8bit needs bitsandbytes: pip install 'medart-cli[8bit]'."),
+        _training_option(help="adamw8bit needs a GPU and bitsandbytes: pip install bitsandbytes."),
     ] = "adamw"
     weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.")] = 1e-2
     max_grad_norm: Annotated[
@@ -669,9 +669,7 @@ class CaptionConfig(CommonConfig):
     )
     load_in: Annotated[
         Literal["4bit", "8bit"] | None,
-        _model_option(
-            help="Quantize at loading; needs bitsandbytes: pip install 'medart-cli[8bit]'."
-        ),
+        _model_option(help="Quantize at loading; needs bitsandbytes: pip install bitsandbytes."),
     ] = None
     batch_size: Annotated[
         int, _model_option(help="Images at a time; halved when memory does not suffice.")

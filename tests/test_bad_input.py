@@ -83,6 +83,7 @@ FINETUNE = [
     ),
     ("good", ("--method", "magic"), 2, "'magic' is not one of"),
     ("good", ("--device", "tpu"), 2, "--device tpu: not auto, cpu, cuda or cuda:N"),
+    ("good", ("--device", "cuda:"), 2, "--device cuda:: not auto, cpu, cuda or cuda:N"),
     ("good", ("--device", "cuda:77"), 2, "--device cuda:77: this machine shows"),
     ("good", ("--precision", "fp16", "--device", "cpu"), 2, "--precision fp16"),
     ("good", ("--precision", "fp16"), 2, "--precision fp16: corrupts T5 in training"),

@@ -319,9 +319,7 @@ def _quantization(
     if load_in is None:
         return None
     if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"--load-in {load_in}: needs bitsandbytes; pip install 'medart-cli[8bit]'"
-        )
+        raise ConfigError(f"--load-in {load_in}: needs bitsandbytes; pip install bitsandbytes")
     if load_in == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -46,7 +46,7 @@ from medart_cli.errors import ConfigError, RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models.device import build_generator, hush_libraries, peak_memory, used_memory
-from medart_cli.models.optimizer import balance_gradients, take_gradients
+from medart_cli.models.optimizer import balance_gradients, check_optimizer, take_gradients
 from medart_cli.stages.finetune_setup import (
     Work,
     build_accelerator,
@@ -88,9 +88,11 @@ class Batch:
 def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; go on where a run stopped."""
     hush_libraries()
+    check_optimizer(config.optimizer)
     rows, failures = read_rows(config)
     base = pixart.find_base(config.base, offline=config.offline)
     accelerator = build_accelerator(config)
+    check_optimizer(config.optimizer, accelerator.device)
     output = describe_output(config)
     check_output(output)
 

@@ -8,6 +8,7 @@ from medart_cli.models.optimizer import (
     balance_gradients,
     build_optimizer,
     build_schedule,
+    check_optimizer,
     choose_recompute,
     take_gradients,
 )
@@ -29,8 +30,17 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
 
 def test_8_bit_without_its_package_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
-    with pytest.raises(ConfigError, match=r"pip install 'medart-cli\[8bit\]'"):
+    with pytest.raises(ConfigError, match="pip install bitsandbytes, or use"):
         build_optimizer("adamw8bit", [torch.nn.Parameter(torch.ones(1))], 1.0, 0.0)
+
+
+def test_8_bit_on_a_cpu_is_refused_before_its_state_is_lost(monkeypatch):
+    monkeypatch.setattr("medart_cli.models.optimizer.find_spec", lambda name: name)
+    check_optimizer("adamw8bit")
+    with pytest.raises(ConfigError, match="its state cannot be saved on a CPU; use --optimizer"):
+        check_optimizer("adamw8bit", torch.device("cpu"))
+    check_optimizer("adamw8bit", torch.device("cuda"))
+    check_optimizer("adamw", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("free", "choice"), [(40e9, "none"), (6e9, "block"), (2e9, "step")])
