@@ -31,7 +31,7 @@ COMMON = (
     "--base tiny --resolution 64 --batch-size 8 --learning-rate 1e-3 --lr-schedule cosine "
     "--rank 16 --balance --preview-every 0 --steps 300 --hldf-checkpoint none"
 )
-HLDF = "--hldf-every 10"
+HLDF = "--hldf-every 10 --hldf-steps 12"
 ARMS = {
     "lora": "--hldf-every 0",
     "published": f"{HLDF} --hldf-loss published",
