@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medart_cli import cli
-from medart_cli.config import FinetuneConfig, SampleConfig, settings_of
+from medart_cli.config import FinetuneConfig, SampleConfig, read_settings, settings_of
+from medart_cli.data import report
 from medart_cli.errors import ConfigError
 
 
@@ -88,3 +89,12 @@ def test_settings_written_by_a_run_are_read_back_the_same(stage, tmp_path, monke
 
     round_trip()
     assert len(read) >= 3
+
+
+def test_settings_from_before_there_was_a_score_mean_the_published_loss(tmp_path):
+    old = tmp_path / "settings.toml"
+    old.write_text(report._head("finetune") + "hldf_every = 500\n")
+    assert read_settings(str(old))["hldf_loss"] == "published"
+    own = tmp_path / "own.toml"
+    own.write_text("hldf_every = 500\n")  # somebody's own file means today's defaults
+    assert "hldf_loss" not in read_settings(str(own))

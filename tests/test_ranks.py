@@ -16,10 +16,7 @@ from safetensors.torch import load_file
 
 from medart_cli import ranks
 from medart_cli.data.dataset import read_data
-from medart_cli.data.manifest import (
-    MANIFEST_NAME,
-    PARTS,
-)
+from medart_cli.data.manifest import MANIFEST_NAME, PARTS
 from medart_cli.errors import ConfigError
 from tests.small_captioner import build_llava
 

@@ -19,6 +19,7 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 
 from medart_cli.data.files import FULL, draft_of
+from medart_cli.data.folders import SETTINGS_HEAD
 from medart_cli.data.lock import LOCK_NAME, check_lock, hold_lock
 from medart_cli.errors import ConfigError
 
@@ -160,7 +161,7 @@ def _empty(folder: Path) -> None:
 
 
 def _head(stage: str) -> str:
-    return f"# Settings of medart {stage}, in the form that its --config reads.\n"
+    return f"{SETTINGS_HEAD.decode()}{stage}, in the form that its --config reads.\n"
 
 
 def first_change(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str]) -> str | None:

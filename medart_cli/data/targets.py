@@ -8,16 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from medart_cli.data.dataset import list_images, open_data
-from medart_cli.data.manifest import (
-    MANIFEST_NAME,
-    Record,
-    read_manifest,
-    repair_manifest,
-)
-from medart_cli.data.stored import (
-    hash_name,
-    hash_names,
-)
+from medart_cli.data.manifest import MANIFEST_NAME, Record, read_manifest, repair_manifest
+from medart_cli.data.stored import hash_name, hash_names
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 

@@ -45,12 +45,7 @@ from medart_cli.data.images import load_image
 from medart_cli.data.journal import Journal
 from medart_cli.data.labels import merge_labels, read_labels
 from medart_cli.data.lock import hold_lock
-from medart_cli.data.manifest import (
-    MANIFEST_NAME,
-    Record,
-    warn_of_demonstration,
-    write_manifest,
-)
+from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration, write_manifest
 from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
 from medart_cli.data.report import first_change, write_text
 from medart_cli.data.review import build_review, status_of

@@ -11,10 +11,7 @@ from medart_cli import stop
 from medart_cli.config import RUN_ONLY, ClassifyConfig, parse_levels, settings_of
 from medart_cli.data.dataset import open_data
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import (
-    ManifestWriter,
-    Record,
-)
+from medart_cli.data.manifest import ManifestWriter, Record
 from medart_cli.data.report import Output, open_output
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress

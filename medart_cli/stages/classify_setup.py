@@ -10,10 +10,7 @@ from typing import Any
 from medart_cli import stop
 from medart_cli.config import ClassifyConfig, parse_levels
 from medart_cli.data.dataset import open_data
-from medart_cli.data.manifest import (
-    Record,
-    hash_file,
-)
+from medart_cli.data.manifest import Record, hash_file
 from medart_cli.data.splits import (
     check_labels,
     check_same_classes,

@@ -16,11 +16,7 @@ from medart_cli.data.report import Output, open_output, read_versions, write_jso
 from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
 from medart_cli.metrics import color
-from medart_cli.metrics.comparison import (
-    Effort,
-    compare_features,
-    rank_sets,
-)
+from medart_cli.metrics.comparison import Effort, compare_features, rank_sets
 from medart_cli.metrics.features import Extractor, read_features
 from medart_cli.stages.evaluate_colors import compare_colors, tell_variety
 from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up

@@ -13,13 +13,7 @@ from PIL import Image, ImageDraw
 
 from medart_cli.data.files import draft_of
 from medart_cli.data.images import fit_image, load_image, tile_images
-from medart_cli.data.report import (
-    DEMONSTRATION,
-    build_figure,
-    build_page,
-    build_table,
-    write_text,
-)
+from medart_cli.data.report import DEMONSTRATION, build_figure, build_page, build_table, write_text
 from medart_cli.metrics.color import CHANNELS
 from medart_cli.stages.evaluate_colors import COLLAPSED, tell_variety
 from medart_cli.stages.evaluate_copies import Pairs

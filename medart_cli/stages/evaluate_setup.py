@@ -17,10 +17,7 @@ from medart_cli import stop
 from medart_cli.config import EvaluateConfig, parse_levels, parse_shard
 from medart_cli.data.dataset import open_data
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import (
-    Record,
-    hash_file,
-)
+from medart_cli.data.manifest import Record, hash_file
 from medart_cli.data.splits import refuse_synthetic
 from medart_cli.errors import ConfigError, RunError
 from medart_cli.log import log, progress

@@ -25,11 +25,7 @@ from medart_cli.config import RUN_ONLY, FinetuneConfig, parse_levels, plan_hldf,
 from medart_cli.data.dataset import open_data
 from medart_cli.data.images import LOADER, fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, default_cache, open_cache
-from medart_cli.data.manifest import (
-    Record,
-    hash_file,
-    warn_of_demonstration,
-)
+from medart_cli.data.manifest import Record, hash_file, warn_of_demonstration
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import read_versions
 from medart_cli.data.splits import refuse_synthetic, warn_of_two_labels

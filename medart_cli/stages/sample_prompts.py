@@ -17,9 +17,7 @@ import numpy as np
 
 from medart_cli.config import SampleConfig, parse_levels
 from medart_cli.data.dataset import open_data
-from medart_cli.data.manifest import (
-    Record,
-)
+from medart_cli.data.manifest import Record
 from medart_cli.data.profiles import Profile, read_profile
 from medart_cli.data.tables import decode_text
 from medart_cli.errors import ConfigError

@@ -4,15 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from medart_cli.data.dataset import open_data, read_data
-from medart_cli.data.manifest import (
-    PARTS,
-    read_manifest,
-    write_manifest,
-)
-from medart_cli.data.stored import (
-    StoredRecords,
-    join_manifests,
-)
+from medart_cli.data.manifest import PARTS, read_manifest, write_manifest
+from medart_cli.data.stored import StoredRecords, join_manifests
 from medart_cli.errors import ConfigError, ManifestError
 
 

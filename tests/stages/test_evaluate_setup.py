@@ -15,12 +15,7 @@ from timm.models import save_for_hf
 from medart_cli.config import EvaluateConfig
 from medart_cli.errors import RunError
 from medart_cli.metrics.features import Files, count_missing
-from medart_cli.stages.evaluate_setup import (
-    Extraction,
-    build_networks,
-    extract,
-    read_sets,
-)
+from medart_cli.stages.evaluate_setup import Extraction, build_networks, extract, read_sets
 
 
 def save_images(folder, count, seed):
