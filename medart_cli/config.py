@@ -584,9 +584,16 @@ class CaptionConfig(CommonConfig):
         Literal["rejected", "simple", "all"] | None,
         _output_option(
             help="Caption again: rows whose texts the rules refused, rows with the simple caption, "
-            "or all rows."
+            "or all rows. Texts that a person wrote or changed are kept."
         ),
     ] = None
+    overwrite_edits: Annotated[
+        bool,
+        _output_option(
+            "--overwrite-edits",
+            help="With --recaption all: write texts anew that a person wrote or changed, too.",
+        ),
+    ] = False
     review: Annotated[
         int,
         _output_option(help="Most images shown in review.html, refused ones first; 0 writes none."),
@@ -718,6 +725,8 @@ class CaptionConfig(CommonConfig):
         parse_shard(self.shard)
         if self.images == "-" and self.out is None:
             raise ConfigError("--out: missing; name the manifest to write for standard input")
+        if self.overwrite_edits and self.recaption != "all":
+            raise ConfigError("--overwrite-edits: goes with --recaption all; add it")
         if self.audit == 1:
             raise ConfigError("--audit 1: needs 2 images or more, to show one in another's place")
         if self.audit and self.style != "visual":

@@ -11,13 +11,14 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
+from medart_cli.data.edits import hash_text
 from medart_cli.data.manifest import (
     ManifestWriter,
     Record,
@@ -26,6 +27,7 @@ from medart_cli.data.manifest import (
     write_manifest,
 )
 from medart_cli.data.stored import hash_name, hash_names
+from medart_cli.errors import RunError
 
 FOLD_SECONDS = 60.0  # how often the manifest takes up the journal's rows while a run goes on
 FOLD_SHARE = 0.05  # of the time at most goes into that
@@ -89,10 +91,17 @@ class Journal:
         records: The manifest's rows as the run found them.
         merged: The same with the new fields of those that are finished.
         failed: Rows whose result tells of an error instead of a text.
+        seen: The manifest's file as this run read or wrote it last.
     """
 
     def __init__(
-        self, manifest: Path, records: Sequence[Record], part: str = "", *, alone: bool = True
+        self,
+        manifest: Path,
+        records: Sequence[Record],
+        part: str = "",
+        *,
+        alone: bool = True,
+        seen: tuple[int, ...] | None = None,
     ) -> None:
         """Read what an unfinished run has left; a line torn by a crash is cut off.
 
@@ -101,7 +110,9 @@ class Journal:
             records: Its rows.
             part: Name of the part of the rows that this process does, as 2-of-3; empty for all.
             alone: Whether no other run is at work: then the journals of all parts are read.
+            seen: The manifest's file as `records` were read from it, if that was not just now.
         """
+        self.seen = _look_at(manifest) if seen is None else seen
         mark = f".{part}" if part else ""
         self.path = manifest.with_name(f".{manifest.name}{mark}.journal")
         self.records = records
@@ -128,7 +139,7 @@ class Journal:
         for line in read_records(file, str(path), Path("/"), Path("/")):
             end = file.tell()
             row = self._keys.find(line.file_name, line.fields["twin"])
-            if row is not None:
+            if row is not None and not _was_edited(self.records[row], line.fields):
                 self._note(row, line.fields["result"], (number, start, end - start))
             start = end
 
@@ -143,30 +154,64 @@ class Journal:
         """Say whether a row is finished; one that failed is not."""
         return self.merged.has(row) and row not in self.failed
 
+    def begin(self) -> None:
+        """Leave a mark that the run is unfinished, before its first result."""
+        self.path.touch()
+
+    def is_begun(self) -> bool:
+        """Say whether an unfinished run has left a journal, be it empty."""
+        return bool(find_journals(self._manifest))
+
     def append(self, row: int, result: dict[str, Any]) -> None:
         """Keep one row's new fields; they are with the system when this returns."""
         if self._writer is None:
             self._writer = ManifestWriter(self.path)
             self._own = self.merged.add_file(self.path.open("rb"))
-        name, twin = self.records[row].file_name, self._keys.twin_of(row)
-        start, size = self._writer.append({"file_name": name, "twin": twin, "result": result})
+        record = self.records[row]
+        line = {"file_name": record.file_name, "twin": self._keys.twin_of(row),
+                "before": None if record.text is None else hash_text(record.text),
+                "result": result}  # fmt: skip
+        start, size = self._writer.append(line)
         self._note(row, result, (self._own, start, size))
         if time.monotonic() > self._next_fold:
             self.fold()
 
-    def fold(self) -> None:
-        """Write the manifest with what is finished; a part leaves that to who joins the parts."""
+    def write(self, rows: Iterable[Record], *, shared: bool = False) -> None:
+        """Write the manifest; arguments as `write_manifest`."""
+        write_manifest(self._manifest, (record.fields for record in rows), shared=shared)
+        self.seen = _look_at(self._manifest)
+
+    def fold(self) -> bool:
+        """Write the manifest with what is finished; a part leaves that to who joins the parts.
+
+        A manifest that someone has changed since this run read it stays as it is.
+
+        Returns:
+            Whether the manifest is as this run wrote it.
+        """
         if self._part:
-            return
+            return True
         started = time.monotonic()
-        write_manifest(self._manifest, (record.fields for record in self.merged))
+        whole = _look_at(self._manifest) == self.seen
+        if whole:
+            self.write(self.merged)
         now = time.monotonic()
         self._next_fold = now + max(FOLD_SECONDS, (now - started) / FOLD_SHARE)
+        return whole
 
     def finish(self) -> None:
-        """End the run: the manifest takes up all rows, and the journals' files go."""
+        """End the run: the manifest takes up all rows, and the journals' files go.
+
+        Raises:
+            RunError: Someone has changed the manifest meanwhile; the journals stay.
+        """
         if self.merged.has_any():
-            self.fold()
+            if not self.fold():
+                self.close()
+                raise RunError(
+                    f"{self._manifest}: was changed by someone else while this run was at work; "
+                    "nothing is lost, and the same command again joins both"
+                )
             self.records = self.merged
         self.close()
         for path in {*self._files, self.path}:
@@ -207,6 +252,23 @@ class _Keys:
         place = int(np.searchsorted(self._sorted, wanted)) + twin
         there = place < len(self._sorted) and self._sorted[place] == wanted
         return int(self._order[place]) if there else None
+
+
+def _look_at(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written; nothing where there is none."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return ()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _was_edited(record: Record, line: dict[str, Any]) -> bool:
+    """Say whether a person has changed a row's text since a line of the journal was written."""
+    if record.text is None or "before" not in line:
+        return False
+    written = line["result"].get("text")
+    return hash_text(record.text) not in (line["before"], hash_text(written or ""))
 
 
 def find_journals(manifest: Path) -> list[Path]:

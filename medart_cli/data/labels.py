@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from medart_cli.data.edits import is_users
 from medart_cli.data.folders import ENDINGS, find_split
 from medart_cli.data.manifest import Record
 from medart_cli.data.tables import TableRow, clean_name, read_table
@@ -19,7 +20,8 @@ def read_labels(path: Path) -> dict[str, TableRow]:
     """Read a table by file name, and say which of its columns are taken.
 
     A cell is text, also where it is a number; an empty one says nothing. A text with a `caption`
-    record beside it is medart's own, as another manifest has it, and is not taken.
+    record beside it is medart's own, as another manifest has it, and is not taken unless a person
+    has changed it.
 
     Returns:
         For each file name the cells of `COLUMNS` that are not empty.
@@ -125,7 +127,8 @@ def _read_cell(row: TableRow, column: str) -> str | None:
 
 
 def _is_ours(row: TableRow) -> bool:
-    return isinstance(row.values.get("caption"), dict)
+    written = isinstance(row.values.get("caption"), dict)
+    return written and not is_users(Record(dict(row.values), Path(), row.place))
 
 
 def _say_columns(

@@ -68,7 +68,10 @@ def build_review(
 
 
 def status_of(record: Record) -> str:
-    """Return how a row's text came about: a status, `kept` for others' texts, `none` without."""
+    """Return how a row's text came about: a status, `kept` for others' texts, `none` without.
+
+    The status `edited` is that of a text which a person changed after medart wrote it.
+    """
     status = (record.fields.get("caption") or {}).get("status")
     return str(status) if status else "kept" if record.text else "none"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medart_cli.data.dataset import list_images, open_data
+from medart_cli.data.edits import is_users
 from medart_cli.data.manifest import MANIFEST_NAME, Record, read_manifest, repair_manifest
 from medart_cli.data.stored import hash_name, hash_names
 from medart_cli.errors import ConfigError
@@ -82,6 +83,9 @@ def read_target(
     )
     if own:
         return rows, False
+    edited = sum(is_users(row) and bool(row.fields.get("caption")) for row in rows)
+    if edited:
+        log.info("%d texts of medart's that were changed by hand stay in %s", edited, images)
     rows = [_without_our_text(row) for row in rows]  # another manifest is to hold other texts
     if not target.is_file():
         return rows, False

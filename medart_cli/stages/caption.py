@@ -40,12 +40,13 @@ from medart_cli.data.captions import (
     trim_caption,
     word_overlap,
 )
+from medart_cli.data.edits import Edits, hash_text, is_users
 from medart_cli.data.files import draft_of
 from medart_cli.data.images import load_image
 from medart_cli.data.journal import Journal
 from medart_cli.data.labels import merge_labels, read_labels
 from medart_cli.data.lock import hold_lock
-from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration, write_manifest
+from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration
 from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
 from medart_cli.data.report import first_change, write_text
 from medart_cli.data.review import build_review, status_of
@@ -60,7 +61,7 @@ from medart_cli.models.pixart import find_base, load_tokenizer, max_tokens, norm
 from medart_cli.ranks import count_ranks, own_part
 
 KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
-STATUSES = ("ok", "shortened", "simple", "rejected", "kept", "none")
+STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "kept", "none")
 AHEAD = 8  # batches of images that are decoded ahead, and sorted by size
 WORDS_A_TOKEN = 0.45  # T5 takes some 1.4 tokens for an English word, and up to 2 for medical ones
 MOST_SAME = 0.5  # share of texts that may stay the same without the image, before a warning
@@ -68,7 +69,7 @@ MOST_SAME = 0.5  # share of texts that may stay the same without the image, befo
 # place that changes (a server's port).
 FREE = RUN_ONLY | frozenset(
     "images batch_size endpoint allow_remote concurrency timeout audit review labels texts add_new "
-    "recaption".split()
+    "recaption overwrite_edits".split()
 )
 # These shape no text where no model is asked.
 MODEL_ONLY = frozenset(
@@ -150,11 +151,14 @@ def write_captions(
     target, folder = places
     started = time.monotonic()
     state, part = PartialState(), own_part(parse_shard(config.shard))
-    records, changed = read_rows(config, target, folder)
+    rows, changed = read_rows(config, target, folder)
+    records = Edits(rows)
+    changed = changed or records.new > 0
     check_columns(profile, records)
     journal = Journal(target, records, part.name, alone=config.shard is None)
-    check_session(config, journal, beside(target, "caption.toml"))
-    todo = find_todo(config, journal)
+    finished = check_session(config, journal, beside(target, "caption.toml"))
+    todo = find_todo(config, journal, profile, finished=finished)
+    tell_edits(config, records)
     warn_of_old_labels(profile, journal.records, todo)
 
     book = build_book(config, profile, records)
@@ -187,19 +191,20 @@ def write_captions(
     if not state.is_main_process:
         return summary
     if part.count > 1:
-        journal = Journal(target, records)
+        journal = Journal(target, records, seen=journal.seen)
     summary["failures"] = len(journal.failed)
     journal.finish()
-    texts = write_review(config, target, journal.records, book, asker, anew=bool(todo))
+    texts = write_review(config, target, journal.records, book, asker, anew=changed or bool(todo))
     return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
 
 
 def write_beginning(config: CaptionConfig, journal: Journal, target: Path, changed: bool) -> None:
     """Write the manifest, where it is not there or lacks rows, and what its texts belong to."""
     shared = config.shard is not None
+    if config.recaption:
+        journal.begin()  # before the settings say that its texts are of this run
     if changed or not target.is_file():
-        rows = journal.records if shared else journal.merged
-        write_manifest(target, (record.fields for record in rows), shared=shared)
+        journal.write(journal.records if shared else journal.merged, shared=shared)
     with draft_of(beside(target, "caption.toml"), shared=shared) as draft:
         draft.write_text(tomli_w.dumps(settings_of(config)), encoding="utf-8")
 
@@ -275,8 +280,11 @@ def check_columns(profile: Profile, records: Sequence[Record]) -> None:
             )
 
 
-def check_session(config: CaptionConfig, journal: Journal, file: Path) -> None:
+def check_session(config: CaptionConfig, journal: Journal, file: Path) -> bool:
     """Go on with an unfinished run of the same settings, or take its rows up and begin anew.
+
+    Returns:
+        Whether the same command has finished already.
 
     Raises:
         ConfigError: The manifest was begun with other settings, and --recaption is not given; or
@@ -293,11 +301,19 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> None:
             f"{file.parent}: its captions belong to other settings: {change}; name another "
             "manifest with --out, or have texts written anew with --recaption"
         )
+    again = (
+        old is not None
+        and change is None
+        and all(
+            old.get(name, default) == getattr(config, name)
+            for name, default in (("recaption", None), ("overwrite_edits", False))
+        )
+    )
     if not journal.merged.has_any():
-        return
-    if old is not None and change is None and old.get("recaption") == config.recaption:
+        return again and not journal.is_begun()
+    if again:
         log.info("going on with an unfinished run")
-        return
+        return False
     if config.shard is not None or count_ranks() > 1:
         raise ConfigError(
             f"{journal.path.parent}: holds an unfinished run of other settings; one process alone "
@@ -305,43 +321,77 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> None:
         )
     log.info("taking up the rows of an unfinished run")
     journal.finish()
+    return False
 
 
-def find_todo(config: CaptionConfig, journal: Journal) -> list[int]:
+def tell_edits(config: CaptionConfig, records: Edits) -> None:
+    """Say how many texts are a person's, where --recaption might be thought to write them anew."""
+    if not records.users or config.recaption is None:
+        if records.new:
+            log.info("%d texts were changed by hand since they were written; kept", records.new)
+    elif config.overwrite_edits:
+        log.warning("%d texts that a person wrote or changed are written anew", records.users)
+    else:
+        log.info(
+            "%d texts that a person wrote or changed are kept; --recaption all --overwrite-edits "
+            "writes them anew too", records.users,
+        )  # fmt: skip
+
+
+def find_todo(
+    config: CaptionConfig, journal: Journal, profile: Profile, *, finished: bool = False
+) -> list[int]:
     """Return the rows to caption: those without a text, and those that --recaption names.
 
-    Rows of an unfinished run are done, unless they failed: the server may be mended by now.
+    Rows of an unfinished run are done, unless they failed: the server may be mended by now. Where
+    the same command has `finished`, --recaption all names only texts whose label has changed.
     """
+    again = finished and config.recaption == "all"
+    if again:
+        log.info("the same command wrote all texts before; another --seed draws others")
+
+    def is_wanted(record: Record) -> bool:
+        if is_users(record):
+            return config.overwrite_edits and not again
+        if again and not _tells_other_label(profile, record):
+            return _needs_text(record)
+        return _needs_text(record) or _is_named(record, config.recaption)
+
     return [
         row
         for row, record in enumerate(journal.records)
-        if not journal.is_done(row) and is_wanted(record, config.recaption)
+        if not journal.is_done(row) and is_wanted(record)
     ]
 
 
-def is_wanted(record: Record, recaption: str | None) -> bool:
-    """Say whether a row has no text, or is one that --recaption names."""
+def _needs_text(record: Record) -> bool:
+    status = (record.fields.get("caption") or {}).get("status")
+    return record.text is None or status == "rejected" or not (record.text.strip() or status)
+
+
+def _is_named(record: Record, recaption: str | None) -> bool:
     facts = record.fields.get("caption") or {}
-    status = facts.get("status")
-    if record.text is None or status == "rejected" or (not record.text.strip() and not status):
-        return True
     if recaption == "rejected":
-        return status == "simple" and bool(facts.get("faults"))
-    return recaption == "all" or (recaption == "simple" and status == "simple")
+        return facts.get("status") == "simple" and bool(facts.get("faults"))
+    return recaption == "all" or (recaption == "simple" and facts.get("status") == "simple")
+
+
+def _tells_other_label(profile: Profile, record: Record) -> bool:
+    """Say whether a text of medart's does not begin with the simple caption of the row's label."""
+    ours = record.text and not is_users(record)
+    return bool(ours) and not begins_with(record.text or "", profile.simple_caption(record.label))
 
 
 def warn_of_old_labels(profile: Profile, records: Sequence[Record], todo: Sequence[int]) -> None:
     """Say how many of our texts that are kept name another class than their row does now."""
     new, old, example = set(todo), 0, ""
     for row, record in enumerate(records):
-        ours = (record.fields.get("caption") or {}).get("status") and record.text
-        simple = profile.simple_caption(record.label)
-        if row not in new and ours and not begins_with(record.text or "", simple):
+        if row not in new and _tells_other_label(profile, record):
             old, example = old + 1, example or record.file_name
     if old:
         log.warning(
             "%d texts do not begin with the simple caption of their label, as %s: labels or "
-            "profile have changed; --recaption all writes all texts anew", old, example,
+            "profile have changed; --recaption all writes medart's texts anew", old, example,
         )  # fmt: skip
 
 
@@ -445,7 +495,7 @@ def word_rows(
         simple = config.style == "simple"
         text = book.profile.simple_caption(records[row].label) if simple else ""
         status = "simple" if simple else "ok"
-        facts = describe(config, book, None) | {"status": status}
+        facts = describe(config, book, None) | {"status": status, "text_hash": hash_text(text)}
         yield row, {"text": text, "caption": facts}
 
 
@@ -527,6 +577,7 @@ def settle(
         "seed": draw_seed(config.seed, task.row, task.attempt, task.draft is not None),
         "attempts": task.attempt,
         "status": status,
+        "text_hash": hash_text(text),
     }
     if status == "simple":
         facts["faults"] = task.faults

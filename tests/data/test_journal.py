@@ -5,6 +5,7 @@ import pytest
 from medart_cli.data import journal as journal_module
 from medart_cli.data.journal import Journal, find_journals
 from medart_cli.data.manifest import read_manifest, write_manifest
+from medart_cli.errors import RunError
 
 ROWS = [
     {"file_name": "b.png", "label": "x"},
@@ -133,3 +134,26 @@ def test_parts_keep_their_own_journals_and_one_run_alone_takes_all_up(manifest):
     whole.finish()
     assert [row.get("text") for row in rows_of(manifest)] == [None, "part 1", "part 2"]
     assert find_journals(manifest) == []
+
+
+def test_a_text_changed_since_a_line_was_written_wins_over_it(manifest):
+    journal = open_journal(manifest)
+    journal.append(0, {"text": "t0"})
+    journal.append(1, {"text": "t1"})
+    journal.fold()
+    rows = rows_of(manifest)
+    rows[0]["text"] = "mine"
+    write_manifest(manifest, rows)
+    assert results_of(open_journal(manifest)) == {1: {"text": "t1"}}
+
+
+def test_a_manifest_that_someone_changed_is_not_written_over(manifest):
+    journal = open_journal(manifest)
+    journal.append(0, {"text": "t0"})
+    write_manifest(manifest, [*ROWS, {"file_name": "new.png"}])
+    with pytest.raises(RunError, match="changed by someone else"):
+        journal.finish()
+    assert len(rows_of(manifest)) == 4 and journal.path.is_file()
+    again = open_journal(manifest)
+    again.finish()
+    assert rows_of(manifest)[0]["text"] == "t0" and len(rows_of(manifest)) == 4

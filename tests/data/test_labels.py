@@ -4,6 +4,7 @@ import unicodedata
 
 import pytest
 
+from medart_cli.data.edits import hash_text
 from medart_cli.data.labels import merge_labels, read_labels
 from medart_cli.data.manifest import Record
 from medart_cli.data.tables import TableRow
@@ -136,6 +137,9 @@ def test_a_text_that_medart_wrote_elsewhere_is_not_taken_as_the_users(tmp_path, 
     table = read(tmp_path, json.dumps(line) + "\n", "other.jsonl")
     assert cells_of(table) == {"a": {"label": "b"}}
     assert "not taken: caption, and 1 texts that medart wrote" in said()
+    line["caption"]["text_hash"] = hash_text("what medart wrote")
+    edited = read(tmp_path, json.dumps(line) + "\n", "edited.jsonl")
+    assert cells_of(edited) == {"a": {"label": "b", "text": "ours"}}  # a person changed it
 
 
 UIDS = ("1.2.826.7", "1.2.826.7.1", "1.2.826.70", "1.2.826.8")

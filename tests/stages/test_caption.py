@@ -311,14 +311,119 @@ def test_recaption_redoes_the_rows_it_names_and_no_others(images, models):
             )
         )
     )
-    kept = {"rejected": ["Mine.", "B", "C"], "simple": ["Mine.", "C"], "all": []}
+    kept = {
+        "rejected": ["Mine.", "B", "C"],
+        "simple": ["Mine.", "C"],
+        "all": ["Mine."],
+        "all --overwrite-edits": [],
+    }
     for which, texts in kept.items():
         folder = images.with_name(which)
         shutil.copytree(images, folder)
         with serve(good) as stub:
-            assert ask_stub(stub, models, folder, "--recaption", which).exit_code == 0
+            assert ask_stub(stub, models, folder, "--recaption", *which.split()).exit_code == 0
         left = [row["text"] for row in rows_of(folder) if "round brown" not in row["text"]]
         assert left == texts
+
+
+def edit(images, row, text):
+    """Change one text as an editor does, and nothing else."""
+    rows = rows_of(images)
+    rows[row]["text"] = text
+    lines = [json.dumps(fields, ensure_ascii=False) + "\n" for fields in rows]
+    (images / "metadata.jsonl").write_text("".join(lines), "utf-8")
+
+
+@pytest.mark.parametrize("options", [[], ["--recaption", "simple"], ["--recaption", "rejected"],
+                                     ["--recaption", "all", "--seed", "1"]])  # fmt: skip
+def test_a_text_that_a_person_changed_is_kept_counted_and_shown(images, models, options):
+    with serve(lambda body: "I cannot help with that.") as stub:
+        ask_stub(stub, models, images, "--attempts", 1)  # simple captions
+        edit(images, 1, "A flat brown nevus, seen by me.")
+        rows = rows_of(images)
+        rows[2]["caption"] = {"status": "rejected", "error": "truncated"}
+        edit(images, 2, "A lesion that I describe.")
+        stub.reply = good
+        result = ask_stub(stub, models, images, "--attempts", 1, "--json", *options)
+    assert result.exit_code == 0
+    found = rows_of(images)
+    assert [found[row]["text"] for row in (1, 2)] == [
+        "A flat brown nevus, seen by me.", "A lesion that I describe.",
+    ]  # fmt: skip
+    assert {found[row]["caption"]["status"] for row in (1, 2)} == {"edited"}
+    assert json.loads(result.stdout)["statuses"]["edited"] == 2
+    page = (images / "review.html").read_text("utf-8")
+    assert "<td>edited</td>" in page and "edited: A flat brown nevus, seen by me." in page
+    assert "changed by hand" in result.stderr or "a person wrote or changed" in result.stderr
+
+
+def test_an_edit_is_overwritten_where_that_is_asked_for_by_name(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        edit(images, 1, "Mine.")
+        assert ask_stub(stub, models, images, "--overwrite-edits").exit_code == 2
+        again = ("--recaption", "all", "--overwrite-edits", "--seed", 1)
+        result = ask_stub(stub, models, images, *again)
+    assert result.exit_code == 0 and "1 texts that a person wrote or changed" in result.stderr
+    row = rows_of(images)[1]
+    assert "round brown" in row["text"] and row["caption"]["status"] == "ok"
+
+
+def test_an_edit_between_a_stop_and_the_next_run_is_kept(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        stub.reply = lambda body: 404 if len(stub.requests) > 10 else good(body)
+        again = ("--recaption", "all", "--seed", 5, "--concurrency", 1)
+        assert ask_stub(stub, models, images, *again).exit_code == 1
+        done = [row for row, fields in enumerate(rows_of(images))
+                if str(fields["caption"]["seed"]) in fields["text"]]  # fmt: skip
+        edit(images, done[0], "Mine.")
+        edit(images, 5, "Mine too.")
+        stub.reply = good
+        assert ask_stub(stub, models, images, *again).exit_code == 0
+    texts = [row["text"] for row in rows_of(images)]
+    assert (texts[done[0]], texts[5]) == ("Mine.", "Mine too.")
+    assert sum("round brown" in text for text in texts) == 4
+
+
+@pytest.mark.parametrize("in_place", [True, False])  # as editors do the one or the other
+def test_a_text_changed_while_a_run_is_at_work_is_kept_and_joined_by_the_next(
+    images, models, in_place
+):
+    def reply(body):
+        if len(stub.requests) == 9:
+            if not in_place:
+                shutil.copy(images / "metadata.jsonl", images / "copy")
+                (images / "copy").replace(images / "metadata.jsonl")
+            edit(images, 0, "Mine.")
+        return good(body)
+
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        stub.reply = reply
+        again = ("--recaption", "all", "--seed", 5, "--concurrency", 1)
+        result = ask_stub(stub, models, images, *again)
+        assert result.exit_code == (2 if in_place else 1)
+        assert ("changed while in use" if in_place else "changed by someone") in result.stderr
+        assert ask_stub(stub, models, images, *again).exit_code == 0
+    rows = rows_of(images)
+    assert rows[0]["text"] == "Mine." and rows[0]["caption"]["status"] == "edited"
+    assert not list(images.glob(".*"))
+
+
+def test_recaptioning_all_again_after_it_finished_asks_nothing(images, models):
+    again = ("--recaption", "all", "--seed", 1)
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        assert ask_stub(stub, models, images, *again).exit_code == 0
+        before = rows_of(images)
+        result = ask_stub(stub, models, images, *again)
+        assert result.exit_code == 0 and len(stub.requests) == 12
+        assert "another --seed draws others" in result.stderr and rows_of(images) == before
+        table = images.parent / "labels.csv"
+        table.write_text("file_name,label\nnevus/001.png,melanoma\n")
+        assert ask_stub(stub, models, images, *again, "--labels", table).exit_code == 0
+    assert len(stub.requests) == 13  # the text whose label is another now
 
 
 def test_a_row_that_fails_anew_keeps_its_text(images, models):
