@@ -22,7 +22,7 @@ DEFAULT_CAPTIONER = "llava-hf/llama3-llava-next-8b-hf"  # the paper's captioner
 RUN_ONLY = frozenset(
     "config data run root out device offline json quiet verbose max_failures overwrite "
     "save_every save_minutes keep preview_every preview_count log_with cache use_cache merge "
-    "hldf_checkpoint gradient_checkpointing shard".split()
+    "hldf_checkpoint gradient_checkpointing shard synthetic_root test_root holdout_root".split()
 )
 
 # What settings of finetune mean that were written before these options were there.
@@ -183,6 +183,12 @@ class CommonConfig:
             raise ConfigError(f"--device {self.device}: not auto, cpu, cuda or cuda:N")
         self._check_least(max_failures=0, seed=0)
         parse_levels(getattr(self, "folders", None))
+
+    def _check_roots(self, *names: str) -> None:
+        """Refuse a root for a set that is not there."""
+        for name in names:
+            if getattr(self, f"{name}_root") is not None and getattr(self, name) is None:
+                raise ConfigError(f"--{name}-root: names the folder of --{name}, which is missing")
 
     def _check_least(self, **least: float) -> None:
         for name, smallest in least.items():
@@ -507,6 +513,13 @@ class SampleConfig(CommonConfig):
     root: Annotated[
         Path | None, _prompts_option(help="Folder that file names of --from are relative to.")
     ] = None
+    split: Annotated[
+        list[str] | None,
+        _prompts_option(
+            help="Split of --from whose captions are drawn, train, val or test (repeatable); by "
+            "default what finetune trains on: train, and rows that name none."
+        ),
+    ] = None
     folders: Folders = None
     profile: Annotated[
         str, _prompts_option(help="Modality that words the simple caption where a row has no text.")
@@ -546,6 +559,11 @@ class SampleConfig(CommonConfig):
             raise ConfigError("give prompts by exactly one of --prompt, --prompts and --from")
         if any("\ud800" <= letter <= "\udfff" for text in self.prompt or () for letter in text):
             raise ConfigError("--prompt: is not valid text in the terminal's encoding")
+        for name in self.split or ():
+            if name not in ("train", "val", "test"):
+                raise ConfigError(f"--split {name}: must be train, val or test")
+        if self.split and self.from_data is None:
+            raise ConfigError("--split: names rows of --from, which is missing")
         if self.per_label is not None and (self.from_data is None or self.count is not None):
             raise ConfigError("--per-label needs --from, and goes without --count")
 
@@ -778,9 +796,15 @@ class ClassifyConfig(CommonConfig):
             help="Run folder of the synthetic images, for its list of training images (repeatable)."
         ),
     ] = None
-    root: Annotated[Path | None, _data_option(help="Folder that file names are relative to.")] = (
-        None
-    )
+    root: Annotated[
+        Path | None, _data_option(help="Folder that file names of DATA are relative to.")
+    ] = None
+    synthetic_root: Annotated[
+        Path | None, _data_option(help="Folder that file names of --synthetic are relative to.")
+    ] = None
+    test_root: Annotated[
+        Path | None, _data_option(help="Folder that file names of --test are relative to.")
+    ] = None
     workers: Annotated[
         int, _data_option(help="Processes that decode images for --freeze; 0 for none.")
     ] = 2
@@ -895,6 +919,7 @@ class ClassifyConfig(CommonConfig):
             raise ConfigError("--checkpoint: only predicts; leave out --test and --synthetic")
         if [self.data, self.test, self.synthetic].count("-") > 1:
             raise ConfigError("only one of the sets can be -, standard input")
+        self._check_roots("test", "synthetic")
         self._check_regimes()
 
     def _check_regimes(self) -> None:
@@ -942,7 +967,19 @@ class EvaluateConfig(CommonConfig):
 
     root: Annotated[
         Path | None,
-        _data_option(help="Folder that file names are relative to; they may then be absolute."),
+        _data_option(
+            help="Folder that file names of REAL are relative to; they may then be absolute."
+        ),
+    ] = None
+    synthetic_root: Annotated[
+        list[Path] | None,
+        _data_option(
+            help="Folder that file names of a synthetic set are relative to (repeatable: one for "
+            "all sets, or one for each, in order)."
+        ),
+    ] = None
+    holdout_root: Annotated[
+        Path | None, _data_option(help="Folder that file names of --holdout are relative to.")
     ] = None
     folders: Folders = None
     allow_synthetic: AllowSynthetic = False
@@ -1015,12 +1052,26 @@ class EvaluateConfig(CommonConfig):
             raise ConfigError(f"--copy-rate must be between 0 and 1, got {self.copy_rate}")
         if self.fail_on_copies is not None and not self.copies:
             raise ConfigError("--fail-on-copies needs --copies")
+        self._check_roots("holdout")
+        if len(self.synthetic_root or ()) not in (0, 1, len(self.synthetic)):
+            raise ConfigError(
+                f"--synthetic-root: is given {len(self.synthetic_root or ())} times for "
+                f"{len(self.synthetic)} synthetic sets; give it once for all, or once for each"
+            )
         if len(set(self.synthetic)) < len(self.synthetic):
             raise ConfigError("a synthetic set is named twice")
         if self.features is not None and len(set(self.features)) < len(self.features):
             raise ConfigError("--features: one is named twice")
         if self.bootstrap and self.bootstrap < 20:
             raise ConfigError(f"--bootstrap must be 0, or 20 or more, got {self.bootstrap}")
+
+    @property
+    def synthetic_roots(self) -> list[Path | None]:
+        """The root of each synthetic set; None for that of its own manifest."""
+        named = list(self.synthetic_root or ())
+        if len(named) == 1:
+            return [*named] * len(self.synthetic)
+        return [*named] or [None] * len(self.synthetic)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,11 +73,22 @@ class Account:
             "labels": dict(sorted(self.labels.items())),
             "splits": dict(sorted(self.splits.items())),
             "patients": len(self._groups) or None,
+            "without_patient": self.images - self.grouped,
             "texts": self.texts,
-            "passed_over": dict(sorted(self.passed.formats.items())),
-            "outputs_left_out": sorted(self.passed.outputs),
-            "litter_left_out": dict(sorted(self.passed.litter.items())),
+            "empty_texts": self.empty,
+            "tables": list(self.tables),
+            "passed_over": self._count_passed(),
         }
+
+    def _count_passed(self) -> dict[str, int]:
+        """Count what was not read, by what it is: formats, text files, outputs, litter."""
+        found = {f"files {ending}": count for ending, count in self.passed.formats.items()}
+        if self.passed.texts:
+            found["text files beside images"] = self.passed.texts
+        found |= {f"folders {name}": count for name, count in self.passed.litter.items()}
+        found |= {f"{name}, written by medart {by}": 1 for name, by in self.passed.outputs.items()}
+        found |= {f"images on no line of {name}": n for name, n in self.unlisted.items()}
+        return dict(sorted(found.items()))
 
     def say(self) -> None:
         """Say on standard error what was found, and warn of what may not be meant."""

@@ -31,6 +31,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "sha256": (str,),
     "caption": (dict,),
     "synthetic": (bool,),
+    "source": (dict,),
 }
 SPLITS = ("train", "val", "test")
 
@@ -79,9 +80,7 @@ class Record:
     @property
     def group(self) -> str | None:
         """The patient, lesion or study, of a number its text; None where the row names none."""
-        group = self.fields.get("group_id")
-        text = "" if group is None else str(group).strip()
-        return text or None
+        return clean_group(self.fields.get("group_id"))
 
     @property
     def split(self) -> str | None:
@@ -92,6 +91,14 @@ class Record:
     def synthetic(self) -> bool:
         """Whether the image was generated."""
         return bool(self.fields.get("synthetic", False))
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Of the row whose caption a drawn image is from: image, sha256, split, group_id, if known.
+
+        Its file is called `image`, since `datasets` takes any `file_name` for a file to load.
+        """
+        return dict(self.fields.get("source") or {})
 
     @property
     def phantom(self) -> bool:
@@ -108,6 +115,12 @@ class Record:
     def with_fields(self, **new: Any) -> "Record":  # noqa: ANN401 - any JSON value
         """Return a copy with fields added or replaced; all others are kept."""
         return Record({**self.fields, **new}, self.folder, self.place)
+
+
+def clean_group(group: object) -> str | None:
+    """Return the name of a patient, lesion or study, of a number its text; None for none."""
+    text = "" if group is None else str(group).strip()
+    return text or None
 
 
 def warn_of_demonstration(model: str, records: Iterable[Record]) -> None:

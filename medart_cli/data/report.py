@@ -215,6 +215,26 @@ def build_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def build_inputs(inputs: Sequence[Mapping[str, Any]]) -> str:
+    """Make the section on what was read: a row for each data set, from `Account.facts`."""
+    columns = ["data set", "images", "labels", "splits", "patients", "texts", "passed over"]
+    return "<h2>What was read</h2>" + build_table(columns, [_tell_input(item) for item in inputs])
+
+
+def _tell_input(item: Mapping[str, Any]) -> list[str]:
+    patients = "unknown" if item["patients"] is None else str(item["patients"])
+    if item["patients"] and item["without_patient"]:
+        patients += f"; {item['without_patient']} images without one"
+    texts = str(item["texts"]) + (f", {item['empty_texts']} empty" if item["empty_texts"] else "")
+    counts = [_list_counts(item[key]) for key in ("labels", "splits")]
+    cells = [str(item["source"]), str(item["images"]), *counts, patients, texts]
+    return [*cells, _list_counts(item["passed_over"])]
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+
+
 def build_figure(image: Image.Image, caption: str, *, lossy: bool = False) -> str:
     """Put an image into the page itself, with a caption; `lossy` saves space with JPEG."""
     buffer = io.BytesIO()
@@ -253,6 +273,11 @@ def _tell_hldf(facts: dict[str, Any]) -> str:
     return f"with the HLDF color loss ({kind}) in {count} of them"
 
 
+def tell_patients(count: int | None) -> str:
+    """Say how many patients a set is of, where that is known; files are never counted as such."""
+    return "patients unknown" if count is None else f"{count} patients"
+
+
 def build_card(facts: dict[str, Any]) -> str:
     """Write the model card of a run, with the front matter that the Hugging Face hub reads.
 
@@ -284,7 +309,7 @@ not a substitute for real cases. A model trained on few images may repeat some o
 near-copies before images are shared, and treat this model as you treat its training data.
 
 ## Data
-{data["images"]} images, hash `{data["hash"][:16]}`.
+{data["images"]} images, hash `{data["hash"][:16]}`; {tell_patients(facts["patients"])}.
 
 | label | images |
 |---|---|

@@ -12,7 +12,7 @@ from PIL import Image
 from medart_cli.data.captions import covered
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import Record
-from medart_cli.data.report import build_figure, build_page, build_table
+from medart_cli.data.report import build_figure, build_inputs, build_page, build_table
 from medart_cli.errors import ImageError
 
 THUMBNAIL = 256  # pixels
@@ -26,6 +26,7 @@ def build_review(
     rows: Sequence[Record],
     attributes: Mapping[str, Sequence[str]],
     audit: Mapping[str, Any] | None,
+    found: Mapping[str, Any],
     most: int,
 ) -> str:
     """Make the page.
@@ -34,6 +35,7 @@ def build_review(
         rows: All rows of the manifest.
         attributes: What captions should describe, and beginnings of words that show it.
         audit: Figures of the audit, or None.
+        found: What was read, from `Account.facts`.
         most: Most images to show.
     """
     # One pass, and little kept of it: there may be a million rows, which stay on the disk.
@@ -62,6 +64,7 @@ def build_review(
         build_table(["attribute", "captions", "share"], shares),
         "<h2>Texts that stand more than once</h2>",
         _build_twins(rows, hashes),
+        build_inputs([found]),
         *_build_sheet(rows, states, most),
     ]
     return build_page("Review of captions", parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medart_cli.data.account import Account
 from medart_cli.data.dataset import list_images, open_data
 from medart_cli.data.edits import is_users
 from medart_cli.data.manifest import MANIFEST_NAME, Record, read_manifest, repair_manifest
@@ -55,7 +56,7 @@ def read_target(
     root: Path | None,
     *,
     levels: tuple[str, ...] | None = None,
-) -> tuple[Sequence[Record], bool]:
+) -> tuple[Sequence[Record], bool, Account]:
     """Read the rows of `images`, and where `target` is another manifest, those it has already.
 
     Texts that medart wrote into `images` itself are left behind there: another manifest is named to
@@ -64,11 +65,12 @@ def read_target(
     --root.
 
     Returns:
-        The rows, those of the target first, and whether the target lacks some.
+        The rows, those of the target first; whether the target lacks some; and what was found.
     """
     if target.is_file():
         repair_manifest(target)
-    rows: Sequence[Record] = open_data(images, root=root, levels=levels)
+    found = open_data(images, root=root, levels=levels)
+    rows: Sequence[Record] = found
     inside = root is None and folder.resolve().is_relative_to(target.parent.resolve())
     if inside and folder.resolve() != target.parent.resolve():
         rows = [_rebase(row, target.parent, folder) for row in rows]
@@ -82,17 +84,17 @@ def read_target(
         (Path(images) / MANIFEST_NAME).resolve(),
     )
     if own:
-        return rows, False
+        return rows, False, found.account
     edited = sum(is_users(row) and bool(row.fields.get("caption")) for row in rows)
     if edited:
         log.info("%d texts of medart's that were changed by hand stay in %s", edited, images)
     rows = [_without_our_text(row) for row in rows]  # another manifest is to hold other texts
     if not target.is_file():
-        return rows, False
+        return rows, False, found.account
     earlier = list(read_manifest(target, root=None if inside else folder))
     known = {row.file_name for row in earlier}
     new = [row for row in rows if row.file_name not in known]
-    return [*earlier, *new], bool(new)
+    return [*earlier, *new], bool(new), found.account
 
 
 def find_unlisted(

@@ -31,6 +31,7 @@ from medart_cli.config import (
     parse_shard,
     settings_of,
 )
+from medart_cli.data.account import Account
 from medart_cli.data.captions import (
     TOO_LONG,
     Rules,
@@ -151,7 +152,7 @@ def write_captions(
     target, folder = places
     started = time.monotonic()
     state, part = PartialState(), own_part(parse_shard(config.shard))
-    rows, changed = read_rows(config, target, folder)
+    rows, changed, account = read_rows(config, target, folder)
     records = Edits(rows)
     changed = changed or records.new > 0
     check_columns(profile, records)
@@ -183,7 +184,7 @@ def write_captions(
     state.wait_for_everyone()
     summary = {
         "result": str(target), "images": len(records), "captioned": len(todo),
-        "failures": len(journal.failed),
+        "failures": len(journal.failed), "inputs": [account.facts()],
     }  # fmt: skip
     if config.shard is not None:
         log.info("%s is done; when all parts are, leave out --shard to join them", config.shard)
@@ -194,7 +195,12 @@ def write_captions(
         journal = Journal(target, records, seen=journal.seen)
     summary["failures"] = len(journal.failed)
     journal.finish()
-    texts = write_review(config, target, journal.records, book, asker, anew=changed or bool(todo))
+    audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
+    page = beside(target, "review.html")
+    if config.review and (changed or todo or audit or not page.is_file()):
+        about = (profile.attributes, audit, account.facts())
+        write_text(page, build_review(journal.records, *about, config.review))
+    texts = {"statuses": count_texts(journal.records), "audit": audit}
     return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
 
 
@@ -209,23 +215,11 @@ def write_beginning(config: CaptionConfig, journal: Journal, target: Path, chang
         draft.write_text(tomli_w.dumps(settings_of(config)), encoding="utf-8")
 
 
-def write_review(
-    config: CaptionConfig,
-    target: Path,
-    records: Sequence[Record],
-    book: Book,
-    asker: Asker | None,
-    *,
-    anew: bool,
-) -> dict[str, Any]:
-    """Audit the model if asked, write the page, and return what the summary says of the texts."""
-    page = beside(target, "review.html")
-    audit = audit_model(config, records, book, asker) if config.audit and asker else None
-    if config.review and (anew or audit or not page.is_file()):
-        write_text(page, build_review(records, book.profile.attributes, audit, config.review))
+def count_texts(records: Sequence[Record]) -> dict[str, int]:
+    """Count the texts by how they came about, and say so."""
     counts = Counter(status_of(record) for record in records)
     log.info("texts: %s", ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name]))
-    return {"statuses": {name: counts[name] for name in STATUSES}, "audit": audit}
+    return {name: counts[name] for name in STATUSES}
 
 
 def find_profile(config: CaptionConfig) -> Profile:
@@ -239,13 +233,15 @@ def find_profile(config: CaptionConfig) -> Profile:
     return replace(profile, context=(*profile.context, *(config.context or ())))
 
 
-def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[Sequence[Record], bool]:
+def read_rows(
+    config: CaptionConfig, target: Path, folder: Path
+) -> tuple[Sequence[Record], bool, Account]:
     """Read the rows to write, with the labels of --labels.
 
     Returns:
-        The rows, and whether they differ from what the manifest on the disk says.
+        The rows, whether they differ from what the manifest on the disk says, and what was found.
     """
-    rows, changed = read_target(
+    rows, changed, account = read_target(
         config.images, target, folder, config.root, levels=parse_levels(config.folders)
     )
     if target.resolve() == (Path(config.images) / MANIFEST_NAME).resolve():
@@ -264,7 +260,7 @@ def read_rows(config: CaptionConfig, target: Path, folder: Path) -> tuple[Sequen
         changed = changed or added > 0
     if not any(row.label for row in rows):
         log.warning("no image has a label: no caption will name a class; see --labels")
-    return rows, changed
+    return rows, changed, account
 
 
 def check_columns(profile: Profile, records: Sequence[Record]) -> None:

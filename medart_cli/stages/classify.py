@@ -361,6 +361,7 @@ def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> di
         "trained": "last layer" if config.freeze else "all weights",
         "image_size": setup.backbone.image_size,
         "label_budget": config.label_budget,
+        "inputs": [account.facts() for account in sets.accounts],
         "checks": sets.checks,
         "failures": sets.failures + lost,
         "demonstration": any(

@@ -57,6 +57,7 @@ def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -
         "failures": len(records) - len(rows),
         "classes": classifier.classes,
         "accuracy": _score(rows, classifier.classes),
+        "inputs": [records.account.facts()],
     }
 
 

@@ -16,9 +16,11 @@ from medart_cli.data.manifest import write_manifest
 from medart_cli.data.report import (
     DEMONSTRATION,
     build_figure,
+    build_inputs,
     build_page,
     build_table,
     read_versions,
+    tell_patients,
     write_json,
     write_text,
 )
@@ -108,6 +110,7 @@ def write_results(
             name: found["scores"][PRIMARY] | {"verdict": found["verdict"]}
             for name, found in regimes.items()
         },
+        "inputs": facts["inputs"],
         "checks": facts["checks"],
         "failures": facts["failures"],
     }
@@ -181,7 +184,7 @@ def _mean_classes(
 def _describe_set(rows: Rows) -> dict[str, Any]:
     return {
         "images": len(rows.records),
-        "groups": len(set(rows.groups)),
+        "patients": rows.count_patients(),
         "per_class": count_labels(rows),
     }
 
@@ -300,6 +303,7 @@ def write_report(out: Path, metrics: dict[str, Any]) -> None:
     for name, caption in captions.items():
         with Image.open(out / f"{name}.png") as chart:
             parts.append(build_figure(chart, caption))
+    parts.append(build_inputs(metrics["inputs"]))
     write_text(out / "report.html", build_page("Does the synthetic data help?", parts))
 
 
@@ -321,21 +325,28 @@ def _class_row(label: str, found: dict[str, float]) -> list[str]:
 
 def _word_leak(checks: dict[str, Any]) -> list[str]:
     leak = checks.get("generator_leak")
+    words = []
+    if checks["split_by"] == "images":
+        words.append(
+            "PATIENTS UNKNOWN: images were split one by one, so images of one patient may stand on "
+            "both sides, and results may be too good; name patients in group_id."
+        )
     if leak and leak["test_images"]:
         return [
+            *words,
             f"LEAK: the generator was trained on {leak['test_images']} of the test images; every "
-            "result with synthetic images is too good."
+            "result with synthetic images is too good.",
         ]
     if leak and not leak["checked"]:
-        return ["Whether the generator was trained on test images could not be checked."]
-    return []
+        words.append("Whether the generator was trained on test images could not be checked.")
+    return words
 
 
 def _build_notes(metrics: dict[str, Any]) -> str:
     sets = metrics["sets"]
     counts = ", ".join(f"{part['images']} {name}" for name, part in sets.items())
     notes = [
-        f"{counts} images; {sets['test']['groups']} groups in the test set. "
+        f"{counts} images; in the test set {tell_patients(sets['test']['patients'])}. "
         f"Backbone {metrics['backbone']} at {metrics['image_size']} pixels, "
         f"{metrics['trained']} trained; seeds {', '.join(map(str, metrics['seeds']))}."
     ]

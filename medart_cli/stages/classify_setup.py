@@ -9,8 +9,9 @@ from typing import Any
 
 from medart_cli import stop
 from medart_cli.config import ClassifyConfig, parse_levels
+from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
-from medart_cli.data.manifest import Record, hash_file
+from medart_cli.data.manifest import Record, clean_group, hash_file
 from medart_cli.data.splits import (
     check_labels,
     check_same_classes,
@@ -47,6 +48,11 @@ class Rows:
         pairs = zip(self.records, self.hashes, strict=True)
         return [group_key(record, sha256) for record, sha256 in pairs]
 
+    def count_patients(self) -> int | None:
+        """Count the patients; None where no row names one."""
+        named = {record.group for record in self.records} - {None}
+        return len(named) or None
+
     def pick(self, indices: Sequence[int]) -> "Rows":
         """Return some of the rows."""
         return Rows([self.records[i] for i in indices], [self.hashes[i] for i in indices])
@@ -61,12 +67,14 @@ class Sets:
         classes: Class names, sorted.
         checks: What was looked for between training and test, and found.
         failures: Files that could not be read.
+        accounts: What was found in each data set.
     """
 
     rows: dict[str, Rows]
     classes: list[str]
     checks: dict[str, Any]
     failures: int
+    accounts: list[Account]
 
 
 def read_sets(config: ClassifyConfig) -> Sets:
@@ -77,11 +85,12 @@ def read_sets(config: ClassifyConfig) -> Sets:
         ManifestError: A row has no label or is synthetic, a group stands on both sides, a
             duplicate is refused, or the generator was trained on test images.
     """
-    everything = _read(config, config.data)
+    accounts: list[Account] = []
+    everything = _read(config, config.data, config.root, accounts)
     refuse_synthetic(everything, "the training images", allowed=config.allow_synthetic)
     check_labels(everything, "the training images")
     real, failures = _hash_rows(everything, "training")
-    train, test, more = _read_test(config, real)
+    train, test, more = _read_test(config, real, accounts)
     failures += more
     classes = check_labels(train.records, "the training images")
     check_same_classes(
@@ -89,20 +98,37 @@ def read_sets(config: ClassifyConfig) -> Sets:
     )
     rows = {"train": train, "test": test}
     if config.synthetic is not None:
-        rows["synthetic"], more = _read_synthetic(config, classes)
+        rows["synthetic"], more = _read_synthetic(config, classes, test, accounts)
         failures += more
-    checks = {"split_by": "given" if config.test else "groups", **_keep_apart(config, rows)}
+    checks = {"split_by": _say_split(config, everything), **_keep_apart(config, rows)}
     if "synthetic" in rows:
         checks["generator_leak"] = check_generator(config, test)
     if config.label_budget is not None:
         _warn_of_small_classes(train, config.label_budget)
     for name, part in rows.items():
         log.info("%s: %d images of %d classes", name, len(part.records), len(set(part.labels)))
-    return Sets(rows, classes, checks, failures)
+    return Sets(rows, classes, checks, failures, accounts)
 
 
-def _read(config: ClassifyConfig, source: str) -> list[Record]:
-    return list(open_data(source, root=config.root, levels=parse_levels(config.folders)))
+def _read(
+    config: ClassifyConfig, source: str, root: Path | None, accounts: list[Account]
+) -> list[Record]:
+    found = open_data(source, root=root, levels=parse_levels(config.folders))
+    accounts.append(found.account)
+    return list(found)
+
+
+def _say_split(config: ClassifyConfig, records: Sequence[Record]) -> str:
+    """Say what kept training and test images apart: `given`, `groups`, or, for want, `images`."""
+    if config.test is not None or any(record.split == "test" for record in records):
+        return "given"
+    if any(record.group is not None for record in records):
+        return "groups"
+    log.warning(
+        "patients unknown: training and test images are split one by one, so images of one patient "
+        "may stand on both sides; name patients in group_id, or with --folders"
+    )
+    return "images"
 
 
 def _warn_of_small_classes(train: Rows, budget: int) -> None:
@@ -128,14 +154,16 @@ def _hash_rows(records: list[Record], name: str) -> tuple[Rows, int]:
     return Rows(kept, hashes), len(records) - len(kept)
 
 
-def _read_test(config: ClassifyConfig, real: Rows) -> tuple[Rows, Rows, int]:
+def _read_test(
+    config: ClassifyConfig, real: Rows, accounts: list[Account]
+) -> tuple[Rows, Rows, int]:
     """Return training rows, test rows, and how many test files could not be read."""
     marked = [i for i, record in enumerate(real.records) if record.split == "test"]
     others = [i for i, record in enumerate(real.records) if record.split != "test"]
     if config.test is not None:
         if marked:
             log.info("%d training rows are marked split test and left out", len(marked))
-        records = _read(config, config.test)
+        records = _read(config, config.test, config.test_root, accounts)
         if any(record.split == "test" for record in records):
             records = [record for record in records if record.split == "test"]
         refuse_synthetic(records, "the test set", allowed=config.allow_synthetic)
@@ -148,18 +176,36 @@ def _read_test(config: ClassifyConfig, real: Rows) -> tuple[Rows, Rows, int]:
     return real.pick(first), real.pick(second), 0
 
 
-def _read_synthetic(config: ClassifyConfig, classes: list[str]) -> tuple[Rows, int]:
+def _read_synthetic(
+    config: ClassifyConfig, classes: list[str], test: Rows, accounts: list[Account]
+) -> tuple[Rows, int]:
+    """Read the synthetic rows, without those that are drawn from the caption of a test image."""
     name = "--synthetic"
-    records = [
-        record
-        for record in _read(config, str(config.synthetic))
-        if record.split != "test"  # drawn from the caption of a test image
-    ]
+    found = _read(config, str(config.synthetic), config.synthetic_root, accounts)
+    leaks = find_of_test(found, test)
+    records = [record for record, leak in zip(found, leaks, strict=True) if not leak]
+    if len(records) < len(found):
+        log.warning(
+            "--synthetic: %d of %d images are drawn from captions of test images or test patients, "
+            "and are left out", len(found) - len(records), len(found),
+        )  # fmt: skip
     check_same_classes(classes, check_labels(records, name), name, all_needed=False)
     unmarked = sum(not record.synthetic for record in records)
     if unmarked:
         log.warning("--synthetic: %d of %d rows are not marked synthetic", unmarked, len(records))
     return _hash_rows(records, "synthetic")
+
+
+def find_of_test(records: Sequence[Record], test: Rows) -> list[bool]:
+    """Say for each drawn image whether its caption is that of a test image or test patient."""
+    hashes = set(test.hashes)
+    groups = {record.group for record in test.records} - {None}
+    return [
+        "test" in (record.split, record.source.get("split"))
+        or record.source.get("sha256") in hashes
+        or clean_group(record.source.get("group_id")) in groups
+        for record in records
+    ]
 
 
 def _keep_apart(config: ClassifyConfig, rows: dict[str, Rows]) -> dict[str, Any]:

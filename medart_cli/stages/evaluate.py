@@ -67,6 +67,7 @@ def measure(
     real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
     facts: dict[str, Any] = {
         "format": FORMAT,
+        "inputs": [item.account.facts() for item in sets],
         "sets": [
             {"name": item.name, "n": len(item), "labels": item.count_labels()} for item in sets
         ],
@@ -252,5 +253,6 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
             for name, item in overall.items()
         },
         "winner": facts["ranking"] and facts["ranking"]["winner"],
+        "inputs": facts["inputs"],
         "failures": len(facts["failures"]),
     }

@@ -13,7 +13,14 @@ from PIL import Image, ImageDraw
 
 from medart_cli.data.files import draft_of
 from medart_cli.data.images import fit_image, load_image, tile_images
-from medart_cli.data.report import DEMONSTRATION, build_figure, build_page, build_table, write_text
+from medart_cli.data.report import (
+    DEMONSTRATION,
+    build_figure,
+    build_inputs,
+    build_page,
+    build_table,
+    write_text,
+)
 from medart_cli.metrics.color import CHANNELS
 from medart_cli.stages.evaluate_colors import COLLAPSED, tell_variety
 from medart_cli.stages.evaluate_copies import Pairs
@@ -129,6 +136,7 @@ def write_page(
     parts = [_introduce(facts), *_show_distances(out, facts), *_show_colors(out, facts, histograms)]
     parts += _show_copies(facts, pairs)
     parts += ["<h2>Images by label</h2>", *_show_grids(sets)]
+    parts.append(build_inputs(facts["inputs"]))
     parts.append("<h2>Settings and versions</h2>")
     settings = {**facts["settings"], **facts["versions"]}
     parts.append(build_table(["Name", "Value"], [[key, str(it)] for key, it in settings.items()]))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from medart_cli import stop
 from medart_cli.config import EvaluateConfig, parse_levels, parse_shard
-from medart_cli.data.dataset import open_data
+from medart_cli.data.account import Account
+from medart_cli.data.dataset import DataSet, open_data
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import Record, hash_file
 from medart_cli.data.splits import refuse_synthetic
@@ -56,6 +57,7 @@ class ImageSet:
         codes: Label code of each image, (N,); -1 for none.
         demonstration: Whether a demonstration model had a part in the image, (N,).
         keys: SHA-256 of each image's bytes, (N,); UNREAD before `extract`.
+        account: What was found in the data set.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ImageSet:
     codes: npt.NDArray[np.int32]
     demonstration: npt.NDArray[np.bool_]
     keys: Digests
+    account: Account
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -165,10 +168,11 @@ def read_sets(config: EvaluateConfig) -> list[ImageSet]:
         ManifestError: REAL or the held-out set holds a synthetic image.
     """
     sources = [config.real, *config.synthetic, *([config.holdout] if config.holdout else [])]
+    roots = [config.root, *config.synthetic_roots, config.holdout_root]
     sets = []
     for index, (name, source) in enumerate(zip(_short_names(sources), sources, strict=True)):
         real = index == 0 or index > len(config.synthetic)
-        records = open_data(source, root=config.root, levels=parse_levels(config.folders))
+        records = open_data(source, root=roots[index], levels=parse_levels(config.folders))
         if real:
             refuse_synthetic(records, "the real images", allowed=config.allow_synthetic)
         item = _read_set(name, records)
@@ -178,7 +182,7 @@ def read_sets(config: EvaluateConfig) -> list[ImageSet]:
     return sets
 
 
-def _read_set(name: str, records: Sequence[Record]) -> ImageSet:
+def _read_set(name: str, records: DataSet) -> ImageSet:
     labels: dict[str, int] = {}
     codes = np.full(len(records), -1, dtype=np.int32)
     demonstration = np.zeros(len(records), dtype=np.bool_)
@@ -187,7 +191,7 @@ def _read_set(name: str, records: Sequence[Record]) -> ImageSet:
             codes[row] = labels.setdefault(record.label, len(labels))
         demonstration[row] = record.demonstration
     rows, keys = np.arange(len(records)), np.full(len(records), UNREAD, dtype="S32")
-    return ImageSet(name, records, rows, labels, codes, demonstration, keys)
+    return ImageSet(name, records, rows, labels, codes, demonstration, keys, records.account)
 
 
 def _short_names(sources: list[str]) -> list[str]:

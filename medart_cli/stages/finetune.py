@@ -89,7 +89,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; go on where a run stopped."""
     hush_libraries()
     check_optimizer(config.optimizer)
-    rows, failures = read_rows(config)
+    rows, failures, account = read_rows(config)
     base = pixart.find_base(config.base, offline=config.offline)
     accelerator = build_accelerator(config)
     check_optimizer(config.optimizer, accelerator.device)
@@ -101,6 +101,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     failures += cache_images(work)
     total = count_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"settings": output.settings}
+    work.facts["inputs"] = [account.facts()]
     hldf = plan_hldf(config)
     work.facts["hldf"] = (
         (asdict(hldf) | {"statistics": list(hldf.statistics)}) if hldf.every else None

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli import stop
 from medart_cli.config import RUN_ONLY, FinetuneConfig, parse_levels, plan_hldf, settings_of
+from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
 from medart_cli.data.images import LOADER, fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, default_cache, open_cache
@@ -82,8 +83,12 @@ class Work:
         return bool(self.accelerator.is_fsdp2)
 
 
-def read_rows(config: FinetuneConfig) -> tuple[list[Row], int]:
-    """Read the training rows: those without text get the simple caption, lost files are counted."""
+def read_rows(config: FinetuneConfig) -> tuple[list[Row], int, Account]:
+    """Read the training rows: those without text get the simple caption, lost files are counted.
+
+    Returns:
+        The rows, how many files were lost, and what was found in the data set.
+    """
     profile = read_profile(config.profile)
     rows, failures, plain = [], 0, 0
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
@@ -107,15 +112,17 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int]:
             '%d of %d images have no caption; they get the simple one, such as "%s"; --profile '
             "words it, medart caption writes better ones", plain, len(rows), example,
         )  # fmt: skip
-    return rows, failures
+    return rows, failures, found.account
 
 
 def describe_data(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what run.json says of the data: counts, and a hash of images and captions."""
+    """Return what run.json says of the training rows: counts, a hash of images and captions."""
     lines = (f"{row.sha256} {row.record.label} {row.caption}" for row in rows)
     digest = hashlib.sha256("\n".join(lines).encode())
     labels = Counter(row.record.label or "(none)" for row in rows)
-    return {"data": {"images": len(rows), "labels": dict(labels), "hash": digest.hexdigest()}}
+    groups = {row.record.group for row in rows} - {None}
+    facts = {"images": len(rows), "labels": dict(labels), "hash": digest.hexdigest()}
+    return {"data": facts, "patients": len(groups) or None}
 
 
 def build_accelerator(config: FinetuneConfig) -> Accelerator:

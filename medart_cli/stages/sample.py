@@ -47,6 +47,10 @@ from medart_cli.models.device import (
 from medart_cli.ranks import Part, own_part
 from medart_cli.stages.sample_prompts import Prompts, read_prompts
 
+# What may differ in another run of the same folder: the rows themselves are compared one by one.
+MAY_CHANGE = RUN_ONLY | frozenset(
+    "batch_size count per_label split prompt prompts from_data profile folders _rows".split()
+)
 ROUND = 1024  # rows whose prompts T5 reads at a time: an embedding may take 2 MB
 SHEET_IMAGES = 64  # a contact sheet of more is too small to look at
 SHEET_NAME = "contact-sheet.png"
@@ -104,7 +108,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
             for path in files:
                 repair_manifest(path)
         state.wait_for_everyone()
-        done = finished_rows(config.out, files, len(rows))
+        done = finished_rows(config.out, files, rows)
         state.wait_for_everyone()  # nobody draws before all have read what is done
         drawn = draw_all(build_drawing(config, source, device), rows, part, done)
         state.wait_for_everyone()
@@ -112,7 +116,8 @@ def run(config: SampleConfig) -> dict[str, Any]:
             drawn = int((~done).sum())
         summary = {
             "result": str(config.out), "images": len(rows), "drawn": drawn,
-            "failures": 0, "run": source.mark, "run_folder": str(source.trained.resolve()),
+            "failures": 0, "inputs": [rows.account.facts()] if rows.account else [],
+            "run": source.mark, "run_folder": str(source.trained.resolve()),
             **demonstration_mark(source), "versions": read_versions(),
         }  # fmt: skip
         if config.shard is not None:
@@ -124,9 +129,9 @@ def run(config: SampleConfig) -> dict[str, Any]:
 
 def describe_output(config: SampleConfig, out: Path, source: Source, rows: Prompts) -> Output:
     """Say what the folder belongs to: the settings, the checkpoint, and what is drawn."""
-    settings = settings_of(config) | {"_checkpoint": source.mark, "_rows": rows.hash()}
+    settings = settings_of(config) | {"_checkpoint": source.mark}
     return Output(
-        out, "sample", settings, RUN_ONLY | {"batch_size"}, config.overwrite,
+        out, "sample", settings, MAY_CHANGE, config.overwrite,
         inputs=(config.run, config.from_data, config.prompts),
         part=parse_shard(config.shard)[0] if config.shard else 0,
     )  # fmt: skip
@@ -176,14 +181,33 @@ def list_files(config: SampleConfig, out: Path, part: Part) -> list[Path]:
     return list(dict.fromkeys((out / MANIFEST_NAME, *others)))
 
 
-def finished_rows(out: Path, files: Sequence[Path], count: int) -> Flags:
-    """Say for each row whether it is done; one whose image is gone is drawn again."""
-    done = np.zeros(count, dtype=np.bool_)
+def finished_rows(out: Path, files: Sequence[Path], rows: Prompts) -> Flags:
+    """Say for each row whether it is done; one whose image is gone is drawn again.
+
+    More rows than before may be asked for, as long as those that are drawn stay what they are.
+
+    Raises:
+        ConfigError: The folder holds images of other prompts, or more than are asked for.
+    """
+    done = np.zeros(len(rows), dtype=np.bool_)
     for path in files:
         if path.is_file() and path.stat().st_size:
             for record in read_manifest(path, root=out):
-                done[int(record.fields["row"])] |= record.path.is_file()
+                row = int(record.fields["row"])
+                if row >= len(rows):
+                    raise _other_rows(out, f"it holds image {row + 1}, of {len(rows)} asked for")
+                now = rows[row]
+                if (record.text, record.label) != (now["text"], now.get("label")):
+                    raise _other_rows(out, f"image {row + 1} is of {record.text!r:.80}")
+                done[row] |= record.path.is_file()
     return done
+
+
+def _other_rows(out: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{out}: belongs to other prompts: {what}; name another folder, or start anew with "
+        "--overwrite"
+    )
 
 
 def build_drawing(config: SampleConfig, source: Source, device: torch.device) -> Drawing:
@@ -288,7 +312,10 @@ def draw_batch(
         }  # fmt: skip
         name = f"{row:06d}.png"
         save_png(out / name, image, made)
-        writer.append({"file_name": name, **prompt, **made})
+        source = rows.find_source(row)
+        writer.append(
+            {"file_name": name, **prompt, **made, **({"source": source} if source else {})}
+        )
 
 
 def demonstration_mark(source: Source) -> dict[str, Any]:

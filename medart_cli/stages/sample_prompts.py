@@ -3,12 +3,11 @@
 A file of its own only so that sample.py can be read as the story of the drawing.
 """
 
-import hashlib
-import json
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from medart_cli.config import SampleConfig, parse_levels
+from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
-from medart_cli.data.manifest import Record
+from medart_cli.data.manifest import Record, hash_file
 from medart_cli.data.profiles import Profile, read_profile
 from medart_cli.data.tables import decode_text
 from medart_cli.errors import ConfigError
@@ -32,11 +32,13 @@ class Prompts:
         records: Where the texts are from.
         order: For each image the place of its record.
         profile: What words the text of a record that has none.
+        account: What was found in the data set, where the rows are from one.
     """
 
     records: Sequence[Record]
     order: Sequence[int]
     profile: Profile
+    account: Account | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -48,15 +50,21 @@ class Prompts:
         fields = {"text": self.profile.simple_caption(record.label) if text is None else text}
         return fields | ({"label": record.label} if record.label else {})
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[row] for row in range(len(self)))
+    def find_source(self, row: int) -> dict[str, Any] | None:
+        """Say whose caption a row is: `image`, `sha256`, `split` and `group_id`, if known.
 
-    def hash(self) -> str:
-        """Return a SHA-256 over all rows."""
-        digest = hashlib.sha256()
-        for row in self:
-            digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-        return digest.hexdigest()
+        None for prompts that belong to no image.
+        """
+        if self.account is None:
+            return None
+        record = self.records[int(self.order[row])]
+        sha256 = record.fields.get("sha256")
+        if sha256 is None and record.path.is_file():
+            sha256 = hash_file(record.path)
+        known = {"sha256": sha256, "split": record.split, "group_id": record.group}
+        return {"image": record.file_name} | {
+            name: value for name, value in known.items() if value is not None
+        }
 
 
 def read_prompts(config: SampleConfig) -> Prompts:
@@ -93,23 +101,50 @@ def choose_rows(config: SampleConfig) -> Prompts:
     records = open_data(
         config.from_data or "", root=config.root, levels=parse_levels(config.folders)
     )
-    rows = Prompts(records, range(len(records)), read_profile(config.profile))
+    wanted = set(config.split or ("train",))
+    kept = array("q")
     groups: dict[str, list[int]] = defaultdict(list)
-    plain = 0
+    left: Counter[str] = Counter()
+    plain, example = 0, ""
+    profile = read_profile(config.profile)
     for index, record in enumerate(records):
-        plain += record.text is None
+        split = record.split or "train"  # as finetune takes a row that says nothing
+        if split not in wanted:
+            left[split] += 1
+            continue
+        if record.text is None:
+            plain, example = plain + 1, example or profile.simple_caption(record.label)
         if record.label and config.per_label is not None:
-            groups[record.label].append(index)
+            groups[record.label].append(len(kept))
+        kept.append(index)
+    tell_left(config, left, len(kept))
     if plain:
         log.warning(
             '%d of %d rows have no caption; they get the simple one, such as "%s"; --profile '
-            "words it", plain, len(rows), rows[0]["text"],
+            "words it", plain, len(kept), example,
         )  # fmt: skip
-    return Prompts(records, choose_order(config, len(records), groups), rows.profile)
+    order = [kept[place] for place in choose_order(config, len(kept), groups)]
+    return Prompts(records, order, profile, records.account)
+
+
+def tell_left(config: SampleConfig, left: Counter[str], kept: int) -> None:
+    """Say which rows are not drawn because of their split.
+
+    Raises:
+        ConfigError: None is left.
+    """
+    counts = ", ".join(f"{count} of {split}" for split, count in sorted(left.items()))
+    if not kept:
+        raise ConfigError(
+            f"--from {config.from_data}: no row of split {' or '.join(config.split or ['train'])} "
+            f"(rows: {counts}); name another with --split"
+        )
+    if left:
+        log.info("rows of other splits are not drawn: %s; --split names others", counts)
 
 
 def choose_order(config: SampleConfig, count: int, groups: dict[str, list[int]]) -> Sequence[int]:
-    """Return for each image the place of its record."""
+    """Return for each image the place of its row among those that may be drawn."""
     if config.count is None and config.per_label is None:
         return range(count)
     order = np.random.default_rng(config.seed).permutation(count)
@@ -118,7 +153,7 @@ def choose_order(config: SampleConfig, count: int, groups: dict[str, list[int]])
         return chosen
     if not groups:
         raise ConfigError(f"--from {config.from_data}: no row has a label; --per-label needs them")
-    rank = np.argsort(order)  # of each record in the random order
+    rank = np.argsort(order)  # of each row in the random order
     found = []
     for label in sorted(groups):
         members = sorted(groups[label], key=lambda index: rank[index])

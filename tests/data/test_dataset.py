@@ -62,7 +62,7 @@ def test_what_a_file_system_left_is_no_class(tmp_path, name):
     data = open_data(tmp_path)
     assert [record.file_name for record in data] == ["mel/a.png"]
     if not name.startswith("."):
-        assert data.account.facts()["litter_left_out"] == {name: 2}
+        assert data.account.facts()["passed_over"] == {f"folders {name}": 2}
 
 
 def test_what_medart_wrote_is_no_data(tmp_path):
@@ -70,7 +70,9 @@ def test_what_medart_wrote_is_no_data(tmp_path):
     (tmp_path / "run" / "settings.toml").write_text("# Settings of medart finetune, in ...\n")
     data = open_data(tmp_path)
     assert [record.file_name for record in data] == ["mel/a.png"]
-    assert data.account.facts()["outputs_left_out"] == [str(tmp_path / "run")]
+    assert data.account.facts()["passed_over"] == {
+        f"{tmp_path / 'run'}, written by medart finetune": 1
+    }
     with pytest.raises(ConfigError, match="is what medart finetune wrote, and no data set"):
         list(read_data(tmp_path / "run"))
 

@@ -136,6 +136,7 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
         "trained": ["transformer"],
         "step": 40, "resolution": 512, "settings": {"hldf_every": 500, "data": 'a "b"'},
         "data": {"images": 3, "labels": {"nevus": 3}, "hash": "ab" * 32}, "demonstration": False,
+        "patients": None,
         "figures": {"loss": 0.1, "color_losses": 0}, "hldf": None,
     }  # fmt: skip
     card = ModelCard(build_card(facts))

@@ -55,7 +55,7 @@ def test_pages_of_several_manifests_in_one_folder_do_not_share_a_name(tmp_path):
 
 def test_file_names_follow_a_manifest_above_the_images(images):
     target = images.parent.parent / "out.jsonl"
-    rows, changed = read_target(str(images), target, images, None)
+    rows, changed, _ = read_target(str(images), target, images, None)
     assert names(rows) == ["all/images/nevus/a.png", "all/images/nevus/b.png"]
     assert all(row.path.is_file() for row in rows) and not changed
 
@@ -63,7 +63,7 @@ def test_file_names_follow_a_manifest_above_the_images(images):
 def test_file_names_stay_where_the_manifest_lies_elsewhere(images, tmp_path):
     (tmp_path / "else").mkdir()
     target = tmp_path / "else" / "out.jsonl"
-    rows, _ = read_target(str(images), target, images, None)
+    rows, _, _ = read_target(str(images), target, images, None)
     write_manifest(target, [row.fields for row in rows])
     assert names(rows) == ["nevus/a.png", "nevus/b.png"]
     assert all(row.path.is_file() for row in read_manifest(target, root=images))
@@ -72,7 +72,7 @@ def test_file_names_stay_where_the_manifest_lies_elsewhere(images, tmp_path):
 def test_rows_of_an_earlier_target_come_first_and_new_images_after_them(images):
     target = images.parent / "out.jsonl"
     write_manifest(target, [{"file_name": "images/nevus/b.png", "text": "mine"}])
-    rows, changed = read_target(str(images), target, images, None)
+    rows, changed, _ = read_target(str(images), target, images, None)
     assert names(rows) == ["images/nevus/b.png", "images/nevus/a.png"]
     assert rows[0].text == "mine" and changed
 

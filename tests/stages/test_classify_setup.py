@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -176,3 +177,51 @@ def test_the_split_is_written_with_names_labels_groups_and_hashes(tmp_path, trai
         "sha256": hash_file(test / "1.png"),
         "group_id": "P1",
     }
+
+
+def test_images_drawn_from_captions_of_test_images_or_patients_are_left_out(tmp_path, caplog):
+    draw_set(tmp_path / "train", 12, seed=1, group_id=lambda i: f"P{i}")
+    test = draw_set(tmp_path / "test", 8, seed=2, group_id=lambda i: f"T{i}")
+    sources = [
+        {"image": "x.png", "sha256": hash_file(test / "0.png")},
+        {"image": "x.png", "group_id": "T1"},
+        {"image": "x.png", "split": "test"},
+        {"image": "x.png", "sha256": "ab" * 32, "split": "train", "group_id": "P1"},
+    ]
+    draw_set(tmp_path / "syn", 8, seed=3, synthetic=lambda i: True,
+             source=lambda i: sources[i // 2])  # fmt: skip
+    with caplog.at_level("WARNING", "medart"):
+        sets = read(tmp_path, test=str(test), synthetic=str(tmp_path / "syn"), allow_leak=True)
+    assert [record.file_name for record in sets.rows["synthetic"].records] == ["6.png", "7.png"]
+    assert "6 of 8 images are drawn from captions of test images" in caplog.text
+
+
+def test_each_set_is_read_from_its_own_folder(tmp_path):
+    (tmp_path / "lists").mkdir()
+    draw_set(tmp_path / "syn", 8, seed=3, synthetic=lambda i: True)
+    for seed, name in enumerate(("train", "test")):
+        draw_set(tmp_path / name, 8, seed=seed)
+        shutil.move(tmp_path / name / "metadata.jsonl", tmp_path / "lists" / f"{name}.jsonl")
+    lists = tmp_path / "lists"
+    options = {"data": str(lists / "train.jsonl"), "test": str(lists / "test.jsonl"),
+               "synthetic": str(tmp_path / "syn")}  # fmt: skip
+    sets = read(tmp_path, root=tmp_path / "train", test_root=tmp_path / "test", **options)
+    paths = {name: rows.records[0].path for name, rows in sets.rows.items()}
+    assert {name: path.parent.name for name, path in paths.items()} == {
+        "train": "train", "test": "test", "synthetic": "syn",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="--test-root: names the folder of --test"):
+        read(tmp_path, test_root=tmp_path)
+
+
+def test_files_are_never_counted_as_patients(tmp_path, caplog):
+    draw_set(tmp_path / "train", 40)
+    with caplog.at_level("WARNING", "medart"):
+        sets = read(tmp_path)
+    assert sets.checks["split_by"] == "images"
+    assert [rows.count_patients() for rows in sets.rows.values()] == [None, None]
+    assert "patients unknown" in caplog.text
+    draw_set(tmp_path / "train", 40, group_id=lambda i: i // 4)
+    sets = read(tmp_path)
+    assert sets.checks["split_by"] == "groups"
+    assert sum(rows.count_patients() for rows in sets.rows.values()) == 10

@@ -1,5 +1,6 @@
 import numpy as np
 
+from medart_cli.data.account import Account
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.stored import StoredRecords
 from medart_cli.metrics.copies import Nearest, Verdict
@@ -14,7 +15,7 @@ def build_set(folder, name, letters):
     rows = np.arange(len(letters))
     keys = np.array([letter.encode() * 32 for letter in letters], dtype="S32")
     codes, made = np.zeros(len(rows), dtype=np.int32), np.zeros(len(rows), dtype=bool)
-    return ImageSet(name, StoredRecords(path), rows, {"a": 0}, codes, made, keys)
+    return ImageSet(name, StoredRecords(path), rows, {"a": 0}, codes, made, keys, Account(name))
 
 
 def build_pairs(folder):

@@ -116,7 +116,7 @@ def test_a_complete_folder_is_left_as_it_is(sample, monkeypatch):
 def test_another_prompt_on_the_same_folder_is_refused(sample):
     sample("--prompt", "cell")
     _, _, errors = sample("--prompt", "lesion", code=2)
-    assert "prompt was ['cell'] and is now ['lesion']" in errors
+    assert "belongs to other prompts: image 1 is of 'cell'" in errors
     out, _, _ = sample("--prompt", "lesion", "--overwrite")
     assert [r.text for r in read_data(out)] == ["lesion"]
 
@@ -126,7 +126,7 @@ def test_changed_prompts_on_the_same_folder_are_refused(sample, tmp_path):
     sample("--prompts", tmp_path / "prompts.txt")
     (tmp_path / "prompts.txt").write_text("lesion\n")
     _, _, errors = sample("--prompts", tmp_path / "prompts.txt", code=2)
-    assert "its rows changed" in errors
+    assert "belongs to other prompts: image 1 is of 'cell'" in errors
 
 
 def test_overwrite_never_removes_the_run_it_draws_from(sample, small_base, tmp_path):

@@ -1,3 +1,4 @@
+import hashlib
 import sys
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -52,11 +53,39 @@ def test_labels_are_needed_to_draw_by_label(tmp_path):
         read_prompts(build_config(from_data=str(tmp_path / "m.jsonl"), per_label=1))
 
 
-def test_other_rows_have_another_hash(manifest):
-    one = read_prompts(build_config(from_data=manifest))
-    other = read_prompts(build_config(from_data=manifest, count=4))
-    assert one.hash() == read_prompts(build_config(from_data=manifest)).hash()
-    assert one.hash() != other.hash()
+def test_a_row_names_the_image_whose_caption_it_is(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"bytes")
+    write_manifest(
+        tmp_path / "m.jsonl",
+        [{"file_name": "a.png", "text": "cell", "split": "train", "group_id": 7, "site": "arm"},
+         {"file_name": "gone.png", "text": "cell", "sha256": "ab" * 32, "group_id": ""}],
+    )  # fmt: skip
+    rows = read_prompts(build_config(from_data=str(tmp_path / "m.jsonl")))
+    sha256 = hashlib.sha256(b"bytes").hexdigest()
+    assert rows.find_source(0) == {
+        "image": "a.png", "sha256": sha256, "split": "train", "group_id": "7",
+    }  # fmt: skip
+    assert rows.find_source(1) == {"image": "gone.png", "sha256": "ab" * 32}
+    assert read_prompts(build_config(prompt=["cell"])).find_source(0) is None
+
+
+def test_captions_are_of_the_rows_that_finetune_trains_on_unless_others_are_named(tmp_path):
+    splits = ["train", None, "val", "test"]
+    rows = [{"file_name": f"{i}.png", "text": f"t{i}", "label": "a", "split": split}
+            for i, split in enumerate(splits)]  # fmt: skip
+    write_manifest(tmp_path / "m.jsonl", rows)
+    source = str(tmp_path / "m.jsonl")
+
+    def texts(**options):
+        return [row["text"] for row in read_prompts(build_config(from_data=source, **options))]
+
+    assert texts() == ["t0", "t1"]
+    assert texts(split=["test"]) == ["t3"]
+    assert texts(split=["train", "val"], count=4) and "t3" not in texts(split=["val"], count=9)
+    assert set(texts(per_label=3)) == {"t0", "t1"}
+    write_manifest(tmp_path / "m.jsonl", rows[3:])
+    with pytest.raises(ConfigError, match=r"no row of split train \(rows: 1 of test\)"):
+        texts()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
