@@ -28,7 +28,6 @@ from medart_cli.errors import ImageError
 from medart_cli.log import log
 
 Crop = Literal["center", "pad", "random"]
-LOADER = "loader 2"  # in the keys of what is computed from pixels; another where they may differ
 WHOLE = (0.0, 65535.0)  # black and white where all of 16 bits are in use
 MASK_MOST = 7  # no value above it: a mask or a map of labels; as a picture it is black
 STRIP = 10  # times as long as wide: a square cut out of it, or padded to it, shows nothing

@@ -1,7 +1,8 @@
 """A cache of what frozen networks give: latents of images, embeddings of captions.
 
-Keys are content: the bytes that went in, the weights that read them, and every setting between. A
-stale entry can therefore not be hit, and two runs on the same data share theirs.
+Keys are content: the bytes that went in, the weights that read them, every setting between, and the
+versions of what computes. A stale entry can therefore not be hit, and two runs on the same data
+share theirs. An entry says what it is of, and is taken only where it says the right thing.
 """
 
 import hashlib
@@ -10,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from medart_cli.data.files import draft_of
 from medart_cli.log import log
+from medart_cli.versions import name_versions
 
 
 def default_cache() -> Path:
@@ -30,19 +32,24 @@ class TensorCache:
 
     Attributes:
         folder: Where the entries lie; readable by the user alone, as latents show the images.
-        facts: What all keys have in common: weights' hash, image size, number format.
+        facts: What all keys have in common: hashes of weights and settings, image size, number
+            format. The versions of libraries are added to it.
     """
 
     folder: Path | None
     facts: str
 
     def find(self, *parts: str) -> dict[str, Tensor] | None:
-        """Return an entry, or None; a file that a crash or a full disk tore counts as none."""
+        """Return an entry, or None; a file that is torn, or of something else, counts as none."""
         path = self._path(parts)
         if path is None or not path.is_file():
             return None
         try:
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") != self._key(parts):
+                    log.warning("%s: is of something else than its name says; made anew", path)
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError) as error:
             log.warning("%s: unreadable cache entry, made anew: %s", path, error)
             return None
@@ -63,7 +70,8 @@ class TensorCache:
             return
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with draft_of(path, shared=True) as draft:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, draft)
+            entry = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+            save_file(entry, draft, metadata={"key": self._key(parts)})
 
     def get(self, make: Callable[[], dict[str, Tensor]], *parts: str) -> dict[str, Tensor]:
         """Return an entry; where there is none, make it and store it."""
@@ -73,10 +81,14 @@ class TensorCache:
             self.keep(found, *parts)
         return found
 
+    def _key(self, parts: tuple[str, ...]) -> str:
+        whole = "\0".join((self.facts, name_versions(), *parts))
+        return hashlib.sha256(whole.encode()).hexdigest()
+
     def _path(self, parts: tuple[str, ...]) -> Path | None:
         if self.folder is None:
             return None
-        key = hashlib.sha256("\0".join((self.facts, *parts)).encode()).hexdigest()
+        key = self._key(parts)
         return self.folder / key[:2] / f"{key}.safetensors"
 
 

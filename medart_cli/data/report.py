@@ -4,13 +4,11 @@ import base64
 import html
 import io
 import json
-import platform
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from medart_cli.data.lock import LOCK_NAME, check_lock, hold_lock
 from medart_cli.errors import ConfigError
 
 SETTINGS_NAME = "settings.toml"
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "medart-cli")
 DEMONSTRATION = (
     "Some of these images or captions were made with demonstration models, which know drawn "
     "phantoms only: these figures show how medart works and mean nothing for science."
@@ -187,14 +184,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, facts: dict[str, Any]) -> None:
     """Write facts as indented JSON, in one move."""
     write_text(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
-    }
 
 
 def build_page(title: str, parts: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Images to features: one decoding for all extractors, in batches, each result cached by content.
 
 A cache entry's key is the SHA-256 of the image file's bytes and the extractor's fingerprint
-(weights, number format, resizing), so a stale entry cannot be hit. Entries lie in safetensors files
+(weights, number format, resizing) with the versions of the libraries, all of it, and what is read
+is checked against it, so a stale entry cannot be hit. Entries lie in safetensors files
 of many images each, so that 100,000 images make a few hundred files, and are read back
 memory-mapped where they are many.
 """
@@ -30,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunError
 from medart_cli.log import log
+from medart_cli.versions import name_versions
 
 Features = npt.NDArray[np.float32]
 Digests = npt.NDArray[np.bytes_]  # (N,) SHA-256 of files' bytes, 32 bytes each: dtype S32
@@ -42,7 +44,7 @@ INCEPTION_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION_NAME
 )
 INCEPTION_WIDTH = 2048
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 IMAGES_A_FILE = 1024  # rows of a cache file: 8 MB at a width of 2048
 LARGE = 1 << 26  # bytes; larger feature tables are memory-mapped
 COPIED = 1024  # rows of a table that are copied at once
@@ -223,7 +225,7 @@ def _find_missing(keys: Digests, extractors: Sequence[Extractor], extraction: Ex
     """Say what the cache lacks of each key, (N,): bit i stands for extractor i."""
     missing = np.zeros(len(keys), dtype=np.intp)
     for index, extractor in enumerate(extractors):
-        places = _find_places(_cache_folder(extraction.cache, extractor), keys)
+        places = _find_places(extraction.cache, extractor, keys)
         missing[places.files < 0] |= 1 << index
     return missing
 
@@ -236,15 +238,14 @@ def read_features(keys: Digests, extractor: Extractor, cache: Path) -> Features:
     """
     if not len(keys):
         return np.empty((0, extractor.width), dtype=np.float32)
-    folder = _cache_folder(cache, extractor)
     unique, inverse = np.unique(keys, return_inverse=True)
-    places = _find_places(folder, unique)
+    places = _find_places(cache, extractor, unique)
     if (places.files < 0).any():
         raise KeyError(unique[places.files < 0][:1].tobytes().hex())
     files, rows = places.files[inverse], places.rows[inverse]  # (N,), (N,)
     order = np.argsort(files, kind="stable")
     ends = np.cumsum(np.bincount(files, minlength=len(places.paths)))
-    table = _empty_table(len(keys), extractor.width, folder)
+    table = _empty_table(len(keys), extractor.width, _cache_folder(cache, extractor))
     for path, wanted in zip(places.paths, np.split(order, ends[:-1]), strict=True):
         if not len(wanted):
             continue
@@ -272,7 +273,13 @@ def _empty_table(rows: int, width: int, folder: Path) -> Features:
 
 
 def _cache_folder(cache: Path, extractor: Extractor) -> Path:
-    return cache / "features" / extractor.fingerprint[:32]
+    return cache / "features" / _cache_key(extractor)
+
+
+def _cache_key(extractor: Extractor) -> str:
+    """Hash everything that a cached value depends on, but for the image."""
+    facts = (str(CACHE_FORMAT), extractor.fingerprint, str(extractor.width), name_versions())
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -284,20 +291,30 @@ class _Places:
     rows: npt.NDArray[np.int32]
 
 
-def _find_places(folder: Path, keys: Digests) -> _Places:
+def _find_places(cache: Path, extractor: Extractor, keys: Digests) -> _Places:
     """Look the keys, ascending and each once, up in the cache; of two places the last is taken.
 
-    The files are gone through one by one: a cache of many more images costs no more memory.
+    The files are gone through one by one: a cache of many more images costs no more memory. A file
+    that is torn, or of another extractor, is passed over and stays: a shared disk may be away for
+    a moment only.
     """
+    folder, wanted = _cache_folder(cache, extractor), _cache_key(extractor)
     paths: list[Path] = []
     files, rows = np.full(len(keys), -1, dtype=np.int32), np.zeros(len(keys), dtype=np.int32)
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy") as file:
+                key = json.loads((file.metadata() or {}).get("medart", "{}")).get("key")
                 cached = file.get_tensor("keys").view("S32")[:, 0]
-        except (SafetensorError, OSError) as error:
-            log.warning("%s: broken cache file (%s) is removed", path, error)
-            path.unlink(missing_ok=True)
+        except (SafetensorError, OSError, ValueError) as error:
+            log.warning(
+                "%s: cannot be read (%s) and is passed over; remove it if it is broken",
+                path,
+                error,
+            )
+            continue
+        if key != wanted:
+            log.warning("%s: holds features of something else and is passed over", path)
             continue
         place = np.searchsorted(keys, cached)
         found = np.flatnonzero(np.searchsorted(keys, cached, side="right") > place)
@@ -386,6 +403,7 @@ def _write_cache(folder: Path, keys: Digests, features: Features, extractor: Ext
         "format": CACHE_FORMAT,
         "extractor": extractor.name,
         "fingerprint": extractor.fingerprint,
+        "key": _cache_key(extractor),
     }
     draft = folder / f".{name}.{os.getpid()}.part"
     arrays: dict[str, npt.NDArray[Any]] = {"keys": raw, "features": features}

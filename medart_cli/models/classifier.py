@@ -7,6 +7,7 @@ transformers what its own `save_pretrained` writes.
 """
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +80,7 @@ def resize_input(backbone: Backbone, image_size: int | None) -> Backbone:
         backbone,
         module=module,
         image_size=image_size,
-        fingerprint=f"{backbone.fingerprint}-{image_size}",
+        fingerprint=hashlib.sha256(f"{backbone.fingerprint} {image_size}".encode()).hexdigest(),
         prepare=create_transform(**resolve_model_data_config(module), is_training=False),
     )
 

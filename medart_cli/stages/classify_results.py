@@ -19,7 +19,6 @@ from medart_cli.data.report import (
     build_inputs,
     build_page,
     build_table,
-    read_versions,
     tell_patients,
     write_json,
     write_text,
@@ -44,6 +43,7 @@ from medart_cli.metrics.scores import (
 from medart_cli.stages.classify_images import Images
 from medart_cli.stages.classify_predict import PREDICTIONS_NAME, describe_prediction
 from medart_cli.stages.classify_setup import Rows, count_labels
+from medart_cli.versions import read_versions
 
 Floats = npt.NDArray[np.float64]
 VERDICTS = {1: "better", -1: "worse", 0: "no difference shown"}

@@ -12,7 +12,7 @@ from medart_cli import stop
 from medart_cli.config import RUN_ONLY, EvaluateConfig, settings_of
 from medart_cli.data.latents import default_cache
 from medart_cli.data.manifest import write_manifest
-from medart_cli.data.report import Output, open_output, read_versions, write_json
+from medart_cli.data.report import Output, open_output, write_json
 from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
 from medart_cli.metrics import color
@@ -35,6 +35,7 @@ from medart_cli.stages.evaluate_setup import (
     read_sets,
     shared_labels,
 )
+from medart_cli.versions import read_versions
 
 FORMAT = 1  # of metrics.json
 IGNORED = RUN_ONLY | {"batch_size", "workers", "fail_on_copies"}

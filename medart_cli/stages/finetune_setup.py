@@ -24,11 +24,10 @@ from medart_cli import stop
 from medart_cli.config import RUN_ONLY, FinetuneConfig, parse_levels, plan_hldf, settings_of
 from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
-from medart_cli.data.images import LOADER, fit_image, image_to_tensor, load_image
+from medart_cli.data.images import fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, default_cache, open_cache
 from medart_cli.data.manifest import Record, hash_file, warn_of_demonstration
 from medart_cli.data.profiles import read_profile
-from medart_cli.data.report import read_versions
 from medart_cli.data.splits import refuse_synthetic, warn_of_two_labels
 from medart_cli.diffusion.losses import STATISTICS, color_statistics
 from medart_cli.errors import ConfigError, ImageError, RunError, Stopped
@@ -37,6 +36,7 @@ from medart_cli.models import adapters, pixart
 from medart_cli.models import optimizer as optimizers
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
+from medart_cli.versions import read_versions
 
 MOST_UNKNOWN = 0.2  # of all tokens of the captions, before a warning
 
@@ -211,7 +211,7 @@ def build_work(
     cache = (config.cache or default_cache()) if config.use_cache else None
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     text_facts = f"{hashes['text_encoder']} {pixart.max_tokens(base)} {precision}"
-    image_facts = f"{hashes['vae']} {resolution} {config.crop} {LOADER} {' '.join(STATISTICS)}"
+    image_facts = f"{hashes['vae']} {resolution} {config.crop} {' '.join(STATISTICS)}"
     work = Work(
         config=config, accelerator=accelerator, base=base, rows=rows,
         facts={

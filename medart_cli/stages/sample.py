@@ -31,7 +31,7 @@ from medart_cli.data.manifest import (
     read_manifest,
     repair_manifest,
 )
-from medart_cli.data.report import Output, open_output, read_versions, write_json, write_text
+from medart_cli.data.report import Output, open_output, write_json, write_text
 from medart_cli.data.stored import join_manifests
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import ConfigError
@@ -46,6 +46,7 @@ from medart_cli.models.device import (
 )
 from medart_cli.ranks import Part, own_part
 from medart_cli.stages.sample_prompts import Prompts, read_prompts
+from medart_cli.versions import read_versions
 
 # What may differ in another run of the same folder: the rows themselves are compared one by one.
 MAY_CHANGE = RUN_ONLY | frozenset(

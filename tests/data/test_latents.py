@@ -1,5 +1,6 @@
 import torch
 
+from medart_cli.data import latents
 from medart_cli.data.latents import open_cache
 
 
@@ -22,6 +23,17 @@ def test_other_weights_settings_or_content_never_hit(tmp_path):
     assert not open_cache(tmp_path, "latents", "vae 128").has("hash")
     assert not open_cache(tmp_path, "text", "vae 64").has("hash")
     assert not open_cache(tmp_path, "latents", "vae 64").has("other")
+
+
+def test_an_entry_of_another_release_or_under_another_name_is_not_taken(tmp_path, monkeypatch):
+    cache = open_cache(tmp_path, "latents", "vae")
+    cache.keep({"mean": torch.ones(1)}, "one")
+    cache.keep({"mean": torch.zeros(1)}, "two")
+    one, two = cache._path(("one",)), cache._path(("two",))
+    two.replace(one)
+    assert cache.find("one") is None
+    monkeypatch.setattr(latents, "name_versions", lambda: "diffusers of another release")
+    assert not cache.has("one")
 
 
 def test_a_torn_entry_is_made_anew(tmp_path):

@@ -15,7 +15,6 @@ from medart_cli.data.report import (
     first_change,
     open_output,
     plot_losses,
-    read_versions,
     write_json,
 )
 from medart_cli.errors import ConfigError
@@ -153,7 +152,3 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
         "40 optimizer steps at 512 pixels,\nwith the HLDF color loss (the energy score) in 2"
         in (build_card(facts | trained))
     )
-
-
-def test_versions_name_what_results_depend_on():
-    assert {"python", "torch", "diffusers", "medart-cli"} <= read_versions().keys()

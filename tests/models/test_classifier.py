@@ -196,7 +196,7 @@ def test_another_input_size_is_kept_in_the_saved_classifier(tmp_path):
     small = resize_input(backbone, 64)
     assert (small.image_size, backbone.image_size) == (64, 160)
     assert small.prepare(draw_image()).shape == (3, 64, 64)
-    assert small.fingerprint != backbone.fingerprint
+    assert small.fingerprint[:32] != backbone.fingerprint[:32]
     (tmp_path / "CLF").mkdir()
     network = build_network(small, nn.Linear(small.width, 3))
     save_classifier(tmp_path / "CLF", small, network, CLASSES)
