@@ -58,9 +58,8 @@ class Prompts:
         if self.account is None:
             return None
         record = self.records[int(self.order[row])]
-        sha256 = record.fields.get("sha256")
-        if sha256 is None and record.path.is_file():
-            sha256 = hash_file(record.path)
+        there = record.path.is_file()  # a manifest may be drawn from without its images
+        sha256 = hash_file(record.path) if there else record.fields.get("sha256")
         known = {"sha256": sha256, "split": record.split, "group_id": record.group}
         return {"image": record.file_name} | {
             name: value for name, value in known.items() if value is not None
