@@ -193,8 +193,7 @@ def _list_predictions(
     results: Mapping[str, Sequence[dict[str, Any]]], test: Rows, classes: list[str]
 ) -> list[dict[str, Any]]:
     return [
-        {"file_name": record.file_name, "label": record.label}
-        | {key: record.fields[key] for key in ("group_id",) if key in record.fields}
+        {**record.fields, "file_name": record.file_name, "label": record.label}
         | {"regime": name, "seed": item["seed"]}
         | describe_prediction(shares, classes)
         for name, items in results.items()
