@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import sys
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -84,11 +85,15 @@ def add_stage(name: str, config_type: type[config.CommonConfig]) -> None:
 
 def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[str, Any]) -> int:
     """Run one stage, print its result, and return the exit code (design: 0, 1, 2, 3, 4, 75)."""
-    first = ranks.own_rank() == 0  # one of several processes speaks for all
-    start_log(
-        quiet=bool(options.get("quiet")), verbose=bool(options.get("verbose")), silent=not first
-    )
+    first = True  # one of several processes speaks for all
     try:
+        passed_over = ranks.check_environment()
+        first = ranks.own_rank() == 0
+        start_log(
+            quiet=bool(options.get("quiet")), verbose=bool(options.get("verbose")), silent=not first
+        )
+        if passed_over is not None:
+            log.info("%s", passed_over)
         settings = config_type(**options)
         _check_processes(name, options)
         stop.listen()
@@ -126,6 +131,10 @@ def _check_processes(name: str, options: dict[str, Any]) -> None:
     values = [item for value in options.values() for item in _items(value)]
     if "-" in values:
         raise ConfigError("-: several processes cannot share standard input; name a file")
+    log.info(
+        "one of %d processes; waiting for the others at %s:%s",
+        *(ranks.count_ranks(), os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]),
+    )
 
 
 def _items(value: object) -> list[object]:

@@ -10,6 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from medart_cli.errors import ConfigError
+
+# What torchrun and accelerate launch set for each process, and all of which torch needs.
+LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# What mpirun, and srun by its plugins, set; accelerate takes it for a launch on CPUs.
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+LAUNCHERS = "several are started by torchrun or accelerate launch (docs/cluster.md)"
+
 Item = TypeVar("Item")
 
 
@@ -28,6 +36,53 @@ class Part:
     def name(self) -> str:
         """What the part's own files are called by: `2-of-3`; empty for all rows."""
         return f"{self.index + 1}-of-{self.count}" if self.count > 1 else ""
+
+
+def check_environment() -> str | None:
+    """Find out whether the environment says clearly which process this is, and of how many.
+
+    What launchers of other programs left there would make this one do a part of the rows only, or
+    wait for processes that do not come.
+
+    Returns:
+        What to say of variables that are passed over, since this is surely one process.
+
+    Raises:
+        ConfigError: Variables are missing or contradict each other; it names them.
+    """
+    given = [name for name in LAUNCH if name in os.environ]
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    counted = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & {*given}
+    if not counted or (size == "1" and rank in (None, "0") and "LOCAL_RANK" not in given):
+        _check_mpi()
+        left = f"{', '.join(given)} in the environment: passed over, this runs as one process"
+        return left if given else None
+    missing = [name for name in LAUNCH if name not in given]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(given)} in the environment without {', '.join(missing)}: the rest of "
+            f"another launch? For one process say `unset {' '.join(given)}`; {LAUNCHERS}"
+        )
+    numbers = [os.environ[name] for name in LAUNCH[:3]]
+    whole = all(number.isascii() and number.isdigit() for number in numbers)
+    if not whole or not max(own_rank(), int(numbers[2])) < count_ranks():
+        facts = ", ".join(f"{name}={os.environ[name]!r:.20}" for name in LAUNCH[:3])
+        raise ConfigError(
+            f"{facts} in the environment contradict each other; for one process say `unset "
+            f"{' '.join(given)}`; {LAUNCHERS}"
+        )
+    return None
+
+
+def _check_mpi() -> None:
+    """Refuse processes of mpirun, but those of `accelerate launch`, which gives an address too."""
+    sizes = [name for name in MPI_SIZES if os.environ.get(name, "1") != "1"]
+    if sizes and "MASTER_ADDR" not in os.environ:
+        names = [name for name in os.environ if name.startswith(sizes[0].removesuffix("SIZE"))]
+        raise ConfigError(
+            f"{sizes[0]}={os.environ[sizes[0]]} in the environment, as of mpirun, without RANK and "
+            f"WORLD_SIZE; for one process say `unset {' '.join(sorted(names))}`; {LAUNCHERS}"
+        )
 
 
 def own_rank() -> int:

@@ -255,7 +255,7 @@ def test_several_processes_measure_what_one_measures(together, place, medart, im
 
 
 def test_several_processes_refuse_what_they_cannot_share(monkeypatch, medart, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    set_launch(monkeypatch, RANK=0, WORLD_SIZE=2, LOCAL_RANK=0, MASTER_ADDR="::1", MASTER_PORT=1)
     code, _, errors = medart("sample", "base", "--out", tmp_path / "syn", "--prompts", "-")
     assert (code, errors) == (
         2, "medart sample: -: several processes cannot share standard input; name a file\n"
@@ -286,3 +286,68 @@ def test_the_parts_of_all_shards_and_processes_are_all_rows_once(monkeypatch):
                     monkeypatch.setenv("RANK", str(rank))
                     found += ranks.own_part((shard, shards)).take(rows)
             assert sorted(found) == rows
+
+
+def set_launch(monkeypatch, **values):
+    """Set what launchers set, and nothing else of theirs."""
+    for name in (*ranks.LAUNCH, *ranks.MPI_SIZES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+WHOLE = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "MASTER_ADDR": "::1", "MASTER_PORT": 29500}
+
+
+@pytest.mark.parametrize("missing", WHOLE)
+def test_half_a_launch_in_the_environment_is_refused_by_its_names(
+    monkeypatch, medart, images, missing, tmp_path
+):
+    left = {name: value for name, value in WHOLE.items() if name != missing}
+    set_launch(monkeypatch, **left)
+    code, output, errors = medart("evaluate", images, images, "--out", tmp_path / "report")
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith(f"medart evaluate: {', '.join(left)} in the environment without ")
+    assert f"without {missing}: " in errors and f"`unset {' '.join(left)}`" in errors
+
+
+@pytest.mark.parametrize(
+    "left",
+    [{"RANK": 0}, {"RANK": 1}, {"LOCAL_RANK": 0}, {"WORLD_SIZE": 2}, {"RANK": 1, "WORLD_SIZE": 1},
+     {"RANK": ""}, {"RANK": 1, "MASTER_ADDR": "node"}, WHOLE | {"RANK": 2}, WHOLE | {"RANK": "a"},
+     WHOLE | {"LOCAL_RANK": -1}, WHOLE | {"WORLD_SIZE": 0}, {"OMPI_COMM_WORLD_SIZE": 4},
+     {"PMI_SIZE": 2, "PMI_RANK": 1}, {"MV2_COMM_WORLD_SIZE": 2, "WORLD_SIZE": 1}],
+    ids=str,
+)  # fmt: skip
+def test_what_launchers_left_is_refused_with_how_to_unset_it(monkeypatch, left):
+    set_launch(monkeypatch, **left)
+    with pytest.raises(ConfigError) as refused:
+        ranks.check_environment()
+    assert "`unset " in str(refused.value) and "torchrun" in str(refused.value)
+    assert all(name in str(refused.value) for name in left if name in ("RANK", "LOCAL_RANK"))
+
+
+@pytest.mark.parametrize(
+    "left", [{"MASTER_ADDR": "node"}, {"WORLD_SIZE": 1}, {"WORLD_SIZE": 1, "RANK": 0}], ids=str
+)
+def test_where_one_process_is_certain_what_was_left_is_passed_over_and_said(monkeypatch, left):
+    set_launch(monkeypatch, **left)
+    assert all(name in ranks.check_environment() for name in left)
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [{}, WHOLE, WHOLE | {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0},
+     WHOLE | {"PMI_SIZE": 2, "PMI_RANK": 1}, {"SLURM_PROCID": 0, "SLURM_NTASKS": 1},
+     {"SLURM_PROCID": 3, "SLURM_NTASKS": 4, "SLURM_LOCALID": 3}, {"PMI_SIZE": 1, "PMI_RANK": 0}],
+    ids=str,
+)  # fmt: skip
+def test_launches_and_slurm_tasks_that_know_nothing_of_each_other_pass(monkeypatch, launch):
+    set_launch(monkeypatch, **launch)
+    assert ranks.check_environment() is None
+
+
+def test_processes_of_accelerates_mpirun_pass(monkeypatch):
+    launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500, "OMPI_COMM_WORLD_SIZE": 2}
+    set_launch(monkeypatch, **launch)
+    ranks.check_environment()

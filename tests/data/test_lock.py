@@ -2,7 +2,10 @@ import errno
 import fcntl
 import os
 import signal
+import tempfile
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +95,75 @@ def test_a_file_system_without_locks_is_a_warning(file, monkeypatch, caplog):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     assert is_free(file)
     assert "no locks" in caplog.text
+
+
+@contextmanager
+def as_user(number):
+    """Have the rights of another user for a while, as only root can."""
+    os.seteuid(number)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A folder in which everyone may write, with a way to it."""
+    if os.geteuid():
+        pytest.skip("only root can be several users")
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o444])
+def test_the_lock_that_another_user_left_is_taken_over(shared, mode):
+    file = shared / ".medart.lock"
+    file.write_text(" (process 1 on elsewhere)")
+    file.chmod(mode)
+    with as_user(1):
+        check_lock(file, shared)
+        with hold_lock(file, shared):
+            assert file.stat().st_uid == 1
+    assert not file.exists()
+
+
+def test_the_lock_that_another_user_holds_is_not(shared):
+    file = shared / ".medart.lock"
+    with elsewhere(hold_lock, file, shared) as holder, as_user(1):
+        with pytest.raises(ConfigError, match=rf"another medart is at work .*process {holder} on"):
+            hold_lock(file, shared).__enter__()
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(("folder", "mode"), [(0o777, 0o600), (0o755, 0o644), (0o1777, 0o644)])
+def test_a_lock_that_may_not_be_taken_over_names_its_user_and_what_to_do(shared, folder, mode):
+    file = shared / ".medart.lock"
+    file.touch()
+    file.chmod(mode)
+    shared.chmod(folder)
+    for enter in (check_lock, lambda *places: hold_lock(*places).__enter__()):
+        with as_user(1), pytest.raises(ConfigError) as refused:
+            enter(file, shared)
+        text = str(refused.value)
+        assert text.startswith(f"{file}: is the lock of user root on {shared}, and may not be")
+        assert "have the file removed" in text and "\n" not in text
+    assert file.exists()
+
+
+def test_a_folder_in_which_no_lock_can_be_made_is_a_wrong_request(shared):
+    shared.chmod(0o755)
+    with as_user(1), pytest.raises(ConfigError, match="no lock can be made in .*: Permission"):
+        hold_lock(shared / ".medart.lock", shared).__enter__()
+
+
+def test_a_lock_that_cannot_be_removed_at_the_end_is_in_nobodys_way(shared):
+    file = shared / ".medart.lock"
+    file.touch()
+    file.chmod(0o666)
+    shared.chmod(0o755)
+    with as_user(1):
+        assert is_free(file)
+        assert is_free(file)
+    assert file.exists()
