@@ -18,6 +18,7 @@ from medart_cli.errors import (
     RunError,
     Stopped,
     TooManyFailuresError,
+    find_full_memory,
 )
 from medart_cli.log import log, start_log
 
@@ -85,7 +86,7 @@ def add_stage(name: str, config_type: type[config.CommonConfig]) -> None:
 
 def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[str, Any]) -> int:
     """Run one stage, print its result, and return the exit code (design: 0, 1, 2, 3, 4, 75)."""
-    first = True  # one of several processes speaks for all
+    first, settings = True, None  # one of several processes speaks for all
     try:
         passed_over = ranks.check_environment()
         first = ranks.own_rank() == 0
@@ -109,17 +110,32 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
             )
         if not summary.get("ready", True):  # doctor's verdict, after its report
             raise MissingModelError(summary["problems"][0])
-    except (MedartError, OSError, RuntimeError) as error:
-        if ranks.is_lost_process(error):
-            error = RunError(LOST_PROCESS)
-        if not isinstance(error, MedartError | OSError):
+    except (MedartError, OSError, RuntimeError, MemoryError) as caught:
+        error = _explain(caught, settings)
+        if error is None:
             raise
-        log.debug("where it happened:", exc_info=error)
+        log.debug("where it happened:", exc_info=caught)
         if first or not isinstance(error, Stopped | TooManyFailuresError):
             which = "" if first else f" (process {ranks.own_rank()})"
             typer.echo(f"medart {name}{which}: {_one_line(error)}", err=True)
         return getattr(error, "exit_code", 1)
     return 0
+
+
+def _explain(
+    error: Exception, settings: config.CommonConfig | None
+) -> MedartError | OSError | None:
+    """Turn an error into one that is said in one line; None for one that nobody expected."""
+    if isinstance(error, MedartError | OSError):
+        return error
+    if ranks.is_lost_process(error):
+        return RunError(LOST_PROCESS)
+    full = find_full_memory(error)
+    if full is None or settings is None:
+        return None
+    place = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    hints = config.name_less_memory(settings, full)
+    return RunError(f"{place}the {full}'s memory is full; run again with {hints}")
 
 
 def _check_processes(name: str, options: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Values are checked in `__post_init__`, so the command line and a notebook hear t
 
 import difflib
 import tomllib
+from collections.abc import Container
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import resources
@@ -1116,3 +1117,57 @@ class DoctorConfig(CommonConfig):
         bool,
         _looking_option("--hash", help="Hash files above 500 MB too, which may take minutes."),
     ] = False
+
+
+# What takes less memory, the least loss first: an option, the values at which it helps (None: all),
+# and what to say.
+_MORE_THAN_ONE = range(2, 1 << 31)
+_Hint = tuple[str, Container[Any] | None, str]
+LESS_MEMORY: dict[type[CommonConfig], tuple[_Hint, ...]] = {
+    CaptionConfig: (  # its batches are halved without being asked
+        ("load_in", (None, "8bit"), "--load-in 4bit"),
+        ("image_side", None, "a smaller --image-side"),
+        ("model", None, "a smaller --model"),
+    ),
+    FinetuneConfig: (
+        ("gradient_checkpointing", (False,), "--gradient-checkpointing"),
+        ("hldf_checkpoint", ("auto", "none", "block"), "--hldf-checkpoint step"),
+        ("batch_size", _MORE_THAN_ONE, "a smaller --batch-size"),
+        ("precision", ("fp32",), "--precision bf16"),
+        ("resolution", None, "a smaller --resolution"),
+    ),
+    SampleConfig: (
+        ("batch_size", _MORE_THAN_ONE, "a smaller --batch-size"),
+        ("precision", ("fp32",), "--precision bf16"),
+        ("resolution", None, "a smaller --resolution"),
+    ),
+    EvaluateConfig: (
+        ("batch_size", _MORE_THAN_ONE, "a smaller --batch-size"),
+        ("precision", ("auto", "fp32"), "--precision bf16"),  # its auto is fp32
+    ),
+    ClassifyConfig: (
+        ("batch_size", _MORE_THAN_ONE, "a smaller --batch-size"),
+        ("precision", ("fp32",), "--precision bf16"),
+        ("image_size", None, "a smaller --image-size"),
+        ("freeze", (False,), "--freeze"),
+    ),
+}
+
+
+def name_less_memory(config: CommonConfig, full: str) -> str:
+    """Name the options of a command that would take less memory than it took.
+
+    Args:
+        config: What was run.
+        full: Whose memory was full, `GPU` or `machine`.
+    """
+    hints = [
+        text
+        for name, helps, text in LESS_MEMORY.get(type(config), ())
+        if helps is None or getattr(config, name) in helps
+    ]
+    if full == "GPU":
+        hints.append("--device cpu")
+    return " or ".join(part for part in (", ".join(hints[:-1]), *hints[-1:]) if part) or (
+        "more memory"
+    )

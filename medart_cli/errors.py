@@ -43,3 +43,22 @@ class Stopped(MedartError):
     """A signal asked the run to stop; what was done is saved."""
 
     exit_code = 75
+
+
+FULL_GPU = (  # what the libraries of a GPU say besides torch.OutOfMemoryError
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def find_full_memory(error: BaseException) -> str | None:
+    """Say whose memory is full, if that is what an error means: `GPU` or `machine`.
+
+    torch is not imported here, so its error is known by its name.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in names or any(text in str(error) for text in FULL_GPU):
+        return "GPU"
+    full = isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+    return "machine" if full else None

@@ -26,7 +26,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from medart_cli.errors import ConfigError, MissingModelError, RunError
+from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
 from medart_cli.models.device import build_generator
 from medart_cli.models.hub import (
@@ -211,7 +211,7 @@ class Captioner:
             asking; None after each batch, where a caller can stop and lose nothing.
 
         Raises:
-            RunError: Memory does not suffice for a single image.
+            torch.OutOfMemoryError: Memory does not suffice for a single image.
         """
         waiting = sorted(range(len(questions)), key=lambda index: _length(questions[index]))
         while waiting:
@@ -229,10 +229,8 @@ class Captioner:
             return self._generate(questions, greedy)
         except torch.OutOfMemoryError as error:
             if len(questions) == 1:
-                raise RunError(
-                    f"{self.name}: memory does not suffice for one image; use --load-in 4bit, a "
-                    "smaller --image-side, or a smaller model"
-                ) from error
+                error.add_note(f"{self.name}, one image at a time")
+                raise
             return []
 
     def _halve(self, size: int) -> None:

@@ -287,17 +287,19 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
         if "architecture" in config:
             module = timm.create_model(f"local-dir:{folder}", pretrained=True)
             prepare = create_transform(**resolve_model_data_config(module), is_training=False)
-            return Classifier(module.eval().to(device), list(config["label_names"]), prepare)
-        model = AutoModelForImageClassification.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
-        )
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            names = list(config["label_names"])
+        else:
+            model = AutoModelForImageClassification.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
+            )
+            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            module, prepare = _Logits(model), partial(_apply_processor, processor)
+            names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     except FileNotFoundError as error:
         raise ConfigError(f"{folder}: holds no config.json; name a folder of classify") from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ConfigError(f"{folder}: is no image classifier: {error}") from error
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    return Classifier(_Logits(model).eval().to(device), names, partial(_apply_processor, processor))
+    return Classifier(module.eval().to(device), names, prepare)
 
 
 def _apply_processor(processor: Any, image: Image.Image) -> Tensor:  # noqa: ANN401 - any of theirs

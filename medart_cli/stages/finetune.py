@@ -155,10 +155,8 @@ def train(work: Work, first: int, total: int) -> None:
             work.accelerator.wait_for_everyone()  # or the launcher would end who still writes
             raise
         except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"step {done + 1}: the GPU's memory is full; the same command goes on with "
-                "--gradient-checkpointing or --hldf-checkpoint step added"
-            ) from error
+            error.add_note(f"step {done + 1}")
+            raise
 
 
 def take_step(work: Work, step: int) -> dict[str, float]:

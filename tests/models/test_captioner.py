@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import LogitsProcessorList, TopKLogitsWarper
 
-from medart_cli.errors import ConfigError, MissingModelError, RunError
+from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models.captioner import (
     Captioner,
     Question,
@@ -144,15 +144,16 @@ def test_the_batch_is_halved_on_out_of_memory_and_stays_so(folders, monkeypatch)
     assert sizes[4:] == [2, 2, 1]
 
 
-def test_one_image_too_many_for_memory_is_an_error_with_a_way_out(folders, monkeypatch):
+def test_one_image_too_many_for_memory_is_an_error_that_names_the_model(folders, monkeypatch):
     captioner = load(folders["llava"])
 
     def full(asked, greedy):
         raise torch.OutOfMemoryError("too large")
 
     monkeypatch.setattr(captioner, "_generate", full)
-    with pytest.raises(RunError, match="--load-in 4bit"):
+    with pytest.raises(torch.OutOfMemoryError) as full_memory:
         answers(captioner, questions())
+    assert full_memory.value.__notes__ == [f"{captioner.name}, one image at a time"]
 
 
 def test_the_model_loads_in_the_format_asked_for(folders):
