@@ -34,6 +34,7 @@ STAGES: dict[str, type[config.CommonConfig]] = {
 }
 TOP = {"demo": "medart_cli.demo"}
 TOGETHER = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
+INTERRUPTED = 130  # what shells give after a SIGINT
 LOST_PROCESS = (
     "another process of this run has ended, and with it the run; its message, if it left one, "
     "stands above; run the same command again to go on"
@@ -59,9 +60,6 @@ def main(arguments: list[str] | None = None) -> None:
     except MedartError as error:  # from --config, which is read before the command runs
         typer.echo(f"medart: {_one_line(error)}", err=True)
         code = error.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        typer.echo("medart: interrupted", err=True)
-        code = 130
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -97,9 +95,10 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
             log.info("%s", passed_over)
         settings = config_type(**options)
         _check_processes(name, options)
-        stop.listen()
         with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
-            summary = import_module(TOP.get(name, f"medart_cli.stages.{name}")).run(settings)
+            stage = import_module(TOP.get(name, f"medart_cli.stages.{name}"))  # takes seconds
+            stop.listen()
+            summary = stage.run(settings)
         if first:
             typer.echo(json.dumps(summary) if settings.json else summary["result"])
         failures = summary.get("failures", 0)
@@ -119,6 +118,12 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
             which = "" if first else f" (process {ranks.own_rank()})"
             typer.echo(f"medart {name}{which}: {_one_line(error)}", err=True)
         return getattr(error, "exit_code", 1)
+    except KeyboardInterrupt:  # a second Ctrl-C, which does not wait
+        typer.echo(
+            f"medart {name}: interrupted; run the same command again to go on at what was saved",
+            err=True,
+        )
+        return INTERRUPTED
     return 0
 
 

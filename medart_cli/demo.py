@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from medart_cli import cli
+from medart_cli import cli, stop
 from medart_cli.config import RUN_ONLY, DemoConfig, settings_of
 from medart_cli.data.images import load_image, save_png, tile_images
 from medart_cli.data.manifest import MANIFEST_NAME, Record, read_manifest, write_manifest
@@ -89,7 +89,9 @@ class Session:
         Raises:
             RunError: It failed; it has said why.
             Stopped: It was stopped by a signal.
+            KeyboardInterrupt: By a second Ctrl-C.
         """
+        stop.check()  # a command listens anew
         config = self.config
         words = [*shlex.split(line), "--seed", str(config.seed), "--offline"]
         if config.device != "auto":
@@ -102,6 +104,8 @@ class Session:
         self.lines.append((typed, time.monotonic() - started))
         if code == Stopped.exit_code:
             raise Stopped("stopped; the same command goes on")
+        if code == cli.INTERRUPTED:
+            raise KeyboardInterrupt
         if code:
             raise RunError(f"medart {words[0]} ended with exit code {code}, see above")
 

@@ -1,11 +1,14 @@
 """Stopping on request: SIGTERM, SIGINT and SIGUSR1 set a mark that every loop polls with `check`.
 
 A signal may arrive anywhere, also in the middle of a write; so the handler only takes a note, and
-the work is left at the next place where its state is whole. A second Ctrl-C stops at once.
+the work is left at the next place where its state is whole. A second Ctrl-C stops at once. Before
+the work begins there is nothing to save, and one signal ends the process at once.
 """
 
+import os
 import signal
 import time
+from contextlib import suppress
 from types import FrameType
 
 from medart_cli.errors import Stopped
@@ -13,6 +16,15 @@ from medart_cli.errors import Stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 AGAIN = 1.0  # seconds; torchrun hands a Ctrl-C on to processes that have heard it already
 _received: list[tuple[str, float]] = []
+
+
+def end_at_once() -> None:
+    """Answer the stop signals with one line and the end of the process, until `listen` is called.
+
+    Not by an exception: while libraries are imported, some of them would swallow it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _end)
 
 
 def listen() -> None:
@@ -35,6 +47,14 @@ def check() -> None:
 def received() -> bool:
     """Say whether a stop signal has arrived, where it cannot be answered alone."""
     return bool(_received)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    line = f"medart: stopped by {name} before it began; run the same command again to go on\n"
+    with suppress(OSError):  # nobody may be reading any more
+        os.write(2, line.encode())
+    os._exit(Stopped.exit_code)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

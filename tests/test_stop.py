@@ -1,6 +1,10 @@
 import os
 import signal
+import subprocess
+import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +46,53 @@ def test_the_echo_of_a_ctrl_c_by_torchrun_is_no_second_one():
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
     assert stop.received()
+
+
+def test_a_second_ctrl_c_is_one_line_and_the_shells_code(medart, monkeypatch, images, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medart_cli.stages.sample.find_source", interrupt)
+    code, output, errors = medart("sample", "tiny", "--prompt", "a", "--out", tmp_path / "syn")
+    assert (code, output, errors.count("\n")) == (130, "", 1)
+    assert errors.startswith("medart sample: interrupted; run the same command again to go on")
+
+
+def start_and_signal(name, seconds):
+    """Start a command, send it a signal so long after its first line of code, see how it ends."""
+    words = ("sample", "nosuchrun", "--prompt", "a", "--out", "nowhere")
+    code = "import sys; print('up', flush=True); from medart_cli.__main__ import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "up\n"
+    time.sleep(seconds)
+    process.send_signal(name)
+    output, errors = process.communicate()
+    return process.returncode, output, errors
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5])
+def test_ctrl_c_while_libraries_are_imported_is_one_line_at_once(seconds):
+    began = time.monotonic()
+    code, output, errors = start_and_signal(signal.SIGINT, seconds)
+    if code != 4:  # it had not ended before
+        assert (code, output) == (75, "")
+        assert errors.startswith("medart: stopped by SIGINT before it began; run the same command")
+        assert errors.count("\n") == 1
+        assert time.monotonic() - began < seconds + 3
+    assert seconds > 0.2 or code == 75
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGUSR1], ids=lambda name: name.name)
+def test_a_scheduler_is_answered_just_so_at_once(name):
+    code, output, errors = start_and_signal(name, 0.1)
+    assert (code, output) == (75, "")
+    assert errors.startswith(f"medart: stopped by {name.name} before it began; ")
+
+
+def test_the_installed_command_begins_where_signals_are_answered():
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    scripts = tomllib.loads(project.read_text())["project"]["scripts"]
+    assert scripts == {"medart": "medart_cli.__main__:main"}
