@@ -183,7 +183,6 @@ class CommonConfig:
         ):
             raise ConfigError(f"--device {self.device}: not auto, cpu, cuda or cuda:N")
         self._check_least(max_failures=0, seed=0)
-        parse_levels(getattr(self, "folders", None))
 
     def _check_roots(self, *names: str) -> None:
         """Refuse a root for a set that is not there."""
@@ -397,6 +396,7 @@ class FinetuneConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_levels(self.folders)
         self._check_resolution(self.resolution)
         self._check_least(
             save_every=1, save_minutes=0, keep=1, preview_every=0, preview_count=1, rank=1, alpha=0,
@@ -548,6 +548,7 @@ class SampleConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_levels(self.folders)
         self._check_resolution(self.resolution)
         self._check_least(steps=1, guidance=1, batch_size=1, count=1, per_label=1)
         parse_shard(self.shard)
@@ -735,6 +736,7 @@ class CaptionConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_levels(self.folders)
         self._check_least(
             review=0, audit=0, attempts=1, batch_size=1, image_side=28, temperature=0, top_k=0,
             top_p=0, max_new_tokens=1, concurrency=1, timeout=1,
@@ -905,6 +907,7 @@ class ClassifyConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_levels(self.folders)
         self._check_least(
             workers=0, ratio=0, label_budget=1, seeds=1, bootstrap=100, image_size=32, epochs=1,
             batch_size=1, learning_rate=0, weight_decay=0, label_smoothing=0, val_fraction=0,
@@ -1041,6 +1044,7 @@ class EvaluateConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_levels(self.folders)
         self._check_least(
             batch_size=1, workers=0, bootstrap=0, floor_repeats=1, copy_rate=0, fail_on_copies=0
         )

@@ -10,6 +10,7 @@ from medart_cli.data.account import Account
 from medart_cli.data.folders import TABLES, find_images, find_output, find_split, read_levels
 from medart_cli.data.manifest import (
     MANIFEST_NAME,
+    MARKS,
     PARTS,
     Record,
     encode_line,
@@ -18,8 +19,10 @@ from medart_cli.data.manifest import (
     read_records,
 )
 from medart_cli.data.stored import StoredRecords
-from medart_cli.data.tables import clean_name, read_table
+from medart_cli.data.tables import TableRow, clean_name, read_table
 from medart_cli.errors import ConfigError, ManifestError
+
+TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 class DataSet(Sequence[Record]):
@@ -200,7 +203,13 @@ def _rows_of(table: Path) -> Iterator[tuple[dict[str, Any], str]]:
         if not row.values["file_name"]:
             raise ManifestError(f"{row.place}: no file_name; every row needs the path of its image")
         name = clean_name(row.values["file_name"])
-        yield {**row.values, "file_name": name}, row.place
+        yield {**_read_marks(row), "file_name": name}, row.place
+
+
+def _read_marks(row: TableRow) -> dict[str, Any]:
+    """Read as true or false what is so in a manifest; all else of a table is text, numbers too."""
+    cells = {name: str(row.values[name]) for name in MARKS if row.values.get(name) is not None}
+    return row.values | {name: TRUTH.get(cell.lower(), cell) for name, cell in cells.items()}
 
 
 def _checked(record: Record, root: Path | None) -> Record:

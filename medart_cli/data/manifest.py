@@ -34,6 +34,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "source": (dict,),
 }
 SPLITS = ("train", "val", "test")
+MARKS = ("synthetic", "phantom", "demonstration")  # keys that are true or false
 
 
 @dataclass(frozen=True)

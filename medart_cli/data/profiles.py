@@ -68,7 +68,7 @@ class Profile:
 
     def build_prompt(self, fields: Mapping[str, Any]) -> str:
         """Word the instruction for one manifest row, its label and its columns in it."""
-        label = fields.get("label")
+        label = "" if fields.get("label") is None else str(fields["label"])  # it may be a number
         known = {name: str(value) for name, value in fields.items() if _is_filled(value)}
         sentences = [
             sentence.format_map(known)
@@ -77,7 +77,7 @@ class Profile:
         ]
         instruction = self.prompt.format(
             simple=self.simple_caption(label),
-            label=spoken_label(label or ""),
+            label=spoken_label(label),
             attributes=", ".join(self.attributes) or "colors, shapes, surface and surroundings",
             words=self.words,
         )

@@ -95,8 +95,8 @@ def describe_prediction(shares: list[float], classes: list[str]) -> dict[str, An
 
 def _score(rows: list[dict[str, Any]], classes: list[str]) -> float | None:
     """Give the accuracy where every image is labeled with a class of the classifier."""
-    labels = {row.get("label") for row in rows}
-    strange = sorted(str(label) for label in labels - {*classes, None})
+    labels = [Record(row, Path(), "").label for row in rows]  # of a number its text
+    strange = sorted({label for label in labels if label is not None} - {*classes})
     if strange:
         log.warning(
             "label %r is no class of the classifier (%s); predicted, but not scored",
@@ -104,5 +104,5 @@ def _score(rows: list[dict[str, Any]], classes: list[str]) -> float | None:
         )
     if strange or None in labels or not rows:
         return None
-    right = sum(bool(row["label"] == row["predicted"]) for row in rows)
-    return right / len(rows)
+    pairs = zip(labels, rows, strict=True)
+    return sum(bool(label == row["predicted"]) for label, row in pairs) / len(rows)

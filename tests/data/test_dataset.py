@@ -105,6 +105,22 @@ def test_a_table_at_the_top_is_the_manifest(tmp_path):
         list(read_data(tmp_path))
 
 
+def test_a_table_says_true_and_false_in_words_or_numbers_and_labels_stay_text(tmp_path):
+    cells = ["true", "False", "1", "0", "TRUE", "1.0", ""]
+    write_images(tmp_path, *(f"{number}.png" for number in range(len(cells))))
+    lines = [f"{number}.png,{cell},1,{cell}" for number, cell in enumerate(cells)]
+    table = "file_name,synthetic,label,phantom\n"
+    (tmp_path / "metadata.csv").write_text(table + "\n".join(lines))
+    records = list(read_data(tmp_path))
+    marks = [record.fields.get("synthetic") for record in records]
+    assert marks == [True, False, True, False, True, True, None]
+    assert [record.phantom for record in records] == [bool(mark) for mark in marks]
+    assert {record.fields["label"] for record in records} == {"1"}
+    (tmp_path / "metadata.csv").write_text(table + "0.png,perhaps,1,of the head\n")
+    with pytest.raises(ManifestError, match=r"metadata.csv:2: synthetic must be bool, not str"):
+        list(read_data(tmp_path))
+
+
 def test_folders_mean_what_the_user_says(tmp_path):
     write_images(tmp_path, "P 01/mel/a.png", "P 02/nev/left/b.png")
     named = fields_of(tmp_path, levels=("group_id", "label"))

@@ -38,6 +38,14 @@ def test_each_packaged_profile_words_a_label_and_lists_what_to_describe(name):
     assert "{" not in prompt
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_label_that_is_a_number_is_asked_for_like_its_text(label):
+    profile = read_profile("generic")
+    asked = profile.build_prompt({"label": label})
+    assert profile.simple_caption(str(label)) in asked
+    assert profile.build_prompt({"label": str(label)}) == asked
+
+
 def test_names_of_folders_become_words():
     names = ["dyed-lifted-polyps", "basal_cell", "non-polypoid lesion", " nevus ", "T-cell_a"]
     spoken = ["dyed lifted polyps", "basal cell", "non-polypoid lesion", "nevus", "T-cell a"]
