@@ -1,19 +1,26 @@
 """Charts of a classifier's test, as PNG files: confusion, ROC and calibration, a panel a regime."""
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence, Set
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import get_data_path, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.text import Text
 
 from medart_cli.data.files import draft_of
+from medart_cli.log import log
 
 MOST_CELLS = 15  # classes up to which the cells of a confusion matrix hold their numbers
 MOST_NAMES = 20  # classes up to which curves are named
+_SAID: set[str] = set()  # letters that were named as lacking
 
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
@@ -40,7 +47,7 @@ def draw_confusion(
             axes.set_yticks(range(count), classes)
         if count <= MOST_CELLS:
             _write_cells(axes, shares)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _write_cells(axes: Axes, shares: npt.NDArray[np.float64]) -> None:
@@ -66,7 +73,7 @@ def draw_roc(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> None:
         axes.set_aspect("equal")
         if len(table) <= MOST_NAMES:
             axes.legend(fontsize=7, loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_calibration(path: Path, tables: Mapping[str, Sequence[tuple[float, float, int]]]) -> None:
@@ -87,7 +94,7 @@ def draw_calibration(path: Path, tables: Mapping[str, Sequence[tuple[float, floa
         axes.set(title=name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
         axes.set_aspect("equal")
         axes.legend(fontsize=8, loc="upper left")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _open_panels(names: Sequence[str], size: tuple[float, float]) -> tuple[Figure, list[Any]]:
@@ -97,6 +104,60 @@ def _open_panels(names: Sequence[str], size: tuple[float, float]) -> tuple[Figur
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(len(names))]
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with draft_of(path) as draft:
-        figure.savefig(draft, format="png", dpi=110)
+def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a figure as a PNG, with its texts as they are: no mathematics, and in fonts that fit.
+
+    Letters that no font of this machine has are boxes in the picture, which is said once.
+
+    Args:
+        figure: The figure; its texts get other fonts where theirs lacks letters.
+        path: PNG file to write.
+        dpi: Pixels an inch.
+    """
+    texts = [item for item in figure.findobj(Text) if isinstance(item, Text)]
+    letters = {letter for item in texts for letter in item.get_text() if letter.isprintable()}
+    families, lacking = find_fonts(letters)
+    for item in texts:
+        item.set_fontfamily(families)
+        if "$" in item.get_text():  # a name, for no chart has a formula
+            item.set_parse_math(False)
+    new = lacking - _SAID
+    if new:
+        _SAID.update(new)
+        log.warning(
+            "%s: no font of this machine has the letters %s; they are boxes in the charts, and "
+            "right in the pages and tables; install a font that has them, such as Noto",
+            *(path, "".join(sorted(new))[:MOST_NAMES]),
+        )
+    with draft_of(path) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(draft, format="png", dpi=dpi)
+
+
+def find_fonts(letters: Set[str]) -> tuple[list[str], set[str]]:
+    """Find fonts that have all the letters between them.
+
+    Returns:
+        Names of the fonts, the usual ones first; and the letters that none has.
+    """
+    families = list(rcParams["font.family"])
+    usual = _letters_of(findfont(FontProperties()))
+    lacking = {letter for letter in letters if ord(letter) not in usual}
+    own = get_data_path()  # the fonts there are for formulas, or draw any letter as a box
+    fonts = [font for font in fontManager.ttflist if not font.fname.startswith(own)]
+    for font in sorted(fonts, key=lambda font: (font.style != "normal", font.name, font.fname)):
+        if not lacking:
+            break
+        found = {letter for letter in lacking if ord(letter) in _letters_of(font.fname)}
+        if found:
+            families.append(font.name)
+            lacking -= found
+    return families, lacking
+
+
+@cache
+def _letters_of(file: str) -> frozenset[int]:
+    try:
+        return frozenset(get_font(file).get_charmap())
+    except (OSError, RuntimeError):  # FreeType cannot read it: then it draws nothing either
+        return frozenset()

@@ -240,6 +240,8 @@ def plot_losses(log: Path, picture: Path) -> None:
     """Draw the losses of a run's metrics.jsonl as a PNG: noise loss above, color loss below."""
     from matplotlib.figure import Figure  # a second to load, and only needed here
 
+    from medart_cli.data.charts import save_figure
+
     with log.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     names = [name for name in ("loss", "color_loss") if any(name in row for row in rows)]
@@ -250,8 +252,7 @@ def plot_losses(log: Path, picture: Path) -> None:
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else None)
         axes.set(xlabel="optimizer step", ylabel=name.replace("_", " "))
         axes.grid(alpha=0.3)
-    with draft_of(picture) as draft:
-        figure.savefig(draft, format="png", dpi=120)
+    save_figure(figure, picture, dpi=120)
 
 
 def _tell_hldf(facts: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from medart_cli.data.files import draft_of
+from medart_cli.data.charts import save_figure
 from medart_cli.data.images import fit_image, load_image, tile_images
 from medart_cli.data.report import (
     DEMONSTRATION,
@@ -264,8 +264,7 @@ def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
 
 def _place_plot(figure: Figure, path: Path, caption: str) -> str:
     """Save a plot beside the page, and put it into the page as well."""
-    with draft_of(path) as draft:
-        figure.savefig(draft, format="png", dpi=130)
+    save_figure(figure, path, dpi=130)
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return (
         f"<figure><img src='data:image/png;base64,{data}' alt=''>"

@@ -1,7 +1,18 @@
+import warnings
+
 import numpy as np
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
+from medart_cli.data import charts
 from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
+from medart_cli.log import log
+
+CHINESE = ("黑色素瘤", "痣", "基底细胞癌")
+CURVE = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
 
 
 def size_of(path):
@@ -32,8 +43,66 @@ def test_darker_cells_hold_larger_shares(tmp_path):
 def test_many_classes_and_curves_still_fit(tmp_path):
     names = [f"class {i}" for i in range(30)]
     draw_confusion(tmp_path / "a.png", {"real": np.eye(30, dtype=np.int64)}, names)
-    curve = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-    draw_roc(tmp_path / "b.png", {"real": dict.fromkeys(names, curve)})
+    draw_roc(tmp_path / "b.png", {"real": dict.fromkeys(names, CURVE)})
     draw_calibration(tmp_path / "c.png", {"real": [(0.9, 0.8, 10)]})
     assert all(min(size_of(tmp_path / f"{name}.png")) > 300 for name in "abc")
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(log, "warning", lambda text, *values: lines.append(text % values))
+    monkeypatch.setattr(charts, "_SAID", set())
+    return lines
+
+
+def draw_named(folder, names):
+    """Draw the charts that hold names of classes, with every warning as an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_confusion(folder / "a.png", {"real": np.eye(len(names), dtype=np.int64)}, names)
+        draw_roc(folder / "b.png", {"real": dict.fromkeys(names, CURVE)})
+
+
+def build_font(path, letters):
+    """Write a font in which each of the letters is one black square."""
+    pen = TTGlyphPen(None)
+    for place, point in enumerate([(0, 0), (0, 900), (900, 900), (900, 0)]):
+        (pen.lineTo if place else pen.moveTo)(point)
+    pen.closePath()
+    names = [".notdef", *(f"uni{ord(letter):04X}" for letter in letters)]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(letter): f"uni{ord(letter):04X}" for letter in letters})
+    font.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    font.setupHorizontalHeader(ascent=900, descent=-100)
+    font.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    font.setupOS2(sTypoAscender=900)
+    font.setupPost()
+    font.save(path)
+    return path
+
+
+def test_letters_that_no_font_has_are_said_in_one_line(tmp_path, said, monkeypatch):
+    usual = [font for font in fontManager.ttflist if font.name.startswith("DejaVu")]
+    monkeypatch.setattr(fontManager, "ttflist", usual)
+    draw_named(tmp_path, CHINESE)
+    assert len(said) == 1 and "\n" not in said[0]
+    assert "no font of this machine has the letters " in said[0] and "痣" in said[0]
+    draw_named(tmp_path, ["痣", "nevus"])
+    assert len(said) == 1
+
+
+def test_a_font_that_has_the_letters_is_taken(tmp_path, said, monkeypatch):
+    monkeypatch.setattr(fontManager, "ttflist", [*fontManager.ttflist])
+    fontManager.addfont(build_font(tmp_path / "squares.ttf", {*"".join(CHINESE)}))
+    assert charts.find_fonts({*"痣n"}) == (["sans-serif", "Squares"], set())
+    draw_named(tmp_path, CHINESE)
+    assert said == []
+
+
+def test_names_are_no_formulas_and_german_and_greek_need_no_other_font(tmp_path, said):
+    draw_named(tmp_path, ["$\\frac{", "5$ to 10$", "Müller & Söhne", "β-cells"])
+    assert said == []
