@@ -39,6 +39,9 @@ def place(tmp_path, images, small_base):
         "tests": {"file_name": "good/nevus/1.png", "split": "test"},
     }.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "gone.jsonl").write_text(
+        '{"file_name": "a.png"}\n{"file_name": "good/nevus/1.png", "split": "test"}\n'
+    )
     (tmp_path / "broken.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": \n')
     shutil.copytree(small_base, tmp_path / "halfbase")
     shutil.rmtree(tmp_path / "halfbase" / "vae")
@@ -58,7 +61,13 @@ FINETUNE = [
     ("wrongtext.jsonl", (), 2, "wrongtext.jsonl:1: text must be str"),
     ("split.jsonl", (), 2, "split.jsonl:1: split must be train, val or test"),
     ("broken.jsonl", (), 2, "broken.jsonl:2: is not"),
-    ("missing.jsonl", (), 2, "missing.jsonl: no training image"),
+    (
+        "missing.jsonl",
+        (),
+        2,
+        "missing.jsonl: none of its images is there, as a.png; file names are",
+    ),
+    ("gone.jsonl", (), 2, "gone.jsonl: none of its 1 training images can be opened"),
     ("tests.jsonl", (), 2, "tests.jsonl: no training image"),
     ("good", ("--base", "{place}/nobase"), 4, "nobase: neither a folder nor a hub id"),
     ("good", ("--base", "{place}/good"), 4, "no readable model_index.json"),

@@ -1,5 +1,6 @@
 """Reading a data set, one way for all commands: folder, manifest or standard input -> records."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,12 +44,25 @@ class DataSet(Sequence[Record]):
 
 
 def open_data(
-    source: str | Path, *, root: Path | None = None, levels: tuple[str, ...] | None = None
+    source: str | Path,
+    *,
+    root: Path | None = None,
+    levels: tuple[str, ...] | None = None,
+    images: bool = True,
 ) -> DataSet:
     """Return the records of any DATA argument, and say what was found and what was passed over.
 
-    The one way in which commands read a data set. Arguments and errors as `read_data`; the records
-    of a manifest file stay on the disk.
+    The one way in which commands read a data set; the records of a manifest file stay on the disk.
+
+    Args:
+        source: As for `read_data`.
+        root: As for `read_data`.
+        levels: As for `read_data`.
+        images: Whether image files are needed, and not texts alone.
+
+    Raises:
+        ConfigError: As `read_data`; or none of the images is there.
+        ManifestError: As `read_data`.
     """
     account = Account(str(source), levels)
     path = Path() if str(source) == "-" else find_manifest(Path(source))
@@ -57,8 +71,20 @@ def open_data(
         records = StoredRecords(path, root=root, account=account)
     else:
         records = list(read_data(source, root=root, levels=levels, account=account))
+    if images and not any(os.path.isfile(record.path) for record in records):
+        raise _refuse_places(source, records[0], root)
     account.say()
     return DataSet(records, account)
+
+
+def _refuse_places(source: str | Path, first: Record, root: Path | None) -> ConfigError:
+    name, place = str(source), str(first.folder) if root is None else f"--root {root}"
+    if name == "-":
+        name, place = "standard input", place if root else f"the working folder, {place}"
+    return ConfigError(
+        f"{name}: none of its images is there, as {first.file_name}; file names are relative to "
+        f"{place}; name the right folder with --root"
+    )
 
 
 def read_data(

@@ -60,10 +60,10 @@ class Record:
     def path(self) -> Path:
         """Path of the image file, with its letters composed as they are on the disk."""
         path = self.folder / self.file_name
-        if not self.file_name.isascii() and not path.exists():
+        if not self.file_name.isascii() and not os.path.exists(path):
             for form in ("NFC", "NFD"):  # macOS and some shares decompose letters with marks
                 other = self.folder / unicodedata.normalize(form, self.file_name)
-                if other.exists():
+                if os.path.exists(other):
                     return other
         return path
 

@@ -103,8 +103,13 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int, Account]:
         except OSError as error:
             log.warning("%s: %s: %s; left out", record.place, record.path, error.strerror)
             failures += 1
-    if not rows:
+    if not records:
         raise ConfigError(f"{config.data}: no training image; rows need split train or none at all")
+    if not rows:
+        raise ConfigError(
+            f"{config.data}: none of its {len(records)} training images can be opened, as said "
+            "above; see --root"
+        )
     warn_of_two_labels([row.record for row in rows], [row.sha256 for row in rows])
     if plain:
         example = next(row.caption for row in rows if row.record.text is None)

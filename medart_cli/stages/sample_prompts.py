@@ -97,9 +97,8 @@ def read_lines(name: str) -> list[str]:
 
 def choose_rows(config: SampleConfig) -> Prompts:
     """Choose the captions of a manifest to draw: all, `--count` at random, or `--per-label`."""
-    records = open_data(
-        config.from_data or "", root=config.root, levels=parse_levels(config.folders)
-    )
+    levels = parse_levels(config.folders)
+    records = open_data(config.from_data or "", root=config.root, levels=levels, images=False)
     wanted = set(config.split or ("train",))
     kept = array("q")
     groups: dict[str, list[int]] = defaultdict(list)
