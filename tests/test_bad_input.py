@@ -65,7 +65,7 @@ FINETUNE = [
         "missing.jsonl",
         (),
         2,
-        "missing.jsonl: none of its images is there, as a.png; file names are",
+        "missing.jsonl: none of its images is there, as a.png; file names",
     ),
     ("gone.jsonl", (), 2, "gone.jsonl: none of its 1 training images can be opened"),
     ("tests.jsonl", (), 2, "tests.jsonl: no training image"),
@@ -132,7 +132,8 @@ def test_finetune_says_what_is_wrong(
 
 
 SAMPLE = [
-    ("{place}/nowhere", ("--prompt", "a"), 4, "nowhere: neither a folder nor a hub id"),
+    ("{place}/nowhere", ("--prompt", "a"), 4, "nowhere: no such folder; RUN is a run folder that"),
+    ("runs/a", ("--prompt", "a", "--offline"), 4, "copy FOLDER here and give it as RUN"),
     ("{place}/empty", ("--prompt", "a"), 4, "no readable model_index.json"),
     ("{base}", (), 2, "exactly one of --prompt, --prompts and --from"),
     ("{base}", ("--prompt", "a", "--from", "{place}/good"), 2, "exactly one of"),

@@ -116,8 +116,8 @@ def find_inception(named: Path | None, cache: Path) -> Path:
     if not path.is_file():
         raise MissingModelError(
             f"{path}: the Inception weights (95.6 MB) are not there; fetch {INCEPTION_URL} "
-            f"(SHA-256 {INCEPTION_SHA256[:12]}...) to that place or name the file with "
-            "--inception, or use --features efficientnet-lite0, which comes with medart"
+            f"(SHA-256 {INCEPTION_SHA256[:12]}...) to that place, name the file with medart "
+            "evaluate --inception, or use --features efficientnet-lite0, which comes with medart"
         )
     for place in (path.resolve(), path.resolve().parent):
         if place.stat().st_mode & stat.S_IWOTH:

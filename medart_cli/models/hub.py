@@ -52,7 +52,7 @@ def find_model(
 
     Args:
         name: Folder or hub id.
-        option: Option that takes the folder, for the message.
+        option: What of the command takes the folder, for the message.
         size: What is to be downloaded, for the message.
         folders: The only folders of the repository that are needed; all of it by default.
         revision: Commit, branch or tag of a hub id.
@@ -80,7 +80,7 @@ def find_model(
         raise MissingModelError(
             f"{name}: no such folder, not in the local cache, and {why}; on a machine with "
             f"internet run `{download_command(name, folders)}` ({size}), copy FOLDER here and give "
-            f"it with {option}"
+            f"it as {option}"
         ) from error
     return Path(fetched)
 

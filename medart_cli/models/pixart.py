@@ -32,13 +32,16 @@ TOKEN_LIMITS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 SIZE = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
 
 
-def find_base(base: str, *, offline: bool = False, parts: Sequence[str] = PARTS) -> Path:
+def find_base(
+    base: str, *, offline: bool = False, parts: Sequence[str] = PARTS, option: str = "--base"
+) -> Path:
     """Return the folder of a pipeline: a local one, the embedded one, or a hub id's.
 
     Args:
         base: Folder, `tiny`, or hub id, which is taken from the cache or the hub.
         offline: Do not ask the hub.
         parts: Folders of the pipeline that are needed; no other is fetched or missed.
+        option: What of the command names it, for the message.
 
     Raises:
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
@@ -49,7 +52,7 @@ def find_base(base: str, *, offline: bool = False, parts: Sequence[str] = PARTS)
     else:
         some = [] if set(parts) == set(PARTS) else parts
         size = "1 MB" if list(parts) == ["tokenizer"] else SIZE
-        folder = find_model(base, option="--base", size=size, folders=some, offline=offline)
+        folder = find_model(base, option=option, size=size, folders=some, offline=offline)
     _check_base(folder, parts)
     return folder
 

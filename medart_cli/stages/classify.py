@@ -77,7 +77,9 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     precision = find_precision(config.precision, device)
     flips = read_profile(config.profile).flips
     sets = read_sets(config)
-    backbone = load_backbone(config.backbone, device=device, offline=config.offline)
+    backbone = load_backbone(
+        config.backbone, device=device, offline=config.offline, option="--backbone"
+    )
     backbone = resize_input(backbone, config.image_size)
     check_backbone(backbone)
     backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU

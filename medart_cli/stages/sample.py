@@ -34,7 +34,7 @@ from medart_cli.data.manifest import (
 from medart_cli.data.report import Output, open_output, write_json, write_text
 from medart_cli.data.stored import join_manifests
 from medart_cli.diffusion.solver import solve
-from medart_cli.errors import ConfigError
+from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models.device import (
@@ -44,6 +44,7 @@ from medart_cli.models.device import (
     hush_libraries,
     join_processes,
 )
+from medart_cli.models.hub import EMBEDDED, is_hub_id
 from medart_cli.ranks import Part, own_part
 from medart_cli.stages.sample_prompts import Prompts, read_prompts
 from medart_cli.versions import read_versions
@@ -142,10 +143,17 @@ def find_source(config: SampleConfig) -> Source:
     """Find the run, checkpoint or base that is asked for, and check that its base is the same."""
     found = checkpoints.find_run(Path(config.run))
     if found is None:
-        base = pixart.find_base(config.run, offline=config.offline)
+        known = config.run == EMBEDDED or is_hub_id(config.run) or Path(config.run).is_dir()
+        if not known:
+            raise MissingModelError(
+                f"{config.run}: no such folder; RUN is a run folder that medart finetune wrote, "
+                "one of its checkpoints, a pipeline folder, a hub id (OWNER/NAME), or tiny"
+            )
+        base = pixart.find_base(config.run, offline=config.offline, option="RUN")
         return Source(base, base, {}, pixart.hash_weights(base / "transformer"))
     trained, facts = found
-    base = pixart.find_base(facts["base"], offline=config.offline)
+    option = f"the `base` that the facts in {trained} name"
+    base = pixart.find_base(facts["base"], offline=config.offline, option=option)
     for part, known in facts["base_hashes"].items():
         if pixart.hash_weights(base / part) != known:
             raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")

@@ -38,7 +38,7 @@ def test_one_line_tells_images_labels_splits_patients_and_texts(tmp_path, said):
         {"file_name": "b.png", "label": "nev", "split": "test", "group_id": "1"},
         {"file_name": "c.png", "label": "nev", "split": "test"},
     )
-    facts = open_data(tmp_path).account.facts()
+    facts = open_data(tmp_path, images=False).account.facts()
     assert said == [
         f"info: {tmp_path}: 3 images; labels: mel 1, nev 2; splits: test 2, train 1; "
         "1 patients (1 images without one); 1 texts"
@@ -105,5 +105,5 @@ def test_classes_with_like_folders_below_are_no_patients(tmp_path, said):
 
 def test_empty_texts_are_counted(tmp_path, said):
     write_rows(tmp_path, {"file_name": "a.png", "text": " "}, {"file_name": "b.png", "text": "x"})
-    open_data(tmp_path)
+    open_data(tmp_path, images=False)
     assert said[1] == f"warning: {tmp_path}: 1 of 2 texts are empty"

@@ -68,7 +68,7 @@ def test_offline_a_missing_model_says_what_to_fetch_where_and_how_to_name_it(tmp
     assert str(caught.value) == (
         "a/b: no such folder, not in the local cache, and the hub was not asked (offline); on a "
         "machine with internet run `hf download a/b --include model_index.json --include "
-        "'tokenizer/*' --local-dir FOLDER` (5 GB), copy FOLDER here and give it with --base"
+        "'tokenizer/*' --local-dir FOLDER` (5 GB), copy FOLDER here and give it as --base"
     )
 
 

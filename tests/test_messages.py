@@ -1,0 +1,99 @@
+"""Messages name an option only where the command has it, or with the command that has it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from medart_cli.cli import STAGES, app
+from tests.test_layout import MODULES, PACKAGE, imports_of
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+# What a module says though a command that imports it lacks the option, and why that is right.
+RIGHT = {
+    ("data/dataset.py", "--shard"): "of the command that wrote the parts",
+    ("data/report.py", "--overwrite"): "caption has no output folder of its own",
+    ("metrics/features.py", "--features"): "classify takes features, but no Inception",
+    ("metrics/features.py", "--cache"): "doctor fills no cache",
+    ("models/backbone.py", "--features"): "a default; classify passes --backbone",
+    ("models/captioner.py", "--load-in"): "doctor loads nothing",
+    ("models/hub.py", "--include"): "of hf download",
+    ("models/hub.py", "--local-dir"): "of hf download",
+    ("models/pixart.py", "--base"): "a default; sample passes RUN",
+    ("models/pixart.py", "--resolution"): "caption and doctor draw nothing",
+    ("stages/doctor_models.py", "--create-dirs"): "of curl",
+}
+
+
+OPTIONS = {
+    name: {option for item in command.params for option in (*item.opts, *item.secondary_opts)}
+    for name, command in get_command(app).commands.items()
+}
+
+
+def find_texts(tree):
+    """List the texts of a module but for docstrings; of an f-string what stands in it."""
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                inside.add(first.value)
+        elif isinstance(node, ast.JoinedStr):
+            parts = [part for part in node.values if isinstance(part, ast.Constant)]
+            inside |= {*parts}
+            yield "{}".join(str(part.value) for part in parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in inside:
+            yield node.value
+
+
+def named_options(tree):
+    """List the options that texts name without a command before them that has them."""
+    for text in find_texts(tree):
+        for found in OPTION.finditer(text):
+            before = re.findall(r"\b(?:" + "|".join(STAGES) + r")\b", text[: found.start()])
+            if not (before and found[0] in OPTIONS[before[-1]]):
+                yield found[0]
+
+
+def used_by(command):
+    """Return the modules that a command imports, and they in turn."""
+    names = {"medart_cli." + ".".join(path.with_suffix("").parts): path for path in MODULES}
+    waiting, seen = [Path("stages") / f"{command}.py"], set()
+    while waiting:
+        module = waiting.pop()
+        if module not in seen and module.name not in ("cli.py", "config.py"):
+            seen.add(module)
+            found = {
+                part for name in imports_of(module) for part in (name, name.rpartition(".")[0])
+            }
+            waiting += [names[name] for name in found & names.keys()]
+    return seen
+
+
+@pytest.mark.parametrize("command", [name for name in STAGES if name != "demo"])
+def test_messages_name_options_that_the_command_has(command):
+    modules = used_by(command)
+    assert len(modules) > 10
+    for module in modules:
+        tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+        named = {option for option in named_options(tree)}
+        lacking = {it for it in named - OPTIONS[command] if (module.as_posix(), it) not in RIGHT}
+        assert not lacking, f"{module} names {lacking}, which {command} lacks"
+
+
+def test_checks_of_options_name_options_of_their_command():
+    tree = ast.parse((PACKAGE / "config.py").read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    for name, kind in STAGES.items():
+        named = {*named_options(classes[kind.__name__])}
+        named |= {*named_options(classes["CommonConfig"])} - {"--resolution"}  # a helper's
+        assert named <= OPTIONS[name]
+
+
+def test_what_is_right_without_the_option_is_still_said():
+    for place, option in RIGHT:
+        assert option in (PACKAGE / place).read_text(encoding="utf-8"), place
