@@ -54,7 +54,7 @@ FINETUNE = [
     ("empty", (), 2, "empty: holds neither metadata.jsonl nor an image"),
     ("texts", (), 2, "texts: holds neither metadata.jsonl nor an image"),
     ("broken", (), 2, "none of its 1 images can be read"),
-    ("image.png", (), 2, "image.png:1: "),
+    ("image.png", (), 2, "image.png: is a PNG image and no manifest; name the folder that holds"),
     ("noname.jsonl", (), 2, "noname.jsonl:1: no file_name"),
     ("outside.jsonl", (), 2, "outside.jsonl:1: file_name"),
     ("absolute.jsonl", (), 2, "absolute.jsonl:1: file_name"),
@@ -144,7 +144,8 @@ SAMPLE = [
     ("{base}", ("--prompt", "a", "--guidance", 0.5), 2, "--guidance must be 1 or more"),
     ("{base}", ("--prompt", "a", "--steps", 0), 2, "--steps must be 1 or more, got 0"),
     ("{base}", ("--prompt", "a", "--per-label", 2), 2, "--per-label needs --from"),
-    ("{base}", ("--from", "{place}/image.png"), 2, "image.png:1: "),
+    ("{base}", ("--from", "{place}/image.png"), 2, "image.png: is a PNG image and no manifest"),
+    ("{base}", ("--prompts", "{place}/image.png"), 2, "image.png: is a PNG image and no text"),
     ("{base}", ("--from", "{place}/missing.jsonl", "--per-label", 2), 2, "no row has a label"),
     ("{base}", ("--prompt", "a", "--merge-to", "{place}/good"), 2, "good: is there already"),
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from medart_cli.data.files import draft_of, named_errors
+from medart_cli.data.kinds import describe_kind
 from medart_cli.errors import ManifestError
 from medart_cli.log import log
 
@@ -156,6 +157,7 @@ def read_records(file: BinaryIO, name: str, folder: Path, root: Path | None) -> 
         number += 1
         place = f"{name}:{number}"
         if number == 1:
+            _refuse_kind(name, raw)
             raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as some editors write it
         if len(raw) > LONGEST_LINE:
             raise ManifestError(f"{place}: line longer than 1 MiB; is this a JSON Lines file?")
@@ -164,6 +166,12 @@ def read_records(file: BinaryIO, name: str, folder: Path, root: Path | None) -> 
             yield parse_line(raw, place, folder, root)
     if records == 0:
         raise ManifestError(f"{name}: is empty; it needs one JSON object a line")
+
+
+def _refuse_kind(name: str, head: bytes) -> None:
+    known = describe_kind(head)
+    if known is not None:
+        raise ManifestError(f"{name}: is {known[0]} and no manifest; {known[1]}")
 
 
 def parse_line(raw: bytes, place: str, folder: Path, root: Path | None = None) -> Record:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medart_cli.data.kinds import describe_kind
 from medart_cli.errors import ConfigError
 
 MARKS = {  # byte order marks; the longer first
@@ -80,6 +81,9 @@ def decode_text(raw: bytes, place: str) -> str:
     Raises:
         ConfigError: It is no such text; the message names the line.
     """
+    known = describe_kind(raw)
+    if known is not None:
+        raise ConfigError(f"{place}: is {known[0]} and no text; export or save it as UTF-8 text")
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in raw[:2]:
         encoding = "utf-16-be" if raw[:1] == b"\0" else "utf-16-le"
