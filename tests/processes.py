@@ -36,3 +36,16 @@ def largest_file(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def as_user(number):
+    """Have the rights of another user for a while, if this is root; else keep one's own."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(number)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)

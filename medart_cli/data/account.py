@@ -87,6 +87,7 @@ class Account:
             found["text files beside images"] = self.passed.texts
         found |= {f"folders {name}": count for name, count in self.passed.litter.items()}
         found |= {f"{name}, written by medart {by}": 1 for name, by in self.passed.outputs.items()}
+        found |= {f"{name}, not to be read": 1 for name in self.passed.unreadable}
         found |= {f"images on no line of {name}": n for name, n in self.unlisted.items()}
         return dict(sorted(found.items()))
 
@@ -120,6 +121,12 @@ class Account:
 
     def _find_warnings(self) -> list[str]:
         found = []
+        if self.passed.unreadable:
+            name, why = next(iter(self.passed.unreadable.items()))
+            found.append(
+                f"{len(self.passed.unreadable)} folders may not be read and are passed over, as "
+                f"{name} ({why}); if images in them are wanted, have them made readable"
+            )
         if self.passed.formats:
             found.append(
                 f"{sum(self.passed.formats.values())} files are in no format that is read and are "

@@ -8,7 +8,14 @@ from typing import Any
 
 from medart_cli.data import manifest
 from medart_cli.data.account import Account
-from medart_cli.data.folders import TABLES, find_images, find_output, find_split, read_levels
+from medart_cli.data.folders import (
+    TABLES,
+    Passed,
+    find_images,
+    find_output,
+    find_split,
+    read_levels,
+)
 from medart_cli.data.manifest import (
     MANIFEST_NAME,
     MARKS,
@@ -128,17 +135,23 @@ def find_manifest(source: Path) -> Path:
     """Return the manifest that a DATA argument names, or its folder where that has none.
 
     Raises:
-        ConfigError: There is no such folder or file, or its manifest is still in parts.
+        ConfigError: There is no such folder or file, it may not be looked into, or its manifest is
+            still in parts.
     """
-    if not source.exists():
-        raise ConfigError(f"{source}: no such folder or manifest")
-    manifest = source / MANIFEST_NAME if source.is_dir() else source
+    try:
+        os.stat(source)
+        manifest = source / MANIFEST_NAME if source.is_dir() else source
+        listed = manifest.is_file()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise ConfigError(f"{source}: no such folder or manifest") from error
+    except OSError as error:
+        raise ConfigError(f"{source}: {error.strerror}") from error
     if manifest.name == MANIFEST_NAME and any((manifest.parent / PARTS).glob("*-of-*.jsonl")):
         raise ConfigError(
             f"{manifest}: is still in {PARTS}; run the command that wrote them again, without "
             "--shard, to join them"
         )
-    return manifest if manifest.is_file() else source
+    return manifest if listed else source
 
 
 def list_images(
@@ -192,12 +205,13 @@ def list_images(
             empty = False
             yield _checked(record, root)
     if empty:
-        raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image")
+        closed = "".join(f"; {name} may not be read" for name in [*account.passed.unreadable][:1])
+        raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image{closed}")
 
 
 def find_table(folder: Path) -> Path | None:
     """Return the metadata.jsonl of a folder, or else its metadata.csv; None where it has none."""
-    return next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    return next((folder / name for name in TABLES if os.path.isfile(folder / name)), None)
 
 
 def _read_below(
@@ -215,7 +229,10 @@ def _read_below(
         if "split" in given:
             given["split"] = find_split(str(given["split"])) or given["split"]
         yield Record({**known, **given, "file_name": name}, folder, place)
-    inside = {(below / found["file_name"]).as_posix() for found in find_images(table.parent)}
+    passed = Passed()
+    beside = find_images(table.parent, passed)
+    inside = {(below / found["file_name"]).as_posix() for found in beside}
+    account.passed.unreadable |= passed.unreadable
     if inside - names:
         account.unlisted[str(table)] = len(inside - names)
 

@@ -1,5 +1,6 @@
 """Image folders without a manifest: which files are images, and what their folders say of them."""
 
+import errno
 import os
 import re
 import unicodedata
@@ -52,12 +53,14 @@ class Passed:
         litter: How many folders of each name belong to a file system and not to the data.
         outputs: Folders that medart wrote, with the command.
         texts: Images with a text file of their name beside them.
+        unreadable: Folders below the top that may not be read, with the system's reason.
     """
 
     formats: Counter[str] = field(default_factory=Counter)
     litter: Counter[str] = field(default_factory=Counter)
     outputs: dict[str, str] = field(default_factory=dict)
     texts: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def find_images(
@@ -79,8 +82,8 @@ def find_images(
         enter: Says whether a folder below is looked into.
 
     Raises:
-        ConfigError: A folder may not be read, or the folders seem to be splits and which is which
-            cannot be known.
+        ConfigError: The folder may not be read, or a folder below is broken; or the folders seem to
+            be splits and which is which cannot be known.
     """
     passed = Passed() if passed is None else passed
     known = _know_splits(folder) if levels is None else True
@@ -103,7 +106,7 @@ def find_text(path: Path) -> Path | None:
     """Return the text file beside an image, a.txt beside a.jpg; None where there is none."""
     # Only an image's ending is cut: a DICOM UID without one has dots of its own.
     stem = path.stem if path.suffix.lower() in ENDINGS else path.name
-    return next((it for end in TEXTS if (it := path.with_name(stem + end)).is_file()), None)
+    return next((it for end in TEXTS if os.path.isfile(it := path.with_name(stem + end))), None)
 
 
 def read_levels(parents: tuple[str, ...], levels: tuple[str, ...] | None) -> dict[str, str]:
@@ -174,8 +177,14 @@ def find_output(folder: Path) -> str | None:
 
 def _visible_files(folder: Path, passed: Passed, enter: Callable[[Path], bool]) -> Iterator[Path]:
     """List files in order; links to folders are followed, each folder is entered once."""
+
+    def pass_over(error: OSError) -> None:
+        if not isinstance(error, PermissionError) or error.filename == os.fspath(folder):
+            raise ConfigError(f"{error.filename}: {error.strerror}") from error
+        passed.unreadable[str(error.filename)] = str(error.strerror)  # like one unreadable image
+
     seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=pass_over, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:  # a loop of links
             folders.clear()
@@ -190,19 +199,19 @@ def _visible_files(folder: Path, passed: Passed, enter: Callable[[Path], bool]) 
 
 
 def _is_entered(path: Path, passed: Passed) -> bool:
-    """Leave out litter and what medart wrote, and note it."""
+    """Leave out litter, what may not be opened and what medart wrote, and note it."""
     if is_litter(path.name):
         if not path.name.startswith("."):  # hidden by its own name: nobody expects it to be read
             passed.litter[path.name] += 1
+        return False
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path, os.X_OK, effective_ids=effective):  # its files are listed, not opened
+        passed.unreadable[str(path)] = os.strerror(errno.EACCES)
         return False
     stage = find_output(path)
     if stage is not None:
         passed.outputs[str(path)] = stage
     return stage is None
-
-
-def _refuse(error: OSError) -> None:
-    raise ConfigError(f"{error.filename}: {error.strerror}") from error
 
 
 def _count_passed(path: Path, passed: Passed) -> None:
@@ -212,7 +221,7 @@ def _count_passed(path: Path, passed: Passed) -> None:
 
 
 def _looks_like_image(path: Path) -> bool:
-    if path.exists() and not path.is_file():  # a pipe or a socket would be waited for
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a socket would be waited for
         return False
     if path.suffix.lower() in ENDINGS:
         return True

@@ -1,12 +1,17 @@
 """What a folder of images without a manifest is read as."""
 
+import errno
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from medart_cli.data.dataset import read_data
+from medart_cli.data.dataset import open_data, read_data
 from medart_cli.errors import ConfigError, ManifestError
+from medart_cli.log import log
+from tests.processes import as_user
 
 
 def write_image(path):
@@ -83,9 +88,55 @@ def test_a_file_name_that_is_no_utf8_is_refused_by_name(tmp_path):
         list(read_data(tmp_path))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
-    write_image(tmp_path / "a.png")
-    (tmp_path / "locked").mkdir(mode=0)
-    with pytest.raises(ConfigError, match="locked: Permission denied"):
-        list(read_data(tmp_path))
+@pytest.fixture
+def shared():
+    """A folder that other users may look into."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+        for path in Path(name).glob("**"):  # a folder once it is found
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o444])
+def test_folders_below_that_may_not_be_read_are_passed_over_and_said(shared, mode, monkeypatch):
+    said = []
+    monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
+    for name in ("mel/a.png", "nev/b.png", "nev/deep/c.png", "bcc/d.png"):
+        write_image(shared / name)
+    (shared / "nev" / "deep").chmod(mode)
+    (shared / "bcc").chmod(mode)
+    with as_user(1):
+        data = open_data(shared)
+    assert [record.file_name for record in data] == ["mel/a.png", "nev/b.png"]
+    closed = [str(shared / "bcc"), str(shared / "nev" / "deep")]
+    assert set(data.account.facts()["passed_over"]) == {
+        f"{name}, not to be read" for name in closed
+    }
+    [line] = said
+    assert "2 folders may not be read and are passed over, as /" in line
+    assert "(Permission denied); " in line and "\n" not in line
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o444])
+def test_the_folder_itself_must_be_readable(shared, mode):
+    write_image(shared / "mel" / "a.png")
+    (shared / "mel").chmod(mode)
+    with as_user(1), pytest.raises(ConfigError, match="mel: Permission denied"):
+        open_data(shared / "mel")
+    with as_user(1), pytest.raises(ConfigError, match="an image; .*mel may not be read"):
+        open_data(shared)
+
+
+def test_what_a_broken_disk_hides_is_not_passed_over(tmp_path, monkeypatch):
+    write_image(tmp_path / "mel" / "a.png")
+    look = os.scandir
+
+    def fail(path):
+        if str(path).endswith("mel"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(ConfigError, match="mel: Input/output error"):
+        open_data(tmp_path)

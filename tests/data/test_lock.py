@@ -4,14 +4,13 @@ import os
 import signal
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from medart_cli.data.lock import check_lock, hold_lock
 from medart_cli.errors import ConfigError
-from tests.processes import elsewhere
+from tests.processes import as_user, elsewhere
 
 
 @pytest.fixture
@@ -95,16 +94,6 @@ def test_a_file_system_without_locks_is_a_warning(file, monkeypatch, caplog):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     assert is_free(file)
     assert "no locks" in caplog.text
-
-
-@contextmanager
-def as_user(number):
-    """Have the rights of another user for a while, as only root can."""
-    os.seteuid(number)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture
