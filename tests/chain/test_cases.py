@@ -1,16 +1,22 @@
 """Small inputs that failed once, with what is right; they lie beside the checkout, if anywhere."""
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medart_cli.data.dataset import open_data
 from medart_cli.data.images import load_image
 from medart_cli.data.labels import merge_labels, read_labels
+from medart_cli.data.manifest import hash_file
 from medart_cli.data.marks import has_mark
-from medart_cli.errors import ConfigError, ImageError
+from medart_cli.data.splits import warn_of_two_labels
+from medart_cli.errors import ConfigError, ImageError, ManifestError
 from medart_cli.log import log
+from medart_cli.stages.sample_prompts import read_lines
+from tests.jobs import build_parts
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not on this machine")
@@ -85,6 +91,100 @@ def test_an_unclosed_quote_is_refused_by_its_row():
 def test_images_whose_range_cannot_be_known_are_refused(path):
     with pytest.raises(ImageError):
         load_image(path)
+
+
+def test_colors_of_ultrasound_in_jpeg_are_those_of_the_same_image_without():
+    folder = CASES / "c30_dicom"
+    colors = {
+        path.stem: np.asarray(load_image(path)).reshape(-1, 3).mean(axis=0)  # red, green, blue
+        for path in folder.glob("us_*.dcm")
+    }
+    assert len(colors) == 3
+    assert all(np.abs(color - colors["us_rgb"]).max() < 1 for color in colors.values())
+
+
+def test_pixels_that_are_not_square_are_stretched_and_a_window_of_nothing_is_refused():
+    folder = CASES / "c30_dicom"
+    assert load_image(folder / "nonsquare_aspect.dcm").size == (64, 128)  # its ratio is 2:1
+    with pytest.raises(ImageError, match="a window of 59950 to 60050 that shows nothing"):
+        load_image(folder / "window_all_black.dcm")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    return build_parts(tmp_path_factory.mktemp("parts"))
+
+
+def test_separators_inside_texts_do_not_end_a_line_at_the_first_run_nor_the_next(
+    medart, parts, tmp_path
+):
+    quick = ("--workers", 0, "--device", "cpu", "--quiet")
+    made = ("classify", CASES / "c56_two_labels", "--backbone", parts / "network", "--freeze")
+    assert medart(*made, "--bootstrap", 100, "--out", tmp_path / "clf", *quick)[0] == 0
+    given = [record.fields["note"] for record in read("c41_separators")]
+    assert any("\u2028" in note for note in given)
+    for _ in range(2):
+        code, _, errors = medart(
+            "classify", CASES / "c41_separators", "--checkpoint", tmp_path / "clf",
+            "--out", tmp_path / "found", *quick,
+        )  # fmt: skip
+        assert code == 0, errors
+        lines = (tmp_path / "found" / "predictions.jsonl").read_text().split("\n")[:-1]
+        assert [json.loads(line)["note"] for line in lines] == given
+
+
+def test_names_with_brackets_are_printed_as_they_are(medart, parts, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    sets = []
+    for name in ("c42_brackets", "c42_brackets_syn"):
+        shutil.copytree(CASES / name, tmp_path / name)
+        rows = [{"file_name": record.file_name, "label": record.label} for record in read(name)]
+        rows[0]["label"] = rows[1]["label"] = "[/II]"  # no folder can be called so
+        (tmp_path / name / "metadata.jsonl").write_text(
+            "".join(json.dumps(it) + "\n" for it in rows)
+        )
+        sets.append(tmp_path / name)
+    code, _, errors = medart(
+        "evaluate", *sets, "--features", parts / "network", "--workers", 0, "--bootstrap", 20,
+        "--floor-repeats", 2, "--no-copies", "--device", "cpu", "--out", tmp_path / "report",
+    )  # fmt: skip
+    assert code == 0, errors
+    for label in ("nevus [benign]", "lesion [", "odd [x] end", "[/II]"):
+        assert f": {label} " in errors, label
+
+
+def test_drawn_images_among_real_ones_are_refused(medart, tmp_path):
+    code, _, errors = medart(
+        "classify", CASES / "c44_loose_synthetic", "--out", tmp_path / "clf", "--quiet"
+    )
+    assert code == 2
+    assert "000000.png: a synthetic image in the training images (its file says so)" in errors
+
+
+def test_a_text_under_caption_is_refused_with_the_right_key():
+    with pytest.raises(ManifestError, match="caption must be dict, .*; a text belongs under the k"):
+        read("c53_caption_column")
+
+
+def test_files_under_two_labels_are_said(said):
+    rows = list(read("c56_two_labels"))
+    assert warn_of_two_labels(rows, [hash_file(row.path) for row in rows]) == 3
+    assert "3 files stand under two labels, as mel/im0.png (mel) and nev/copy0.png" in said[-1]
+
+
+def test_the_mark_before_prompts_is_no_part_of_the_first():
+    prompts = read_lines(str(CASES / "c57_prompts_bom.txt"))
+    assert prompts == ["A dermoscopic image of nevus", "A dermoscopic image of melanoma"]
+
+
+def test_captions_that_the_text_encoder_cannot_tell_apart_are_said(medart, small_base, tmp_path):
+    code, _, errors = medart(
+        "finetune", CASES / "c58_chinese", "--base", small_base, "--out", tmp_path / "run",
+        "--resolution", 16, "--steps", 1, "--hldf-every", 0, "--preview-every", 0, "--quiet",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "captions of the labels 色素痣 and 黑色素瘤 are the same tokens" in errors
+    assert "Glyph" not in errors
 
 
 def test_what_a_disk_left_is_no_class():
