@@ -808,9 +808,7 @@ class ClassifyConfig(CommonConfig):
     test_root: Annotated[
         Path | None, _data_option(help="Folder that file names of --test are relative to.")
     ] = None
-    workers: Annotated[
-        int, _data_option(help="Processes that decode images for --freeze; 0 for none.")
-    ] = 2
+    workers: Annotated[int, _data_option(help="Threads that read images ahead; 0 for none.")] = 2
     cache: Annotated[
         Path | None,
         _data_option(help="Folder for features of --freeze; medart's cache by default."),
@@ -991,7 +989,7 @@ class EvaluateConfig(CommonConfig):
         bool, _data_option("--per-label/--overall", help="Measure each label by itself as well.")
     ] = True
     batch_size: Annotated[int, _data_option(help="Images in one pass of a network.")] = 32
-    workers: Annotated[int, _data_option(help="Processes that decode images; 0 for none.")] = 2
+    workers: Annotated[int, _data_option(help="Threads that read images ahead; 0 for none.")] = 2
     cache: Annotated[
         Path | None, _data_option(help="Folder for features; medart's cache by default.")
     ] = None

@@ -67,12 +67,12 @@ def command(stage, parts, out):
         words = (parts / "base", "--from", images, "--out", out / "syn", "--resolution", 16)
         words += ("--steps", 2, "--batch-size", 2)
     elif stage == "evaluate":
-        words = (images, parts / "synthetic", "--features", parts / "network", "--workers", 0)
+        words = (images, parts / "synthetic", "--features", parts / "network")
         words += ("--bootstrap", 20, "--floor-repeats", 2, "--batch-size", 4)
         words += ("--out", out / "report")
     else:
         words = (images, "--synthetic", parts / "synthetic", "--test", parts / "test")
-        words += ("--backbone", parts / "network", "--workers", 0, "--bootstrap", 100)
+        words += ("--backbone", parts / "network", "--bootstrap", 100)
         words += (
             "--regimes",
             "real,mix",

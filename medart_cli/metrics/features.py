@@ -14,7 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from medart_cli.ahead import map_ahead
 from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunError
 from medart_cli.log import log
 from medart_cli.versions import name_versions
@@ -48,6 +48,7 @@ CACHE_FORMAT = 3
 IMAGES_A_FILE = 1024  # rows of a cache file: 8 MB at a width of 2048
 LARGE = 1 << 26  # bytes; larger feature tables are memory-mapped
 COPIED = 1024  # rows of a table that are copied at once
+AHEAD = 2  # batches of images that are read ahead
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Extractor:
         name: What users call it.
         fingerprint: Hash of everything its result depends on, but for the image.
         width: Length of the vector.
-        prepare: RGB image -> tensor; runs in loader processes.
+        prepare: RGB image -> tensor; several threads run it at once.
         embed: (B, ...) prepared tensors on `device` -> (B, width).
         device: Where `embed` computes.
     """
@@ -77,7 +78,7 @@ class Files:
 
     Attributes:
         keys: SHA-256 of each, (N,), ascending.
-        find: Row -> path of the file; runs in this process only.
+        find: Row -> path of the file.
     """
 
     keys: Digests
@@ -90,9 +91,9 @@ class Extraction:
 
     Attributes:
         cache: Folder of the cache.
-        load: Reads an image file; raises `ImageError`.
+        load: Reads an image file; several threads run it at once; raises `ImageError`.
         batch_size: Images at a time.
-        workers: Processes that decode; 0 decodes in this one.
+        workers: Threads that read images; 0 reads them in this one.
         part: This process's number and the number of processes that share the work.
     """
 
@@ -170,16 +171,8 @@ def derive_extractor(
         extractor,
         name=f"{extractor.name} {name}",
         fingerprint=hashlib.sha256(f"{extractor.fingerprint} {name}".encode()).hexdigest(),
-        prepare=partial(_change_first, change, extractor.prepare),
+        prepare=lambda image: extractor.prepare(change(image)),
     )
-
-
-def _change_first(
-    change: Callable[[Image.Image], Image.Image],
-    prepare: Callable[[Image.Image], Tensor],
-    image: Image.Image,
-) -> Tensor:
-    return prepare(change(image))
 
 
 def resize_for_inception(image: Image.Image) -> Tensor:
@@ -323,43 +316,24 @@ def _find_places(cache: Path, extractor: Extractor, keys: Digests) -> _Places:
     return _Places(paths, files, rows)
 
 
-class _Images(Dataset[tuple[int, list[Tensor] | str]]):
-    """Prepared images by row and path; a file that cannot be read gives its reason instead."""
-
-    def __init__(
-        self,
-        prepares: list[Callable[[Image.Image], Tensor]],
-        load: Callable[[Path], Image.Image],
-    ) -> None:
-        self._prepares, self._load = prepares, load
-
-    def __getitem__(self, item: tuple[int, Path]) -> tuple[int, list[Tensor] | str]:
-        row, path = item
-        try:
-            image = self._load(path)
-        except ImageError as error:
-            return row, str(error)
-        return row, [prepare(image) for prepare in self._prepares]
-
-
-def _keep_list(batch: list[tuple[int, list[Tensor] | str]]) -> list[tuple[int, list[Tensor] | str]]:
-    return batch
-
-
 def _compute(
     rows: Rows, files: Files, extractors: list[Extractor], extraction: Extraction
 ) -> Iterator[dict[int, str | None]]:
-    batches = DataLoader(
-        _Images([item.prepare for item in extractors], extraction.load),
-        sampler=((row, files.find(row)) for row in rows.tolist()),  # as they are needed
-        batch_size=extraction.batch_size,
-        num_workers=extraction.workers,
-        collate_fn=_keep_list,
-    )
+    def read(place: tuple[int, Path]) -> tuple[int, list[Tensor] | str]:
+        row, path = place
+        try:
+            image = extraction.load(path)
+        except ImageError as error:
+            return row, str(error)
+        return row, [item.prepare(image) for item in extractors]
+
+    size = extraction.batch_size
+    places = ((row, files.find(row)) for row in rows.tolist())  # as they are needed
+    images = map_ahead(read, places, threads=extraction.workers, ahead=AHEAD * size)
     done: list[int] = []
     features: list[list[Features]] = [[] for _ in extractors]
     try:
-        for batch in batches:
+        while batch := list(islice(images, size)):
             good = [(row, item) for row, item in batch if not isinstance(item, str)]
             for index, extractor in enumerate(extractors):
                 if good:

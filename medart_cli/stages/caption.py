@@ -9,9 +9,8 @@ import hashlib
 import os
 import time
 import tomllib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +22,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from medart_cli import stop
+from medart_cli.ahead import map_ahead
 from medart_cli.config import (
     DEFAULT_CAPTIONER,
     RUN_ONLY,
@@ -500,25 +500,15 @@ def decode_ahead(
 ) -> Iterator[tuple[int, Image.Image | ImageError]]:
     """Decode images in other threads while the model works, at most `count` ahead, in order."""
 
-    def decode(row: int) -> Image.Image | ImageError:
+    def decode(row: int) -> tuple[int, Image.Image | ImageError]:
         try:
             image = load_image(records[row].path)
         except ImageError as error:
-            return error
+            return row, error
         image.thumbnail((config.image_side, config.image_side), Image.Resampling.LANCZOS)
-        return image
+        return row, image
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        rows = iter(todo)
-        coming = deque((row, pool.submit(decode, row)) for row in islice(rows, count))
-        try:
-            while coming:
-                row, image = coming.popleft()
-                for more in islice(rows, 1):
-                    coming.append((more, pool.submit(decode, more)))
-                yield row, image.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return map_ahead(decode, todo, threads=4, ahead=count)
 
 
 def build_question(config: CaptionConfig, book: Book, task: Task) -> Question:

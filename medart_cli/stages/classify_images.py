@@ -1,22 +1,26 @@
 """The images of `medart classify` as tensors: features from the cache, pixels for fine-tuning."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from medart_cli import stop
+from medart_cli.ahead import map_ahead
 from medart_cli.config import ClassifyConfig
 from medart_cli.data.images import load_image
 from medart_cli.data.latents import default_cache
+from medart_cli.data.manifest import Record
 from medart_cli.data.splits import check_labels, check_same_classes
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
 from medart_cli.metrics.features import (
+    AHEAD,
     Extraction,
     Extractor,
     Files,
@@ -84,7 +88,7 @@ def load_sets(
             good = [i for i, sha256 in enumerate(rows.hashes) if sha256 not in broken]
             part, pixels = rows.pick(good), torch.zeros(0, 3, 1, 1, dtype=torch.float16)
         else:
-            part, pixels = _load_pixels(name, rows, backbone)
+            part, pixels = _load_pixels(config, name, rows, backbone)
         found, real = check_labels(part.records, f"the {name} set"), name != "synthetic"
         check_same_classes(sets.classes, found, f"the {name} set", all_needed=real)
         if config.freeze:
@@ -129,17 +133,32 @@ def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone) -> set[s
     return broken
 
 
-def _load_pixels(name: str, rows: Rows, backbone: Backbone) -> tuple[Rows, Tensor]:
+def read_ahead(
+    config: ClassifyConfig, records: Sequence[Record], prepare: Callable[[Image.Image], Tensor]
+) -> Iterator[Tensor | ImageError]:
+    """Read and prepare images in other threads, some batches ahead, in order."""
+
+    def read(record: Record) -> Tensor | ImageError:
+        try:
+            return prepare(load_image(record.path))
+        except ImageError as error:
+            return error
+
+    return map_ahead(read, records, threads=config.workers, ahead=AHEAD * config.batch_size)
+
+
+def _load_pixels(
+    config: ClassifyConfig, name: str, rows: Rows, backbone: Backbone
+) -> tuple[Rows, Tensor]:
     kept: list[int] = []
     pixels: list[Tensor] = []
     with progress(f"read {name} images", len(rows.records)) as bar:
-        for index, record in enumerate(rows.records):
-            stop.check()
-            try:
-                pixels.append(backbone.prepare(load_image(record.path)).half())
+        for index, image in enumerate(read_ahead(config, rows.records, backbone.prepare)):
+            if isinstance(image, ImageError):
+                log.warning("%s", image)
+            else:
+                pixels.append(image.half())
                 kept.append(index)
-            except ImageError as error:
-                log.warning("%s", error)
             bar.advance()
     return rows.pick(kept), torch.stack(pixels) if pixels else torch.zeros(0, 3, 1, 1).half()
 

@@ -1,21 +1,21 @@
 """Predict with a classifier that is there: images -> OUT/predictions.jsonl."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medart_cli import stop
 from medart_cli.config import RUN_ONLY, ClassifyConfig, parse_levels, settings_of
 from medart_cli.data.dataset import open_data
-from medart_cli.data.images import load_image
 from medart_cli.data.manifest import ManifestWriter, Record
 from medart_cli.data.report import Output, open_output
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
 from medart_cli.models.classifier import Classifier, encode_images, load_classifier
+from medart_cli.stages.classify_images import read_ahead
 
 PREDICTIONS_NAME = "predictions.jsonl"
 # What another run of the same folder may change: more trainings are added to those done, and what
@@ -44,9 +44,8 @@ def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -
         done = {row["file_name"] for row in _read_rows(path)}
         todo = [record for record in records if record.file_name not in done]
         with progress("predict", len(records), done=len(records) - len(todo)) as bar:
-            for start in range(0, len(todo), config.batch_size):
-                stop.check()
-                batch = todo[start : start + config.batch_size]
+            images = zip(todo, read_ahead(config, todo, classifier.prepare), strict=True)
+            while batch := list(islice(images, config.batch_size)):
                 for row in _predict_batch(classifier, batch):
                     writer.append(row)
                 bar.advance(count=len(batch))
@@ -66,22 +65,21 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _predict_batch(classifier: Classifier, batch: list[Record]) -> list[dict[str, Any]]:
-    """Predict the images that can be read; the others are named."""
-    records: list[Record] = []
-    inputs: list[Tensor] = []
-    for record in batch:
-        try:
-            inputs.append(classifier.prepare(load_image(record.path)))
-            records.append(record)
-        except ImageError as error:
-            log.warning("%s", error)
-    if not inputs:
+def _predict_batch(
+    classifier: Classifier, batch: list[tuple[Record, Tensor | ImageError]]
+) -> list[dict[str, Any]]:
+    """Predict the images that could be read; the others are named."""
+    for _, image in batch:
+        if isinstance(image, ImageError):
+            log.warning("%s", image)
+    read = [(record, image) for record, image in batch if isinstance(image, Tensor)]
+    if not read:
         return []
-    shares = encode_images(classifier.module, torch.stack(inputs)).double().softmax(dim=1)  # (B, K)
+    inputs = torch.stack([image for _, image in read])
+    shares = encode_images(classifier.module, inputs).double().softmax(dim=1)  # (B, K)
     return [
         record.fields | describe_prediction(row.tolist(), classifier.classes)
-        for record, row in zip(records, shares, strict=True)
+        for (record, _), row in zip(read, shares, strict=True)
     ]
 
 
