@@ -32,6 +32,9 @@ def start_log(*, quiet: bool = False, verbose: bool = False, silent: bool = Fals
     handler.setFormatter(_Lines("%(message)s"))
     log.handlers = [handler]
     log.propagate = False
+    # It says, at each start, that a home folder may not be written to, where it keeps what it
+    # knows of fonts.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     log.setLevel(logging.ERROR if silent else level)
 

@@ -16,14 +16,43 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medart_cli.data.files import draft_of
+from medart_cli.errors import ConfigError
 from medart_cli.log import log
 from medart_cli.versions import name_versions
 
+# Not chosen by medart: the cache shows what the images show.
+OTHER_CACHE = "set MEDART_CACHE to a folder where copies of the images may lie"
+
 
 def default_cache() -> Path:
-    """Return the folder of all caches: $MEDART_CACHE, or medart in the user's cache folder."""
+    """Return the folder of all caches: $MEDART_CACHE, or medart in the user's cache folder.
+
+    Raises:
+        ConfigError: The user has no home folder, as a user id without a name in a container.
+    """
     named = os.environ.get("MEDART_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "medart"
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "medart"
+    except RuntimeError as error:
+        raise ConfigError(f"medart's cache: this user has no home folder; {OTHER_CACHE}") from error
+
+
+def make_cache(named: Path | None) -> Path:
+    """Make the named folder of caches, or the default one, and return it.
+
+    Raises:
+        ConfigError: It cannot be made, or there is no default.
+    """
+    folder = named or default_cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: medart's cache cannot be made ({error.strerror}); {OTHER_CACHE}"
+        ) from error
+    return folder
 
 
 @dataclass(frozen=True)
@@ -94,7 +123,4 @@ class TensorCache:
 
 def open_cache(folder: Path | None, kind: str, facts: str) -> TensorCache:
     """Open the cache of one kind (`latents`, `text`) under `folder`; None keeps nothing."""
-    if folder is None:
-        return TensorCache(None, facts)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return TensorCache(folder / kind, facts)
+    return TensorCache(None if folder is None else folder / kind, facts)

@@ -70,6 +70,11 @@ def find_model(
         patterns = [f"{folder}/{pattern}" for folder in folders for pattern in patterns]
         patterns.append("model_index.json")
     offline = offline or constants.HF_HUB_OFFLINE
+    if not has_hub_cache():
+        raise MissingModelError(
+            f"{name}: no such folder, and this user has no home folder for models from the hub; "
+            f"set HF_HOME to a folder that has them or may take them, or give one with {option}"
+        )
     try:
         fetched = snapshot_download(
             name, revision=revision, allow_patterns=patterns, local_files_only=offline
@@ -83,6 +88,11 @@ def find_model(
             f"it as {option}"
         ) from error
     return Path(fetched)
+
+
+def has_hub_cache() -> bool:
+    """Say whether there is a folder for models from the hub; a user without a home has none."""
+    return not constants.HF_HUB_CACHE.startswith("~")
 
 
 def is_hub_id(name: str) -> bool:

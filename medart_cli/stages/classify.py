@@ -22,6 +22,7 @@ from medart_cli import stop
 from medart_cli.config import ClassifyConfig, settings_of
 from medart_cli.data.checkpoint import write_folder
 from medart_cli.data.files import draft_of
+from medart_cli.data.latents import make_cache
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import Output, open_output, write_text
@@ -77,6 +78,7 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     precision = find_precision(config.precision, device)
     flips = read_profile(config.profile).flips
     sets = read_sets(config)
+    cache = make_cache(config.cache) if config.freeze else None
     backbone = load_backbone(
         config.backbone, device=device, offline=config.offline, option="--backbone"
     )
@@ -87,7 +89,7 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     output = Output(config.out, "classify", settings, MAY_CHANGE, config.overwrite, inputs)
     with open_output(output):
         keep_split(config, sets)
-        images, lost = load_sets(config, sets, backbone)
+        images, lost = load_sets(config, sets, backbone, cache)
         setup = Setup(config, sets.classes, backbone, device, precision, flips)
         for regime in config.chosen_regimes:
             for seed in choose_seeds(config):

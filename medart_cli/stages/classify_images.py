@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,6 @@ from medart_cli import stop
 from medart_cli.ahead import map_ahead
 from medart_cli.config import ClassifyConfig
 from medart_cli.data.images import load_image
-from medart_cli.data.latents import default_cache
 from medart_cli.data.manifest import Record
 from medart_cli.data.splits import check_labels, check_same_classes
 from medart_cli.errors import ImageError
@@ -72,29 +72,29 @@ class Images:
 
 
 def load_sets(
-    config: ClassifyConfig, sets: Sets, backbone: Backbone
+    config: ClassifyConfig, sets: Sets, backbone: Backbone, cache: Path | None
 ) -> tuple[dict[str, Images], int]:
     """Decode all images; those that cannot be are named, left out and counted.
 
-    With `--freeze` only features are kept, and each image's are computed once for all runs.
+    With a cache only features are kept, and each image's are computed once for all runs.
 
     Raises:
         ConfigError: A class has no readable image left in the training or the test set.
     """
-    broken = _fill_cache(config, sets, backbone) if config.freeze else set()
+    broken = _fill_cache(config, sets, backbone, cache) if cache else set()
     images = {}
     for name, rows in sets.rows.items():
-        if config.freeze:
+        if cache:
             good = [i for i, sha256 in enumerate(rows.hashes) if sha256 not in broken]
             part, pixels = rows.pick(good), torch.zeros(0, 3, 1, 1, dtype=torch.float16)
         else:
             part, pixels = _load_pixels(config, name, rows, backbone)
         found, real = check_labels(part.records, f"the {name} set"), name != "synthetic"
         check_same_classes(sets.classes, found, f"the {name} set", all_needed=real)
-        if config.freeze:
+        if cache:
             extractor = _build_extractor(backbone)
             keys = pack_hashes(part.hashes)
-            features = read_features(keys, extractor, config.cache or default_cache())
+            features = read_features(keys, extractor, cache)
         else:
             features = _encode_pixels(pixels, backbone, config.batch_size)
         indices = [sets.classes.index(label) for label in part.labels]
@@ -108,7 +108,7 @@ def _build_extractor(backbone: Backbone) -> Extractor:
     return Extractor(backbone.name, backbone.fingerprint, backbone.width, backbone.prepare, embed)
 
 
-def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone) -> set[str]:
+def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone, cache: Path) -> set[str]:
     """Compute the features that the cache lacks; return the hashes of unreadable files."""
     paths = {
         sha256: record.path
@@ -117,9 +117,7 @@ def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone) -> set[s
     }
     hashes = sorted(paths)
     files = Files(pack_hashes(hashes), lambda row: paths[hashes[row]])
-    extraction = Extraction(
-        config.cache or default_cache(), load_image, config.batch_size, config.workers
-    )
+    extraction = Extraction(cache, load_image, config.batch_size, config.workers)
     extractors = [_build_extractor(backbone)]
     broken: set[str] = set()
     with progress("features", count_missing(files, extractors, extraction)) as bar:

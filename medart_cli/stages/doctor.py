@@ -6,6 +6,7 @@ The network is not used, no weights are loaded, and nothing is written.
 import os
 import platform
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module, metadata
 from pathlib import Path
@@ -28,6 +29,8 @@ OPTIONAL = {
 USED_BY = {  # options that take the folder of a model
     "base": "--base", "tokenizer": "--base", "captioner": "--model", "features": "--features",
 }  # fmt: skip
+NAMED_BY = {"medart cache": "MEDART_CACHE", "hub cache": "HF_HOME"}  # environment variables
+SHARED_LEAST = 1.0  # GB of shared memory that processes of several GPUs ask for
 WIDTH = 16  # of the report's first column
 
 
@@ -87,10 +90,14 @@ def read_optional() -> dict[str, dict[str, str | None]]:
 
 
 def read_cpu() -> dict[str, Any]:
-    """Return the cores that this process may use, and the machine's memory."""
+    """Return the cores that this process may use, the machine's memory, and /dev/shm's size."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cores": cores, "memory_gb": round(memory / 1e9, 3)}
+    shared = shutil.disk_usage("/dev/shm").total / 1e9 if os.path.isdir("/dev/shm") else None
+    return {
+        "cores": cores, "memory_gb": round(memory / 1e9, 3),
+        "shared_gb": None if shared is None else round(shared, 3),
+    }  # fmt: skip
 
 
 def read_hardware(config: DoctorConfig) -> tuple[dict[str, Any], list[str]]:
@@ -127,15 +134,19 @@ def _read_gpu(index: int) -> dict[str, Any]:
 def look_at_disk(config: DoctorConfig, facts: dict[str, Any]) -> list[str]:
     """Add models and folders to the facts, and return what stands in the way of the named ones."""
     from medart_cli.data.latents import default_cache
+    from medart_cli.models.hub import has_hub_cache
     from medart_cli.stages.doctor_models import estimate_memory, look_at_models
 
     models = look_at_models(config)
     for model in models:
         estimate_memory(model, facts)
     facts["models"] = [asdict(model) for model in models]
+    cache = None
+    with suppress(ConfigError):  # no home folder: the report says so
+        cache = default_cache()
     facts["folders"] = [
-        look_at_folder("medart cache", default_cache()),
-        look_at_folder("hub cache", Path(constants.HF_HUB_CACHE)),
+        look_at_folder("medart cache", cache),
+        look_at_folder("hub cache", Path(constants.HF_HUB_CACHE) if has_hub_cache() else None),
         look_at_folder("working folder", Path.cwd()),
     ]
     problems = [problem for model in models if model.required for problem in model.problems]
@@ -147,8 +158,13 @@ def look_at_disk(config: DoctorConfig, facts: dict[str, Any]) -> list[str]:
     return problems
 
 
-def look_at_folder(use: str, path: Path) -> dict[str, Any]:
-    """Say whether a folder, or the first there is above it, may be written to, and its room."""
+def look_at_folder(use: str, path: Path | None) -> dict[str, Any]:
+    """Say whether a folder, or the first there is above it, may be written to, and its room.
+
+    None stands for a folder in the home of a user who has none.
+    """
+    if path is None:
+        return {"use": use, "path": None, "exists": False, "writable": False, "free_gb": None}
     path = path.absolute()
     there = next(item for item in (path, *path.parents) if item.exists())
     return {
@@ -175,6 +191,8 @@ def format_report(facts: dict[str, Any]) -> list[str]:
     if not gpus:
         build = "" if facts["cuda"] else " (this PyTorch is built without CUDA)"
         lines.append(_line("GPU", f"none that PyTorch can use{build}"))
+    if len(gpus) > 1 and cpu["shared_gb"] is not None:
+        lines.append(_format_shared(cpu["shared_gb"]))
     if facts["device"]:
         lines.append(_line("models run on", f"{facts['device']}, in {facts['precision']}"))
     lines += ["", "Packages", *_format_packages(facts)]
@@ -185,6 +203,11 @@ def format_report(facts: dict[str, Any]) -> list[str]:
     if facts["offline"] or facts["hf_hub_offline"]:
         network = f"not used ({'--offline' if facts['offline'] else 'HF_HUB_OFFLINE is set'})"
     return [*lines, _line("network", network), "", *_format_verdict(facts)]
+
+
+def _format_shared(size: float) -> str:
+    advice = "; several GPUs need more: docker run --shm-size=1g" if size < SHARED_LEAST else ""
+    return _line("shared memory", f"{_size(size)} in /dev/shm{advice}")
 
 
 def _format_verdict(facts: dict[str, Any]) -> list[str]:
@@ -243,8 +266,12 @@ def _format_files(files: list[dict[str, Any]]) -> list[str]:
 
 
 def _format_folder(folder: dict[str, Any]) -> str:
+    use = folder["use"]
+    advice = "" if folder["writable"] or use not in NAMED_BY else f"; set {NAMED_BY[use]}"
+    if folder["path"] is None:
+        return _line(use, f"none, for this user has no home folder{advice}")
     state = "writable" if folder["writable"] else "NOT writable"
-    return _line(folder["use"], f"{folder['path']}, {state}, {_size(folder['free_gb'])} free")
+    return _line(use, f"{folder['path']}, {state}, {_size(folder['free_gb'])} free{advice}")
 
 
 def _line(label: str, text: str) -> str:

@@ -142,7 +142,10 @@ def look_at_features(name: str, config: DoctorConfig) -> Model:
 
 
 def _look_at_inception(config: DoctorConfig) -> Model:
-    cache = default_cache()
+    try:
+        cache = default_cache()
+    except ConfigError:  # without a home folder; the report says that this is to be set
+        cache = Path("$MEDART_CACHE")
     model = _look("features", "inception", config, lambda: find_inception(None, cache))
     model.size = "95.6 MB"
     model.fetch = f"curl --create-dirs -o {cache / INCEPTION_NAME} {INCEPTION_URL}"

@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from medart_cli import stop
 from medart_cli.config import RUN_ONLY, EvaluateConfig, settings_of
-from medart_cli.data.latents import default_cache
+from medart_cli.data.latents import make_cache
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.report import Output, open_output, write_json
 from medart_cli.errors import RunError
@@ -43,7 +43,7 @@ IGNORED = RUN_ONLY | {"batch_size", "workers", "fail_on_copies"}
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Measure distances, colors and near-copies, overall and by label, and write the report."""
-    cache = config.cache or default_cache()
+    cache = make_cache(config.cache)
     sets = read_sets(config)
     networks = build_networks(config, cache)
     inputs, settings = (config.real, *config.synthetic, config.holdout), settings_of(config)

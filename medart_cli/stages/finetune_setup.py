@@ -25,7 +25,7 @@ from medart_cli.config import RUN_ONLY, FinetuneConfig, parse_levels, plan_hldf,
 from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
 from medart_cli.data.images import fit_image, image_to_tensor, load_image
-from medart_cli.data.latents import TensorCache, default_cache, open_cache
+from medart_cli.data.latents import TensorCache, make_cache, open_cache
 from medart_cli.data.manifest import Record, hash_file, warn_of_demonstration
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.splits import refuse_synthetic, warn_of_two_labels
@@ -190,6 +190,7 @@ def build_work(
     config: FinetuneConfig, base: Path, rows: list[Row], accelerator: Accelerator
 ) -> Work:
     """Load the models, put the adapters on, and open the caches."""
+    cache = make_cache(config.cache) if config.use_cache else None
     device = accelerator.device
     precision = find_precision(config.precision, device)
     frozen_dtype = DTYPES[precision]
@@ -213,7 +214,6 @@ def build_work(
     resolution = config.resolution or pixart.native_size(transformer, vae)
     pixart.check_size(resolution, transformer, vae)
     hashes = {part: pixart.hash_weights(base / part) for part in pixart.WEIGHTS}
-    cache = (config.cache or default_cache()) if config.use_cache else None
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     text_facts = f"{hashes['text_encoder']} {pixart.max_tokens(base)} {precision}"
     image_facts = f"{hashes['vae']} {resolution} {config.crop} {' '.join(STATISTICS)}"

@@ -56,7 +56,8 @@ def load(tmp_path, backbone, **options):
         data=str(tmp_path / "train"), test=str(tmp_path / "test"), out=tmp_path / "out",
         cache=tmp_path / "cache", workers=0, **options,
     )  # fmt: skip
-    return load_sets(config, read_sets(config), backbone)
+    cache = config.cache if config.freeze else None
+    return load_sets(config, read_sets(config), backbone, cache)
 
 
 @pytest.mark.parametrize("freeze", [True, False])

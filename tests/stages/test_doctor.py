@@ -302,3 +302,27 @@ def test_doctor_writes_nothing_and_asks_no_network(look, base, tmp_path, monkeyp
     assert look()[0] == 0
     assert look("--base", base, "--features", "dinov2")[0] == 4
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_user_without_a_home_folder_sees_what_to_set(medart, monkeypatch):
+    monkeypatch.delenv("MEDART_CACHE")
+    monkeypatch.setenv("HOME", "~")  # as it is resolved for a user id without a name
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    code, output, _ = medart("doctor")
+    assert code == 0
+    for use, name in (("medart cache", "MEDART_CACHE"), ("hub cache   ", "HF_HOME")):
+        assert f"  {use}    none, for this user has no home folder; set {name}\n" in output
+    assert "curl --create-dirs -o $MEDART_CACHE/inception" in output
+    code, _, errors = medart("doctor", "--base", DEFAULT_BASE)
+    assert code == 4 and "this user has no home folder for models from the hub" in errors
+
+
+def test_little_shared_memory_is_told_where_there_are_several_gpus(look):
+    _, facts, _ = look()
+    gpu = {"name": "a card", "total_gb": 80.0, "free_gb": 80.0}
+    facts["gpus"] = [gpu | {"index": index} for index in range(2)]
+    for size, told in ((0.067, True), (64.0, False)):
+        facts["cpu"]["shared_gb"] = size
+        lines = doctor.format_report(facts)
+        assert any("docker run --shm-size=1g" in line for line in lines) == told
+    assert not any("/dev/shm" in line for line in doctor.format_report(facts | {"gpus": []}))
