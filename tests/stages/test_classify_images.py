@@ -54,20 +54,20 @@ def build_mean_backbone():
 def load(tmp_path, backbone, **options):
     config = ClassifyConfig(
         data=str(tmp_path / "train"), test=str(tmp_path / "test"), out=tmp_path / "out",
-        cache=tmp_path / "cache", workers=0, **options,
+        cache=tmp_path / "cache", **options,
     )  # fmt: skip
     cache = config.cache if config.freeze else None
     return load_sets(config, read_sets(config), backbone, cache)
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_features_stand_in_the_order_of_rows_whatever_the_batch_size(
-    freeze, batch_size, tmp_path, train, test
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 3), (64, 2)])
+def test_features_stand_in_the_order_of_rows_whatever_batch_size_and_workers(
+    freeze, batch_size, workers, tmp_path, train, test
 ):
     (train / "4.png").write_bytes(b"broken")
     backbone = build_mean_backbone()
-    images, lost = load(tmp_path, backbone, freeze=freeze, batch_size=batch_size)
+    images, lost = load(tmp_path, backbone, freeze=freeze, batch_size=batch_size, workers=workers)
     assert lost == 1
     part = images["train"]
     assert len(part.labels) == len(part.features) == 11
