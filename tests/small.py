@@ -10,6 +10,7 @@ from pathlib import Path
 import sentencepiece
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel
 
 WORDS = """a medical image of melanoma nevus seborrheic keratosis basophil eosinophil monocyte
@@ -82,6 +83,35 @@ def build_tokenizer(folder: Path) -> None:
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
     )  # fmt: skip
     (folder / "spiece.vocab").unlink()
+
+
+DAMAGES = {
+    "missing": "1 weights are missing, as ",
+    "misshapen": "1 weights have another shape, as ",
+    "unexpected": "1 weights have no place in the model, as more.weight",
+}
+
+
+def damage(folder: Path, how: str) -> None:
+    """Take a matrix out of a model's weights, cut it, or add one that the model does not know."""
+    files = {path: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    matrices = {
+        key: path for path, held in files.items() for key in held if held[key].dim() in (2, 4)
+    }
+    key = next(key for key in sorted(matrices) if "shared" not in key)
+    path = matrices[key]
+    if how == "missing":
+        del files[path][key]
+    elif how == "misshapen":
+        files[path][key] = files[path][key][:-1].contiguous()
+    else:
+        key = "more.weight"
+        files[path][key] = torch.zeros(2)
+    save_file(files[path], path, metadata={"format": "pt"})
+    for index in folder.glob("*.index.json"):
+        facts = json.loads(index.read_text())
+        facts["weight_map"] = {key: path.name for path, held in files.items() for key in held}
+        index.write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,22 @@ from typing import Any
 import torch
 from diffusers import PixArtTransformer2DModel
 from diffusers.training_utils import EMAModel
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import T5EncoderModel
 
-from medart_cli.errors import ConfigError
+from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.models.hub import check_loaded
 from medart_cli.models.pixart import load_text_encoder, load_transformer, save_pipeline
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -64,9 +72,36 @@ def is_adapter(folder: Path) -> bool:
 
 
 def load_adapter(model: nn.Module, folder: Path, *, merge: bool = False) -> PeftModel:
-    """Put saved adapters on their model; with `merge`, add them into its weights."""
-    adapted = PeftModel.from_pretrained(model, str(folder))
+    """Put saved adapters on their model; with `merge`, add them into its weights.
+
+    Raises:
+        MissingModelError: The folder is torn, or its adapters are not for this model.
+    """
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        config.inference_mode = True  # nothing is to be trained
+        adapted = get_peft_model(model, config)
+    except (OSError, ValueError, TypeError) as error:
+        raise MissingModelError(f"{folder}: cannot be loaded: {error}") from error
+    _fill(adapted, folder)
     return adapted.merge_and_unload() if merge else adapted.eval()
+
+
+def _fill(model: PeftModel, folder: Path) -> None:
+    """Fill adapters from a folder, each with its own weights and none beyond."""
+    try:
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise MissingModelError(f"{folder / ADAPTER_WEIGHTS}: cannot be read: {error}") from error
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    shapes = [(key, weights[key].shape, own[key].shape) for key in own.keys() & weights.keys()]
+    report = {
+        "missing_keys": own.keys() - weights.keys(),
+        "unexpected_keys": weights.keys() - own.keys(),
+        "mismatched_keys": [item for item in shapes if item[1] != item[2]],
+    }
+    check_loaded(folder, report)
+    set_peft_model_state_dict(model, weights)
 
 
 def save_part(model: PeftModel, folder: Path) -> None:
@@ -89,7 +124,7 @@ def _forget_paths(folder: Path) -> None:
 def restore_part(model: PeftModel, folder: Path) -> None:
     """Load what `save_part` wrote back into a model of the same shape."""
     if is_adapter(folder):
-        set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+        _fill(model, folder)
         return
     weights: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import timm
@@ -23,7 +24,13 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from medart_cli.errors import ConfigError
-from medart_cli.models.hub import check_code, check_weights, find_model, is_hub_id
+from medart_cli.models.hub import (
+    check_code,
+    check_loaded,
+    check_weights,
+    find_model,
+    is_hub_id,
+)
 
 EMBEDDED = "efficientnet-lite0"
 SIZE = "0.1 to 1.2 GB for most image models"  # for messages
@@ -74,7 +81,8 @@ def load_backbone(
         option: What of the command names it, for the message.
 
     Raises:
-        MissingModelError: The model is not on this machine and may not be fetched.
+        MissingModelError: The model is not on this machine and may not be fetched, or not all of
+            its weights are there.
         ConfigError: The folder or repository holds no image model in safetensors.
     """
     if name == EMBEDDED:
@@ -85,7 +93,8 @@ def load_backbone(
         try:
             module, prepare, facts = _load_folder(folder)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise ConfigError(f"{name}: is no image model that can be loaded: {error}") from error
+            reason = shorten(str(error), 300)
+            raise ConfigError(f"{name}: is no image model that can be loaded: {reason}") from error
     module = module.eval()
     fingerprint = _fingerprint(module, f"{dtype} {facts}")
     shapes = {tuple(prepare(Image.new("RGB", size)).shape) for size in ((64, 48), (48, 64))}
@@ -151,7 +160,9 @@ def _fetch(name: str, offline: bool, option: str) -> Path:
 def _load_folder(folder: Path) -> tuple[nn.Module, Callable[..., Tensor], str]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "architecture" in config:
-        module = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+        # With its own last layer first: timm then wants all weights, each of its shape.
+        module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        module.reset_classifier(0)
         return module, *_timm_transform(module)
     processor = AutoImageProcessor.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
@@ -173,15 +184,18 @@ def _apply_processor(processor: Any, image: Image.Image) -> Tensor:  # noqa: ANN
 def _load_transformers(folder: Path, config: dict[str, Any]) -> nn.Module:
     options = {
         "use_safetensors": True, "local_files_only": True, "trust_remote_code": False,
-        "dtype": torch.float32,
+        "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True,
     }  # fmt: skip
     if str((config.get("architectures") or [""])[0]).endswith("ForImageClassification"):
-        classifier = AutoModelForImageClassification.from_pretrained(folder, **options)
+        classifier, report = AutoModelForImageClassification.from_pretrained(folder, **options)
+        check_loaded(folder, report)
         return _Pooled(_without_head(classifier), "logits")
-    model, report = AutoModel.from_pretrained(folder, output_loading_info=True, **options)
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if missing:
-        raise ConfigError(f"{folder}: lacks weights, the first is {missing[0]}")
+    model, report = AutoModel.from_pretrained(folder, **options)
+    missing = [key for key in report["missing_keys"] if "pooler" not in key]
+    # A model of another task has a head besides, which is no part of the features.
+    other = type(model).__name__ not in (config.get("architectures") or [])
+    spare = report["unexpected_keys"] if other else ()
+    check_loaded(folder, {**report, "missing_keys": missing}, spare=spare)
     model = getattr(model, "vision_model", model)  # of CLIP and its kin, the image half
     trained = not report["missing_keys"]  # else transformers has made a pooler up at random
     return _Pooled(model, "pooler_output" if trained else "last_hidden_state")

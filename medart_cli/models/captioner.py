@@ -33,6 +33,7 @@ from medart_cli.models.hub import (
     DEMONSTRATION,
     EMBEDDED,
     check_code,
+    check_loaded,
     check_weights,
     embedded_model,
     find_model,
@@ -145,7 +146,7 @@ class Captioner:
         """Load weights and processor from the folder alone, safetensors only, no code of its own.
 
         Raises:
-            MissingModelError: A file is missing or unreadable.
+            MissingModelError: A file or a weight is missing or unreadable.
             ConfigError: It is no image-text-to-text model, has no chat template, or bitsandbytes
                 is not installed and asked for.
         """
@@ -153,12 +154,14 @@ class Captioner:
         quantized = _quantization(load_in, self.dtype)
         try:
             self.processor = AutoProcessor.from_pretrained(self.folder, **local)
-            self.model = AutoModelForImageTextToText.from_pretrained(
+            self.model, report = AutoModelForImageTextToText.from_pretrained(
                 self.folder,
                 dtype=self.dtype,
                 use_safetensors=True,
                 device_map={"": self.device} if quantized else None,
                 quantization_config=quantized,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 **local,
             )
         except OSError as error:
@@ -167,6 +170,7 @@ class Captioner:
             raise ConfigError(
                 f"{self.folder}: is no image-text-to-text model that transformers can load: {error}"
             ) from error
+        check_loaded(self.folder, report)
         if not getattr(self.processor, "chat_template", None):
             raise ConfigError(
                 f"{self.folder}: its processor has no chat template; use a chat (instruct) model"

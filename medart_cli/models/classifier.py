@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +31,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 
 from medart_cli.errors import ConfigError
 from medart_cli.models.backbone import Backbone
+from medart_cli.models.hub import check_loaded
 
 # Inverse strength of the L2 penalty of the probe. Of 0.003 to 0.1 the best compromise of accuracy
 # and log loss over blood cells and skin lesions, 50 images a class.
@@ -279,6 +281,7 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
 
     Raises:
         ConfigError: The folder holds no image classifier in safetensors.
+        MissingModelError: Not all of its weights are there.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -289,16 +292,19 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
             prepare = create_transform(**resolve_model_data_config(module), is_training=False)
             names = list(config["label_names"])
         else:
-            model = AutoModelForImageClassification.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
-            )
+            model, report = AutoModelForImageClassification.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32,
+                output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            check_loaded(folder, report)
             processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
             module, prepare = _Logits(model), partial(_apply_processor, processor)
             names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     except FileNotFoundError as error:
         raise ConfigError(f"{folder}: holds no config.json; name a folder of classify") from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"{folder}: is no image classifier: {error}") from error
+        reason = shorten(str(error), 300)
+        raise ConfigError(f"{folder}: is no image classifier: {reason}") from error
     return Classifier(module.eval().to(device), names, prepare)
 
 

@@ -5,10 +5,10 @@ model brings along: both could do anything on this machine.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
@@ -144,6 +144,38 @@ def check_weights(folder: Path) -> None:
             "medart loads no pickle; use the model's safetensors files"
         )
     raise MissingModelError(f"{folder}: no weights; put the model's safetensors files there")
+
+
+def check_loaded(place: Path, report: Mapping[str, Any], *, spare: Collection[str] = ()) -> None:
+    """Refuse weights that do not fit their model one to one.
+
+    The libraries fill what a file lacks with random numbers and leave out what they do not know.
+    What they tie to other weights or make anew at each start they do not count as missing.
+
+    Args:
+        place: Folder of the model, for the message.
+        report: `missing_keys`, `unexpected_keys` and `mismatched_keys`, as `from_pretrained` of
+            diffusers and transformers gives them with `output_loading_info`.
+        spare: Keys that a file may hold besides.
+
+    Raises:
+        MissingModelError: A weight is missing, of another shape, or has no place in the model.
+    """
+    missing = sorted(report["missing_keys"])
+    shapes = sorted((key, list(found), list(own)) for key, found, own in report["mismatched_keys"])
+    extra = sorted(set(report["unexpected_keys"]) - set(spare))
+    if missing:
+        fault = f"{len(missing)} weights are missing, as {missing[0]}"
+    elif shapes:
+        key, found, own = shapes[0]
+        fault = f"{len(shapes)} weights have another shape, as {key} ({found}; its config: {own})"
+    elif extra:
+        fault = f"{len(extra)} weights have no place in the model, as {extra[0]}"
+    else:
+        return
+    raise MissingModelError(
+        f"{place}: {fault}; copy the model again, weights and config.json from one source"
+    )
 
 
 def find_pickles(folder: Path) -> list[str]:

@@ -9,9 +9,11 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
@@ -19,6 +21,7 @@ from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models.hub import (
     DEMONSTRATION,
     EMBEDDED,
+    check_loaded,
     check_weights,
     embedded_model,
     find_model,
@@ -29,6 +32,8 @@ PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 WEIGHTS = ("text_encoder", "transformer", "vae")
 # Prompt lengths that the two pipelines of diffusers use by default, and the models were made for.
 TOKEN_LIMITS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
+# An embedding that earlier diffusers kept in the transformer's file; nothing ever read it.
+SPARE = ("caption_projection.y_embedding",)
 SIZE = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
 
 
@@ -129,9 +134,7 @@ def load_text_encoder(
         dropout: Another dropout than its own; 0 where it is trained, as HLDF draws with it too.
     """
     changes = {} if dropout is None else {"dropout_rate": dropout}
-    model = T5EncoderModel.from_pretrained(
-        folder / "text_encoder", dtype=dtype, use_safetensors=True, local_files_only=True, **changes
-    )
+    model = _load(T5EncoderModel, folder / "text_encoder", dtype=dtype, **changes)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -142,20 +145,31 @@ def load_transformer(
 
     Older folders name its class Transformer2DModel; the weights are the same.
     """
-    model = PixArtTransformer2DModel.from_pretrained(
-        folder, subfolder="transformer", torch_dtype=dtype, use_safetensors=True,
-        local_files_only=True,
-    )  # fmt: skip
+    model = _load(PixArtTransformer2DModel, folder / "transformer", torch_dtype=dtype)
     return model.to(device).eval().requires_grad_(False)
 
 
 def load_vae(folder: Path, device: torch.device) -> AutoencoderKL:
     """Load the autoencoder in fp32, frozen: half precision costs it color, and it is small."""
-    model = AutoencoderKL.from_pretrained(
-        folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True,
-        local_files_only=True,
-    )  # fmt: skip
+    model = _load(AutoencoderKL, folder / "vae", torch_dtype=torch.float32)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _load(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - of two libraries
+    """Load a model from its own folder, and nothing that its file does not hold.
+
+    Raises:
+        MissingModelError: The folder is torn, or holds other weights than its config.json says.
+    """
+    try:
+        model, report = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MissingModelError(f"{folder}: cannot be loaded: {error}; copy it again") from error
+    check_loaded(folder, report, spare=SPARE)
+    return model
 
 
 def load_scheduler(folder: Path) -> DPMSolverMultistepScheduler:

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from medart_cli.errors import ConfigError
+from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models import adapters, pixart
+from tests.small import DAMAGES, damage
 
 CPU = torch.device("cpu")
 
@@ -63,3 +64,26 @@ def test_a_target_that_matches_nothing_is_named(small_base):
     model = pixart.load_text_encoder(small_base, torch.float32, CPU)
     with pytest.raises(ConfigError, match="target wi: matches no module of T5EncoderModel"):
         adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["q", "wi"])
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+def test_adapters_come_back_whole_or_not_at_all(small_base, tmp_path, part, how):
+    targets = ["to_q"] if part == "transformer" else ["q"]
+
+    def load():
+        loader = getattr(pixart, f"load_{part}")
+        return loader(small_base, torch.float32, CPU)
+
+    def add():
+        return adapters.add_adapter(load(), "lora", rank=2, alpha=None, targets=targets)
+
+    (tmp_path / "saved").mkdir()
+    adapters.save_part(add(), tmp_path / "saved")
+    damage(tmp_path / "saved", how)
+    for bring_back in (
+        lambda: adapters.load_adapter(load(), tmp_path / "saved"),
+        lambda: adapters.restore_part(add(), tmp_path / "saved"),
+    ):
+        with pytest.raises(MissingModelError, match=f"saved: {DAMAGES[how]}"):
+            bring_back()

@@ -15,12 +15,14 @@ from transformers import (
     ResNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
+    ViTForMaskedImageModeling,
     ViTImageProcessor,
     ViTModel,
 )
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models.backbone import load_backbone
+from tests.small import DAMAGES, damage
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -155,3 +157,26 @@ def test_weights_that_do_not_fit_the_config_are_one_line(tmp_path):
     save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match="no image model that can be loaded"):
         load_backbone(str(tmp_path), device=CPU)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("kind", ["timm", "classifier", "features"])
+def test_no_weight_of_a_network_is_made_up_or_left_out(tmp_path, kind, how):
+    if kind == "timm":
+        model = timm.create_model("test_resnet", num_classes=5)
+        save_for_hf(model, tmp_path, safe_serialization=True)
+    elif kind == "classifier":
+        save_transformers(tmp_path, ViTForImageClassification(ViTConfig(**SMALL, num_labels=5)))
+    else:
+        save_transformers(tmp_path, Dinov2Model(Dinov2Config(**SMALL)))
+    load_backbone(str(tmp_path), device=CPU)
+    damage(tmp_path, how)
+    text = "is no image model that can be loaded" if kind == "timm" else DAMAGES[how]
+    with pytest.raises((MissingModelError, ConfigError), match=text) as caught:
+        load_backbone(str(tmp_path), device=CPU)
+    assert len(str(caught.value)) < 500
+
+
+def test_the_head_of_another_task_is_no_part_of_the_features(tmp_path):
+    save_transformers(tmp_path, ViTForMaskedImageModeling(ViTConfig(**SMALL, encoder_stride=16)))
+    assert load_backbone(str(tmp_path), device=CPU).width == 24

@@ -16,6 +16,7 @@ from medart_cli.models.captioner import (
     find_captioner,
     find_revision,
 )
+from tests.small import DAMAGES, damage
 from tests.small_captioner import build_llava, build_llava_next
 
 SIZES = [(28, 28), (90, 30), (30, 90), (56, 56), (100, 60)]
@@ -228,3 +229,11 @@ def test_quantized_loading_without_bitsandbytes_says_what_to_install(folders):
     )
     with pytest.raises(ConfigError, match="pip install"):
         captioner.load("4bit")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_no_weight_of_a_captioner_is_made_up_or_left_out(folders, tmp_path, how):
+    folder = shutil.copytree(folders["llava"], tmp_path / "llava")
+    damage(folder, how)
+    with pytest.raises(MissingModelError, match=f"llava: {DAMAGES[how]}"):
+        load(folder)

@@ -19,7 +19,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from medart_cli.errors import ConfigError
+from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models.backbone import load_backbone
 from medart_cli.models.classifier import (
     PROBE_C,
@@ -33,6 +33,7 @@ from medart_cli.models.classifier import (
     save_classifier,
     weigh_classes,
 )
+from tests.small import DAMAGES, damage
 
 CPU = torch.device("cpu")
 CLASSES = ["melanoma", "nevus", "other thing"]
@@ -228,3 +229,14 @@ def test_a_folder_without_a_classifier_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet"}))
     with pytest.raises(ConfigError, match="holds no safetensors"):
         load_classifier(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("kind", ["timm-vit", "transformers-vit"])
+def test_no_weight_of_a_classifier_is_made_up_or_left_out(tmp_path, kind, how):
+    folder = SAVERS[kind](tmp_path)
+    damage(folder, how)
+    text = "is no image classifier" if kind == "timm-vit" else DAMAGES[how]
+    with pytest.raises((MissingModelError, ConfigError), match=text) as caught:
+        load_classifier(folder, CPU)
+    assert len(str(caught.value)) < 500

@@ -4,10 +4,11 @@ import shutil
 import pytest
 import torch
 from diffusers import PixArtAlphaPipeline
+from safetensors.torch import load_file, save_file
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models import pixart
-from tests.small import build_base
+from tests.small import DAMAGES, build_base, damage
 
 CPU = torch.device("cpu")
 
@@ -129,3 +130,47 @@ def test_a_base_that_is_not_there_says_where_to_put_it(name, monkeypatch, tmp_pa
         pixart.find_base(name, offline=True)
     assert name in str(caught.value)
     assert caught.value.exit_code == 4
+
+
+LOADERS = {
+    "transformer": lambda base: pixart.load_transformer(base, torch.float32, CPU),
+    "text_encoder": lambda base: pixart.load_text_encoder(base, torch.float32, CPU),
+    "vae": lambda base: pixart.load_vae(base, CPU),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("part", LOADERS)
+def test_no_weight_is_made_up_or_left_out(small_base, tmp_path, part, how):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    LOADERS[part](base)
+    damage(base / part, how)
+    with pytest.raises(MissingModelError, match=f"base/{part}: {DAMAGES[how]}.*; copy the model"):
+        LOADERS[part](base)
+
+
+def test_a_missing_embedding_of_t5_is_not_taken_for_a_tied_one(small_base, tmp_path):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    for path in (base / "text_encoder").glob("*.safetensors"):
+        weights = load_file(path)
+        if weights.pop("shared.weight", None) is not None:
+            save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(MissingModelError, match=r"missing, as .*(shared|embed_tokens)\.weight"):
+        LOADERS["text_encoder"](base)
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_torn_weight_file_is_one_error(small_base, tmp_path, part):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    path = pixart.find_weights(base / part)[0]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(MissingModelError, match=f"{part}: cannot be loaded: .*copy it again"):
+        LOADERS[part](base)
+
+
+def test_the_embedding_that_the_papers_base_holds_for_nothing_is_passed_over(small_base, tmp_path):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    path = pixart.find_weights(base / "transformer")[0]
+    weights = load_file(path) | {"caption_projection.y_embedding": torch.zeros(120, 16)}
+    save_file(weights, path, metadata={"format": "pt"})
+    LOADERS["transformer"](base)
