@@ -1,4 +1,6 @@
-"""Stopping on request: SIGTERM, SIGINT and SIGUSR1 set a mark that every loop polls with `check`.
+"""Stopping on request: a stop signal sets a mark that every loop polls with `check`.
+
+The signals are SIGTERM, SIGINT, SIGUSR1, and SIGHUP, which a lost connection sends.
 
 A signal may arrive anywhere, also in the middle of a write; so the handler only takes a note, and
 the work is left at the next place where its state is whole. A second Ctrl-C stops at once. Before
@@ -13,9 +15,11 @@ from types import FrameType
 
 from medart_cli.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+OUTPUTS = (1, 2)  # standard output and error
 AGAIN = 1.0  # seconds; torchrun hands a Ctrl-C on to processes that have heard it already
 _received: list[tuple[str, float]] = []
+_terminals: list[int] = []  # those of OUTPUTS that were one when the run began
 
 
 def end_at_once() -> None:
@@ -28,10 +32,15 @@ def end_at_once() -> None:
 
 
 def listen() -> None:
-    """Answer the stop signals with a note for `check`; call it once, from the main thread."""
+    """Answer the stop signals with a note for `check`; call it once, from the main thread.
+
+    Under nohup SIGHUP is ignored, and stays so.
+    """
     _received.clear()
+    _terminals[:] = filter(os.isatty, OUTPUTS)
     for number in SIGNALS:
-        signal.signal(number, _note)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _note)
 
 
 def check() -> None:
@@ -62,3 +71,14 @@ def _note(number: int, frame: FrameType | None) -> None:
     if _received and number == signal.SIGINT and now - _received[0][1] > AGAIN:
         raise KeyboardInterrupt
     _received.append((signal.Signals(number).name, now))
+    if number == signal.SIGHUP:
+        _leave_lost_terminals()
+
+
+def _leave_lost_terminals() -> None:
+    """Send what is still to be said nowhere, where the terminal is gone: it would be an error."""
+    for output in _terminals:
+        if not os.isatty(output):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, output)
+            os.close(nowhere)

@@ -1,8 +1,11 @@
 """Kills at random moments: each command is resumed until it is done, and nothing may show of it."""
 
+import importlib
 import json
 import os
+import pty
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from medart_cli.cli import main
 from tests.jobs import STAGES, build_parts, command, outcome
 
 ANSWER = 10.0  # seconds in which a run has to answer SIGTERM
@@ -18,6 +22,7 @@ ANSWER = 10.0  # seconds in which a run has to answer SIGTERM
 ZYGOTE = """
 import json, os, sys
 import matplotlib.backends.backend_agg, torch
+from medart_cli.cli import main
 from medart_cli.cli import main
 from tests.jobs import STAGES
 for name in STAGES:
@@ -165,6 +170,34 @@ def test_sigterm_is_answered_inside_an_hldf_step(zygote, parts, tmp_path, base):
     assert code == 75, zygote.log.read_text()
     assert time.monotonic() - killed < ANSWER
     assert "stopped by SIGTERM; run the same command again" in zygote.log.read_text()
+
+
+def test_a_lost_connection_leaves_a_checkpoint_and_code_75(parts, tmp_path):
+    """The terminal goes, as with an ssh connection: its programs get SIGHUP and cannot write."""
+    words = command("finetune", parts, tmp_path)
+    words[words.index("--quiet")] = "--verbose"  # with a bar, on that terminal
+    words += ["--steps", "5000", "--hldf-every", "0", "--preview-every", "0"]
+    importlib.import_module("medart_cli.stages.finetune")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["MEDART_CACHE"] = str(tmp_path / "cache")
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        code = 1
+        try:
+            main(words)
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            os._exit(code)
+    metrics = tmp_path / "run/metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 10_000)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 75
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert (tmp_path / f"run/checkpoints/step-{last:06d}/state.json").is_file()
 
 
 def is_alive(child):

@@ -27,7 +27,7 @@ def test_nothing_stops_without_a_signal():
     assert not stop.received()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_a_signal_stops_at_the_next_check_and_not_before(name):
     os.kill(os.getpid(), signal.Signals[name])
     with pytest.raises(Stopped, match=f"stopped by {name}; run the same command again"):
@@ -96,3 +96,10 @@ def test_the_installed_command_begins_where_signals_are_answered():
     project = Path(__file__).parents[1] / "pyproject.toml"
     scripts = tomllib.loads(project.read_text())["project"]["scripts"]
     assert scripts == {"medart": "medart_cli.__main__:main"}
+
+
+def test_under_nohup_a_lost_connection_stops_nothing():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop.listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not stop.received()
