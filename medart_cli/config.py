@@ -490,6 +490,13 @@ class SampleConfig(CommonConfig):
     run: Annotated[
         str, Argument(help="Run folder, one of its checkpoints, a pipeline folder or a hub id.")
     ]
+    base: Annotated[
+        str | None,
+        _model_option(
+            help="The run's base, where it lies elsewhere by now: a folder or a hub id. Its "
+            "weights must be the same."
+        ),
+    ] = None
     out: Annotated[
         Path | None, _output_option(help="Folder for the images and their manifest.")
     ] = None

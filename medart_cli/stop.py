@@ -10,6 +10,7 @@ the work begins there is nothing to save, and one signal ends the process at onc
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
@@ -27,20 +28,14 @@ def end_at_once() -> None:
 
     Not by an exception: while libraries are imported, some of them would swallow it.
     """
-    for number in SIGNALS:
-        signal.signal(number, _end)
+    _answer(_end)
 
 
 def listen() -> None:
-    """Answer the stop signals with a note for `check`; call it once, from the main thread.
-
-    Under nohup SIGHUP is ignored, and stays so.
-    """
+    """Answer the stop signals with a note for `check`; call it once, from the main thread."""
     _received.clear()
     _terminals[:] = filter(os.isatty, OUTPUTS)
-    for number in SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _note)
+    _answer(_note)
 
 
 def check() -> None:
@@ -56,6 +51,13 @@ def check() -> None:
 def received() -> bool:
     """Say whether a stop signal has arrived, where it cannot be answered alone."""
     return bool(_received)
+
+
+def _answer(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Set the handler of all stop signals; under nohup SIGHUP is ignored, and stays so."""
+    for number in SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

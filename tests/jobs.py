@@ -18,7 +18,8 @@ STAGES = ("caption", "finetune", "sample", "evaluate", "classify")
 COUNT = 8  # images a set
 # What a run that was resumed need not have in common with one that was not.
 VARYING = ("seconds", "memory_gb", "drawn", "captioned")
-PAGES = ("report.html", "review.html", "README.md")  # repeat such figures
+# Repeat such figures, or hash files that name the folder.
+PAGES = ("report.html", "review.html", "README.md", "sha256sums.txt")
 
 
 def build_parts(folder):

@@ -69,7 +69,7 @@ FINETUNE = [
     ),
     ("gone.jsonl", (), 2, "gone.jsonl: none of its 1 training images can be opened"),
     ("tests.jsonl", (), 2, "tests.jsonl: no training image"),
-    ("good", ("--base", "{place}/nobase"), 4, "nobase: neither a folder nor a hub id"),
+    ("good", ("--base", "{place}/nobase"), 4, "nobase: no such folder, and no hub id"),
     ("good", ("--base", "{place}/good"), 4, "no readable model_index.json"),
     ("good", ("--base", "{place}/halfbase"), 4, "the folder vae is missing"),
     ("good", ("--base", "PixArt-alpha/none", "--offline"), 4, "not in the local cache"),

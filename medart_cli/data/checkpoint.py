@@ -1,8 +1,9 @@
 """Run folders: checkpoints that are whole or not there, and how to find the last one.
 
 A folder is written beside its place, brought to the disk, and moved there. Weights and optimizer
-state are safetensors, all else is JSON. Tensors are whole on the disk, also where each process has
-a part of them (FSDP): such a run may go on without FSDP.
+state are safetensors, all else is JSON and text. A checkpoint has the hashes of its files in it, as
+`sha256sum --check` reads them, and is used only where they are right. Tensors are whole on the
+disk, also where each process has a part of them (FSDP): such a run may go on without FSDP.
 """
 
 import hashlib
@@ -20,11 +21,17 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from medart_cli.data.files import draft_of
+from medart_cli.data.manifest import hash_file
 from medart_cli.errors import ConfigError, RunError
+from medart_cli.log import log
 
 CHECKPOINTS = "checkpoints"
 STATE_NAME = "state.json"
+SUMS_NAME = "sha256sums.txt"  # of all other files of a checkpoint
+OPTIMIZER_NAME = "optimizer.safetensors"
+EMA_NAME = "ema.safetensors"
 RUN_NAME = "run.json"
+METRICS_NAME = "metrics.jsonl"
 TRAINING_HASHES = "training_hashes.txt"  # of the training images' bytes, one a line
 TRAINED = ("transformer", "text_encoder")
 
@@ -74,14 +81,150 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 
 def find_checkpoints(run: Path) -> list[Path]:
-    """Return the whole checkpoints of a run, oldest first."""
-    folders = [path for path in (run / CHECKPOINTS).glob("step-*") if (path / STATE_NAME).is_file()]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
+    """Return the checkpoints of a run, oldest first, whole or not."""
+    folders = [path for path in (run / CHECKPOINTS).glob("step-*") if _step_of(path) >= 0]
+    return sorted(folders, key=_step_of)
 
 
-def prune_checkpoints(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what interrupted writes left."""
-    for path in find_checkpoints(run)[:-keep]:
+def _step_of(folder: Path) -> int:
+    number = folder.name.removeprefix("step-")
+    return int(number) if number.isascii() and number.isdigit() else -1
+
+
+def find_last(run: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest whole checkpoint and its state; None where there is no checkpoint.
+
+    Newer ones that are torn are said and passed over.
+
+    Raises:
+        ConfigError: There are some, and none is whole.
+        OSError: A file cannot be read, which does not mean that it is torn.
+    """
+    faults = []
+    for folder in reversed(find_checkpoints(run)):
+        try:
+            state = read_checkpoint(folder)
+        except ConfigError as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            log.warning("%s; going on from %s instead", fault, folder.name)
+        return folder, state
+    if faults:
+        raise ConfigError(
+            f"{faults[0]}; no checkpoint of this run is whole: copy one back, name another folder, "
+            "or start anew with --overwrite"
+        )
+    return None
+
+
+def read_checkpoint(folder: Path, *, drawing: bool = False) -> dict[str, Any]:
+    """Check that a checkpoint is whole, by the hashes in it, and return its state.
+
+    Checkpoints of before there were hashes are taken if each file can be opened.
+
+    Args:
+        folder: The checkpoint.
+        drawing: Check only what drawing needs, without the state of the optimizer.
+
+    Raises:
+        ConfigError: A file is missing or not what was saved.
+        OSError: One cannot be read.
+    """
+    try:
+        state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+        run, _ = dict(state["run"]), int(state["step"])
+        needed = {f"{part}/" for part in run["trained"]} | {OPTIMIZER_NAME}
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder}: {STATE_NAME} is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder}: {STATE_NAME} is torn") from error
+    left_out = (OPTIMIZER_NAME, EMA_NAME) if drawing else ()
+    names = {name for name in _file_names(folder) if name not in left_out}
+    sums = _read_sums(folder) if state.get("sums") or SUMS_NAME in names else None
+    known = {name for name in sums or names if name not in left_out}
+    lacking = [item for item in sorted(needed - set(left_out)) if not _has(names, item)]
+    for name in [*sorted(known - names), *lacking]:
+        raise ConfigError(f"{folder}: {name} is missing")
+    for name in sorted(known):
+        _check_file(folder, name, sums)
+    return dict(state)
+
+
+def _has(names: set[str], item: str) -> bool:
+    """Say whether a file, or weights in a folder (that ends in /), are among some names."""
+    weights = [name for name in names if name.endswith(".safetensors")]
+    return item in names or any(name.startswith(item) for name in weights)
+
+
+def _file_names(folder: Path) -> list[str]:
+    """List the files of a checkpoint but hidden ones, which others put there."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def write_sums(folder: Path) -> None:
+    """Write the hashes of a checkpoint's files into it, as `sha256sum --check` reads them."""
+    lines = [f"{hash_file(folder / name)}  {name}\n" for name in _file_names(folder)]
+    (folder / SUMS_NAME).write_text("".join(lines), encoding="utf-8")
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / SUMS_NAME).read_text(encoding="utf-8").splitlines()
+        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder}: {SUMS_NAME} is missing") from error
+    except ValueError as error:
+        raise ConfigError(f"{folder}: {SUMS_NAME} is torn") from error
+
+
+def _check_file(folder: Path, name: str, sums: dict[str, str] | None) -> None:
+    """Check a file by its hash, or where there is none by opening it."""
+    path = folder / name
+    if sums is not None:
+        if hash_file(path) != sums[name]:
+            raise ConfigError(f"{folder}: {name} is not what was saved (its SHA-256 differs)")
+    elif path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ConfigError(f"{folder}: {name} is torn ({error})") from error
+
+
+def count_steps(run: Path) -> int:
+    """Return the last step that the log of a run tells of; 0 where none was made."""
+    path = run / METRICS_NAME
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    return int(json.loads(whole[-1])["step"]) if whole else 0
+
+
+def refuse_lost(run: Path) -> None:
+    """Refuse a run folder that has saved something and has no checkpoint any more.
+
+    Raises:
+        ConfigError: Training it would begin at step 1 over what is there.
+    """
+    if find_checkpoints(run):
+        return
+    facts = read_facts(run / RUN_NAME) if (run / RUN_NAME).is_file() else {}
+    results = [name for name in TRAINED if (run / name).exists()]
+    if "step" in facts or results:
+        step = facts.get("step") or count_steps(run) or "an unknown step"
+        raise ConfigError(
+            f"{run}: was trained to step {step}, and its checkpoints are gone; copy "
+            f"{run / CHECKPOINTS} back, name another folder, or start anew with --overwrite"
+        )
+
+
+def prune_checkpoints(run: Path, keep: int, step: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to a step, and what broken writes left.
+
+    Those after it are torn: training goes on before them, and will write them again.
+    """
+    for path in [path for path in find_checkpoints(run) if _step_of(path) <= step][:-keep]:
         shutil.rmtree(path)
     for path in (run / CHECKPOINTS).glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
@@ -176,10 +319,10 @@ def find_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         The folder with the trained parts, and the run's facts; None if it is neither.
 
     Raises:
-        ConfigError: It is a run that has not saved its result yet, or a trained part is missing.
+        ConfigError: It is a run that has not saved its result yet, or one that is not whole.
     """
-    if (folder / STATE_NAME).is_file():
-        facts = dict(read_facts(folder / STATE_NAME)["run"])
+    if (folder / STATE_NAME).is_file() or folder.resolve().parent.name == CHECKPOINTS:
+        facts = dict(read_checkpoint(folder, drawing=True)["run"])
     elif (folder / RUN_NAME).is_file():
         facts = read_facts(folder / RUN_NAME)
         if facts.get("status") != "done":

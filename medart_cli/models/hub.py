@@ -64,7 +64,10 @@ def find_model(
     if Path(name).is_dir():
         return Path(name)
     if not is_hub_id(name):
-        raise MissingModelError(f"{name}: neither a folder nor a hub id (OWNER/NAME); see {option}")
+        raise MissingModelError(
+            f"{name}: no such folder, and no hub id (OWNER/NAME); say where the model is with "
+            f"{option}"
+        )
     patterns = [f"*.{ending}" for ending in ENDINGS]
     if folders:
         patterns = [f"{folder}/{pattern}" for folder in folders for pattern in patterns]

@@ -8,6 +8,7 @@ the endless sequence of rows, so a resumed run draws what an uninterrupted one w
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -49,6 +50,7 @@ from medart_cli.models.device import build_generator, hush_libraries, peak_memor
 from medart_cli.models.optimizer import balance_gradients, check_optimizer, take_gradients
 from medart_cli.stages.finetune_setup import (
     Work,
+    ask_first,
     build_accelerator,
     build_optimizer,
     build_work,
@@ -94,7 +96,8 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     accelerator = build_accelerator(config)
     check_optimizer(config.optimizer, accelerator.device)
     output = describe_output(config)
-    check_output(output)
+    if check_output(output):
+        checkpoints.refuse_lost(config.out)
 
     work = build_work(config, base, rows, accelerator)
     warn_of_unknown_words(work)
@@ -122,10 +125,13 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def describe_output(config: FinetuneConfig) -> Output:
-    """Say what the run folder belongs to; with a constant rate a run may be made longer."""
-    longer = {"steps", "epochs"} if config.lr_schedule == "constant" else set()
+    """Say what the run folder belongs to; with a constant rate a run may be made longer.
+
+    The base may have been moved: `resume` compares its weights.
+    """
+    may_differ = {"base"} | ({"steps", "epochs"} if config.lr_schedule == "constant" else set())
     return Output(
-        config.out, "finetune", settings_of(config), RUN_ONLY | longer, config.overwrite,
+        config.out, "finetune", settings_of(config), RUN_ONLY | may_differ, config.overwrite,
         inputs=(config.data, config.base), formerly=FORMERLY,
     )  # fmt: skip
 
@@ -335,9 +341,16 @@ def announce(work: Work, first: int) -> None:
         shown = {name: str(value) for name, value in public_settings(work.config).items()}
         work.accelerator.init_trackers("medart", config=shown)
     if work.accelerator.is_main_process:
-        checkpoints.trim_log(out / "metrics.jsonl", first)
+        checkpoints.trim_log(out / checkpoints.METRICS_NAME, first)
         write_text(out / checkpoints.TRAINING_HASHES, training_hashes(work))
-        write_json(out / checkpoints.RUN_NAME, work.facts | {"status": "running"})
+        write_status(work, first)
+
+
+def write_status(work: Work, saved: int) -> None:
+    """Write what is known of a run at work; with the step of its last checkpoint, if it has one."""
+    step = {"step": saved} if saved else {}
+    facts = work.facts | step | {"status": "running"}
+    write_json(work.config.out / checkpoints.RUN_NAME, facts)
 
 
 def training_hashes(work: Work) -> str:
@@ -356,57 +369,91 @@ def save(work: Work, step: int) -> None:
         "step": step,
         "run": work.facts | {"step": step},
         "schedule": work.schedule.state_dict(),
+        "sums": checkpoints.SUMS_NAME,
     }
 
     def write(folder: Path) -> None:
         for name, model in parts.items():
             adapters.save_part(model, folder / name)
-        checkpoints.save_tensors(folder / "optimizer.safetensors", tensors, facts)
+        checkpoints.save_tensors(folder / checkpoints.OPTIMIZER_NAME, tensors, facts)
         if work.ema is not None:
             averages = {str(i): tensor for i, tensor in enumerate(shadow)}
             count = {"optimization_step": work.ema.optimization_step}
-            checkpoints.save_tensors(folder / "ema.safetensors", averages, count)
+            checkpoints.save_tensors(folder / checkpoints.EMA_NAME, averages, count)
         write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
         write_json(folder / checkpoints.STATE_NAME, state)
+        checkpoints.write_sums(folder)
 
     checkpoints.write_folder(checkpoints.checkpoint_folder(work.config.out, step), write)
-    checkpoints.prune_checkpoints(work.config.out, work.config.keep)
+    write_status(work, step)
+    checkpoints.prune_checkpoints(work.config.out, work.config.keep, step)
     plot(work)
 
 
 def plot(work: Work) -> None:
     """Draw the loss curve up to the last step."""
     if work.accelerator.is_main_process:
-        plot_losses(work.config.out / "metrics.jsonl", work.config.out / "loss.png")
+        plot_losses(work.config.out / checkpoints.METRICS_NAME, work.config.out / "loss.png")
 
 
 def resume(work: Work) -> int:
-    """Load the last checkpoint of the run folder, if there is one; return its step."""
-    saved = checkpoints.find_checkpoints(work.config.out)
-    if not saved:
+    """Load the last whole checkpoint of the run folder, if there is one; return its step."""
+    found = ask_first(work.accelerator, partial(checkpoints.find_last, work.config.out))
+    if found is None:
+        say_lost_steps(work)
         return 0
-    state = checkpoints.read_facts(saved[-1] / checkpoints.STATE_NAME)
-    for name in ("data", "base_hashes", "precision", "processes", "hldf"):
-        if state["run"].get(name, work.facts[name]) != work.facts[name]:
-            raise ConfigError(
-                f"{work.config.out}: was trained with other {name.replace('_hashes', ' weights')}; "
-                "name another folder, or start anew with --overwrite"
-            )
+    folder, state = found
+    check_same(work, state["run"])
     for name, model in trained_parts(work).items():
-        adapters.restore_part(model, saved[-1] / name)
-    tensors, facts = checkpoints.load_tensors(saved[-1] / "optimizer.safetensors")
+        adapters.restore_part(model, folder / name)
+    tensors, facts = checkpoints.load_tensors(folder / checkpoints.OPTIMIZER_NAME)
     checkpoints.restore_optimizer(work.optimizer, tensors, facts)
     work.schedule.load_state_dict(state["schedule"])
     if work.ema is not None:
-        tensors, facts = checkpoints.load_tensors(saved[-1] / "ema.safetensors")
+        tensors, facts = checkpoints.load_tensors(folder / checkpoints.EMA_NAME)
         work.ema.load_state_dict({**work.ema.state_dict(), **facts})
         work.ema.shadow_params = [
             checkpoints.deal_out(tensors[str(i)], parameter)
             for i, parameter in enumerate(work.parameters)
         ]
         work.ema.to(work.accelerator.device)
-    log.info("going on after step %d, from %s", state["step"], saved[-1])
+    log.info("going on after step %d, from %s", state["step"], folder)
     return int(state["step"])
+
+
+def say_lost_steps(work: Work) -> None:
+    """Say that steps of a run that was killed before its first checkpoint are made again."""
+    out = work.config.out
+    steps = ask_first(work.accelerator, partial(checkpoints.count_steps, out))
+    if steps:
+        check_same(work, checkpoints.read_facts(out / checkpoints.RUN_NAME))
+        log.warning("%s: none of its %d steps was saved; it begins at step 1 again", out, steps)
+
+
+def check_same(work: Work, run: dict[str, Any]) -> None:
+    """Check that what the run folder was trained on, and with, is what it goes on with."""
+    for name, told in (
+        ("data", f"data ({tell_change(work)})"),
+        ("base_hashes", "base weights"),
+        ("precision", "precision"),
+        ("processes", "processes"),
+        ("hldf", "hldf"),
+    ):
+        if run.get(name, work.facts[name]) != work.facts[name]:
+            raise ConfigError(
+                f"{work.config.out}: was trained with other {told}; name another folder, or start "
+                "anew with --overwrite"
+            )
+
+
+def tell_change(work: Work) -> str:
+    """Say whether images or what is told of them are others than those of the run folder."""
+    path = work.config.out / checkpoints.TRAINING_HASHES
+    old = Counter(path.read_text(encoding="utf-8").split() if path.is_file() else ())
+    new = Counter(row.sha256 for row in work.rows)
+    if old == new:
+        return "captions or labels were edited"
+    return f"{(new - old).total()} images are new or changed, {(old - new).total()} are gone"
 
 
 def write_metrics(work: Work, step: int, losses: dict[str, float], seconds: float) -> None:
@@ -416,7 +463,7 @@ def write_metrics(work: Work, step: int, losses: dict[str, float], seconds: floa
         "seconds": round(seconds, 4), "memory_gb": round(peak_memory(work.accelerator.device), 3),
     }  # fmt: skip
     if work.accelerator.is_main_process:
-        path = work.config.out / "metrics.jsonl"
+        path = work.config.out / checkpoints.METRICS_NAME
         with named_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     if work.config.log_with:
@@ -427,7 +474,7 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
     """Write the result of the run beside its checkpoints, and return the summary."""
     config = work.config
     work.accelerator.wait_for_everyone()  # the first process has written its last line
-    with (config.out / "metrics.jsonl").open(encoding="utf-8") as file:
+    with (config.out / checkpoints.METRICS_NAME).open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     recent = rows[-max(1, len(rows) // 10) :]
     colors = [row["color_loss"] for row in rows if "color_loss" in row]

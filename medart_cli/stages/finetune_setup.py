@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy
 
@@ -38,6 +39,7 @@ from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
 from medart_cli.versions import read_versions
 
+Found = TypeVar("Found")
 MOST_UNKNOWN = 0.2  # of all tokens of the captions, before a warning
 
 
@@ -148,6 +150,12 @@ def build_accelerator(config: FinetuneConfig) -> Accelerator:
     )
     check_sharding(config, accelerator)
     return accelerator
+
+
+def ask_first(accelerator: Accelerator, find: Callable[[], Found]) -> Found:
+    """Let process 0 find something out for all of them."""
+    found: list[Any] = [find() if accelerator.is_main_process else None]
+    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
 
 def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:

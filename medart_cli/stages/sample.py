@@ -51,7 +51,7 @@ from medart_cli.versions import read_versions
 
 # What may differ in another run of the same folder: the rows themselves are compared one by one.
 MAY_CHANGE = RUN_ONLY | frozenset(
-    "batch_size count per_label split prompt prompts from_data profile folders _rows".split()
+    "base batch_size count per_label split prompt prompts from_data profile folders _rows".split()
 )
 ROUND = 1024  # rows whose prompts T5 reads at a time: an embedding may take 2 MB
 SHEET_IMAGES = 64  # a contact sheet of more is too small to look at
@@ -143,6 +143,8 @@ def find_source(config: SampleConfig) -> Source:
     """Find the run, checkpoint or base that is asked for, and check that its base is the same."""
     found = checkpoints.find_run(Path(config.run))
     if found is None:
+        if config.base is not None:
+            raise ConfigError(f"--base {config.base}: {config.run} is no run, but a base itself")
         known = config.run == EMBEDDED or is_hub_id(config.run) or Path(config.run).is_dir()
         if not known:
             raise MissingModelError(
@@ -152,8 +154,7 @@ def find_source(config: SampleConfig) -> Source:
         base = pixart.find_base(config.run, offline=config.offline, option="RUN")
         return Source(base, base, {}, pixart.hash_weights(base / "transformer"))
     trained, facts = found
-    option = f"the `base` that the facts in {trained} name"
-    base = pixart.find_base(facts["base"], offline=config.offline, option=option)
+    base = pixart.find_base(config.base or facts["base"], offline=config.offline)
     for part, known in facts["base_hashes"].items():
         if pixart.hash_weights(base / part) != known:
             raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")

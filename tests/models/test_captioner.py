@@ -196,7 +196,7 @@ def test_a_missing_model_names_itself_its_size_and_what_to_do():
     assert caught.value.exit_code == 4
     for word in ("llava-hf/llama3-llava-next-8b-hf", "17 GB", "--model", "hf download"):
         assert word in str(caught.value)
-    with pytest.raises(MissingModelError, match="neither a folder nor a hub id"):
+    with pytest.raises(MissingModelError, match="no such folder, and no hub id"):
         find_captioner("../no/such/folder", offline=True)
 
 

@@ -199,6 +199,134 @@ def test_other_data_on_the_same_folder_is_refused(finetune, images, tmp_path):
     assert "was trained with other data" in errors
 
 
+ONE = ("--hldf-every", 0, "--save-every", 2)
+
+
+def state_of(run):
+    """What a run folder holds, but for times."""
+    return {
+        path.relative_to(run): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != ".medart.lock"
+    }
+
+
+@pytest.mark.parametrize("captions", ["same", "edited"])
+def test_without_its_checkpoints_a_result_is_never_trained_over(
+    finetune, images, tmp_path, captions
+):
+    data = shutil.copytree(images, tmp_path / "data")
+    run, _, _ = finetune(*ONE, data=data)
+    shutil.rmtree(run / "checkpoints")
+    if captions == "edited":
+        row = {"file_name": "nevus/1.png", "text": "a small red lesion"}
+        (data / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    before = state_of(run)
+    _, _, errors = finetune(*ONE, data=data, code=2)
+    assert f"{run}: was trained to step 4, and its checkpoints are gone; copy" in errors
+    assert state_of(run) == before
+    finetune(*ONE, "--overwrite", data=data)
+    assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("torn", ["state.json", "transformer", "optimizer.safetensors"])
+def test_a_run_goes_on_from_an_older_checkpoint_where_the_newest_is_torn(finetune, torn):
+    whole, _, _ = finetune(*ONE, out="whole")
+    run, _, _ = finetune(*ONE)
+    newest = run / "checkpoints/step-000004"
+    shutil.rmtree(newest / torn) if (newest / torn).is_dir() else (newest / torn).unlink()
+    _, _, errors = finetune(*ONE)
+    assert "is missing; going on from step-000002 instead" in errors
+    assert_same_weights(whole, run)
+    assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4]
+    assert "going on" not in finetune(*ONE)[2]
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "state.json").unlink()
+    _, _, errors = finetune(*ONE, code=2)
+    assert "state.json is missing; no checkpoint of this run is whole" in errors
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_seen(finetune, medart, tmp_path):
+    run, _, _ = finetune(*ONE)
+    path = run / "checkpoints/step-000004/transformer/adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+    folder = path.parents[1]
+    code, _, errors = medart("sample", folder, "--prompt", "a", "--out", tmp_path / "syn", "-q")
+    assert code == 2 and "adapter_model.safetensors is not what was saved" in errors
+    _, _, errors = finetune(*ONE)
+    assert "is not what was saved (its SHA-256 differs); going on from step-000002" in errors
+
+
+@pytest.mark.parametrize("edit", ["image", "caption"])
+@pytest.mark.parametrize("end", ["finished", "killed before the first checkpoint"])
+def test_edited_data_is_told_and_not_gone_on_with(
+    finetune, images, tmp_path, monkeypatch, edit, end
+):
+    from medart_cli.stages import finetune as stage
+
+    data = shutil.copytree(images, tmp_path / "data")
+    if end != "finished":
+        monkeypatch.setattr(stage, "save", None)  # a TypeError where it is called
+        with pytest.raises(TypeError):
+            finetune(*ONE, data=data)
+        monkeypatch.undo()
+    else:
+        finetune(*ONE, data=data)
+    if edit == "image":
+        Image.new("RGB", (40, 32), "blue").save(data / "nevus/1.png")
+        told = "1 images are new or changed, 1 are gone"
+    else:
+        rows = [{"file_name": f"{path.parent.name}/{path.name}", "label": path.parent.name}
+                for path in sorted(data.glob("*/*.png"))]  # fmt: skip
+        rows[0]["text"] = "a small red lesion"
+        (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        told = "captions or labels were edited"
+    _, _, errors = finetune(*ONE, data=data, code=2)
+    assert f"was trained with other data ({told}); name another folder" in errors
+    run, _, _ = finetune(*ONE, "--overwrite", data=data)
+    assert len(metrics(run)) == 4
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_and_says_so(finetune, monkeypatch):
+    from medart_cli.stages import finetune as stage
+
+    monkeypatch.setattr(stage, "save", None)
+    with pytest.raises(TypeError):
+        finetune(*ONE)
+    monkeypatch.undo()
+    run, _, errors = finetune(*ONE)
+    assert "none of its 2 steps was saved; it begins at step 1 again" in errors
+    assert len(metrics(run)) == 4
+
+
+def test_a_base_that_was_moved_is_named_and_another_is_refused(
+    finetune, medart, small_base, tmp_path
+):
+    first = shutil.copytree(small_base, tmp_path / "first")
+    run, _, _ = finetune(*ONE, "--steps", 2, "--base", first)
+    moved = first.rename(tmp_path / "moved")
+    prompt = ("--prompt", "a", "--steps", 1, "-q")
+    code, _, errors = medart("sample", run, *prompt, "--out", tmp_path / "syn")
+    assert code == 4 and f"{first}: no such folder" in errors and "with --base" in errors
+    code, _, errors = medart("sample", run, *prompt, "--out", tmp_path / "syn", "--base", moved)
+    assert code == 0, errors
+    code, _, errors = medart("sample", run, *prompt, "--out", tmp_path / "syn", "--base", moved)
+    assert code == 0, errors
+    finetune(*ONE, "--base", moved)
+    assert json.loads((run / "run.json").read_text())["base"] == str(moved)
+    code, _, errors = medart("sample", run, *prompt, "--out", tmp_path / "two")
+    assert code == 0, errors
+    other = build_base(tmp_path / "other", seed=1)
+    _, _, errors = finetune(*ONE, "--base", other, code=2)
+    assert "was trained with other base weights" in errors
+    code, _, errors = medart("sample", run, *prompt, "--out", tmp_path / "three", "--base", other)
+    assert code == 2 and f"{other}: its " in errors and "is not the one that" in errors
+    code, _, errors = medart("sample", moved, *prompt, "--out", tmp_path / "4", "--base", moved)
+    assert code == 2 and "--base" in errors
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_cache_changes_nothing(finetune, frozen):
     options = ("--hldf-every", 2, "--flip", *(["--freeze-text-encoder"] if frozen else []))
