@@ -146,11 +146,12 @@ def train(work: Work, first: int, total: int) -> None:
                 draw_preview(work, first)
             for step in range(first + 1, total + 1):
                 late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
-                started = time.monotonic()
+                started, rate = time.monotonic(), work.schedule.get_last_lr()[0]
                 losses = take_step(work, step)
                 done = step
                 bar.advance(losses)
-                write_metrics(work, step, losses, time.monotonic() - started)
+                seconds = round(time.monotonic() - started, 4)
+                write_metrics(work, step, losses | {"learning_rate": rate, "seconds": seconds})
                 if step % config.save_every == 0 or step == total or late:
                     save(work, step)
                     saved, saved_at = step, time.monotonic()
@@ -456,12 +457,10 @@ def tell_change(work: Work) -> str:
     return f"{(new - old).total()} images are new or changed, {(old - new).total()} are gone"
 
 
-def write_metrics(work: Work, step: int, losses: dict[str, float], seconds: float) -> None:
+def write_metrics(work: Work, step: int, figures: dict[str, float]) -> None:
     """Append one line to metrics.jsonl and to the trackers."""
-    row = {
-        "step": step, **losses, "learning_rate": work.schedule.get_last_lr()[0],
-        "seconds": round(seconds, 4), "memory_gb": round(peak_memory(work.accelerator.device), 3),
-    }  # fmt: skip
+    memory = round(peak_memory(work.accelerator.device), 3)
+    row = {"step": step, **figures, "memory_gb": memory}
     if work.accelerator.is_main_process:
         path = work.config.out / checkpoints.METRICS_NAME
         with named_errors(path), path.open("a", encoding="utf-8") as file:

@@ -101,7 +101,8 @@ def test_what_cannot_be_on_the_hub_is_never_asked_for(tmp_path, monkeypatch, nam
     monkeypatch.setattr(hub, "snapshot_download", None)
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "here").touch()
-    with pytest.raises(MissingModelError, match="no such folder, and no hub id .*; say where .* with --model"):
+    told = "no such folder, and no hub id .*; say where the model is with --model"
+    with pytest.raises(MissingModelError, match=told):
         hub.find_model(name, option="--model", size="1 GB")
 
 

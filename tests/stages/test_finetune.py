@@ -109,8 +109,8 @@ def test_the_color_loss_comes_every_n_steps_once_whatever_is_accumulated(finetun
 )
 def test_accumulated_batches_are_one_large_batch(finetune, hldf):
     hldf = (*hldf, "--caption-dropout", 0)
-    one, _, _ = finetune("--batch-size", 4, *hldf)
-    other, _, _ = finetune("--batch-size", 2, "--accumulate", 2, *hldf, out="b")
+    one, _, _ = finetune("--batch-size", 2, *hldf)
+    other, _, _ = finetune("--batch-size", 1, "--accumulate", 2, *hldf, out="b")
     for row, again in zip(metrics(one), metrics(other), strict=True):
         for name in {"loss", "color_loss"} & row.keys():
             assert row[name] == pytest.approx(again[name], rel=1e-4)
@@ -166,6 +166,23 @@ def test_a_stop_inside_an_hldf_step_saves_and_the_next_call_goes_on(finetune, mo
     monkeypatch.undo()
     finetune(*options, out="parts")
     assert_same_weights(whole, parts)
+
+
+def test_the_learning_rate_of_a_step_is_the_one_it_was_made_with(finetune, monkeypatch):
+    from medart_cli.stages import finetune as stage
+
+    used = []
+    update_weights = stage.update_weights
+
+    def update(work, step, losses):
+        used.append(work.optimizer.param_groups[0]["lr"])
+        update_weights(work, step, losses)
+
+    monkeypatch.setattr(stage, "update_weights", update)
+    options = ("--hldf-every", 0, "--lr-schedule", "linear", "--warmup-steps", 2)
+    run, _, _ = finetune(*options)
+    assert [row["learning_rate"] for row in metrics(run)] == used
+    assert used == pytest.approx([0, 5e-5, 1e-4, 5e-5])
 
 
 def test_a_finished_run_is_not_trained_again(finetune):
