@@ -141,7 +141,7 @@ def read_checkpoint(folder: Path, *, drawing: bool = False) -> dict[str, Any]:
         raise ConfigError(f"{folder}: {STATE_NAME} is torn") from error
     left_out = (OPTIMIZER_NAME, EMA_NAME) if drawing else ()
     names = {name for name in _file_names(folder) if name not in left_out}
-    sums = _read_sums(folder) if state.get("sums") or SUMS_NAME in names else None
+    sums = _read_sums(folder) if state.get("sums") else None
     known = {name for name in sums or names if name not in left_out}
     lacking = [item for item in sorted(needed - set(left_out)) if not _has(names, item)]
     for name in [*sorted(known - names), *lacking]:
@@ -158,9 +158,10 @@ def _has(names: set[str], item: str) -> bool:
 
 
 def _file_names(folder: Path) -> list[str]:
-    """List the files of a checkpoint but hidden ones, which others put there."""
+    """List the files of a checkpoint, but not the list of hashes, nor hidden ones of others."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    return [name for name in names if name != SUMS_NAME]
 
 
 def write_sums(folder: Path) -> None:

@@ -55,6 +55,15 @@ def make_cache(named: Path | None) -> Path:
     return folder
 
 
+def try_cache() -> Path | None:
+    """Return the default folder of caches for what can be had without; None where there is none."""
+    try:
+        return make_cache(None)
+    except ConfigError as error:
+        log.info("nothing is remembered: %s", error)
+        return None
+
+
 @dataclass(frozen=True)
 class TensorCache:
     """Tensors by key, each entry a safetensors file; without a folder it keeps nothing.

@@ -268,6 +268,42 @@ def tell_patients(count: int | None) -> str:
     return "patients unknown" if count is None else f"{count} patients"
 
 
+def build_merged_card(facts: dict[str, Any], pipeline: str) -> str:
+    """Write the model card of a merged run: how plain diffusers draws what medart draws.
+
+    Args:
+        facts: The content of run.json.
+        pipeline: Name of the class of diffusers that opens the folder.
+    """
+    front = ModelCardData(
+        base_model=facts["base_name"],
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["medical-imaging", "synthetic-data", "pixart", "medart"],
+    )
+    side = facts["resolution"]
+    notice = f"\n**{DEMONSTRATION}**\n" if facts["demonstration"] else ""
+    return f"""---
+{front.to_yaml()}
+---
+# PixArt fine-tuned with medart, merged to a whole pipeline
+{notice}
+Trained at {side} pixels. `medart sample` draws it at that size, and diffusers draws the same with
+
+```python
+from diffusers import {pipeline}
+
+pipeline = {pipeline}.from_pretrained(folder)
+image = pipeline(
+    prompt, height={side}, width={side}, num_inference_steps=20, guidance_scale=4.5,
+    clean_caption=False, use_resolution_binning=False,
+).images[0]
+```
+By default the pipeline cleans captions like texts from the web where ftfy and beautifulsoup4 are
+installed. The model was not trained on captions so cleaned: leave `clean_caption=False` in.
+"""
+
+
 def build_card(facts: dict[str, Any]) -> str:
     """Write the model card of a run, with the front matter that the Hugging Face hub reads.
 

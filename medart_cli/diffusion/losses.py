@@ -13,12 +13,12 @@ from torch.nn import functional
 GRID = 4  # cells a side; fewer lose where a color lies, more begin to ask for the layout
 
 
-def noise_loss(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the mean squared error of predicted noise.
+def noise_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the mean squared error of predicted noise, or of predicted velocity.
 
     Args:
         predicted: (B, C, h, w), float32 or more.
-        noise: What was added, the same shape.
+        target: What was added, or the velocity, the same shape.
         weights: A weight for each row, (B,); all 1 by default.
 
     Returns:
@@ -27,24 +27,25 @@ def noise_loss(predicted: Tensor, noise: Tensor, weights: Tensor | None = None) 
     Source:
         Ho et al. 2020 (DDPM), equation 14.
     """
-    rows = (predicted - noise).square().mean(dim=(1, 2, 3))  # (B,)
+    rows = (predicted - target).square().mean(dim=(1, 2, 3))  # (B,)
     return rows.mean() if weights is None else (weights * rows).mean()
 
 
-def min_snr_weights(ratio: Tensor, gamma: float) -> Tensor:
+def min_snr_weights(ratio: Tensor, gamma: float, *, velocity: bool = False) -> Tensor:
     """Weight rows so that nearly clean images do not rule the loss.
 
     Args:
         ratio: Signal-to-noise ratio of each row, (B,).
         gamma: Ratio from which the weight falls; 5 in the paper.
+        velocity: Whether velocity is predicted, and not noise.
 
     Returns:
-        min(ratio, gamma) / ratio, (B,).
+        min(ratio, gamma) / ratio, for velocity / (ratio + 1), (B,).
 
     Source:
-        Hang et al. 2023 (Min-SNR), section 3.4, for noise prediction.
+        Hang et al. 2023 (Min-SNR), section 3.4.
     """
-    return ratio.clamp(max=gamma) / ratio
+    return ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
 
 
 def color_moments(images: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What is trained: LoRA, DoRA or rsLoRA adapters (peft), or all weights; save, load, merge."""
 
+import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ TRANSFORMER_TARGETS = (
     "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2",
     "pos_embed.proj", "proj_out", "linear", "linear_1", "linear_2",
 )  # fmt: skip
+LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding)  # of these models, what peft puts adapters on
 TEXT_TARGETS = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")  # T5 v1.1 has a gated feed-forward
 
 
@@ -49,12 +51,10 @@ def add_adapter(
         targets: Ends of the names of modules that get one.
 
     Raises:
-        ConfigError: A target matches no module, which would train less than was asked for.
+        ConfigError: A target matches no module, or one that is no layer.
     """
-    names = [name for name, _ in model.named_modules()]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise ConfigError(f"target {target}: matches no module of {type(model).__name__}")
+        _check_target(model, target)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha if alpha is not None else rank,
@@ -64,6 +64,31 @@ def add_adapter(
         use_rslora=kind == "rslora",
     )
     return get_peft_model(model, config)
+
+
+def _matches(names: Iterable[str], target: str) -> list[str]:
+    return [name for name in names if f".{name}".endswith(f".{target}")]
+
+
+def _check_target(model: nn.Module, target: str) -> None:
+    """Refuse a target that would train less than was asked for, and name what is like it."""
+    modules = dict(model.named_modules())
+    layers = [name for name, module in modules.items() if isinstance(module, LAYERS)]
+    found = _matches(modules, target)
+    if found and set(found) <= set(layers):
+        return
+    if not found:
+        ends = {name.rpartition(".")[2] for name in layers}
+        usual = [name for name in TRANSFORMER_TARGETS + TEXT_TARGETS if _matches(layers, name)]
+        known = sorted({*usual, *(name for name in ends if not name.isdigit())})
+        fault = f"matches no module of {type(model).__name__}"
+        near = difflib.get_close_matches(target, known, n=3, cutoff=0.5) or known
+    else:
+        block = next(name for name in found if name not in layers)
+        fault = f"is no layer but a {type(modules[block]).__name__}"
+        inside = [name for name in layers if name.startswith(f"{block}.")]
+        near = [target + name.removeprefix(block) for name in inside]
+    raise ConfigError(f"target {target}: {fault}; there are {', '.join(near[:12]) or 'no layers'}")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -180,13 +205,14 @@ def load_trained_text_encoder(
     return load_adapter(model, folder) if is_adapter(folder) else model
 
 
-def merge_run(base: Path, trained: Path, out: Path) -> None:
+def merge_run(base: Path, trained: Path, out: Path, *, resolution: int | None = None) -> None:
     """Write a run as a whole diffusers pipeline, in fp32, that needs neither peft nor medart.
 
     Args:
         base: Pipeline folder of the base model.
         trained: Run folder or checkpoint.
         out: Empty folder to fill.
+        resolution: Image side, in pixels, that it was trained at.
     """
     cpu = torch.device("cpu")
 
@@ -200,7 +226,7 @@ def merge_run(base: Path, trained: Path, out: Path) -> None:
         save_part(text_encoder, folder / "text_encoder")
         return {"transformer", "text_encoder"}
 
-    save_pipeline(base, out, save)
+    save_pipeline(base, out, save, resolution)
 
 
 def build_ema(parameters: Sequence[nn.Parameter], decay: float, *, sharded: bool) -> EMAModel:

@@ -3,14 +3,18 @@
 import hashlib
 import resource
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from medart_cli.errors import ConfigError
 
+Found = TypeVar("Found")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -55,7 +59,18 @@ def join_processes(name: str) -> torch.device:
             f"--device {name}: names one GPU, and each of {state.num_processes} processes takes "
             "its own; leave it out"
         )
+    if state.device.type != device.type:  # ACCELERATE_TORCH_DEVICE and the like
+        raise ConfigError(
+            f"--device {name}: accelerate's settings or environment ask for {state.device} "
+            f"instead of {device}; take that out of them"
+        )
     return state.device if state.num_processes > 1 else device
+
+
+def ask_first(find: Callable[[], Found]) -> Found:
+    """Let process 0 find something out for all; the others wait for it."""
+    found: list[Any] = [find() if PartialState().is_main_process else None]
+    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
 
 def find_precision(name: str, device: torch.device) -> str:

@@ -7,7 +7,7 @@ knows about training: functions take the loaded parts.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.log import log
 from medart_cli.models.hub import (
     DEMONSTRATION,
     EMBEDDED,
@@ -34,6 +35,13 @@ WEIGHTS = ("text_encoder", "transformer", "vae")
 TOKEN_LIMITS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 # An embedding that earlier diffusers kept in the transformer's file; nothing ever read it.
 SPARE = ("caption_projection.y_embedding",)
+# In configs, who wrote them and in which number format; those that begin with _ are such too.
+NOTES = ("architectures", "dtype", "torch_dtype", "transformers_version")
+VOCABULARY = (".json", ".model", ".txt")  # endings of a tokenizer's files
+RESOLUTION = "_medart_resolution"  # in model_index.json of a merged run: image side, pixels
+STOCK_SIZES = (256, 512)  # image sides that the stock pipelines draw without being told
+PREDICTIONS = ("epsilon", "v_prediction")
+SOLVER = "dpmsolver++"
 SIZE = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
 
 
@@ -100,16 +108,69 @@ def max_tokens(folder: Path) -> int:
     return TOKEN_LIMITS[pipeline_class(folder)]
 
 
-def hash_weights(folder: Path) -> str:
-    """Return a SHA-256 over a part's weights; the hub's cache already knows those of its files."""
+def hash_base(folder: Path, known: Mapping[Path, str] | None = None) -> dict[str, str]:
+    """Return a SHA-256 over each thing of a base that training and drawing depend on.
+
+    Those are the weights of its parts, the tokenizer, and the settings of parts and noise schedule,
+    which hold the autoencoder's scaling factor.
+
+    Args:
+        folder: Pipeline folder.
+        known: Hashes of weight files; others are read.
+    """
+    hashes = {part: hash_weights(folder / part, known) for part in WEIGHTS}
+    for part in WEIGHTS:
+        hashes[f"{part} config"] = _hash_files([folder / part / "config.json"])
+    hashes["scheduler"] = _hash_files([folder / "scheduler" / "scheduler_config.json"])
+    words = (folder / "tokenizer").iterdir()
+    hashes["tokenizer"] = _hash_files(sorted(path for path in words if path.suffix in VOCABULARY))
+    return hashes
+
+
+def hash_weights(folder: Path, known: Mapping[Path, str] | None = None) -> str:
+    """Return a SHA-256 over a part's weights; arguments as `hash_base`."""
     digest = hashlib.sha256()
     for path in find_weights(folder):
-        blob = path.resolve().name  # the hub's cache names a blob by its SHA-256
-        if len(blob) != 64:
-            with path.open("rb") as file:
-                blob = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(blob.encode())
+        digest.update((_blob_hash(path) or (known or {}).get(path) or _hash_file(path)).encode())
     return digest.hexdigest()
+
+
+def find_unhashed(folder: Path) -> list[Path]:
+    """Return the weight files of a pipeline that must be read for their hash."""
+    files = [path for part in WEIGHTS for path in find_weights(folder / part)]
+    return [path for path in files if not _blob_hash(path)]
+
+
+def _blob_hash(path: Path) -> str:
+    """Return the SHA-256 by which the hub's cache names the file; empty elsewhere."""
+    name = path.resolve().name
+    return name if len(name) == 64 else ""
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_files(paths: Sequence[Path]) -> str:
+    """Hash small files by what they say: of JSON neither layout nor notes of the libraries."""
+    digest = hashlib.sha256()
+    for path in paths:
+        content = path.read_bytes() if path.is_file() else b""
+        if path.suffix == ".json" and content:
+            content = _canonical(content)
+        digest.update(f"{path.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _canonical(content: bytes) -> bytes:
+    try:
+        facts = json.loads(content)
+    except ValueError:
+        return content
+    if isinstance(facts, dict):
+        facts = {key: facts[key] for key in facts if key[0] != "_" and key not in NOTES}
+    return json.dumps(facts, sort_keys=True).encode()
 
 
 def load_tokenizer(folder: Path) -> T5Tokenizer:
@@ -173,8 +234,33 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - of 
 
 
 def load_scheduler(folder: Path) -> DPMSolverMultistepScheduler:
-    """Load the noise schedule of a pipeline folder as DPM-Solver++."""
-    return DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
+    """Load the noise schedule of a pipeline folder as multistep DPM-Solver++, and say what changes.
+
+    Variants with random steps (sde) would draw other images each time.
+
+    Raises:
+        MissingModelError: There is none that can be read.
+        ConfigError: The base predicts neither noise nor velocity.
+    """
+    place = folder / "scheduler" / "scheduler_config.json"
+    try:
+        facts = json.loads(place.read_text(encoding="utf-8"))
+        kind, betas = facts["_class_name"], "beta_schedule" in facts or "trained_betas" in facts
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MissingModelError(f"{place}: cannot be read; copy it again") from error
+    predicted = facts.get("prediction_type", "epsilon")
+    if predicted not in PREDICTIONS or not betas:
+        raise ConfigError(
+            f"{place}: {kind} with prediction_type {predicted}; medart trains and draws bases that "
+            f"predict {' or '.join(PREDICTIONS)} on a schedule of betas"
+        )
+    own = f"{kind} {facts.get('algorithm_type', '')}".strip()
+    if own.removesuffix(f" {SOLVER}") != DPMSolverMultistepScheduler.__name__:
+        log.warning(
+            "%s: the base's own scheduler is %s; medart draws with multistep DPM-Solver++ on its "
+            "noise schedule, so images differ from those of its own", folder, own,
+        )  # fmt: skip
+    return DPMSolverMultistepScheduler.from_config(facts, algorithm_type=SOLVER)
 
 
 def renew_scheduler(scheduler: DPMSolverMultistepScheduler) -> DPMSolverMultistepScheduler:
@@ -182,9 +268,10 @@ def renew_scheduler(scheduler: DPMSolverMultistepScheduler) -> DPMSolverMultiste
     return type(scheduler).from_config(scheduler.config)
 
 
-def native_size(transformer: PixArtTransformer2DModel, vae: AutoencoderKL) -> int:
-    """Return the image side, in pixels, that the base was made for."""
-    return int(transformer.config.sample_size) * latent_scale(vae)
+def native_size(folder: Path, transformer: PixArtTransformer2DModel, vae: AutoencoderKL) -> int:
+    """Return the image side, in pixels, that a base was made for, or a merged run trained at."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return int(index.get(RESOLUTION) or transformer.config.sample_size * latent_scale(vae))
 
 
 def latent_scale(vae: AutoencoderKL) -> int:
@@ -253,7 +340,7 @@ def pad_embeds(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tenso
 def predict_noise(
     transformer: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor, mask: Tensor
 ) -> Tensor:
-    """Predict the noise in latents; the learned-sigma half of the output is dropped.
+    """Predict the noise in latents, or the velocity; the learned-sigma half of it is dropped.
 
     Args:
         transformer: PixArt transformer, possibly wrapped by peft or for several processes.
@@ -366,18 +453,48 @@ def at_least_float(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def save_pipeline(base: Path, out: Path, save: Callable[[Path], set[str]]) -> None:
+def save_pipeline(
+    base: Path, out: Path, save: Callable[[Path], set[str]], resolution: int | None
+) -> None:
     """Write a whole pipeline folder: trained parts by `save`, all others copied from the base.
 
     Args:
         base: Pipeline folder of the base model.
         out: Folder to fill; empty.
         save: Writes the trained parts below a folder, and returns their names.
+        resolution: Image side that was trained at; the base's own by default.
     """
     saved = save(out)
-    for part in set(PARTS) - saved:
+    load_scheduler(base).save_pretrained(out / "scheduler")
+    for part in set(PARTS) - saved - {"scheduler"}:
         pickles = shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.h5")
         shutil.copytree(base / part, out / part, ignore=pickles)
     index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
     index["transformer"] = ["diffusers", "PixArtTransformer2DModel"]
+    index["scheduler"] = ["diffusers", "DPMSolverMultistepScheduler"]
+    if resolution is not None:
+        index[RESOLUTION] = resolution
+        _set_sample_size(out / "transformer" / "config.json", out / "vae", resolution)
     (out / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _set_sample_size(place: Path, vae: Path, resolution: int) -> None:
+    """Let the stock pipelines draw at another size by default, where they can.
+
+    They take the size from the transformer's `sample_size`, and refuse those that they have no
+    table of shapes for. The model also counts positions by it: their scale makes up for that, so
+    that an image of any size is the same as before.
+    """
+    facts = json.loads(place.read_text(encoding="utf-8"))
+    levels = json.loads((vae / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+    old, new = facts["sample_size"], resolution // 8
+    told_the_size = facts.get("use_additional_conditions")
+    told_the_size = old == 128 if told_the_size is None else told_the_size
+    if len(levels) != 4 or resolution not in STOCK_SIZES or told_the_size:
+        return
+    scale = facts.get("interpolation_scale") or max(old // 64, 1)
+    facts |= {
+        "sample_size": new, "interpolation_scale": scale * new / old,
+        "use_additional_conditions": False,
+    }  # fmt: skip
+    place.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")

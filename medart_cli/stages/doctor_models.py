@@ -94,8 +94,9 @@ def look_at_base(name: str, config: DoctorConfig) -> list[Model]:
         run.files += list_files(trained, part, config.hash)
     base = look_at_pipeline("base", facts["base"], config, pixart.PARTS)
     if base.folder and not base.problems and all(item["sha256"] for item in base.files):
+        hashes = pixart.hash_base(Path(base.folder))
         for part, known in facts["base_hashes"].items():
-            if pixart.hash_weights(Path(base.folder) / part) != known:
+            if hashes.get(part, known) != known:
                 base.problems.append(f"{base.folder}: its {part} is not the one of {name}")
     return [run, base]
 

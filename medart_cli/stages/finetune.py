@@ -28,6 +28,7 @@ from medart_cli.data.order import row_at
 from medart_cli.data.report import (
     Output,
     build_card,
+    build_merged_card,
     check_output,
     open_output,
     plot_losses,
@@ -41,21 +42,27 @@ from medart_cli.diffusion.losses import (
     noise_loss,
     squared_gap,
 )
-from medart_cli.diffusion.noise import add_noise, signal_to_noise
+from medart_cli.diffusion.noise import add_noise, mix_velocity, signal_to_noise
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import ConfigError, RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
-from medart_cli.models.device import build_generator, hush_libraries, peak_memory, used_memory
+from medart_cli.models.device import (
+    ask_first,
+    build_generator,
+    hush_libraries,
+    peak_memory,
+    used_memory,
+)
 from medart_cli.models.optimizer import balance_gradients, check_optimizer, take_gradients
 from medart_cli.stages.finetune_setup import (
     Work,
-    ask_first,
     build_accelerator,
     build_optimizer,
     build_work,
     cache_captions,
     cache_images,
+    check_captions,
     check_stop,
     count_steps,
     denoiser,
@@ -68,7 +75,6 @@ from medart_cli.stages.finetune_setup import (
     read_rows,
     trained_parts,
     unsynced,
-    warn_of_unknown_words,
 )
 
 PREVIEW_STEPS = 20
@@ -91,16 +97,16 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; go on where a run stopped."""
     hush_libraries()
     check_optimizer(config.optimizer)
-    rows, failures, account = read_rows(config)
-    base = pixart.find_base(config.base, offline=config.offline)
     accelerator = build_accelerator(config)
     check_optimizer(config.optimizer, accelerator.device)
+    rows, failures, account = read_rows(config)
+    base = pixart.find_base(config.base, offline=config.offline)
     output = describe_output(config)
     if check_output(output):
         checkpoints.refuse_lost(config.out)
 
     work = build_work(config, base, rows, accelerator)
-    warn_of_unknown_words(work)
+    check_captions(work)
     failures += cache_images(work)
     total = count_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"settings": output.settings}
@@ -238,7 +244,7 @@ def draw_batch(work: Work, number: int) -> Batch:
 
 
 def latent_loss(work: Work, batch: Batch) -> Tensor:
-    """Return the noise-prediction loss of a batch."""
+    """Return the loss of predicting noise, or for some bases velocity, of a batch."""
     alpha_bar = work.scheduler.alphas_cumprod
     noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alpha_bar)
     pairs = zip(batch.captions, batch.dropped, strict=True)
@@ -249,10 +255,14 @@ def latent_loss(work: Work, batch: Batch) -> Tensor:
         predicted = pixart.predict_noise(work.transformer, noisy, batch.timesteps, embeds, mask)
     if work.recompute == "auto":
         work.recompute = plan_recompute(work, used_memory(work.accelerator.device) - before, embeds)
-    weights = None
+    weights, target = None, batch.noise
+    velocity = work.scheduler.config.prediction_type == "v_prediction"
+    if velocity:
+        target = mix_velocity(batch.latents, batch.noise, batch.timesteps, alpha_bar)
     if work.config.min_snr is not None:
-        weights = min_snr_weights(signal_to_noise(batch.timesteps, alpha_bar), work.config.min_snr)
-    return noise_loss(predicted, batch.noise, weights)
+        ratio = signal_to_noise(batch.timesteps, alpha_bar)
+        weights = min_snr_weights(ratio, work.config.min_snr, velocity=velocity)
+    return noise_loss(predicted, target, weights)
 
 
 def pixel_loss(work: Work, batch: Batch) -> Tensor:
@@ -399,7 +409,7 @@ def plot(work: Work) -> None:
 
 def resume(work: Work) -> int:
     """Load the last whole checkpoint of the run folder, if there is one; return its step."""
-    found = ask_first(work.accelerator, partial(checkpoints.find_last, work.config.out))
+    found = ask_first(partial(checkpoints.find_last, work.config.out))
     if found is None:
         say_lost_steps(work)
         return 0
@@ -425,7 +435,7 @@ def resume(work: Work) -> int:
 def say_lost_steps(work: Work) -> None:
     """Say that steps of a run that was killed before its first checkpoint are made again."""
     out = work.config.out
-    steps = ask_first(work.accelerator, partial(checkpoints.count_steps, out))
+    steps = ask_first(partial(checkpoints.count_steps, out))
     if steps:
         check_same(work, checkpoints.read_facts(out / checkpoints.RUN_NAME))
         log.warning("%s: none of its %d steps was saved; it begins at step 1 again", out, steps)
@@ -435,12 +445,15 @@ def check_same(work: Work, run: dict[str, Any]) -> None:
     """Check that what the run folder was trained on, and with, is what it goes on with."""
     for name, told in (
         ("data", f"data ({tell_change(work)})"),
-        ("base_hashes", "base weights"),
+        ("base_hashes", "base weights or settings"),
         ("precision", "precision"),
         ("processes", "processes"),
         ("hldf", "hldf"),
     ):
-        if run.get(name, work.facts[name]) != work.facts[name]:
+        old, new = run.get(name, work.facts[name]), work.facts[name]
+        if name == "base_hashes":  # older runs have fewer
+            new = {part: new[part] for part in new.keys() & old.keys()}
+        if old != new:
             raise ConfigError(
                 f"{work.config.out}: was trained with other {told}; name another folder, or start "
                 "anew with --overwrite"
@@ -500,8 +513,11 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
         if config.merge:
 
             def merge(folder: Path) -> None:
-                adapters.merge_run(work.base, config.out, folder)
+                side = work.facts["resolution"]
+                adapters.merge_run(work.base, config.out, folder, resolution=side)
                 write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
+                kind = pixart.pipeline_class(folder)
+                write_text(folder / "README.md", build_merged_card(facts, kind))
 
             checkpoints.write_folder(config.out / "merged", merge)
     if config.log_with:

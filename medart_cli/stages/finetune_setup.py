@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy
 
@@ -25,9 +25,10 @@ from medart_cli import stop
 from medart_cli.config import RUN_ONLY, FinetuneConfig, parse_levels, plan_hldf, settings_of
 from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
+from medart_cli.data.hashes import hash_files
 from medart_cli.data.images import fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, make_cache, open_cache
-from medart_cli.data.manifest import Record, hash_file, warn_of_demonstration
+from medart_cli.data.manifest import Record, warn_of_demonstration
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.splits import refuse_synthetic, warn_of_two_labels
 from medart_cli.diffusion.losses import STATISTICS, color_statistics
@@ -35,11 +36,10 @@ from medart_cli.errors import ConfigError, ImageError, RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models import optimizer as optimizers
-from medart_cli.models.device import DTYPES, find_precision, join_processes
+from medart_cli.models.device import DTYPES, ask_first, find_precision, join_processes
 from medart_cli.ranks import own_part
 from medart_cli.versions import read_versions
 
-Found = TypeVar("Found")
 MOST_UNKNOWN = 0.2  # of all tokens of the captions, before a warning
 
 
@@ -96,14 +96,16 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int, Account]:
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     records = [record for record in found if record.split in (None, "train")]
     refuse_synthetic(records, "the training images", allowed=config.allow_synthetic)
+    hashes, faults = hash_once(config, list({record.path for record in records}))
     for record in records:
         caption = record.text
         if caption is None:
             caption, plain = profile.simple_caption(record.label), plain + 1
-        try:
-            rows.append(Row(record, hash_file(record.path), caption))
-        except OSError as error:
-            log.warning("%s: %s: %s; left out", record.place, record.path, error.strerror)
+        if record.path in hashes:
+            rows.append(Row(record, hashes[record.path], caption))
+        else:
+            reason = faults[record.path].strerror
+            log.warning("%s: %s: %s; left out", record.place, record.path, reason)
             failures += 1
     if not records:
         raise ConfigError(f"{config.data}: no training image; rows need split train or none at all")
@@ -120,6 +122,26 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int, Account]:
             "words it, medart caption writes better ones", plain, len(rows), example,
         )  # fmt: skip
     return rows, failures, found.account
+
+
+def hash_once(
+    config: FinetuneConfig, paths: Sequence[Path]
+) -> tuple[dict[Path, str], dict[Path, OSError]]:
+    """Hash files in one of the processes, with the memory of `hash_files`."""
+    return ask_first(partial(hash_files, paths, cache=cache_folder(config), poll=stop.check))
+
+
+def cache_folder(config: FinetuneConfig) -> Path | None:
+    """Return where latents, embeddings and hashes are kept; None where nothing is."""
+    return make_cache(config.cache) if config.use_cache else None
+
+
+def hash_base(config: FinetuneConfig, base: Path) -> dict[str, str]:
+    """Return the hashes of the base; large files are read once."""
+    hashes, faults = hash_once(config, pixart.find_unhashed(base))
+    for error in faults.values():
+        raise error
+    return pixart.hash_base(base, hashes)
 
 
 def describe_data(rows: Sequence[Row]) -> dict[str, Any]:
@@ -142,20 +164,17 @@ def build_accelerator(config: FinetuneConfig) -> Accelerator:
         )
     device = join_processes(config.device)
     precision = find_precision(config.precision, device)
+    # Said in full, since accelerate would take what is left open from its settings and environment.
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop divides
+        dynamo_backend="no",
         log_with=config.log_with,
         project_dir=str(config.out) if config.log_with else None,
     )
     check_sharding(config, accelerator)
     return accelerator
-
-
-def ask_first(accelerator: Accelerator, find: Callable[[], Found]) -> Found:
-    """Let process 0 find something out for all of them."""
-    found: list[Any] = [find() if accelerator.is_main_process else None]
-    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
 
 def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
@@ -165,7 +184,10 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
         ConfigError: Sharding by anything but FSDP 2, or of more than the transformer's weights.
     """
     kind = accelerator.distributed_type.name
-    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not accelerator.is_fsdp2):
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() == "true":
+        kind = "PARALLELISM_CONFIG"
+    others = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+    if kind in others or (kind == "FSDP" and not accelerator.is_fsdp2):
         raise ConfigError(
             f"accelerate's settings ask for {kind}, which medart does not do; use plain processes, "
             "as torchrun starts them, or FSDP with fsdp_version 2 (docs/cluster.md)"
@@ -198,7 +220,7 @@ def build_work(
     config: FinetuneConfig, base: Path, rows: list[Row], accelerator: Accelerator
 ) -> Work:
     """Load the models, put the adapters on, and open the caches."""
-    cache = make_cache(config.cache) if config.use_cache else None
+    cache = cache_folder(config)
     device = accelerator.device
     precision = find_precision(config.precision, device)
     frozen_dtype = DTYPES[precision]
@@ -219,12 +241,14 @@ def build_work(
         text_targets = config.text_target or adapters.TEXT_TARGETS
         text_encoder = add(text_encoder, targets=text_targets).train()
     vae = pixart.load_vae(base, device)
-    resolution = config.resolution or pixart.native_size(transformer, vae)
+    resolution = config.resolution or pixart.native_size(base, transformer, vae)
     pixart.check_size(resolution, transformer, vae)
-    hashes = {part: pixart.hash_weights(base / part) for part in pixart.WEIGHTS}
+    hashes = hash_base(config, base)
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
-    text_facts = f"{hashes['text_encoder']} {pixart.max_tokens(base)} {precision}"
-    image_facts = f"{hashes['vae']} {resolution} {config.crop} {' '.join(STATISTICS)}"
+    reader = " ".join(hashes[part] for part in ("text_encoder", "text_encoder config", "tokenizer"))
+    text_facts = f"{reader} {pixart.max_tokens(base)} {precision}"
+    coder = " ".join(hashes[part] for part in ("vae", "vae config"))
+    image_facts = f"{coder} {resolution} {config.crop} {' '.join(STATISTICS)}"
     work = Work(
         config=config, accelerator=accelerator, base=base, rows=rows,
         facts={
@@ -251,16 +275,24 @@ def build_work(
     return work
 
 
-def warn_of_unknown_words(work: Work) -> None:
-    """Say what of the captions the text encoder's tokenizer does not know, as another script."""
+def check_captions(work: Work) -> None:
+    """Say what of the captions the text encoder does not see: words, ends, differences."""
     unknown = total = 0
+    limit, long = pixart.max_tokens(work.base), []
     labels: dict[tuple[int, ...], set[str]] = {}
-    captions = {row.caption: row.record.label or "" for row in work.rows}
-    for caption, label in captions.items():
+    for caption, row in {row.caption: row for row in work.rows}.items():
         ids = work.tokenizer(pixart.normalize_prompt(caption)).input_ids
         unknown += sum(token == work.tokenizer.unk_token_id for token in ids)
         total += len(ids)
-        labels.setdefault(tuple(ids), set()).add(label)
+        labels.setdefault(tuple(ids), set()).add(row.record.label or "")
+        if len(ids) > limit:
+            long.append((row.record.file_name, len(ids)))
+    if long:
+        log.warning(
+            "%d captions are longer than the %d tokens that the text encoder reads, as that of %s "
+            "(%d); their ends are cut off; medart caption keeps to the limit",
+            len(long), limit, *long[0],
+        )  # fmt: skip
     if unknown > MOST_UNKNOWN * total:
         log.warning(
             "%.0f %% of the captions' tokens are unknown to the text encoder, which sees nothing "

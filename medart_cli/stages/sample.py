@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from torch import Tensor
 from medart_cli import stop
 from medart_cli.config import RUN_ONLY, SampleConfig, parse_shard, settings_of
 from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.hashes import hash_files
 from medart_cli.data.images import save_png, tensor_to_image, tile_images
+from medart_cli.data.latents import try_cache
 from medart_cli.data.manifest import (
     MANIFEST_NAME,
     PARTS,
@@ -31,7 +34,7 @@ from medart_cli.data.manifest import (
     read_manifest,
     repair_manifest,
 )
-from medart_cli.data.report import Output, open_output, write_json, write_text
+from medart_cli.data.report import Output, build_merged_card, open_output, write_json, write_text
 from medart_cli.data.stored import join_manifests
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import ConfigError, MissingModelError
@@ -39,6 +42,7 @@ from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models.device import (
     DTYPES,
+    ask_first,
     build_generator,
     find_precision,
     hush_libraries,
@@ -155,11 +159,21 @@ def find_source(config: SampleConfig) -> Source:
         return Source(base, base, {}, pixart.hash_weights(base / "transformer"))
     trained, facts = found
     base = pixart.find_base(config.base or facts["base"], offline=config.offline)
+    hashes = ask_first(partial(hash_base, base))
     for part, known in facts["base_hashes"].items():
-        if pixart.hash_weights(base / part) != known:
+        if hashes.get(part, known) != known:
             raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")
     mark = facts.get("checkpoint") or checkpoints.hash_trained(trained)  # a checkpoint has none
     return Source(base, trained, facts, mark)
+
+
+def hash_base(base: Path) -> dict[str, str]:
+    """Return the hashes of the base; large files are read once."""
+    files = pixart.find_unhashed(base)
+    hashes, faults = hash_files(files, cache=try_cache(), poll=stop.check)
+    for error in faults.values():
+        raise error
+    return pixart.hash_base(base, hashes)
 
 
 def merge(source: Source, out: Path) -> None:
@@ -168,10 +182,14 @@ def merge(source: Source, out: Path) -> None:
         raise ConfigError(f"{out}: is there already; name a new folder")
 
     def write(folder: Path) -> None:
-        adapters.merge_run(source.base, source.trained, folder)
+        side = source.facts.get("resolution")
+        adapters.merge_run(source.base, source.trained, folder, resolution=side)
         training = source.trained / checkpoints.TRAINING_HASHES
         if training.is_file():
             write_text(folder / training.name, training.read_text(encoding="utf-8"))
+        if source.facts:
+            card = build_merged_card(source.facts, pixart.pipeline_class(folder))
+            write_text(folder / "README.md", card)
 
     checkpoints.write_folder(out, write)
     log.info("%s: whole pipeline written", out)
@@ -297,7 +315,7 @@ def load_models(drawing: Drawing) -> None:
         source.base, source.trained, DTYPES[drawing.precision], device
     )
     vae = pixart.load_vae(source.base, device)
-    native = source.facts.get("resolution") or pixart.native_size(transformer, vae)
+    native = source.facts.get("resolution") or pixart.native_size(source.base, transformer, vae)
     drawing.resolution = config.resolution or native
     pixart.check_size(drawing.resolution, transformer, vae)
     drawing.transformer, drawing.vae = transformer, vae

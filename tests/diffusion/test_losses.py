@@ -190,3 +190,10 @@ def test_weights_scale_the_rows_of_the_noise_loss():
 def test_min_snr_leaves_noisy_rows_alone_and_damps_clean_ones():
     weights = min_snr_weights(torch.tensor([0.5, 5.0, 50.0]), 5.0)
     torch.testing.assert_close(weights, torch.tensor([1.0, 1.0, 0.1]))
+
+
+def test_min_snr_of_velocity_is_that_of_noise_in_the_same_units():
+    """A velocity's squared error is (ratio + 1) / ratio times that of the noise it stands for."""
+    ratio = torch.tensor([0.01, 1.0, 5.0, 300.0])
+    expected = min_snr_weights(ratio, 5.0) * ratio / (ratio + 1)
+    torch.testing.assert_close(min_snr_weights(ratio, 5.0, velocity=True), expected)

@@ -7,6 +7,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline
 
 from medart_cli.diffusion.losses import color_moments, squared_gap
+from medart_cli.diffusion.noise import mix_velocity
 from medart_cli.diffusion.solver import solve
 from medart_cli.models import pixart
 from tests.small import build_base
@@ -158,3 +159,25 @@ def test_memory_of_recomputed_steps_is_one_latent_a_step(toy):
     growth = remembered(steps=6, recompute=True) - remembered(steps=3, recompute=True)
     plain = remembered(steps=6) - remembered(steps=3)
     assert growth < plain / 50
+
+
+def test_a_model_of_velocity_draws_what_the_same_model_of_noise_draws(alpha):
+    """Both know one image: each says what it is to predict for that image exactly."""
+    clean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    drawn = []
+    for kind in ("epsilon", "v_prediction"):
+        scheduler = DPMSolverMultistepScheduler.from_config(
+            pixart.load_scheduler(alpha).config, prediction_type=kind
+        )
+        alpha_bar = scheduler.alphas_cumprod
+
+        def denoise(latents, timestep, kind=kind, alpha_bar=alpha_bar):
+            kept = alpha_bar[timestep]
+            told = (latents - kept.sqrt() * clean) / (1 - kept).sqrt()
+            times = timestep.expand(2)
+            return told if kind == "epsilon" else mix_velocity(clean, told, times, alpha_bar)
+
+        drawn.append(solve(denoise, noise, scheduler, 6))
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(drawn[1], clean, rtol=1e-2, atol=1e-2)

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from diffusers import PixArtAlphaPipeline
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models import adapters, pixart
-from tests.small import DAMAGES, damage
+from tests.small import DAMAGES, build_base, damage
 
 CPU = torch.device("cpu")
 
@@ -62,8 +63,34 @@ def test_adapters_of_a_half_precision_model_are_trained_in_float32(small_base):
 
 def test_a_target_that_matches_nothing_is_named(small_base):
     model = pixart.load_text_encoder(small_base, torch.float32, CPU)
-    with pytest.raises(ConfigError, match="target wi: matches no module of T5EncoderModel"):
+    told = "target wi: matches no module of T5EncoderModel; there are wi_"
+    with pytest.raises(ConfigError, match=told):
         adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["q", "wi"])
+
+
+def test_a_target_that_is_a_block_of_layers_is_refused_and_its_layers_are_named(small_base):
+    model = pixart.load_transformer(small_base, torch.float32, CPU)
+    told = r"ff: is no layer but a FeedForward; there are ff\.net\.0"
+    with pytest.raises(ConfigError, match=told):
+        adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["ff"])
+
+
+def test_a_merged_run_is_drawn_at_its_own_size_by_the_stock_pipeline(tmp_path):
+    base = build_base(tmp_path / "base", sample_size=64, latent_levels=4)
+    merged = tmp_path / "merged"
+    adapters.merge_run(base, base, merged, resolution=256)
+    prompt = {"prompt": "red lesion", "num_inference_steps": 2, "clean_caption": False}
+    noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    own = PixArtAlphaPipeline.from_pretrained(base)(
+        **prompt, latents=noise.clone(), height=256, width=256, output_type="np"
+    ).images
+    stock = PixArtAlphaPipeline.from_pretrained(merged)(
+        **prompt, latents=noise.clone(), output_type="np"
+    ).images
+    assert stock.shape == (1, 256, 256, 3)
+    assert abs(stock - own).max() < 1e-5
+    transformer = pixart.load_transformer(merged, torch.float32, CPU)
+    assert pixart.native_size(merged, transformer, pixart.load_vae(merged, CPU)) == 256
 
 
 @pytest.mark.parametrize("how", DAMAGES)

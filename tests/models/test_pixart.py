@@ -6,6 +6,7 @@ import torch
 from diffusers import PixArtAlphaPipeline
 from safetensors.torch import load_file, save_file
 
+from medart_cli.diffusion.solver import solve
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models import pixart
 from tests.small import DAMAGES, build_base, damage
@@ -23,7 +24,8 @@ def test_the_hubs_own_layout_loads(small_base):
     folder = pixart.find_base(str(small_base), offline=True)
     assert pixart.max_tokens(folder) == 120
     vae = pixart.load_vae(folder, CPU)
-    assert pixart.native_size(pixart.load_transformer(folder, torch.float32, CPU), vae) == 64
+    transformer = pixart.load_transformer(folder, torch.float32, CPU)
+    assert pixart.native_size(folder, transformer, vae) == 64
 
 
 def test_every_part_has_the_format_asked_for_and_is_frozen(small_base):
@@ -174,3 +176,79 @@ def test_the_embedding_that_the_papers_base_holds_for_nothing_is_passed_over(sma
     weights = load_file(path) | {"caption_projection.y_embedding": torch.zeros(120, 16)}
     save_file(weights, path, metadata={"format": "pt"})
     LOADERS["transformer"](base)
+
+
+def edit(place, **changes):
+    facts = json.loads(place.read_text())
+    place.write_text(json.dumps({**facts, **changes}))
+
+
+def test_the_hashes_of_a_base_follow_all_that_drawing_depends_on(small_base, tmp_path):
+    whole = pixart.hash_base(small_base)
+    changes = {
+        "vae config": lambda it: edit(it / "vae/config.json", scaling_factor=0.5),
+        "transformer config": lambda it: edit(
+            it / "transformer/config.json", interpolation_scale=2
+        ),
+        "text_encoder config": lambda it: edit(it / "text_encoder/config.json", d_kv=4),
+        "scheduler": lambda it: edit(it / "scheduler/scheduler_config.json", beta_end=0.03),
+        "tokenizer": lambda it: (it / "tokenizer/spiece.model").write_bytes(b"other"),
+        "vae": lambda it: damage(it / "vae", "unexpected"),
+    }
+    for name, change in changes.items():
+        base = shutil.copytree(small_base, tmp_path / name)
+        change(base)
+        changed = pixart.hash_base(base)
+        assert {part for part in whole if changed[part] != whole[part]} == {name}
+
+
+def test_the_hashes_of_a_base_pass_over_layout_and_notes_of_the_libraries(small_base, tmp_path):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    place = base / "transformer/config.json"
+    facts = json.loads(place.read_text()) | {"_diffusers_version": "9", "torch_dtype": "float16"}
+    place.write_text(json.dumps(dict(reversed(facts.items())), indent=7))
+    (base / "tokenizer/README.md").write_text("hello")
+    assert pixart.hash_base(base) == pixart.hash_base(small_base)
+    known = {path: "0" * 64 for path in pixart.find_unhashed(base)}
+    assert pixart.hash_base(base, known)["vae"] != pixart.hash_base(small_base)["vae"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"algorithm_type": "sde-dpmsolver++"}, "DPMSolverMultistepScheduler sde-dpmsolver++"),
+        ({"_class_name": "LCMScheduler", "algorithm_type": ""}, "LCMScheduler"),
+        ({}, None),
+    ],
+)
+def test_another_scheduler_is_said_and_draws_the_same_each_time(
+    small_base, tmp_path, monkeypatch, changes, told
+):
+    said = []
+    monkeypatch.setattr(pixart.log, "warning", lambda text, *words: said.append(text % words))
+    base = shutil.copytree(small_base, tmp_path / "base")
+    edit(base / "scheduler/scheduler_config.json", **changes)
+    scheduler = pixart.load_scheduler(base)
+    assert scheduler.config.algorithm_type == "dpmsolver++"
+    assert [f"the base's own scheduler is {told};" in line for line in said] == [True] * bool(told)
+    noise = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        fresh = pixart.renew_scheduler(scheduler)
+        drawn.append(solve(lambda latents, timestep: latents / 2, noise, fresh, 4))
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prediction_type": "sample"}, {"beta_schedule": None}], ids=str
+)
+def test_a_base_of_another_kind_of_prediction_is_refused(small_base, tmp_path, changes):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    place = base / "scheduler/scheduler_config.json"
+    edit(place, **changes)
+    if "beta_schedule" in changes:
+        facts = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+        place.write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match="draws bases that predict epsilon or v"):
+        pixart.load_scheduler(base)

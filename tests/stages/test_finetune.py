@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
 from peft import PeftModel
 from PIL import Image
@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
 
 from medart_cli import stop
+from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.images import image_to_tensor
 from medart_cli.data.report import plot_losses
 from medart_cli.diffusion.losses import color_moments
 from medart_cli.errors import RunError
+from medart_cli.models.device import build_generator
 from tests.small import build_base
 
 SHORT = ("--resolution", 16, "--steps", 4, "--preview-every", 0, "--hldf-steps", 2, "--quiet")
@@ -337,11 +339,88 @@ def test_a_base_that_was_moved_is_named_and_another_is_refused(
     assert code == 0, errors
     other = build_base(tmp_path / "other", seed=1)
     _, _, errors = finetune(*ONE, "--base", other, code=2)
-    assert "was trained with other base weights" in errors
+    assert "was trained with other base weights or settings" in errors
     code, _, errors = medart("sample", run, *prompt, "--out", tmp_path / "three", "--base", other)
     assert code == 2 and f"{other}: its " in errors and "is not the one that" in errors
     code, _, errors = medart("sample", moved, *prompt, "--out", tmp_path / "4", "--base", moved)
     assert code == 2 and "--base" in errors
+
+
+def test_a_run_of_before_configs_were_hashed_goes_on(finetune, small_base, tmp_path):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    run, _, _ = finetune(*ONE, "--steps", 2, "--base", base)
+    place = base / "vae/config.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "scaling_factor": 0.5}))
+    _, _, errors = finetune(*ONE, "--base", base, code=2)
+    assert "was trained with other base weights or settings" in errors
+    state = run / "checkpoints/step-000002/state.json"
+    facts = json.loads(state.read_text())
+    known = facts["run"]["base_hashes"]
+    facts["run"]["base_hashes"] = {part: known[part] for part in ("text_encoder", "vae")}
+    state.write_text(json.dumps(facts))
+    checkpoints.write_sums(state.parent)
+    finetune(*ONE, "--base", base)
+
+
+def test_a_base_that_predicts_velocity_is_trained_on_it(finetune, small_base, tmp_path):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    place = base / "scheduler/scheduler_config.json"
+    facts = json.loads(place.read_text()) | {"prediction_type": "v_prediction"}
+    place.write_text(json.dumps(facts))
+    options = ("--hldf-every", 2, "--min-snr", 5, "--base", base)
+    run, _, _ = finetune(*options)
+    other, _, _ = finetune("--hldf-every", 2, "--min-snr", 5, out="noise")
+    assert all(
+        row["loss"] != again["loss"]
+        for row, again in zip(metrics(run), metrics(other), strict=True)
+    )
+
+
+def test_settings_of_accelerate_in_the_environment_change_nothing(finetune, monkeypatch):
+    whole, _, _ = finetune("--hldf-every", 2)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    try:
+        for name, value in (
+            ("GRADIENT_ACCUMULATION_STEPS", "4"),
+            ("MIXED_PRECISION", "bf16"),
+            ("DYNAMO_BACKEND", "INDUCTOR"),
+        ):
+            monkeypatch.setenv(f"ACCELERATE_{name}", value)
+        other, _, _ = finetune("--hldf-every", 2, out="other")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    assert_same_weights(whole, other)
+
+
+def test_captions_above_the_token_limit_are_counted_and_said(finetune, images, tmp_path):
+    data = shutil.copytree(images, tmp_path / "data")
+    texts = {"melanoma/0.png": "red " * 119, "melanoma/2.png": "red " * 120, "nevus/1.png": "red"}
+    rows = [{"file_name": name, "text": text} for name, text in texts.items()]
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, _, errors = finetune(*ONE, data=data)
+    assert (
+        "1 captions are longer than the 120 tokens that the text encoder reads, as that of "
+        "melanoma/2.png (121)"
+    ) in errors
+
+
+def test_a_merged_run_is_drawn_at_the_size_it_was_trained_at(
+    finetune, medart, tmp_path, monkeypatch
+):
+    run, _, _ = finetune("--hldf-every", 2, "--learning-rate", 1e-2, "--merge")
+    drawn = draw(medart, run, tmp_path / "syn")
+    assert torch.equal(draw(medart, run / "merged", tmp_path / "again"), drawn)
+    medart("sample", run, "--merge-to", tmp_path / "merged", "--quiet")
+    card = (tmp_path / "merged/README.md").read_text()
+    assert card == (run / "merged/README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    noise = torch.randn(1, 4, 8, 8, generator=build_generator(0, "sample", 0))
+    code = code.replace("num_inference_steps=20", "num_inference_steps=5, latents=noise")
+    names = {"folder": tmp_path / "merged", "prompt": PROMPT, "noise": noise}
+    exec(code, names)
+    assert (pixels(names["image"]) - drawn).abs().max() <= 1
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -416,8 +495,6 @@ def pixels(image):
 
 
 def picture(pipeline):
-    from medart_cli.models.device import build_generator
-
     noise = torch.randn(1, 4, 8, 8, generator=build_generator(0, "sample", 0))
     image = pipeline(
         PROMPT, num_inference_steps=5, guidance_scale=4.5, latents=noise, height=16, width=16,
@@ -589,6 +666,7 @@ def test_a_checkpoint_of_another_color_loss_is_not_gone_on_with(finetune):
     facts = json.loads(state.read_text())
     facts["run"]["hldf"]["draws"] = 3  # as a version with another default would have it
     state.write_text(json.dumps(facts))
+    checkpoints.write_sums(state.parent)
     _, _, errors = finetune("--hldf-every", 2, code=2)
     assert "was trained with other hldf" in errors
 

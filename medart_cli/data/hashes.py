@@ -1,0 +1,118 @@
+"""SHA-256 of many or large files, remembered: a file that is as it was is not read again.
+
+It counts as it was while its path, size, inode and times are the same. What is remembered stands in
+the cache folder, one JSON file for each folder of files.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medart_cli.data.files import draft_of
+from medart_cli.log import progress
+
+BLOCK = 1 << 24  # bytes read between two looks for a stop
+MEGABYTE = 1_000_000
+SETTLED = 2.0  # seconds; a younger file could change again and show the same time
+Known = dict[str, list[Any]]  # of the files in one folder: size, inode, times, SHA-256
+
+
+def hash_files(
+    paths: Sequence[Path], *, cache: Path | None, poll: Callable[[], None] = lambda: None
+) -> tuple[dict[Path, str], dict[Path, OSError]]:
+    """Hash files, and show how far that is.
+
+    Args:
+        paths: The files.
+        cache: Where hashes are remembered; None remembers nothing.
+        poll: Called between blocks; may raise to leave, and what is hashed by then is kept.
+
+    Returns:
+        The SHA-256 of each file in hexadecimal, and why others could not be read.
+
+    Raises:
+        OSError: The cache cannot be read or written.
+    """
+    known = {parent: _read_known(cache, parent) for parent in {path.parent for path in paths}}
+    found: dict[Path, str] = {}
+    faults: dict[Path, OSError] = {}
+    waiting: dict[Path, list[int]] = {}
+    for path in paths:
+        try:
+            mark = _mark(path.stat())
+        except OSError as error:
+            faults[path] = error
+            continue
+        entry = known[path.parent].get(path.name)
+        if entry is not None and entry[:-1] == mark:
+            found[path] = entry[-1]
+        else:
+            waiting[path] = mark
+    try:
+        _hash_waiting(waiting, found, faults, poll)
+    finally:
+        _keep_known(cache, {path: [*waiting[path], found[path]] for path in waiting & found.keys()})
+    return found, faults
+
+
+def _hash_waiting(
+    waiting: dict[Path, list[int]],
+    found: dict[Path, str],
+    faults: dict[Path, OSError],
+    poll: Callable[[], None],
+) -> None:
+    done, total = 0, sum(mark[0] for mark in waiting.values())
+    with progress("hashes, MB", total // MEGABYTE) as bar:
+        for path in waiting:
+            digest = hashlib.sha256()
+            try:
+                with path.open("rb") as file:
+                    while block := file.read(BLOCK):
+                        poll()
+                        digest.update(block)
+                        before, done = done, done + len(block)
+                        bar.advance(count=done // MEGABYTE - before // MEGABYTE)
+                found[path] = digest.hexdigest()
+            except OSError as error:
+                faults[path] = error
+
+
+def _mark(facts: os.stat_result) -> list[int]:
+    return [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+
+
+def _place(cache: Path, parent: Path) -> Path:
+    name = hashlib.sha256(str(parent.resolve()).encode()).hexdigest()[:32]
+    return cache / "hashes" / f"{name}.json"
+
+
+def _read_known(cache: Path | None, parent: Path) -> Known:
+    """Read what is remembered of a folder's files; what is torn counts for nothing."""
+    if cache is None:
+        return {}
+    try:
+        known = json.loads(_place(cache, parent).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return dict(known) if isinstance(known, dict) else {}
+
+
+def _keep_known(cache: Path | None, entries: dict[Path, list[Any]]) -> None:
+    settled = (time.time() - SETTLED) * 1e9
+    by_folder: dict[Path, Known] = defaultdict(dict)
+    for path, entry in entries.items():
+        if max(entry[2:4]) < settled:
+            by_folder[path.parent][path.name] = entry
+    for parent, known in by_folder.items():
+        if cache is None:
+            return
+        place = _place(cache, parent)
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with draft_of(place, shared=True) as draft:
+            text = json.dumps(_read_known(cache, parent) | known, ensure_ascii=False)
+            draft.write_text(text, encoding="utf-8")
