@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from medart_cli import stop
 from medart_cli.ahead import map_ahead
 from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunError
 from medart_cli.log import log
@@ -197,6 +198,9 @@ def fill_cache(
 
     Yields:
         After each batch: the rows that are finished, each with None or why it could not be read.
+
+    Raises:
+        Stopped: A stop signal has arrived; what was computed is kept.
     """
     rank, ranks = extraction.part
     # The share is one of all: what is missing may change while others work.
@@ -337,6 +341,7 @@ def _compute(
             good = [(row, item) for row, item in batch if not isinstance(item, str)]
             for index, extractor in enumerate(extractors):
                 if good:
+                    stop.check()  # between networks too: a batch may take one some seconds
                     stacked = torch.stack([item[index] for _, item in good])
                     features[index].append(_embed(extractor, stacked))
             done += [row for row, _ in good]

@@ -1,5 +1,6 @@
 import hashlib
 import shutil
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ from PIL import Image, ImageOps
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunError
+from medart_cli import stop
+from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunError, Stopped
 from medart_cli.metrics import features
 from medart_cli.metrics.features import (
     INCEPTION_NAME,
@@ -205,6 +207,29 @@ def test_a_loop_that_is_left_keeps_what_was_computed(tmp_path):
     done = next(batches)
     batches.close()
     assert count_missing(images, [build_extractor()], extraction) == 6 - len(done)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stop_between_two_networks_keeps_the_batches_that_both_have_seen(
+    tmp_path, monkeypatch, workers
+):
+    monkeypatch.setattr(stop, "_received", [])
+    images, passes = save_images(tmp_path, 6), []
+
+    def embed(prepared):
+        passes.append(len(prepared))
+        if len(passes) == 3:  # the first network's second batch
+            stop._note(signal.SIGTERM, None)
+        return prepared.clone()
+
+    pair = [replace(build_extractor(name), embed=embed) for name in ("one", "two")]
+    extraction = Extraction(tmp_path / "cache", load, batch_size=2, workers=workers)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        fill(images, pair, extraction)
+    assert passes == [2, 2, 2]
+    assert [count_missing(images, [item], extraction) for item in pair] == [4, 4]
+    monkeypatch.setattr(stop, "_received", [])
+    assert len(fill(images, pair, extraction)) == 4
 
 
 def test_a_derived_extractor_sees_the_changed_image_under_another_key(tmp_path):
