@@ -1,6 +1,8 @@
 """Predict with a classifier that is there: images -> OUT/predictions.jsonl."""
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medart_cli import stop
 from medart_cli.config import RUN_ONLY, ClassifyConfig, parse_levels, settings_of
 from medart_cli.data.dataset import open_data
-from medart_cli.data.manifest import ManifestWriter, Record
+from medart_cli.data.hashes import hash_files
+from medart_cli.data.latents import try_cache
+from medart_cli.data.manifest import ManifestWriter, Record, repair_manifest, write_manifest
 from medart_cli.data.report import Output, open_output
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
@@ -18,6 +23,7 @@ from medart_cli.models.classifier import Classifier, encode_images, load_classif
 from medart_cli.stages.classify_images import read_ahead
 
 PREDICTIONS_NAME = "predictions.jsonl"
+PREDICTED = ("predicted", "probabilities", "sha256")  # what a prediction adds to a row
 # What another run of the same folder may change: more trainings are added to those done, and what
 # the sets hold is compared row by row.
 MAY_CHANGE = RUN_ONLY | {
@@ -32,22 +38,28 @@ MAY_CHANGE = RUN_ONLY | {
 
 
 def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Append one line an image, with the probability of each class; lines that are there stay."""
+    """Write one line an image, with the probability of each class; those that still hold stay."""
     classifier = load_classifier(folder, device)
     records = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
-    ignore = MAY_CHANGE - {"checkpoint", "data"}
+    paths = list({record.path for record in records})
+    found, _ = hash_files(paths, cache=try_cache(), poll=stop.check)
+    hashes = {record.file_name: found.get(record.path) for record in records}
     inputs = (config.data, config.checkpoint)
-    settings = settings_of(config)
+    settings = settings_of(config) | {"_classifier": hash_classifier(folder)}
+    ignore = MAY_CHANGE - {"data"}
     output = Output(config.out, "classify", settings, ignore, config.overwrite, inputs)
     path = config.out / PREDICTIONS_NAME
-    with open_output(output), ManifestWriter(path) as writer:
-        done = {row["file_name"] for row in _read_rows(path)}
+    with open_output(output):
+        done = renew_rows(path, records, hashes)
         todo = [record for record in records if record.file_name not in done]
-        with progress("predict", len(records), done=len(records) - len(todo)) as bar:
+        with (
+            ManifestWriter(path) as writer,
+            progress("predict", len(records), done=len(records) - len(todo)) as bar,
+        ):
             images = zip(todo, read_ahead(config, todo, classifier.prepare), strict=True)
             while batch := list(islice(images, config.batch_size)):
                 for row in _predict_batch(classifier, batch):
-                    writer.append(row)
+                    writer.append({**row, "sha256": hashes[row["file_name"]]})
                 bar.advance(count=len(batch))
     rows = _read_rows(path)
     return {
@@ -58,6 +70,40 @@ def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -
         "accuracy": _score(rows, classifier.classes),
         "inputs": [records.account.facts()],
     }
+
+
+def hash_classifier(folder: Path) -> str:
+    """Return a SHA-256 over a classifier's weights and settings, wherever it lies."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    hashes, _ = hash_files(files, cache=try_cache(), poll=stop.check)
+    own = ("config.json", "preprocessor_config.json")
+    facts = [f"{path.name} {digest}" for path, digest in sorted(hashes.items())
+             if path.suffix == ".safetensors" or path.name in own]  # fmt: skip
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def renew_rows(path: Path, records: Sequence[Record], hashes: Mapping[str, str | None]) -> set[str]:
+    """Keep the predictions of images that are as they were, with what their rows say now.
+
+    Returns:
+        The file names of those.
+    """
+    repair_manifest(path)
+    rows = _read_rows(path) if path.is_file() else []
+    found = {row["file_name"]: row for row in rows}
+    kept = []
+    for record in records:
+        old = found.get(record.file_name)
+        if old is not None and old.get("sha256") == hashes[record.file_name]:
+            kept.append(record.fields | {name: old[name] for name in PREDICTED})
+    if len(found) > len({row["file_name"] for row in kept}):
+        log.warning(
+            "%s: %d predictions are of images that have changed or are gone, and are taken out",
+            path, len(found) - len({row["file_name"] for row in kept}),
+        )  # fmt: skip
+    if kept != rows:
+        write_manifest(path, kept)
+    return {row["file_name"] for row in kept}
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import timm
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -245,6 +246,45 @@ def test_prediction_alone_writes_a_manifest_with_probabilities_and_resumes(
     path.write_bytes(whole[: len(whole) // 2])  # as a crash leaves it
     assert medart(*predict)[0] == 0
     assert path.read_bytes() == whole
+
+
+def test_predictions_follow_the_content_of_images_and_classifier_not_their_paths(
+    medart, finished, tmp_path
+):
+    data = draw_set(tmp_path / "data", 2)
+    classifier = shutil.copytree(finished, tmp_path / "clf")
+    out = tmp_path / "out"
+    predict = ("classify", "--checkpoint", classifier, data, "--out", out, "--json")
+
+    def run(code=0):
+        ended, output, errors = medart(*predict)
+        assert ended == code, errors
+        lines = (out / "predictions.jsonl").read_text().splitlines()
+        return {row["file_name"]: row for row in map(json.loads, lines)}, errors
+
+    first, _ = run()
+    one, two, three = sorted(first)[:3]
+    shutil.copy(data / two, data / one)  # another image under the same name
+    (data / "metadata.jsonl").write_text(
+        "".join(
+            line for line in (data / "metadata.jsonl").open() if f'"{three}"' not in line
+        ).replace('"group_id"', '"patient"')
+    )
+    second, errors = run()
+    assert second[one]["probabilities"] == pytest.approx(first[two]["probabilities"], abs=1e-5)
+    assert three not in second and "2 predictions are of images that have changed" in errors
+    unchanged = second.keys() - {one, two}
+    assert all(second[name]["probabilities"] == first[name]["probabilities"] for name in unchanged)
+
+    weights = load_file(classifier / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()},
+              classifier / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    _, errors = run(code=2)
+    assert "its classifier changed" in errors
+    shutil.rmtree(classifier)
+    moved = shutil.copytree(finished, tmp_path / "moved")
+    predict = (*predict[:2], moved, *predict[3:])
+    assert run()[0] == second
 
 
 def test_labels_of_other_classes_are_predicted_but_not_scored(medart, finished, tmp_path):
