@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from medart_cli.cli import main
+from medart_cli.log import log
 from tests.small import build_base
 
 
@@ -25,6 +26,16 @@ def own_cache(tmp_path_factory, monkeypatch):
 def one_thread():
     """Make results equal to the bit, and leave the other core to others."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Collect what is said, steps and warnings alike, whatever handlers other tests have left."""
+    lines = []
+    for name in ("info", "warning"):
+        monkeypatch.setattr(log, name, lambda text, *values: lines.append(text % values))
+    monkeypatch.setattr(log, "log", lambda _, text, *values: lines.append(text % values))
+    return lines
 
 
 @pytest.fixture(scope="session")

@@ -14,20 +14,11 @@ from medart_cli.data.manifest import hash_file
 from medart_cli.data.marks import has_mark
 from medart_cli.data.splits import warn_of_two_labels
 from medart_cli.errors import ConfigError, ImageError, ManifestError
-from medart_cli.log import log
 from medart_cli.stages.sample_prompts import read_lines
 from tests.jobs import build_parts
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not on this machine")
-
-
-@pytest.fixture
-def said(monkeypatch):
-    lines = []
-    for name in ("info", "warning"):
-        monkeypatch.setattr(log, name, lambda text, *values: lines.append(text % values))
-    return lines
 
 
 def read(name, **options):

@@ -9,7 +9,6 @@ from PIL import Image
 
 from medart_cli.data import charts
 from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
-from medart_cli.log import log
 
 CHINESE = ("黑色素瘤", "痣", "基底细胞癌")
 CURVE = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
@@ -50,11 +49,9 @@ def test_many_classes_and_curves_still_fit(tmp_path):
 
 
 @pytest.fixture
-def said(monkeypatch):
-    lines = []
-    monkeypatch.setattr(log, "warning", lambda text, *values: lines.append(text % values))
+def said(said, monkeypatch):
     monkeypatch.setattr(charts, "_SAID", set())
-    return lines
+    return said
 
 
 def draw_named(folder, names):

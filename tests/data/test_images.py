@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import os
 import struct
 import subprocess
@@ -480,16 +479,12 @@ def test_a_strip_is_refused_with_its_size(tmp_path):
     assert load_pixels(tmp_path, Image.new("RGB", (30, 3), "pink")).shape == (3, 30, 3)
 
 
-def test_the_range_of_deep_images_is_said_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("medart"), "propagate", True)
+def test_the_range_of_deep_images_is_said_once(tmp_path, said):
     _say_range.cache_clear()
-    caplog.set_level(logging.INFO, "medart")
     content = png_of(RNG.integers(0, 65536, (6, 5)), 0)
     for name in ("a", "b"):
         load_bytes(tmp_path, content, name)
-    assert [record.getMessage() for record in caplog.records] == [
-        "values of more than 8 bits: 0 is black and 65535 white, by all their 16 bits"
-    ]
+    assert said == ["values of more than 8 bits: 0 is black and 65535 white, by all their 16 bits"]
 
 
 @pytest.mark.parametrize("kind", [2, 4, 6])
