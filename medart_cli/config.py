@@ -818,7 +818,7 @@ class ClassifyConfig(CommonConfig):
     workers: Annotated[int, _data_option(help="Threads that read images ahead; 0 for none.")] = 2
     cache: Annotated[
         Path | None,
-        _data_option(help="Folder for features of --freeze; medart's cache by default."),
+        _data_option(help="Folder for features of images; medart's cache by default."),
     ] = None
     folders: Folders = None
     allow_synthetic: AllowSynthetic = False
@@ -828,7 +828,8 @@ class ClassifyConfig(CommonConfig):
     duplicates: Annotated[
         Literal["drop", "refuse"],
         _data_option(
-            help="What to do with training images that are also in the test set, byte for byte."
+            help="What to do with training images that are also in the test set, byte for byte or "
+            "re-encoded, scaled, mirrored or turned."
         ),
     ] = "drop"
     allow_leak: Annotated[

@@ -9,6 +9,7 @@ set so that at most a stated share of such images would be flagged.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +22,37 @@ from medart_cli.metrics.distances import blocks
 Array = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 LAYOUT_SIDE = 48  # pixels of the stored gray image
 LAYOUT_WIDTH = LAYOUT_SIDE**2
 LAYOUT_FINGERPRINT = "layout 1: gray, box-shrunk to 48 x 48"
 VIEW_SIDE = 16  # pixels of a compared view
-SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)  # of the crops that are looked through
-PLACES = 7  # of a crop along each side
+# Sides of the crops that are looked through, and their places along each side.
+CROPS = {0.95: 3, 0.9: 3, 0.85: 3, 0.8: 3, 0.75: 5, 0.7: 5, 0.64: 7, 0.57: 9, 0.5: 11}
+CORNER, PARTS = 0.8, 5  # side of the corners; places of crops as large
+SLANTS = (15, 30, 45, 60, 75)  # degrees
+DISCS = (1.0, 0.9, 0.8)  # sides of the middles that turned pictures are compared with
+FLAT = 0.012  # deviation, of the range of gray, below which a view shows nothing
+_FROM_MIDDLE = np.abs(np.arange(VIEW_SIDE) - (VIEW_SIDE - 1) / 2)
+ALL: Mask = np.ones((VIEW_SIDE, VIEW_SIDE), dtype=np.bool_)
+INNER: Mask = np.maximum(*np.meshgrid(_FROM_MIDDLE, _FROM_MIDDLE)) < VIEW_SIDE / 2 - 1
+DISC: Mask = np.hypot(*np.meshgrid(_FROM_MIDDLE, _FROM_MIDDLE)) < VIEW_SIDE / 2 - 0.8
+# What is looked at where the rest may be covered: the halves, and all but the middle.
+WINDOWS: tuple[Mask, ...] = (
+    ALL & (np.arange(VIEW_SIDE) < VIEW_SIDE / 2),
+    ALL & (np.arange(VIEW_SIDE) >= VIEW_SIDE / 2),
+    ALL & (np.arange(VIEW_SIDE) < VIEW_SIDE / 2)[:, None],
+    ALL & (np.arange(VIEW_SIDE) >= VIEW_SIDE / 2)[:, None],
+    np.maximum(*np.meshgrid(_FROM_MIDDLE, _FROM_MIDDLE)) > VIEW_SIDE / 4,
+)
 CENTER = 0.71  # side of the crop that `focus_image` keeps: half of the area
 NEXT = 10  # neighbors that the nearest is measured against
 # A real image whose layout ratio is below this shows the same lesion as another: of 612 dermoscopic
 # images and 800 blood cells, unrelated ones lie above 0.6, duplicates and retakes below 0.4.
 TWIN = 0.5
-TOGETHER = 16  # training images whose crops are made at once
+QUERIES = 256  # images whose views are held at once, 90 MB
+TOGETHER = 64  # training images whose views are made at once
+LEAST_HELDOUT = 50  # images (or patients); with fewer, no rate of false alarms is stated
 LEAST_TRAINING = 4  # images; below, there are no next neighbors to measure against
 
 
@@ -107,11 +127,17 @@ def find_nearest_layouts(
     training_groups: Indices,
     device: torch.device,
 ) -> Nearest:
-    """Find the nearest training image of each query by its pixels, under crops and orientations.
+    """Find the nearest training image of each query by its pixels, under many views of both.
 
-    Each of 8 orientations of a query is compared with 344 crops of every training image, at 16 x 16
-    gray pixels of mean 0 and length 1, so that brightness and contrast do not count. The work grows
-    with N x M; `device` may be a GPU.
+    Views are compared at 16 x 16 gray pixels of mean 0 and length 1, by the size of their
+    correlation: brightness, contrast and inversion do not count. Compared are, in 8 orientations:
+
+    - the query with crops of the training image: what is cropped, turned, mirrored;
+    - crops of the query with the training image: what is shrunk or stands within another image;
+    - the corners of the query with crops as large: what is shifted or partly covered;
+    - the middles of both, the query's turned by three angles.
+
+    The work grows with N x M; `device` may be a GPU.
 
     Args:
         queries: (N, 2304) from `describe_layout`.
@@ -121,63 +147,121 @@ def find_nearest_layouts(
         device: Where to compute.
     """
     parts = []
-    for rows in blocks(len(queries), 4096):
-        turned = _orientations(queries[rows]).to(device)  # (8, n, 256)
+    for rows in blocks(len(queries), QUERIES):
+        own = _look_for(_read_pictures(queries[rows], device))
         best = _Best(query_groups[rows])
         for columns in blocks(len(training), TOGETHER):
-            crops = _crops(training[columns]).to(device)  # (m, 344, 256)
-            likeness = _match_layouts(turned, crops)
+            theirs = _look_at(_read_pictures(training[columns], device))
+            likeness = _match_pictures(own, theirs).double().cpu().numpy()  # (n, m)
             best.update(likeness, training_groups[columns], columns.start)
         parts.append(best.judge())
     return _join(parts)
 
 
-def _match_layouts(turned: Tensor, crops: Tensor) -> Array:
-    """Return the best correlation of each query with each training image, (n, m)."""
-    flat = crops.flatten(0, 1).T  # (256, m * 344)
-    parts = []
-    for rows in blocks(turned.shape[1], 256):
-        # One orientation at a time: eight products of (256, m * 344) would take much room.
-        found = [(views @ flat).view(-1, *crops.shape[:2]).amax(dim=2) for views in turned[:, rows]]
-        parts.append(torch.stack(found).amax(dim=0))  # (n, m)
-    return torch.cat(parts).double().cpu().numpy()
+def _match_pictures(queries: list[Tensor], training: list[Tensor]) -> Tensor:
+    """Return the likeness of n queries with m training images in the views most alike, (n, m)."""
+    return torch.stack([*map(_match, queries, training)]).amax(dim=0)
 
 
-def _orientations(layouts: AnyArray) -> Tensor:
-    """Shrink each (48, 48) picture to 16 x 16, turned and mirrored in all ways: (8, n, 256)."""
-    parts = []
-    for rows in blocks(len(layouts), 512):
-        images = torch.from_numpy(np.array(layouts[rows], dtype=np.float32))
-        images = images.view(-1, 1, LAYOUT_SIDE, LAYOUT_SIDE)
-        small = torch.nn.functional.avg_pool2d(images, LAYOUT_SIDE // VIEW_SIDE)  # (n, 1, 16, 16)
-        turned = [torch.rot90(small, turns, dims=(2, 3)) for turns in range(4)]
-        turned += [item.flip(3) for item in turned]
-        parts.append(torch.stack([_normalize(item.flatten(1)) for item in turned]))
-    return torch.cat(parts, dim=1)
+def _match(views: Tensor, others: Tensor) -> Tensor:
+    """Return the largest size of the correlations of (n, V, P) and (m, W, P) views, (n, m)."""
+    if views.shape[1] > others.shape[1]:
+        return _match(others, views).T
+    flat = others.flatten(0, 1).T  # (P, m * W)
+    best = views.new_zeros(len(views), len(others))
+    for view in views.unbind(1):  # one at a time: all products would take much room
+        found = (view @ flat).view(-1, *others.shape[:2])  # (n, m, W)
+        high, low = found.amax(dim=2), found.amin(dim=2)  # 30 times as fast as torch.aminmax
+        best = torch.maximum(best, torch.maximum(high, -low))
+    return best
 
 
-def _crops(layouts: AnyArray) -> Tensor:
-    """Cut each (48, 48) picture into all crops, each 16 x 16 and normalized: (m, 344, 256)."""
-    images = torch.from_numpy(np.array(layouts, dtype=np.float32))
-    images = images.view(-1, 1, LAYOUT_SIDE, LAYOUT_SIDE)
-    boxes = [(1.0, 0.0, 0.0)]
-    steps = np.linspace(-1, 1, PLACES)
-    boxes += [(s, (1 - s) * x, (1 - s) * y) for s in SCALES[1:] for x in steps for y in steps]
-    inner = VIEW_SIDE * 3  # sampled three times as finely, then averaged: no aliasing
+def _read_pictures(layouts: AnyArray, device: torch.device) -> Tensor:
+    pictures = torch.from_numpy(np.array(layouts, dtype=np.float32)).to(device)
+    return pictures.view(-1, LAYOUT_SIDE, LAYOUT_SIDE)
+
+
+def _look_for(pictures: Tensor) -> list[Tensor]:
+    """Cut (n, 48, 48) queries into the views that `_look_at` has the counterparts of."""
+    whole = _turn(_cut(pictures, 1, 1))
+    return [
+        _normalize(whole, ALL),
+        _normalize(_cut_all(pictures), INNER),
+        _normalize(_turn(_cut(pictures, CORNER, 2)), ALL),
+        _normalize(_turn(_slant(pictures)), DISC),
+        *(_normalize(whole, window) for window in WINDOWS),
+    ]
+
+
+def _look_at(pictures: Tensor) -> list[Tensor]:
+    """Cut (m, 48, 48) training images into views."""
+    picture = _cut(pictures, 1, 1)
+    upright = [_cut(pictures, scale, 1) for scale in DISCS]
+    return [
+        _normalize(_cut_all(pictures), ALL),
+        _normalize(_turn(picture), INNER),
+        _normalize(_cut(pictures, CORNER, PARTS), ALL),
+        _normalize(torch.cat(upright, dim=1), DISC),
+        *(_normalize(picture, window) for window in WINDOWS),
+    ]
+
+
+def _cut_all(pictures: Tensor) -> Tensor:
+    """Cut (n, 48, 48) pictures into crops of all sizes, the whole first: (n, 294, 16, 16)."""
+    crops = [_cut(pictures, scale, count) for scale, count in CROPS.items()]
+    return torch.cat([_cut(pictures, 1, 1), *crops], dim=1)
+
+
+def _cut(pictures: Tensor, scale: float, count: int) -> Tensor:
+    """Cut (n, 48, 48) pictures into crops, `count` along each side: (n, count², 16, 16)."""
+    along = torch.from_numpy(_build_sampling(scale, count)).to(pictures)  # (count * 16, 48)
+    views = torch.einsum("ri,nij,cj->nrc", along, pictures, along)
+    views = views.view(-1, count, VIEW_SIDE, count, VIEW_SIDE).transpose(2, 3)
+    return views.flatten(1, 2)
+
+
+@cache
+def _build_sampling(scale: float, count: int) -> npt.NDArray[np.float32]:
+    """Return what each pixel of each crop takes from the pixels along one side, (count * 16, 48).
+
+    It is sampled three times as finely, linearly between pixels, and averaged: no aliasing.
+    """
+    middles = np.linspace(scale - 1, 1 - scale, count) if count > 1 else np.zeros(1)
+    fine = (np.arange(LAYOUT_SIDE) + 0.5) / LAYOUT_SIDE * 2 - 1  # of the view, from -1 to 1
+    at = ((middles[:, None] + scale * fine) + 1) / 2 * LAYOUT_SIDE - 0.5  # (count, 48)
+    at = at.reshape(-1, LAYOUT_SIDE // VIEW_SIDE).clip(0, LAYOUT_SIDE - 1)
+    near = 1 - np.abs(at[..., None] - np.arange(LAYOUT_SIDE))  # (count * 16, 3, 48)
+    return np.asarray(near.clip(0).mean(axis=1), dtype=np.float32)
+
+
+def _slant(pictures: Tensor) -> Tensor:
+    """Turn (n, 48, 48) pictures by each of SLANTS: (n, V, 16, 16); corners are of no use."""
     views = []
-    for scale, x, y in boxes:
-        place = torch.tensor([[[scale, 0.0, x], [0.0, scale, y]]]).float()
-        grid = torch.nn.functional.affine_grid(place, [1, 1, inner, inner], align_corners=False)
+    for angle in np.radians(SLANTS):
+        sine, cosine = np.sin(angle), np.cos(angle)
+        place = torch.tensor([[[cosine, -sine, 0], [sine, cosine, 0]]]).to(pictures)
+        size = [1, 1, LAYOUT_SIDE, LAYOUT_SIDE]
+        grid = torch.nn.functional.affine_grid(place, size, align_corners=False)
         cut = torch.nn.functional.grid_sample(
-            images, grid.expand(len(images), -1, -1, -1), align_corners=False, padding_mode="border"
+            pictures[:, None], grid.expand(len(pictures), -1, -1, -1), align_corners=False
         )
-        views.append(torch.nn.functional.avg_pool2d(cut, 3).flatten(1))  # (m, 256)
-    return _normalize(torch.stack(views, dim=1))
+        views.append(torch.nn.functional.avg_pool2d(cut, LAYOUT_SIDE // VIEW_SIDE))
+    return torch.cat(views, dim=1)
 
 
-def _normalize(views: Tensor) -> Tensor:
-    centered = views - views.mean(dim=-1, keepdim=True)
-    normalized: Tensor = centered / centered.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+def _turn(views: Tensor) -> Tensor:
+    """Turn and mirror (n, V, 16, 16) views in all ways: (n, 8 V, 16, 16)."""
+    turned = [torch.rot90(views, turns, dims=(2, 3)) for turns in range(4)]
+    return torch.cat([*turned, *(item.flip(3) for item in turned)], dim=1)
+
+
+def _normalize(views: Tensor, window: Mask) -> Tensor:
+    """Bring what a window leaves of (n, V, 16, 16) views to mean 0 and length 1; flat ones to 0."""
+    pixels = views.flatten(2)[..., torch.from_numpy(window.ravel()).to(views.device)]  # (n, V, P)
+    centered = pixels - pixels.mean(dim=2, keepdim=True)
+    length = centered.norm(dim=2, keepdim=True)  # (n, V, 1)
+    least = FLAT * pixels.shape[2] ** 0.5
+    normalized: Tensor = centered / length.clamp(min=1e-6) * (length >= least)
     return normalized
 
 
@@ -231,17 +315,22 @@ class Verdict:
         score: (N,) the largest of threshold over ratio of all spaces; above 1 is a near-copy.
         space: (N,) the space that gave the score.
         thresholds: The ratio of each space below which an image is a near-copy.
-        false_alarms: Expected share of unseen real images that would be flagged, at most.
-        heldout: Number of held-out images behind the thresholds.
-        twins: Held-out images left out as duplicates or retakes of a training image; the rate is
-            that of images without a twin.
+        false_alarms: Expected share of unseen real images that would be flagged, at most; None
+            where there are too few held-out images to state one.
+        images: Number of held-out images behind the thresholds.
+        heldout: The same, but all images of one patient are one.
+        place: What a space's share of `false_alarms` is, times `heldout` + 1, twins aside.
+        twins: Held-out images left out as duplicates or retakes of a training image; `false_alarms`
+            has their share.
     """
 
     score: Array
     space: Indices
     thresholds: list[float]
-    false_alarms: float
+    false_alarms: float | None
+    images: int
     heldout: int
+    place: int
     twins: int
 
     @property
@@ -256,43 +345,75 @@ def find_twins(layouts: Nearest) -> npt.NDArray[np.bool_]:
 
 
 def judge_copies(
-    synthetic: Sequence[Nearest], heldout: Sequence[Nearest], *, rate: float
+    synthetic: Sequence[Nearest],
+    heldout: Sequence[Nearest],
+    groups: Indices,
+    *,
+    rate: float,
+    trained: bool,
 ) -> Verdict:
     """Set a threshold for each space by the held-out images and apply it.
 
-    A threshold is an order statistic of the held-out ratios, so the stated rate holds whatever
-    their distribution; the spaces share the rate equally.
+    A threshold is an order statistic of the held-out ratios, so that the expected share of unseen
+    images below it is known whatever their distribution; the spaces share the rate equally. A group
+    counts as one image, and its images for parts of it.
+
+    Training images that are held against all the others (`trained`) are not quite like unseen ones:
+    of a pair of look-alikes, an unseen image brings both into play. The rate is twice that of
+    images that were held out, as with the jackknife+; tests/bench/bench_copies.py has simulations.
 
     Args:
         synthetic: The synthetic images' nearest, for each space.
         heldout: The held-out images' nearest, in the same order of spaces; the last is the layouts.
             At least one must not be the twin of a training image.
-        rate: Share of false alarms wanted. The least that n held-out images can assure is
-            spaces / (n + 1); the verdict states what is assured.
+        groups: (M,) codes of the held-out images' groups.
+        rate: Share of false alarms wanted, beside twins. The least that can be had from n held-out
+            images is spaces / (n + 1), twice that if they are trained; what is had is stated.
+        trained: Whether the held-out images are the training images, each against the others.
 
     Source:
-        Vovk et al. 2005, conformal prediction, for the rate of an order statistic.
+        Vovk et al. 2005, conformal prediction, for the rate of an order statistic; Barber et al.
+        2021, jackknife+, for leaving out.
     """
-    own = ~find_twins(heldout[-1])
-    count = int(own.sum())
-    if count == 0:
+    twins = find_twins(heldout[-1])
+    own = ~twins
+    if not own.any():
         raise ValueError("every held-out image is the twin of a training image")
-    allowed = max(0, int(rate / len(heldout) * (count + 1)) - 1)
-    thresholds = [float(np.sort(item.ratio[own])[min(allowed, count - 1)]) for item in heldout]
+    weights, count = _share_groups(groups[own])
+    each = len(heldout) * (2 if trained else 1) / (count + 1)  # rate by place
+    place = min(max(1, int(rate / each + 1e-9)), count)
+    thresholds = [_find_place(item.ratio[own], weights, place) for item in heldout]
     scores = np.array(
         [
             max(threshold, 1e-9) / item.ratio.clip(min=1e-9)
             for item, threshold in zip(synthetic, thresholds, strict=True)
         ]
     )  # (spaces, N)
+    everyone, number = _share_groups(groups)
+    expected = min(1.0, each * place + float(everyone[twins].sum()) / number)
     return Verdict(
         score=scores.max(axis=0),
         space=scores.argmax(axis=0),
         thresholds=thresholds,
-        false_alarms=min(1.0, len(heldout) * (allowed + 1) / (count + 1)),
+        false_alarms=expected if count >= LEAST_HELDOUT else None,
+        images=int(own.sum()),
         heldout=count,
-        twins=int((~own).sum()),
+        place=place * (2 if trained else 1),
+        twins=int(twins.sum()),
     )
+
+
+def _share_groups(groups: Indices) -> tuple[Array, int]:
+    """Weigh each image by one over the images of its group; count the groups."""
+    _, code, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return 1 / sizes[code], len(sizes)
+
+
+def _find_place(ratios: Array, weights: Array, place: int) -> float:
+    """Return the least ratio up to which the weights come to `place`."""
+    order = np.argsort(ratios)
+    reached = np.searchsorted(np.cumsum(weights[order]), place - 1e-9)
+    return float(ratios[order[min(int(reached), len(order) - 1)]])
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:

@@ -176,6 +176,24 @@ def derive_extractor(
     )
 
 
+def build_plain(
+    name: str, facts: str, width: int, prepare: Callable[[Image.Image], Tensor]
+) -> Extractor:
+    """Make an extractor without a network: what `prepare` gives is the vector.
+
+    Args:
+        name: What users call it.
+        facts: Everything that the result depends on, but for the image.
+        width: Length of the vector.
+        prepare: RGB image -> (width,).
+    """
+    return Extractor(name, hashlib.sha256(facts.encode()).hexdigest(), width, prepare, _same)
+
+
+def _same(prepared: Tensor) -> Tensor:
+    return prepared
+
+
 def resize_for_inception(image: Image.Image) -> Tensor:
     """Resize as clean-fid does in its mode `clean`: (3, 299, 299) float32 in [0, 255]."""
     return torch.from_numpy(build_resizer("clean")(np.array(image))).permute(2, 0, 1)

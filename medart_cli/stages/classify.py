@@ -47,6 +47,7 @@ from medart_cli.models.device import (
     find_precision,
     hush_libraries,
 )
+from medart_cli.stages.classify_duplicates import drop_same
 from medart_cli.stages.classify_images import Images, load_sets
 from medart_cli.stages.classify_predict import MAY_CHANGE, predict_folder
 from medart_cli.stages.classify_results import write_results
@@ -78,18 +79,20 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     precision = find_precision(config.precision, device)
     flips = read_profile(config.profile).flips
     sets = read_sets(config)
-    cache = make_cache(config.cache) if config.freeze else None
+    cache = make_cache(config.cache)
     backbone = load_backbone(
         config.backbone, device=device, offline=config.offline, option="--backbone"
     )
     backbone = resize_input(backbone, config.image_size)
     check_backbone(backbone)
     backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    sets, same = drop_same(config, sets, cache)
     inputs, settings = (config.data, config.synthetic, config.test), settings_of(config)
     output = Output(config.out, "classify", settings, MAY_CHANGE, config.overwrite, inputs)
     with open_output(output):
         keep_split(config, sets)
-        images, lost = load_sets(config, sets, backbone, cache)
+        write_manifest(config.out / "duplicates.jsonl", same)
+        images, lost = load_sets(config, sets, backbone, cache if config.freeze else None)
         setup = Setup(config, sets.classes, backbone, device, precision, flips)
         for regime in config.chosen_regimes:
             for seed in choose_seeds(config):

@@ -81,7 +81,8 @@ def load_sets(
     Raises:
         ConfigError: A class has no readable image left in the training or the test set.
     """
-    broken = _fill_cache(config, sets, backbone, cache) if cache else set()
+    extractor = _build_extractor(backbone)
+    broken = compute_features(config, sets, extractor, cache) if cache else set()
     images = {}
     for name, rows in sets.rows.items():
         if cache:
@@ -92,7 +93,6 @@ def load_sets(
         found, real = check_labels(part.records, f"the {name} set"), name != "synthetic"
         check_same_classes(sets.classes, found, f"the {name} set", all_needed=real)
         if cache:
-            extractor = _build_extractor(backbone)
             keys = pack_hashes(part.hashes)
             features = read_features(keys, extractor, cache)
         else:
@@ -108,8 +108,13 @@ def _build_extractor(backbone: Backbone) -> Extractor:
     return Extractor(backbone.name, backbone.fingerprint, backbone.width, backbone.prepare, embed)
 
 
-def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone, cache: Path) -> set[str]:
-    """Compute the features that the cache lacks; return the hashes of unreadable files."""
+def compute_features(
+    config: ClassifyConfig, sets: Sets, extractor: Extractor, cache: Path, *, quiet: bool = False
+) -> set[str]:
+    """Compute the features that the cache lacks; return the hashes of unreadable files.
+
+    Why these cannot be read is said unless `quiet`.
+    """
     paths = {
         sha256: record.path
         for rows in sets.rows.values()
@@ -118,14 +123,15 @@ def _fill_cache(config: ClassifyConfig, sets: Sets, backbone: Backbone, cache: P
     hashes = sorted(paths)
     files = Files(pack_hashes(hashes), lambda row: paths[hashes[row]])
     extraction = Extraction(cache, load_image, config.batch_size, config.workers)
-    extractors = [_build_extractor(backbone)]
     broken: set[str] = set()
-    with progress("features", count_missing(files, extractors, extraction)) as bar:
-        for finished in fill_cache(files, extractors, extraction):
+    missing = count_missing(files, [extractor], extraction)
+    with progress(f"{extractor.name} features", missing) as bar:
+        for finished in fill_cache(files, [extractor], extraction):
             for row, reason in finished.items():
                 if reason is not None:
-                    log.warning("%s", reason)
                     broken.add(hashes[row])
+                    if not quiet:
+                        log.warning("%s", reason)
             bar.advance(count=len(finished))
             stop.check()
     return broken

@@ -357,7 +357,30 @@ def _build_notes(metrics: dict[str, Any]) -> str:
     notes += [
         f"{n} files of the {k} set were test images too: dropped." for k, n in dropped.items()
     ]
+    notes += tell_duplicates(metrics["checks"])
     return "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+
+
+def tell_duplicates(checks: dict[str, Any]) -> list[str]:
+    """Say what shows the same picture in other bytes, between the sets and within them."""
+    notes = [
+        f"{count} images of the {name} set showed the picture of a test image in other bytes: "
+        "dropped (duplicates.jsonl)."
+        for name, count in checks["near_duplicates_dropped"].items()
+        if count
+    ]
+    for name, found in checks["repeats"].items():
+        if found["images"]:
+            notes.append(
+                f"{found['images']} images of the {name} set show the picture of another one: they "
+                "are not independent, so that intervals are too narrow."
+            )
+        if found["two_labels"]:
+            notes.append(
+                f"{found['two_labels']} images of the {name} set show the picture of one under "
+                "another label."
+            )
+    return notes
 
 
 def _word_method(metrics: dict[str, Any]) -> str:

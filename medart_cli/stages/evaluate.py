@@ -19,7 +19,7 @@ from medart_cli.metrics import color
 from medart_cli.metrics.comparison import Effort, compare_features, rank_sets
 from medart_cli.metrics.features import Extractor, read_features
 from medart_cli.stages.evaluate_colors import compare_colors, tell_variety
-from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up
+from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up, tell_rate
 from medart_cli.stages.evaluate_page import (
     distance_names,
     format_short,
@@ -196,10 +196,9 @@ def show(facts: dict[str, Any]) -> None:
         log.info("%s", line)
     for item in facts["copies"]:
         log.info(
-            "%s: %d near-copies of %d (%.1f%%, 95%% interval %.1f to %.1f%%); of unseen real "
-            "images at most %.1f%% would be flagged",
+            "%s: %d near-copies of %d (%.1f%%, 95%% interval %.1f to %.1f%%); %s",
             *(item["set"], item["copies"], item["n"], 100 * item["share"]),
-            *(100 * item["interval"][0], 100 * item["interval"][1], 100 * item["false_alarms"]),
+            *(100 * item["interval"][0], 100 * item["interval"][1], tell_rate(item)),
         )
     if facts["ranking"]:
         ranking = facts["ranking"]
@@ -213,19 +212,24 @@ def fail_on_copies(config: EvaluateConfig, facts: dict[str, Any]) -> None:
     """End with exit code 1 where more near-copies were found than allowed.
 
     Raises:
-        RunError: Names the first such set and its count; all outputs are written by then.
+        RunError: Names the first such set and its count, or says that real images are too few to
+            tell; all outputs are written by then.
     """
     if config.fail_on_copies is None:
         return
     if not facts["copies"]:
         raise RunError("--fail-on-copies: copies could not be looked for; see the warning above")
     for item in facts["copies"]:
-        if item["share"] > config.fail_on_copies:
+        known = item["false_alarms"] is not None  # else only the same bytes are sure
+        count = item["copies" if known else "identical_files"]
+        if count / item["n"] > config.fail_on_copies:
             raise RunError(
-                f"{item['set']}: {item['copies']} of {item['n']} images are near-copies of real "
+                f"{item['set']}: {count} of {item['n']} images are near-copies of real "
                 f"ones, more than --fail-on-copies {config.fail_on_copies:g}; see "
                 f"{config.out / 'copies.jsonl'}"
             )
+        if not known:
+            raise RunError(f"--fail-on-copies: {item['set']}: {tell_rate(item)}")
 
 
 def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:

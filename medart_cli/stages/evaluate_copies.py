@@ -19,6 +19,15 @@ from medart_cli.models.device import find_device
 from medart_cli.stages.evaluate_setup import ImageSet, Networks
 
 SPACES = ("features", "features of the middle", "pixels")  # where copies are looked for
+# What the search sees through, as measured in docs/benchmarks.md; for the report's page.
+SEEN_THROUGH = (
+    "Looked for: copies that were saved anew, scaled, blurred, mirrored, turned by any angle, "
+    "brightened, grayed, inverted, cropped to 60 % of the side, shrunk to 70 % of it, shifted by "
+    "15 % or covered in a part. Not looked for, and mostly not found: smaller crops and larger "
+    "shifts; copies that fill half of the side or less; the average of two images; several such "
+    "changes at once; the same lesion or patient in another photograph; a detail alone. An empty "
+    "list is no proof that nothing was copied."
+)
 LISTED = (
     *("set", "file_name", "label", "nearest", "nearest_label"),
     *("identical", "score", "space", "ratios"),
@@ -86,8 +95,9 @@ def find_copies(
         log.warning("%s: too few images to look for copies", real.name)
         return []
     find_nearest = partial(_find_nearest, real, networks, cache, find_device(config.device))
-    holdout = sets[-1] if config.holdout else real
-    heldout = find_nearest(holdout, real.find_groups(holdout) if config.holdout else real.groups)
+    trained = config.holdout is None
+    holdout = real if trained else sets[-1]
+    heldout = find_nearest(holdout, real.groups if trained else real.find_groups(holdout))
     twins = int(copies.find_twins(heldout[-1]).sum())
     if twins:
         log.warning(
@@ -102,7 +112,9 @@ def find_copies(
     for item in synthetic:
         stop.check()
         nearest = find_nearest(item, np.full(len(item), -1))  # compared with all real images
-        verdict = copies.judge_copies(nearest, heldout, rate=config.copy_rate)
+        verdict = copies.judge_copies(
+            nearest, heldout, holdout.groups, rate=config.copy_rate, trained=trained
+        )
         found.append(_pair_up(item, real, nearest, verdict))
     return found
 
@@ -155,11 +167,30 @@ def sum_up(config: EvaluateConfig, pairs: Pairs) -> dict[str, Any]:
         "share": count / n,
         "interval": [low, high],
         "false_alarms": pairs.verdict.false_alarms,
-        "heldout": pairs.verdict.heldout,
+        "heldout": pairs.verdict.images,
+        "heldout_units": pairs.verdict.heldout,
         "calibration": "held-out set" if config.holdout else "each real image left out",
         "real_twins": pairs.verdict.twins,
         "thresholds": dict(zip(SPACES, pairs.verdict.thresholds, strict=True)),
     }
+
+
+def tell_rate(item: dict[str, Any]) -> str:
+    """Say how many unseen real images would be flagged, or how to go on where that is unknown."""
+    behind = f"{item['heldout']} images"
+    if item["heldout_units"] < item["heldout"]:
+        behind += f" of {item['heldout_units']} patients"
+    if item["false_alarms"] is None:
+        return (
+            f"how many unseen real images would be flagged cannot be said from {behind} "
+            f"({copies.LEAST_HELDOUT} are needed): look at the pairs, which are those that are "
+            "closer than any two real images"
+        )
+    twins = f", and {item['real_twins']} that look like another" if item["real_twins"] else ""
+    return (
+        f"of unseen real images at most {100 * item['false_alarms']:.1f}% would be flagged "
+        f"({behind}{twins}; {item['calibration']})"
+    )
 
 
 def list_copies(found: list[Pairs]) -> Iterator[dict[str, Any]]:

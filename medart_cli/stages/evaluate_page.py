@@ -23,7 +23,7 @@ from medart_cli.data.report import (
 )
 from medart_cli.metrics.color import CHANNELS
 from medart_cli.stages.evaluate_colors import COLLAPSED, tell_variety
-from medart_cli.stages.evaluate_copies import Pairs
+from medart_cli.stages.evaluate_copies import SEEN_THROUGH, Pairs, tell_rate
 from medart_cli.stages.evaluate_setup import ImageSet
 
 THUMB = 112  # pixels of a picture in a grid
@@ -210,9 +210,8 @@ def _count_copies(item: dict[str, Any]) -> str:
     low, high = (100 * end for end in item["interval"])
     return (
         f"{item['copies']} near-copies among {item['n']} images ({100 * item['share']:.1f}%, 95% "
-        f"interval {low:.1f} to {high:.1f}%), {item['identical_files']} of them byte for byte; of "
-        f"unseen real images at most {100 * item['false_alarms']:.1f}% would be flagged "
-        f"({item['heldout']} images, {item['calibration']})."
+        f"interval {low:.1f} to {high:.1f}%), {item['identical_files']} of them byte for byte; "
+        f"{tell_rate(item)}."
     )
 
 
@@ -360,6 +359,7 @@ def _show_copies(facts: dict[str, Any], found: list[Pairs]) -> list[str]:
     parts = ["<h2>Near-copies of real images</h2>"]
     if not facts["copies"]:
         return [*parts, _note("Not looked for.")]
+    parts.append(_note(SEEN_THROUGH))
     for item, pairs in zip(facts["copies"], found, strict=True):
         parts.append(
             f"<h3>{html.escape(item['set'])}</h3><p>{html.escape(_count_copies(item))}</p>"
@@ -368,7 +368,8 @@ def _show_copies(facts: dict[str, Any], found: list[Pairs]) -> list[str]:
             parts.append(
                 _note(
                     f"{item['real_twins']} real images look like duplicates or retakes of another "
-                    "real image; they were left out of the threshold."
+                    "real image; they were left out of the threshold, and their share is part of "
+                    "the rate."
                 )
             )
         tiles = [_draw_pair(pairs, row) for row in pairs.worst(MOST_PAIRS)]

@@ -1,7 +1,7 @@
 """What `medart evaluate` needs before it measures: the sets, the networks, the features."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import PartialState
-from PIL import Image
 from torch import Tensor, nn
 
 from medart_cli import stop
@@ -30,6 +29,7 @@ from medart_cli.metrics.features import (
     Extractor,
     Files,
     Rows,
+    build_plain,
     count_missing,
     derive_extractor,
     fill_cache,
@@ -226,10 +226,10 @@ def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
         if not there:
             log.info("no Inception weights here: distances are in %s features, not FID", EMBEDDED)
     main = [_build_network(name, config, device, cache) for name in names]
-    colors = _build_plain("colors", color.FINGERPRINT, color.WIDTH, color.describe_colors)
+    colors = build_plain("colors", color.FINGERPRINT, color.WIDTH, color.describe_colors)
     if not config.copies:
         return Networks(main, colors, [])
-    layout = _build_plain(
+    layout = build_plain(
         "layout", copies.LAYOUT_FINGERPRINT, copies.LAYOUT_WIDTH, copies.describe_layout
     )
     whole = main[0]
@@ -255,17 +255,6 @@ def _build_network(
     module = backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     embed = partial(_run_network, module, dtype)
     return Extractor(name, backbone.fingerprint, backbone.width, backbone.prepare, embed, device)
-
-
-def _build_plain(
-    name: str, facts: str, width: int, prepare: Callable[[Image.Image], Tensor]
-) -> Extractor:
-    """Make an extractor without a network: what `prepare` gives is the vector."""
-    return Extractor(name, hashlib.sha256(facts.encode()).hexdigest(), width, prepare, _same)
-
-
-def _same(prepared: Tensor) -> Tensor:
-    return prepared
 
 
 def _run_network(module: nn.Module, dtype: torch.dtype, images: Tensor) -> Tensor:

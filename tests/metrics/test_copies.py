@@ -38,6 +38,21 @@ def compress(image):
     return Image.open(buffer).convert("RGB")
 
 
+def crop_to(image, share):
+    side = round(image.width * share)
+    left = (image.width - side) // 2
+    part = image.crop((left, left, left + side, left + side))
+    return part.resize(image.size, Image.Resampling.BICUBIC)
+
+
+def put_into(image, ground, side, place):
+    canvas = ground.copy()
+    canvas.paste(image.resize((side, side), Image.Resampling.LANCZOS), place)
+    return canvas
+
+
+BLACK = Image.new("RGB", (96, 96))
+GRAY = Image.new("RGB", (96, 96), "gray")
 CHANGES = {
     "exact": lambda image: image,
     "cropped": crop,
@@ -48,6 +63,14 @@ CHANGES = {
     "all of it": lambda image: compress(
         ImageEnhance.Brightness(ImageOps.mirror(crop(image))).enhance(1.2)
     ),
+    "inverted": ImageOps.invert,
+    "turned by 45 degrees": lambda image: image.rotate(45, Image.Resampling.BICUBIC),
+    "turned by 20 degrees": lambda image: image.rotate(-20, Image.Resampling.BICUBIC),
+    "cropped to 60 %": lambda image: crop_to(image, 0.6),
+    "shrunk": lambda image: put_into(image, BLACK, 67, (14, 14)),
+    "shifted": lambda image: put_into(image, BLACK, 96, (12, 7)),
+    "covered": lambda image: put_into(GRAY, image, 34, (30, 36)),
+    "half of it": lambda image: put_into(draw_picture(999), image, 96, (50, 0)),
 }
 
 
@@ -60,28 +83,71 @@ def training():
     return [draw_picture(seed) for seed in range(60)]
 
 
+def judge(synthetic, heldout, *, groups=None, rate=0.01, trained=False):
+    groups = np.arange(len(heldout[0].ratio)) if groups is None else groups
+    return judge_copies(synthetic, heldout, groups, rate=rate, trained=trained)
+
+
 def nearest(images, training, own=None):
     codes = np.full(len(images), -1) if own is None else own
     theirs = np.arange(len(training))
     return find_nearest_layouts(describe(images), describe(training), codes, theirs, CPU)
 
 
+@pytest.fixture(scope="module")
+def heldout(training):
+    return nearest(training, training, np.arange(60))
+
+
 @pytest.mark.parametrize("name", CHANGES)
-def test_planted_copies_are_all_found_and_paired_with_their_source(training, name):
+def test_planted_copies_are_all_found_and_paired_with_their_source(training, heldout, name):
     planted = [CHANGES[name](image) for image in training[:8]]
-    heldout = nearest(training, training, np.arange(60))
     found = nearest(planted, training)
-    verdict = judge_copies([found], [heldout], rate=0.02)
+    verdict = judge([found], [heldout], rate=0.02)
     assert verdict.flagged.all()
     assert list(found.index) == list(range(8))
 
 
-def test_unseen_images_are_not_flagged_beyond_the_stated_rate(training):
-    heldout = nearest(training, training, np.arange(60))
-    unseen = nearest([draw_picture(seed) for seed in range(1000, 1150)], training)
-    verdict = judge_copies([unseen], [heldout], rate=0.05)
-    assert verdict.false_alarms == pytest.approx(3 / 61)
-    assert binomtest(int(verdict.flagged.sum()), 150, verdict.false_alarms).pvalue > 0.01
+@pytest.mark.parametrize("count, heldout", [(70, 0), (150, 0), (70, 70)])
+def test_unseen_images_are_not_flagged_beyond_the_stated_rate(count, heldout):
+    """Many draws of training, held-out and unseen images, in two spaces of their own."""
+    random = np.random.default_rng(0)
+    flagged, stated, single = [], [], []
+    for _ in range(60):
+        spaces = random.normal(size=(2, count + heldout + 40, 12))
+        training, other, unseen = np.split(spaces, [count, count + heldout], axis=1)
+        rows, new = np.arange(count), np.full(40, -1)
+        known = rows if not heldout else np.full(heldout, -1)
+        sides = zip(unseen, training, strict=True)
+        found = [find_nearest_features([q], t, new, rows) for q, t in sides]
+        sides = zip(other if heldout else training, training, strict=True)
+        held = [find_nearest_features([q], t, known, rows) for q, t in sides]
+        verdict = judge(found, held, trained=not heldout)
+        flagged.append(verdict.flagged.mean())
+        stated.append(verdict.false_alarms)
+        single.append(2 / (verdict.heldout + 1))
+    error = np.std(flagged) / len(flagged) ** 0.5
+    assert np.mean(flagged) < np.mean(stated) + 2 * error
+    if not heldout:  # the rate of held-out images would not hold
+        assert np.mean(flagged) > np.mean(single)
+
+
+def test_with_few_held_out_images_no_rate_is_stated():
+    values = np.linspace(0.6, 0.99, copies.LEAST_HELDOUT)
+    assert judge([ratios([0.5])], [ratios(values)]).false_alarms is not None
+    few = judge([ratios([0.5, 0.7])], [ratios(values[1:])])
+    assert few.false_alarms is None and list(few.flagged) == [True, False]
+    patients = judge([ratios([0.5])], [ratios(values)], groups=np.arange(len(values)) // 2)
+    assert patients.false_alarms is None and patients.heldout == copies.LEAST_HELDOUT // 2
+
+
+def test_the_images_of_one_patient_count_as_one():
+    values = np.concatenate([np.linspace(0.6, 0.62, 10), np.linspace(0.7, 0.99, 99)])
+    groups = np.concatenate([np.zeros(10, dtype=int), np.arange(1, 100)])
+    verdict = judge([ratios([0.5])], [ratios(values)], groups=groups, rate=0.03)
+    assert verdict.thresholds == [pytest.approx(values[11])]  # the third patient of 100
+    assert verdict.false_alarms == pytest.approx(3 / 101)
+    assert (verdict.heldout, verdict.images) == (100, 109)
 
 
 def test_the_nearest_features_are_the_nearest_by_hand_over_the_views():
@@ -141,17 +207,34 @@ def test_the_nearest_features_over_many_blocks_are_those_of_the_whole_table():
     assert found.index[600] == 100
 
 
-def test_the_nearest_layouts_over_many_blocks_are_those_of_the_whole_table(training):
+def test_the_nearest_layouts_over_many_blocks_are_those_of_the_whole_table(training, monkeypatch):
     pictures = describe(training)
-    assert len(pictures) > 3 * copies.TOGETHER
     groups = np.arange(len(pictures)) // 2
+    views = copies._read_pictures(pictures, CPU)
+    likeness = np.zeros((len(pictures), len(pictures)))
+    for own, theirs in zip(copies._look_for(views), copies._look_at(views), strict=True):
+        for row, column in np.ndindex(likeness.shape):
+            here = float((own[row] @ theirs[column].T).abs().max())
+            likeness[row, column] = max(likeness[row, column], here)
+    index, distance, ratio = judge_by_hand(likeness, groups, groups)
+    monkeypatch.setattr(copies, "QUERIES", 25)
+    monkeypatch.setattr(copies, "TOGETHER", 16)
     found = find_nearest_layouts(pictures, pictures, groups, groups, CPU)
-    turned, crops = copies._orientations(pictures), copies._crops(pictures)
-    likeness = np.array([[(one @ other.T).max() for other in crops] for one in turned.unbind(1)])
-    index, distance, ratio = judge_by_hand(likeness.astype(np.float64), groups, groups)
     np.testing.assert_array_equal(found.index, index)
     np.testing.assert_allclose(found.distance, distance, atol=1e-5)
     np.testing.assert_allclose(found.ratio, ratio, atol=1e-5)
+
+
+def test_a_crop_is_what_sampling_the_picture_gives(training):
+    pictures = copies._read_pictures(describe(training[:2]), CPU)
+    crops = copies._cut(pictures, 0.7, 5).view(2, 5, 5, 16, 16)
+    place = torch.tensor([[[0.7, 0, 0.15], [0, 0.7, -0.3]]])  # column 3, row 0 of the places
+    grid = torch.nn.functional.affine_grid(place, [1, 1, 48, 48], align_corners=False)
+    cut = torch.nn.functional.grid_sample(
+        pictures[:, None], grid.expand(2, -1, -1, -1), align_corners=False, padding_mode="border"
+    )
+    expected = torch.nn.functional.avg_pool2d(cut, 3)[:, 0]
+    torch.testing.assert_close(crops[:, 0, 3], expected, atol=1e-5, rtol=0)
 
 
 def ratios(values):
@@ -161,24 +244,29 @@ def ratios(values):
 
 def test_the_threshold_is_the_order_statistic_of_the_rate():
     heldout = ratios(np.linspace(0.5, 0.99, 99))
-    verdict = judge_copies([ratios([0.4, 0.505, 0.52])], [heldout], rate=0.02)
+    verdict = judge([ratios([0.4, 0.505, 0.52])], [heldout], rate=0.02)
     assert verdict.thresholds == [pytest.approx(0.505)]  # the second of 99: 2 / 100
-    assert verdict.false_alarms == pytest.approx(0.02)
+    assert verdict.false_alarms == pytest.approx(0.02) and verdict.place == 2
     assert list(verdict.flagged) == [True, False, False]
     assert verdict.score[0] == pytest.approx(0.505 / 0.4)
+    left_out = judge([ratios([0.4])], [heldout], rate=0.02, trained=True)
+    assert left_out.thresholds == [pytest.approx(0.5)] and left_out.place == 2
+    assert left_out.false_alarms == pytest.approx(0.02)
 
 
 def test_few_held_out_images_state_the_larger_rate():
-    verdict = judge_copies([ratios([0.1])] * 3, [ratios([0.5, 0.6, 0.7])] * 3, rate=0.01)
-    assert verdict.false_alarms == pytest.approx(3 / 4)
-    assert verdict.heldout == 3
+    verdict = judge([ratios([0.1])] * 3, [ratios(np.linspace(0.5, 0.7, 60))] * 3)
+    assert verdict.false_alarms == pytest.approx(3 / 61)
+    assert verdict.heldout == 60
 
 
-def test_held_out_images_that_are_twins_of_a_training_image_are_left_out():
-    verdict = judge_copies([ratios([0.5])], [ratios([0.1, 0.6, 0.7, 0.8])], rate=0.01)
-    assert verdict.twins == 1 and verdict.thresholds == [0.6] and verdict.flagged.all()
+def test_twins_of_training_images_set_no_threshold_and_are_part_of_the_rate():
+    values = np.concatenate([[0.1, 0.2], np.linspace(0.6, 0.9, 98)])
+    verdict = judge([ratios([0.5])], [ratios(values)], rate=0.011)
+    assert verdict.twins == 2 and verdict.thresholds == [0.6] and verdict.flagged.all()
+    assert verdict.false_alarms == pytest.approx(1 / 99 + 2 / 100)
     with pytest.raises(ValueError, match="every held-out image is the twin"):
-        judge_copies([ratios([0.2])], [ratios([0.2])], rate=0.01)
+        judge([ratios([0.2])], [ratios([0.2])])
 
 
 def test_the_focused_image_does_not_depend_on_brightness_and_borders():

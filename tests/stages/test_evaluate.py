@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from medart_cli.cli import app
 from medart_cli.config import EvaluateConfig
+from medart_cli.metrics import copies
 from medart_cli.metrics.features import load_inception
 from medart_cli.stages import evaluate_colors, evaluate_setup
 from medart_cli.stages.evaluate_colors import measure_variety
@@ -147,7 +148,7 @@ def test_planted_copies_are_listed_and_fail_the_run_after_the_report(network, se
     assert result.exit_code == 1
     facts = read_metrics(out)["copies"][0]
     assert facts["identical_files"] == 1
-    assert f"{facts['copies']} of 13 images are near-copies of real ones, more" in result.stderr
+    assert "syn: 1 of 13 images are near-copies of real ones, more" in result.stderr
     pairs = [json.loads(line) for line in (out / "copies.jsonl").read_text().splitlines()]
     assert len(pairs) == facts["copies"]
     assert [(pair["file_name"], pair["nearest"]) for pair in pairs if pair["identical"]] == [
@@ -295,7 +296,21 @@ def test_the_summary_as_json(network, sets, tmp_path):
     assert summary["sets"]["syn"]["frechet"] == facts["comparisons"][0]["frechet"]["value"]
 
 
-def test_a_held_out_set_sets_the_threshold(network, sets, tmp_path):
+def test_few_real_images_cannot_tell_copies_from_chance(network, sets, tmp_path):
+    out = tmp_path / "report"
+    options = ("--bootstrap", "0", "--fail-on-copies", "0.5")
+    result = evaluate(network, *sets, out=out, extra=options)
+    assert result.exit_code == 1
+    assert "--fail-on-copies: syn: how many unseen real images would be flagged cannot be said" in (
+        result.stderr
+    )
+    assert "cannot be said from 12 images (50 are needed): look at the pairs" in (
+        (out / "report.html").read_text()
+    )
+
+
+def test_a_held_out_set_sets_the_threshold(network, sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "LEAST_HELDOUT", COUNT)
     holdout = save_set(tmp_path / "holdout", 300)
     extra = ("--holdout", holdout, "--bootstrap", "0")
     result = evaluate(network, *sets, out=tmp_path / "r", extra=extra)
