@@ -22,7 +22,7 @@ from medart_cli import stop
 from medart_cli.config import ClassifyConfig, settings_of
 from medart_cli.data.checkpoint import write_folder
 from medart_cli.data.files import draft_of
-from medart_cli.data.latents import make_cache
+from medart_cli.data.latents import make_cache, try_cache
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.report import Output, open_output, write_text
@@ -79,7 +79,7 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     precision = find_precision(config.precision, device)
     flips = read_profile(config.profile).flips
     sets = read_sets(config)
-    cache = make_cache(config.cache)
+    cache = make_cache(config.cache) if config.freeze or config.cache else try_cache()
     backbone = load_backbone(
         config.backbone, device=device, offline=config.offline, option="--backbone"
     )

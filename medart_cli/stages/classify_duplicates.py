@@ -11,13 +11,13 @@ import numpy.typing as npt
 from medart_cli import stop
 from medart_cli.config import ClassifyConfig
 from medart_cli.data.manifest import Record
-from medart_cli.errors import ManifestError
+from medart_cli.errors import ImageError, ManifestError
 from medart_cli.log import log
 from medart_cli.metrics import copies
 from medart_cli.metrics.duplicates import find_repeats, find_same
 from medart_cli.metrics.features import build_plain, pack_hashes, read_features
 from medart_cli.models.device import find_device
-from medart_cli.stages.classify_images import compute_features
+from medart_cli.stages.classify_images import compute_features, read_ahead
 from medart_cli.stages.classify_setup import Rows, Sets
 
 Layouts = npt.NDArray[np.float32]
@@ -61,8 +61,12 @@ class Pair:
         }
 
 
-def drop_same(config: ClassifyConfig, sets: Sets, cache: Path) -> tuple[Sets, list[dict[str, Any]]]:
+def drop_same(
+    config: ClassifyConfig, sets: Sets, cache: Path | None
+) -> tuple[Sets, list[dict[str, Any]]]:
     """Drop or refuse images that show a test image in other bytes; say what a set holds twice.
+
+    Without a cache the images are looked at anew each time.
 
     Returns:
         The sets without these images, with counts among their checks; and the pairs that were
@@ -95,8 +99,10 @@ def drop_same(config: ClassifyConfig, sets: Sets, cache: Path) -> tuple[Sets, li
     return replace(sets, rows=rows, checks=checks), [pair.facts() for pair in pairs]
 
 
-def _describe(config: ClassifyConfig, sets: Sets, cache: Path) -> dict[str, Layouts]:
+def _describe(config: ClassifyConfig, sets: Sets, cache: Path | None) -> dict[str, Layouts]:
     """Return the layouts of all images, of each set (N, 2304); 0 of those that cannot be read."""
+    if cache is None:
+        return {name: _describe_anew(config, rows) for name, rows in sets.rows.items()}
     extractor = build_plain(
         "layout", copies.LAYOUT_FINGERPRINT, copies.LAYOUT_WIDTH, copies.describe_layout
     )
@@ -111,6 +117,15 @@ def _describe(config: ClassifyConfig, sets: Sets, cache: Path) -> dict[str, Layo
         found[name] = np.zeros((len(good), extractor.width), dtype=np.float32)
         found[name][good] = read_features(pack_hashes(hashes), extractor, cache)
     return found
+
+
+def _describe_anew(config: ClassifyConfig, rows: Rows) -> Layouts:
+    layouts = np.zeros((len(rows.records), copies.LAYOUT_WIDTH), dtype=np.float32)
+    for row, found in enumerate(read_ahead(config, rows.records, copies.describe_layout)):
+        stop.check()
+        if not isinstance(found, ImageError):
+            layouts[row] = found.numpy()
+    return layouts
 
 
 def _find_in_test(
@@ -138,10 +153,12 @@ def _tell_dropped(config: ClassifyConfig, found: list[Pair], name: str) -> None:
             f"{first.place}: {what} ({len(found)} such rows in the {name} set); remove them, or "
             "use --duplicates drop"
         )
+    torn = sum(pair.two_labels for pair in found)
     log.warning(
         "%d images of the %s set show the picture of a test image in other bytes (re-encoded, "
-        "scaled, mirrored) and are dropped, the first is %s; duplicates.jsonl lists them",
+        "scaled, mirrored) and are dropped, the first is %s%s; duplicates.jsonl lists them",
         *(len(found), name, first.place),
+        f"; {torn} of them have another label there" if torn else "",
     )
 
 

@@ -36,12 +36,12 @@ def sets(tmp_path):
     return train, test, draw_set(tmp_path / "syn", 6, seed=3, synthetic=True)
 
 
-def search(tmp_path, sets, **options):
+def search(tmp_path, sets, *, cached=True, **options):
     config = ClassifyConfig(
         data=str(sets[0]), test=str(sets[1]), synthetic=str(sets[2]), out=tmp_path / "out",
         workers=0, device="cpu", cache=tmp_path / "cache", **options,
     )  # fmt: skip
-    return drop_same(config, read_sets(config), tmp_path / "cache")
+    return drop_same(config, read_sets(config), tmp_path / "cache" if cached else None)
 
 
 def test_images_that_show_a_test_image_in_other_bytes_are_dropped_and_listed(
@@ -61,6 +61,13 @@ def test_images_that_show_a_test_image_in_other_bytes_are_dropped_and_listed(
     ]
     assert "1 images of the train set show the picture of a test image" in caplog.text
     assert len(tell_duplicates(found.checks)) == 2
+
+
+def test_without_a_cache_the_same_is_found(tmp_path, sets):
+    put(sets[1] / "3.png", sets[0] / "4.png", lambda image: image.resize((50, 50)))
+    (sets[0] / "6.png").write_bytes(b"no image")
+    found = [search(tmp_path, sets, cached=cached) for cached in (True, False)]
+    assert found[0][1] == found[1][1] != [] and found[0][0].checks == found[1][0].checks
 
 
 def test_they_are_refused_where_that_is_asked_for(tmp_path, sets):
