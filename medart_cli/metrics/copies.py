@@ -148,7 +148,8 @@ def find_nearest_layouts(
     """
     parts = []
     for rows in blocks(len(queries), QUERIES):
-        own = _look_for(_read_pictures(queries[rows], device))
+        some = _read_pictures(queries[rows], device).split(TOGETHER)  # making views takes room
+        own = [torch.cat(views) for views in zip(*map(_look_for, some), strict=True)]
         best = _Best(query_groups[rows])
         for columns in blocks(len(training), TOGETHER):
             theirs = _look_at(_read_pictures(training[columns], device))
