@@ -148,8 +148,8 @@ def find_nearest_layouts(
     """
     parts = []
     for rows in blocks(len(queries), QUERIES):
-        some = _read_pictures(queries[rows], device).split(TOGETHER)  # making views takes room
-        own = [torch.cat(views) for views in zip(*map(_look_for, some), strict=True)]
+        parted = torch.split(_read_pictures(queries[rows], device), TOGETHER)  # for want of room
+        own = [torch.cat(views) for views in zip(*map(_look_for, parted), strict=True)]
         best = _Best(query_groups[rows])
         for columns in blocks(len(training), TOGETHER):
             theirs = _look_at(_read_pictures(training[columns], device))
