@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medart_cli.metrics.closeness import find_closeness
 from medart_cli.metrics.copies import wilson_interval
 from medart_cli.metrics.distances import (
     KID_SUBSET_SIZE,
@@ -29,6 +30,14 @@ PAIRS_LIMIT = 10_000  # rows; measures over all pairs take that many random rows
 BOOTSTRAP_LIMIT = 1_000  # rows of a resample; the spread of larger sets is scaled from there
 UNBIASED_FROM = 2048  # rows; below, FID is known to depend on n (Heusel et al.: 10,000 and more)
 LEAST_EXTRAPOLATED = 24  # rows, so that the smallest of the fitted sets has 8
+# Widths up to which the value at infinite n is too large: at twice the width by 7 to 9 % of the
+# distance, several of its standard errors; at three times none is seen (tests/bench/bench_rates).
+STRAIGHT_FROM = 3
+CLOSER = (
+    "closer to the real images than two sets of one source are to each other: as copies are, and "
+    "images drawn from these very images' captions can be; no figure here then speaks of quality"
+)
+COVERAGES = ("precision", "recall", "density", "coverage")
 FLOOR_REPEATS = 10
 
 
@@ -48,7 +57,11 @@ class Effort:
 
 
 def compare_features(
-    real: AnyArray, synthetic: AnyArray, groups: Groups, effort: Effort
+    real: AnyArray,
+    synthetic: AnyArray,
+    groups: Groups,
+    effort: Effort,
+    labels: tuple[Groups, Groups] | None = None,
 ) -> dict[str, Any]:
     """Compute all measures of a synthetic set against a real one.
 
@@ -57,11 +70,12 @@ def compare_features(
         synthetic: (N2, D), N2 of 2 or more.
         groups: Patient of each real row, (N1,); the halves of the floor do not share one.
         effort: Resamples and seed.
+        labels: Label of each real and each synthetic row, where both sets have them.
 
     Returns:
-        Keys: n_real, n_synthetic, width, frechet, kernel, precision, recall, density, coverage,
-        coverage_intervals, floor, notes. A measure that needs more rows than there are is None,
-        and a note says so.
+        Keys: n_real, n_synthetic, width, frechet, kernel, closeness, precision, recall, density,
+        coverage, coverage_intervals, floor, notes. A measure that needs more rows than there are is
+        None, and a note says so.
     """
     generator = np.random.default_rng(effort.seed)
     rows, columns = (choose_rows(item, PAIRS_LIMIT, generator) for item in (real, synthetic))
@@ -76,6 +90,7 @@ def compare_features(
     found |= _measure_coverage(first, second)
     kept = np.asarray(groups)[rows]
     found["floor"] = measure_floor(first, second, kept, generator, effort.floor_repeats)
+    found["closeness"] = find_closeness(real, synthetic, labels, generator)
     found["notes"] = _note(found)
     return found
 
@@ -130,16 +145,15 @@ def _measure_kernel(
 
 def _measure_coverage(real: AnyArray, synthetic: AnyArray) -> dict[str, Any]:
     """Cover both ways; the intervals of the shares hold for the other set as it is."""
-    names = ("precision", "recall", "density", "coverage")
     if min(len(real), len(synthetic)) <= NEIGHBORS:
-        return dict.fromkeys([*names, "coverage_intervals"])
+        return dict.fromkeys([*COVERAGES, "coverage_intervals"])
     cover = neighbor_coverage(real, synthetic)
     counts = {"precision": len(synthetic), "recall": len(real), "coverage": len(real)}
     intervals = {
         name: list(wilson_interval(round(getattr(cover, name) * count), count))
         for name, count in counts.items()
     }
-    return {name: getattr(cover, name) for name in names} | {"coverage_intervals": intervals}
+    return {name: getattr(cover, name) for name in COVERAGES} | {"coverage_intervals": intervals}
 
 
 def measure_floor(
@@ -152,26 +166,26 @@ def measure_floor(
     """Measure what two halves of the real set give, and the synthetic set at the same n.
 
     Returns:
-        None where a half would have fewer than 3 rows; else keys n, repeats, frechet and kernel,
-        each with `real` (mean, deviation, lowest, highest over the splits) and `synthetic` (the
-        mean of the synthetic set cut to n rows against the first halves).
+        None where a half would have fewer than 3 rows; else keys n, repeats, and for each measure
+        (frechet, kernel, and from 6 rows on precision, recall, density and coverage) `real` (mean,
+        deviation, lowest, highest over the splits) and `synthetic` (the mean of the synthetic set
+        cut to n rows against the first halves).
     """
     pairs = [split_halves(groups, generator) for _ in range(repeats)]
     n = min([len(synthetic), *(len(half) for pair in pairs for half in pair)], default=0)
     if n < 3:
         return None
-    rows: dict[str, list[list[float]]] = {"frechet": [], "kernel": []}
+    tables = []
     for left, right in pairs:
         first, second = (
             real[generator.permutation(left)[:n]],
             real[generator.permutation(right)[:n]],
         )
         third = synthetic[generator.permutation(len(synthetic))[:n]]
-        rows["frechet"].append([frechet_distance(first, second), frechet_distance(first, third)])
-        rows["kernel"].append([kernel_distance(first, second)[0], kernel_distance(first, third)[0]])
+        tables.append([_measure_briefly(first, second), _measure_briefly(first, third)])
     found: dict[str, Any] = {"n": n, "repeats": repeats}
-    for name, pairs_of_values in rows.items():
-        table = np.array(pairs_of_values)  # (repeats, 2)
+    for name in tables[0][0]:
+        table = np.array([[measures[name] for measures in row] for row in tables])  # (repeats, 2)
         found[name] = {
             "real": float(table[:, 0].mean()),
             "real_deviation": float(table[:, 0].std()),
@@ -179,6 +193,18 @@ def measure_floor(
             "real_highest": float(table[:, 0].max()),
             "synthetic": float(table[:, 1].mean()),
         }
+    return found
+
+
+def _measure_briefly(real: AnyArray, synthetic: AnyArray) -> dict[str, float]:
+    """Compute each measure that so few rows allow, without its uncertainty."""
+    found = {
+        "frechet": frechet_distance(real, synthetic),
+        "kernel": kernel_distance(real, synthetic)[0],
+    }
+    if min(len(real), len(synthetic)) > NEIGHBORS:
+        cover = neighbor_coverage(real, synthetic)
+        found |= {name: getattr(cover, name) for name in COVERAGES}
     return found
 
 
@@ -238,11 +264,19 @@ def _note(found: dict[str, Any]) -> list[str]:
             f"n = {n} is below {UNBIASED_FROM}: the Frechet distance is biased upward; compare it "
             "only at equal n, with the floor, or by its value at infinite n"
         )
-    if n <= width:
+    if n <= STRAIGHT_FROM * width:
+        deficient = ", the covariance is rank-deficient" if n <= width else ""
         notes.append(
-            f"n = {n} is not above the feature width {width}: the covariance is rank-deficient, "
-            "and the value at infinite n still too large"
+            f"n = {n} is not above {STRAIGHT_FROM} times the feature width {width}{deficient}: the "
+            "value at infinite n is an upper bound, and its error does not hold"
         )
+    if found["n_real"] != found["n_synthetic"] and found["coverage"] is not None:
+        notes.append(
+            "precision, recall, density and coverage depend on both n; read them at equal n, "
+            "beside those of the halves of the real set"
+        )
+    if found["closeness"] and found["closeness"]["suspected"]:
+        notes.append(CLOSER)
     if n <= NEIGHBORS:
         notes.append(
             f"n = {n}: precision, recall, density and coverage need more than {NEIGHBORS} images"

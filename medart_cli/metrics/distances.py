@@ -300,6 +300,11 @@ def kernel_distance_subsets(
     return float(total / KID_SUBSETS)
 
 
+def kernel_matrix(features: AnyArray) -> Array:
+    """Compute the kernel of all pairs of rows: (N, D) -> (N, N)."""
+    return _kernel(features, features)
+
+
 def _kernel(a: AnyArray, b: AnyArray) -> Array:
     first = np.asarray(a, dtype=np.float64)
     base = np.empty((len(a), len(b)))

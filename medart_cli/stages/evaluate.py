@@ -22,8 +22,10 @@ from medart_cli.stages.evaluate_colors import compare_colors, tell_variety
 from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up
 from medart_cli.stages.evaluate_page import (
     distance_names,
+    find_close,
     format_short,
     head_short,
+    tell_closeness,
     tell_recall,
     write_page,
 )
@@ -32,6 +34,7 @@ from medart_cli.stages.evaluate_setup import (
     Networks,
     build_networks,
     extract,
+    name_labels,
     read_sets,
     shared_labels,
 )
@@ -127,7 +130,8 @@ def compare_sets(
             first = read_features(real.keys[rows], extractor, cache)
             second = read_features(item.keys[item.rows_of(label)], extractor, cache)
             place = {"set": item.name, "features": extractor.name, "label": label}
-            found.append(place | compare_features(first, second, real.groups[rows], effort))
+            labels = name_labels(real, item) if label is None else None
+            found.append(place | compare_features(first, second, real.groups[rows], effort, labels))
             bar.advance()
     return found
 
@@ -194,6 +198,8 @@ def show(facts: dict[str, Any]) -> None:
         log.info("%s: %s", item["set"], tell_variety(item))
     for line in tell_recall(facts):
         log.info("%s", line)
+    for line in tell_closeness(facts):
+        log.warning("%s", line)
     for item in facts["copies"]:
         log.info(
             "%s: %d near-copies of %d (%.1f%%, 95%% interval %.1f to %.1f%%); of unseen real "
@@ -237,6 +243,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
         if item["label"] is None and item["features"] == primary
     }
     share = {item["set"]: item["share"] for item in facts["copies"]}
+    close = find_close(facts)
     collapsed = {item["set"]: item["collapsed"] for item in facts["color"]}
     return {
         "result": str(config.out),
@@ -250,6 +257,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
                 "kernel": item["kernel"] and item["kernel"]["value"],
                 "copies": share.get(name),
                 "collapsed": collapsed[name],
+                "closer": close[name],
             }
             for name, item in overall.items()
         },

@@ -21,16 +21,23 @@ from medart_cli.data.report import (
     build_table,
     write_text,
 )
+from medart_cli.metrics.closeness import DEALS, LEVEL
 from medart_cli.metrics.color import CHANNELS
+from medart_cli.metrics.comparison import CLOSER, COVERAGES, STRAIGHT_FROM
 from medart_cli.stages.evaluate_colors import COLLAPSED, tell_variety
 from medart_cli.stages.evaluate_copies import Pairs
 from medart_cli.stages.evaluate_setup import ImageSet
 
 THUMB = 112  # pixels of a picture in a grid
 GRID_COLUMNS = 8
-COVERAGES = ("precision", "recall", "density", "coverage")
 MOST_LABELS = 12
 MOST_PAIRS = 12
+ABOUT_FLOOR = (
+    "Each measure with the synthetic set cut to the n of halves of the real set that share no "
+    "patient; in braces the lowest and highest of these halves. A good generator's lies within. "
+    "< marks a value at infinite n that is an upper bound; ! a set that is closer to the real one "
+    "than sets of one source are to each other, a sign of copies."
+)
 PLOT_COLORS = ("#1b1f24", "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989")
 
 
@@ -51,34 +58,59 @@ def head_comparison(network: dict[str, Any]) -> list[str]:
         "n syn",
         f"{network['frechet'].split()[0]} [95%]",
         "at infinite n",
-        "halves of real",
-        "synthetic at that n",
         f"{network['kernel'].split()[0]} x 1000",
         *COVERAGES,
     ]
 
 
 def format_comparison(item: dict[str, Any]) -> list[str]:
-    """Write one comparison as the cells of a table row."""
-    frechet, kernel, floor = item["frechet"], item["kernel"], item["floor"]
+    """Write one comparison, of all images that there are, as the cells of a table row."""
+    frechet = item["frechet"]
     return [
-        name_comparison(item),
+        name_comparison(item) + _mark_close(item),
         str(item["n_real"]),
         str(item["n_synthetic"]),
         _with_interval(frechet["value"], frechet["interval"], ".3g"),
         _extrapolated(item) if frechet["infinite_n"] else "-",
-        f"{floor['frechet']['real']:.3g} (n {floor['n']})" if floor else "-",
-        f"{floor['frechet']['synthetic']:.3g}" if floor else "-",
-        _with_error(kernel),
+        _with_error(item["kernel"]),
         *("-" if item[key] is None else f"{item[key]:.2f}" for key in COVERAGES),
     ]
+
+
+def head_floor(network: dict[str, Any]) -> list[str]:
+    """Head the columns of `format_floor`."""
+    short = network["frechet"].split()[0], network["kernel"].split()[0]
+    return ["At equal n, {halves}", "n", short[0], f"{short[1]} x 1000", *COVERAGES]
+
+
+def format_floor(item: dict[str, Any]) -> list[str]:
+    """Write each measure at the n of halves of the real set, and what these give, as cells."""
+    floor = item["floor"] or {}
+    forms = {"frechet": (1, ".3g"), "kernel": (1e3, ".2g")} | dict.fromkeys(COVERAGES, (1, ".2f"))
+    return [
+        name_comparison(item) + _mark_close(item),
+        str(floor.get("n", "-")),
+        *(_beside_halves(floor.get(name), *form) for name, form in forms.items()),
+    ]
+
+
+def _beside_halves(measure: dict[str, float] | None, scale: float, form: str) -> str:
+    if measure is None:
+        return "-"
+    names = ("synthetic", "real_lowest", "real_highest")
+    value, low, high = (f"{scale * measure[name]:{form}}" for name in names)
+    return f"{value} {{{low}, {high}}}"
+
+
+def _mark_close(item: dict[str, Any]) -> str:
+    return " !" if item["closeness"] and item["closeness"]["suspected"] else ""
 
 
 def _extrapolated(item: dict[str, Any]) -> str:
     """Write the value at infinite n, with a mark where there are too few images to trust it."""
     infinite = item["frechet"]["infinite_n"]
-    below = "< " if min(item["n_real"], item["n_synthetic"]) <= item["width"] else ""
-    return f"{below}{infinite['value']:.3g} ± {infinite['standard_error']:.2g}"
+    few = min(item["n_real"], item["n_synthetic"]) <= STRAIGHT_FROM * item["width"]
+    return f"{'< ' if few else ''}{infinite['value']:.3g} ± {infinite['standard_error']:.2g}"
 
 
 def name_comparison(item: dict[str, Any]) -> str:
@@ -96,7 +128,7 @@ def format_short(item: dict[str, Any]) -> list[str]:
     """Write the core of one comparison as the cells of a row on a terminal."""
     floor, kernel = item["floor"], item["kernel"]
     return [
-        name_comparison(item),
+        name_comparison(item) + _mark_close(item),
         f"{item['n_synthetic']}/{item['n_real']}",
         _with_interval(item["frechet"]["value"], item["frechet"]["interval"], ".3g"),
         f"{floor['frechet']['synthetic']:.3g}, {floor['frechet']['real']:.3g}" if floor else "-",
@@ -159,7 +191,7 @@ def _introduce(facts: dict[str, Any]) -> str:
         found = f"differ beyond halves of the real set in: {beyond}" if beyond else "agree"
         lines.append(f"{item['set']}: colors {found}.")
         lines.append(f"{item['set']}: {tell_variety(item)}.")
-    lines += tell_recall(facts)
+    lines += [*tell_recall(facts), *tell_closeness(facts)]
     for item in facts["copies"]:
         lines.append(f"{item['set']}: {_count_copies(item)}")
     if facts["ranking"]:
@@ -180,18 +212,53 @@ def tell_recall(facts: dict[str, Any]) -> list[str]:
     primary = facts["features"][0]["name"]
     lines = []
     for name in dict.fromkeys(item["set"] for item in facts["comparisons"]):
-        shares = {
-            item["label"]: item["recall"]
+        found = {
+            item["label"]: item
             for item in facts["comparisons"]
             if (item["set"], item["features"]) == (name, primary) and item["recall"] is not None
         }
-        if None not in shares:
+        if None not in found:
             continue
-        text = f"{name}: recall (real images with a synthetic neighbor) {shares.pop(None):.2f}"
-        if shares:
-            text += "; " + ", ".join(f"{label} {share:.2f}" for label, share in shares.items())
-        lines.append(text + ".")
+        whole = found.pop(None)
+        text = f"{name}: recall (real images with a synthetic neighbor) {whole['recall']:.2f}"
+        if whole["floor"] and "recall" in whole["floor"]:
+            floor = whole["floor"]["recall"]
+            text += f" (at n = {whole['floor']['n']} {floor['synthetic']:.2f}, halves of the real "
+            text += f"set {floor['real']:.2f})"
+        shares = [f"{label} {item['recall']:.2f}" for label, item in found.items()]
+        lines.append("; ".join([text, ", ".join(shares)] if shares else [text]) + ".")
     return lines
+
+
+def find_close(facts: dict[str, Any]) -> dict[str, list[str]]:
+    """Name for each set what is closer to real images than sets of one source are.
+
+    All images together and the labels have the same rate of false alarms; of more than 20 labels
+    the rate is what the number of deals can tell.
+    """
+    primary, found = facts["features"][0]["name"], {}
+    for name in dict.fromkeys(item["set"] for item in facts["comparisons"]):
+        tested = {
+            item["label"]: item["closeness"]["p_value"]
+            for item in facts["comparisons"]
+            if (item["set"], item["features"]) == (name, primary) and item["closeness"]
+        }
+        each = max(LEVEL / max(1, len(tested.keys() - {None})), 1 / (DEALS + 1))
+        found[name] = [
+            "all images together" if label is None else label
+            for label, p_value in tested.items()
+            if p_value <= (LEVEL if label is None else each)
+        ]
+    return found
+
+
+def tell_closeness(facts: dict[str, Any]) -> list[str]:
+    """Say which sets are so close to the real images that copies must be suspected."""
+    return [
+        f"{name}: suspected of copies ({', '.join(close)}): {CLOSER}."
+        for name, close in find_close(facts).items()
+        if close
+    ]
 
 
 def _sum_up(item: dict[str, Any], name: str) -> str:
@@ -223,6 +290,10 @@ def _show_distances(out: Path, facts: dict[str, Any]) -> list[str]:
         parts.append(f"<h2>{html.escape(network['title'])}</h2>")
         rows = [format_comparison(item) for item in chosen]
         parts.append(f"<div class=wide>{build_table(head_comparison(network), rows)}</div>")
+        if any(item["floor"] for item in chosen):
+            rows = [format_floor(item) for item in chosen]
+            parts.append(f"<div class=wide>{build_table(head_floor(network), rows)}</div>")
+            parts.append(_note(ABOUT_FLOOR))
         figure = draw_distances(chosen, network["frechet"])
         parts.append(
             _place_plot(

@@ -216,6 +216,18 @@ def shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
     return [] if alone and second[shared[0]] == len(item) else shared
 
 
+def name_labels(real: ImageSet, item: ImageSet) -> tuple[Rows, Rows] | None:
+    """Give each image of two sets a code for its label, common to both; None without labels."""
+    if not real.count_labels() or not item.count_labels():
+        return None
+    codes = {name: code for code, name in enumerate(real.labels | item.labels)}
+    first, second = (
+        np.array([*(codes[name] for name in one.labels), -1], dtype=np.intp)[one.codes]
+        for one in (real, item)
+    )
+    return first, second
+
+
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
     """Load the networks of --features, and derive what colors and copies need."""
     device = join_processes(config.device)

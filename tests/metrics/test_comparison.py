@@ -56,6 +56,32 @@ def test_the_floor_tells_a_near_set_from_a_far_one():
     assert far["kernel"]["synthetic"] > far["kernel"]["real_highest"]
 
 
+def test_coverage_stands_beside_that_of_halves_at_equal_n():
+    """A perfect generator: what 60 images cover of 300 says little, at equal n it does."""
+    found = compare_features(draw(300), draw(60, seed=1), names(300), Effort(bootstrap=0))
+    floor = found["floor"]["coverage"]
+    assert found["coverage"] < 0.8 < floor["synthetic"]
+    assert floor["real_lowest"] < floor["synthetic"] < floor["real_highest"]
+    assert any("depend on both n" in note for note in found["notes"])
+    equal = compare_features(draw(60), draw(60, seed=1), names(60), Effort(bootstrap=0))
+    assert not any("depend on both n" in note for note in equal["notes"])
+
+
+@pytest.mark.parametrize(("count", "noted"), [(21, True), (30, True), (31, False)])
+def test_the_value_at_infinite_n_is_an_upper_bound_up_to_three_times_the_width(count, noted):
+    real, synthetic = draw(count, width=10), draw(count, seed=1, width=10)
+    notes = compare_features(real, synthetic, names(count), Effort(bootstrap=0))["notes"]
+    assert any("is an upper bound" in note for note in notes) == noted
+
+
+def test_a_set_closer_than_sets_of_one_source_is_suspected_and_it_is_said_why():
+    real = draw(40)
+    found = compare_features(real, real.copy(), names(40), Effort(bootstrap=0))
+    assert found["closeness"]["suspected"] and comparison.CLOSER in found["notes"]
+    other = compare_features(real, draw(40, seed=1), names(40), Effort(bootstrap=0))
+    assert not other["closeness"]["suspected"] and comparison.CLOSER not in other["notes"]
+
+
 def test_halves_share_no_group_and_are_about_equal():
     groups = [str(row // 3) for row in range(60)] + ["large"] * 20
     left, right = split_halves(groups, np.random.default_rng(0))

@@ -156,6 +156,24 @@ def test_planted_copies_are_listed_and_fail_the_run_after_the_report(network, se
     assert (out / "report.html").is_file()
 
 
+def test_a_set_of_copies_is_not_praised_but_suspected(network, sets, tmp_path):
+    for path in Path(sets[0]).rglob("*.png"):
+        place = tmp_path / "copier" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.save(place / path.name, compress_level=1)  # other bytes
+    out = tmp_path / "r"
+    extra = ("--no-copies", "--bootstrap", "0", "--json")
+    result = evaluate(network, *sets, str(tmp_path / "copier"), out=out, extra=extra)
+    assert result.exit_code == 0, result.stderr
+    assert "copier: suspected of copies (all images together" in result.stderr
+    assert "syn: suspected" not in result.stderr
+    summary = json.loads(result.stdout)["sets"]
+    assert summary["syn"]["closer"] == [] and "all images together" in summary["copier"]["closer"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<td>copier !</td>" in page and "copier: suspected of copies" in page
+
+
 def test_an_over_saturated_set_is_caught_by_the_colors_and_loses_the_ranking(
     network, sets, tmp_path
 ):
@@ -206,7 +224,10 @@ def test_a_set_of_pictures_that_are_all_alike_is_said_to_have_collapsed(network,
     assert "the variety has collapsed in: " in result.stderr
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "the variety has collapsed in: " in page
-    assert re.search(r"alike: recall \(real images with a synthetic neighbor\) 0\.\d\d; mel", page)
+    assert re.search(
+        r"alike: recall \(real images with a synthetic neighbor\) 0\.\d\d \(at n = 30 .*?\); mel",
+        page,
+    )
     assert "melanoma *" in page and "nevus *" not in page
 
 

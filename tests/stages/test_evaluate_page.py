@@ -8,10 +8,15 @@ from medart_cli.stages.evaluate_page import (
     distance_names,
     draw_distances,
     draw_histograms,
+    find_close,
     format_comparison,
+    format_floor,
     format_short,
     head_comparison,
+    head_floor,
     head_short,
+    tell_closeness,
+    tell_recall,
 )
 
 
@@ -36,8 +41,38 @@ def test_rows_have_a_cell_for_each_head():
         item = build_comparison(count, label="nevus")
         assert len(format_comparison(item)) == len(head_comparison(network))
         assert len(format_short(item)) == len(head_short(network))
-        assert format_comparison(item)[0] == "syn: nevus"
-    assert format_comparison(build_comparison(2))[7] == "-"
+        assert len(format_floor(item)) == len(head_floor(network))
+        assert format_comparison(item)[0] == format_floor(item)[0] == "syn: nevus"
+    assert format_comparison(build_comparison(2))[5] == "-"
+    assert set(format_floor(build_comparison(2))[1:]) == {"-"}
+
+
+def test_a_value_at_infinite_n_is_marked_up_to_three_times_the_width():
+    cells = {count: format_comparison(build_comparison(count))[4] for count in (25, 31)}
+    network = build_comparison(25)
+    assert network["width"] == 5 and not any(cell.startswith("<") for cell in cells.values())
+    item = build_comparison(30) | {"width": 10}
+    assert format_comparison(item)[4].startswith("< ")
+
+
+def test_a_set_that_is_too_close_is_marked_and_the_sentence_says_why():
+    random = np.random.default_rng(0)
+    real = random.normal(size=(30, 5))
+    place = {"set": "syn", "features": "dinov2", "label": None}
+    item = place | compare_features(real, real, np.arange(30), Effort(bootstrap=20))
+    honest = build_comparison(label="nevus")
+    facts = {"features": [{"name": "dinov2"}], "comparisons": [item, honest]}
+    assert format_short(item)[0] == format_comparison(item)[0] == "syn !"
+    assert format_short(honest)[0] == "syn: nevus"
+    assert find_close(facts) == {"syn": ["all images together"]}
+    (line,) = tell_closeness(facts)
+    assert line.startswith("syn: suspected of copies (all images together): closer to the real")
+
+
+def test_the_recall_stands_beside_that_of_the_halves():
+    facts = {"features": [{"name": "dinov2"}], "comparisons": [build_comparison()]}
+    (line,) = tell_recall(facts)
+    assert "(at n = 15 " in line and "halves of the real set" in line
 
 
 def draw(figure):

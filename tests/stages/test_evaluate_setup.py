@@ -15,7 +15,13 @@ from timm.models import save_for_hf
 from medart_cli.config import EvaluateConfig
 from medart_cli.errors import RunError
 from medart_cli.metrics.features import Files, count_missing
-from medart_cli.stages.evaluate_setup import Extraction, build_networks, extract, read_sets
+from medart_cli.stages.evaluate_setup import (
+    Extraction,
+    build_networks,
+    extract,
+    name_labels,
+    read_sets,
+)
 
 
 def save_images(folder, count, seed):
@@ -109,6 +115,17 @@ def test_labels_are_counted_without_unreadable_images(tmp_path):
     picked = real.pick(np.arange(1, 4))
     assert picked.count_labels() == {"a": 1, "b": 1} and list(picked.rows_of("b")) == [2]
     assert len(picked.rows_of(None)) == 3
+
+
+def test_labels_have_codes_that_two_sets_share(tmp_path):
+    config = build_config(tmp_path)
+    write_rows(config.real, [{"label": name} for name in ("b", "a", None, "b")])
+    write_rows(config.synthetic[0], [{"label": name} for name in ("c", "a", "b", "a")])
+    real, item, _ = read_sets(config)
+    first, second = name_labels(real, item)
+    assert list(first) == [0, 1, -1, 0] and list(second) == [2, 1, 0, 1]
+    write_rows(config.synthetic[0], [{}] * 4)
+    assert name_labels(real, read_sets(config)[1]) is None
 
 
 def test_without_inception_the_embedded_network_is_taken_and_copies_cost_three_more(tmp_path):
