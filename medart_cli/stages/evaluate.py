@@ -18,7 +18,7 @@ from medart_cli.log import log, progress, table
 from medart_cli.metrics import color
 from medart_cli.metrics.comparison import Effort, compare_features, rank_sets
 from medart_cli.metrics.features import Extractor, read_features
-from medart_cli.stages.evaluate_colors import compare_colors, tell_variety
+from medart_cli.stages.evaluate_colors import compare_colors, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up
 from medart_cli.stages.evaluate_page import (
     distance_names,
@@ -193,8 +193,7 @@ def show(facts: dict[str, Any]) -> None:
         ]
         table(network["title"], head_short(network), rows)
     for item in facts["color"]:
-        far = ", ".join(item["beyond_floor"]) or "none"
-        log.info("%s: color measures beyond those of real halves: %s", item["set"], far)
+        log.info("%s: %s", item["set"], tell_gaps(item))
         log.info("%s: %s", item["set"], tell_variety(item))
     for line in tell_recall(facts):
         log.info("%s", line)

@@ -24,7 +24,7 @@ from medart_cli.data.report import (
 from medart_cli.metrics.closeness import DEALS, LEVEL
 from medart_cli.metrics.color import CHANNELS
 from medart_cli.metrics.comparison import CLOSER, COVERAGES, STRAIGHT_FROM
-from medart_cli.stages.evaluate_colors import COLLAPSED, tell_variety
+from medart_cli.stages.evaluate_colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import Pairs
 from medart_cli.stages.evaluate_setup import ImageSet
 
@@ -187,9 +187,7 @@ def _introduce(facts: dict[str, Any]) -> str:
         if item["label"] is None and item["features"] == primary["name"]:
             lines.append(_sum_up(item, primary["frechet"]))
     for item in facts["color"]:
-        beyond = ", ".join(item["beyond_floor"])
-        found = f"differ beyond halves of the real set in: {beyond}" if beyond else "agree"
-        lines.append(f"{item['set']}: colors {found}.")
+        lines.append(f"{item['set']}: {tell_gaps(item)}.")
         lines.append(f"{item['set']}: {tell_variety(item)}.")
     lines += [*tell_recall(facts), *tell_closeness(facts)]
     for item in facts["copies"]:
@@ -357,15 +355,16 @@ def _show_colors(
                 cells.append(_with_interval(measure["value"], measure["interval"], ".3f") + mark)
                 cells.append("-" if measure["floor"] is None else f"{measure['floor']:.3f}")
             rows.append(cells)
-        head = ["Channel", "mean gap", "halves", "spread gap", "halves", "histogram", "halves"]
+        chance = "by chance"
+        head = ["Channel", "mean gap", chance, "spread gap", chance, "histogram", chance]
         parts.append(f"<h3>{html.escape(item['set'])}, n = {item['n']}</h3>")
         parts.append(build_table(head, rows))
         parts.append(build_table(*format_varieties(item)))
     parts.append(
         _note(
             "Synthetic less real, the whole range being 1, with 95% intervals; histogram is the "
-            "Wasserstein distance. Halves: the largest gap between halves of the real set. * lies "
-            "beyond it."
+            "Wasserstein distance. By chance: the sizes that of two sets of one source, at these "
+            "n, only one pair in 25 exceeds in any of the twelve. * lies beyond it."
         )
     )
     parts.append(

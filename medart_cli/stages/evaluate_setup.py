@@ -110,6 +110,17 @@ class ImageSet:
         return np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(self))
 
     @cached_property
+    def patients(self) -> Rows | None:
+        """The code of each image's group, (N,); None where no image names one."""
+        known = any(record.group is not None for record in self)
+        return self.groups if known else None
+
+    @property
+    def clusters(self) -> Rows:
+        """The code of what is drawn anew together, (N,): patients, or each image for itself."""
+        return np.arange(len(self)) if self.patients is None else self.patients
+
+    @cached_property
     def groups(self) -> Rows:
         """The code of each image's group, (N,): 0 for the first by name, and so on."""
         names = self.name_groups()

@@ -15,9 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from medart_cli.metrics import closeness
+from medart_cli.metrics import closeness, color
 from medart_cli.metrics.closeness import find_closeness
 from medart_cli.metrics.distances import extrapolate_frechet, frechet_distance, neighbor_coverage
+from medart_cli.stages.evaluate_colors import measure_gaps
 
 WIDTH = 64
 SCALE = np.arange(1, WIDTH + 1) ** -0.5
@@ -100,8 +101,64 @@ def bench_coverage():
         print(f"coverage of {n} real by {m} perfect: {min(found):.2f} to {max(found):.2f}")
 
 
+LEVELS = np.arange(256) / 255
+ALIKE = np.linalg.cholesky(0.2 * np.eye(4) + 0.8)  # channels rise and fall together
+
+
+def draw_colors(random, count, shift=0.0):
+    """Draw color histograms of bell shape, (count, 1024): means vary by .1, spreads by .025."""
+    return paint(random.normal(size=(count, 2, 4)), shift)
+
+
+def draw_patients_colors(random, patients, each):
+    """Draw those of patients, half of the variance being the patient's."""
+    own = random.normal(size=(patients, 1, 2, 4)) + random.normal(size=(patients, each, 2, 4))
+    return paint(own.reshape(-1, 2, 4) / 2**0.5)
+
+
+def paint(numbers, shift=0.0):
+    """Turn standard normal numbers, (N, 2, 4), into color histograms, (N, 1024)."""
+    own = numbers @ ALIKE.T
+    centers = (0.5 + shift + 0.1 * own[:, 0]).clip(0.02, 0.98)
+    widths = 0.1 + 0.025 * own[:, 1].clip(-3, 3)
+    shares = np.exp(-0.5 * ((LEVELS - centers[..., None]) / widths[..., None]) ** 2)
+    return (shares / shares.sum(axis=2, keepdims=True)).reshape(len(numbers), 1024)
+
+
+def names_any(random, real, synthetic, groups):
+    gaps = measure_gaps(real, synthetic, groups, random, 0)
+    return any(it["beyond_floor"] for channels in gaps.values() for it in channels.values())
+
+
+def bench_colors():
+    """Count how often any color measure is said to differ: sets of one source, then shifted ones.
+
+    The shift is of the means, a half of their deviation from image to image.
+    """
+    color.DEALS = 199  # the rate does not depend on it
+    for n, m in ((20, 20), (60, 60), (200, 200), (500, 30), (30, 200)):
+        rates = []
+        for shift in (0, 0.05):
+
+            def happens(random, n=n, m=m, shift=shift):
+                real, synthetic = draw_colors(random, n), draw_colors(random, m, shift)
+                return names_any(random, real, synthetic, (np.arange(n), np.arange(m)))
+
+            rates.append(count_rate(happens, 1000 if shift == 0 else 100))
+        print(f"n = {n} and {m}: one source {rates[0]:.3f}, shifted {rates[1]:.2f}", flush=True)
+    patients = np.repeat(np.arange(20), 10)
+    for name, groups in (("known", patients), ("unknown", np.arange(200))):
+
+        def happens(random, groups=groups):
+            real, synthetic = draw_patients_colors(random, 20, 10), draw_colors(random, 60)
+            return names_any(random, real, synthetic, (groups, np.arange(60)))
+
+        print(f"20 patients of 10 images, {name}, and 60 images: {count_rate(happens, 400):.3f}")
+
+
 BENCHES = {
     "closeness": bench_closeness,
+    "colors": bench_colors,
     "infinite": bench_infinite,
     "coverage": bench_coverage,
 }

@@ -260,7 +260,8 @@ def test_without_what_a_verdict_needs_nothing_is_said_to_have_collapsed(change, 
     config = EvaluateConfig(
         real="r", synthetic=["s"], out=tmp_path, bootstrap=change.get("bootstrap", 100)
     )
-    found = measure_variety(real, alike, groups=groups.astype(int), config=config)
+    both = groups.astype(int), np.arange(count)
+    found = measure_variety(real, alike, groups=both, config=config)
     assert found["variety_collapsed"] is None and note in found["variety_note"]
 
 
@@ -269,7 +270,8 @@ def test_sets_of_more_images_than_are_compared_in_pairs_are_measured(tmp_path, m
     shares = np.random.default_rng(0).random((100, 4, 256))
     colors = (shares / shares.sum(2, keepdims=True)).reshape(100, 1024)
     config = EvaluateConfig(real="r", synthetic=["s"], out=tmp_path)
-    found = measure_variety(colors[:60], colors[60:], groups=np.arange(60), config=config)
+    groups = np.arange(60), np.arange(40)
+    found = measure_variety(colors[:60], colors[60:], groups=groups, config=config)
     assert found["energy"]["floor"][0] < found["energy"]["floor"][1]
 
 
@@ -294,7 +296,7 @@ def test_sets_of_one_source_are_hardly_ever_said_to_have_collapsed(tmp_path):
         shares = np.zeros((60 + n, 4, 256))
         np.put_along_axis(shares, centers[..., None], 1, axis=2)
         colors = shares.reshape(-1, 1024)
-        groups = np.arange(60)
+        groups = np.arange(60), np.arange(n)
         found = measure_variety(colors[:60], colors[60:], groups=groups, config=config)
         collapsed += found["variety_collapsed"]
     assert collapsed <= 1
