@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medart_cli.metrics.distances import AnyArray, Array, kernel_matrix
+from medart_cli.metrics.distances import AnyArray, Array
+from medart_cli.metrics.kernel import kernel_matrix
 
 Labels = Sequence[str] | npt.NDArray[np.intp]  # names or codes
 ROWS = 1_000  # images of each set that are dealt anew, at most

@@ -13,16 +13,18 @@ import numpy.typing as npt
 from medart_cli.metrics.closeness import find_closeness
 from medart_cli.metrics.copies import wilson_interval
 from medart_cli.metrics.distances import (
-    KID_SUBSET_SIZE,
     NEIGHBORS,
     AnyArray,
     bootstrap_frechet,
     centered_interval,
     extrapolate_frechet,
     frechet_distance,
+    neighbor_coverage,
+)
+from medart_cli.metrics.kernel import (
+    KID_SUBSET_SIZE,
     kernel_distance,
     kernel_distance_subsets,
-    neighbor_coverage,
 )
 
 Groups = Sequence[str] | npt.NDArray[np.intp]  # names or codes

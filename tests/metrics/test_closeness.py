@@ -3,7 +3,7 @@ import pytest
 
 from medart_cli.metrics import closeness
 from medart_cli.metrics.closeness import deal, find_closeness
-from medart_cli.metrics.distances import kernel_distance, kernel_matrix
+from medart_cli.metrics.kernel import kernel_distance, kernel_matrix
 
 WIDTH = 32
 SCALE = np.arange(1, WIDTH + 1) ** -0.5

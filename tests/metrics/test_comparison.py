@@ -11,7 +11,8 @@ from medart_cli.metrics.comparison import (
     rank_sets,
     split_halves,
 )
-from medart_cli.metrics.distances import frechet_distance, kernel_distance, neighbor_coverage
+from medart_cli.metrics.distances import frechet_distance, neighbor_coverage
+from medart_cli.metrics.kernel import kernel_distance
 
 
 def draw(count, seed=0, shift=0.0, width=8):

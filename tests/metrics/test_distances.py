@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from cleanfid import fid as cleanfid
 from scipy import linalg
-from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
 from medart_cli.metrics import distances
@@ -14,8 +13,6 @@ from medart_cli.metrics.distances import (
     extrapolate_frechet,
     frechet_distance,
     frechet_of_moments,
-    kernel_distance,
-    kernel_distance_subsets,
     neighbor_coverage,
     pairwise_distances,
 )
@@ -85,7 +82,6 @@ def test_a_set_is_at_distance_zero_from_itself(count):
 def test_constant_features_have_a_distance():
     real, synthetic = np.ones((5, 8)), np.full((6, 8), 3.0)
     assert frechet_distance(real, synthetic) == pytest.approx(32)
-    assert kernel_distance(real, real[:4])[0] == pytest.approx(0)
     assert neighbor_coverage(np.ones((7, 8)), np.ones((7, 8))).precision == 1
 
 
@@ -103,57 +99,6 @@ def test_streamed_moments_do_not_depend_on_the_batches():
     )
     whole = frechet_of_moments(moments, compute_moments(draw(50, seed=1)))
     assert whole == pytest.approx(frechet_distance(features, draw(50, seed=1)), rel=1e-12)
-
-
-def test_the_kernel_distance_equals_clean_fid_at_equal_n():
-    real, synthetic = draw(60), draw(60, seed=1, shift=0.2)
-    expected = cleanfid.kernel_distance(real, synthetic, num_subsets=1)  # its subset is then all
-    assert kernel_distance(real, synthetic)[0] == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_subset_kernel_distance_equals_clean_fid_for_the_same_draws(monkeypatch):
-    real, synthetic = draw(60), draw(45, seed=1, shift=0.2)
-    monkeypatch.setattr(np.random, "choice", np.random.default_rng(3).choice)
-    expected = cleanfid.kernel_distance(real, synthetic)
-    found = kernel_distance_subsets(real, synthetic, np.random.default_rng(3))
-    assert found == pytest.approx(expected, rel=1e-9)
-
-
-def mean_off_diagonal(kernel):
-    return (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
-
-
-def unbiased(real, synthetic):
-    options = {"degree": 3, "gamma": None, "coef0": 1}
-    return (
-        mean_off_diagonal(polynomial_kernel(real, **options))
-        + mean_off_diagonal(polynomial_kernel(synthetic, **options))
-        - 2 * polynomial_kernel(real, synthetic, **options).mean()
-    )
-
-
-def test_the_kernel_distance_and_its_error_equal_a_jackknife_by_hand(monkeypatch):
-    monkeypatch.setattr(distances.blocks, "__defaults__", (7,))
-    real, synthetic = draw(20), draw(13, seed=1, shift=0.2)
-    value, error = kernel_distance(real, synthetic)
-    assert value == pytest.approx(unbiased(real, synthetic), rel=1e-9)
-    left = [unbiased(np.delete(real, i, axis=0), synthetic) for i in range(20)]
-    right = [unbiased(real, np.delete(synthetic, i, axis=0)) for i in range(13)]
-    assert error == pytest.approx(np.sqrt(19 * np.var(left) + 12 * np.var(right)), rel=1e-6)
-
-
-@pytest.mark.parametrize(("shift", "excess"), [(0.0, 1.45), (1.0, 1.0)])
-def test_the_kernel_distance_is_unbiased_and_its_error_is_right_or_too_large(shift, excess):
-    # Where the sets are alike the statistic is degenerate and the jackknife sqrt(2) too large.
-    pairs = [
-        kernel_distance(draw(30, width=6, seed=i), draw(25, width=6, seed=900 + i, shift=shift))
-        for i in range(300)
-    ]
-    values, errors = np.array(pairs).T
-    exact = unbiased(draw(2000, width=6, seed=7), draw(2000, width=6, seed=8, shift=shift))
-    assert abs(values.mean() - exact) < 4 * values.std() / np.sqrt(300) + 0.02
-    found = np.sqrt(np.square(errors).mean())
-    assert found == pytest.approx(excess * values.std(), rel=0.15)
 
 
 def test_precision_recall_density_and_coverage_agree_with_a_count_by_hand():
@@ -231,7 +176,7 @@ def test_sets_that_are_too_small_are_refused():
     with pytest.raises(ValueError, match="needs 6 rows or more"):
         neighbor_coverage(draw(5), draw(9))
     with pytest.raises(ValueError, match=r"expected \(N1, D\)"):
-        kernel_distance(draw(5), draw(5, width=3))
+        frechet_distance(draw(5), draw(5, width=3))
 
 
 def test_more_rows_than_a_block_give_what_the_whole_table_gives():
@@ -240,10 +185,3 @@ def test_more_rows_than_a_block_give_what_the_whole_table_gives():
     first, second = (item.astype(np.float64) for item in (real, synthetic))
     by_hand = np.linalg.norm(first[:, None] - second[None], axis=2)
     np.testing.assert_allclose(pairwise_distances(real, synthetic), by_hand, atol=1e-6)
-    tables = [
-        polynomial_kernel(a, b, degree=3, gamma=1 / 3, coef0=1)
-        for a, b in ((first, first), (second, second), (first, second))
-    ]
-    within = [(it.sum() - np.trace(it)) / (len(it) * (len(it) - 1)) for it in tables[:2]]
-    value = sum(within) - 2 * tables[2].mean()
-    assert kernel_distance(real, synthetic)[0] == pytest.approx(value, abs=1e-12)
