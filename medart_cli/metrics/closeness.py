@@ -23,7 +23,7 @@ LEVEL = 0.01  # at most this share of honest sets is suspected
 def find_closeness(
     real: AnyArray,
     synthetic: AnyArray,
-    labels: tuple[Labels, Labels] | None,
+    labels: Sequence[Labels] | None,
     generator: np.random.Generator,
 ) -> dict[str, Any] | None:
     """Test by the kernel distance whether two sets are closer than sets of one source are.

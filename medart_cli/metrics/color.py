@@ -90,12 +90,44 @@ def bootstrap_color(
     Returns:
         The gaps of all pairs, each measure (repeats, 4).
     """
-    means = []
-    for item, codes in zip((real, synthetic), groups, strict=True):
-        counts = draw_counts(codes, repeats, generator)
-        weights = counts / counts.sum(axis=1, keepdims=True)
-        means.append(np.tensordot(weights, _summarize(item), axes=1))  # (repeats, 4, 257)
-    return _gap(means[1] - means[0])
+    first, second = (
+        draw_means(item, codes, generator, repeats)[1:]
+        for item, codes in zip((real, synthetic), groups, strict=True)
+    )
+    return _gap(second - first)
+
+
+def draw_means(
+    colors: AnyArray, groups: Indices, generator: np.random.Generator, repeats: int
+) -> Array:
+    """Average a set, and then `repeats` resamples of it by patient: (1 + repeats, 4, 257).
+
+    The first 256 of the last axis are the histogram, the last is the spread inside an image.
+    """
+    counts = np.concatenate([np.ones((1, len(colors))), draw_counts(groups, repeats, generator)])
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    return np.asarray(np.tensordot(weights, _summarize(colors), axes=1))
+
+
+def average_gaps(real: Array, synthetic: Array) -> dict[str, Array]:
+    """Average the size of each measure's gap over red, green and blue: each (1 + repeats,).
+
+    The first is the size itself. Those of the resamples are taken to first order, with the signs
+    of the sets' own gaps: folded at zero they would spread too little.
+
+    Args:
+        real: Means from `draw_means`, (1 + repeats, 4, 257).
+        synthetic: The same of a synthetic set.
+    """
+    change = (synthetic - real)[:, :3]
+    gap = _gap(change)
+    steps = np.cumsum(change[..., :BINS], axis=-1)[..., :-1]
+    signed = {
+        "mean": np.sign(gap.mean[0]) * gap.mean,
+        "spread": np.sign(gap.spread[0]) * gap.spread,
+        "histogram": (np.sign(steps[0]) * steps).sum(axis=-1) / (BINS - 1),
+    }
+    return {name: values.mean(axis=1) for name, values in signed.items()}
 
 
 def color_floor(

@@ -63,7 +63,7 @@ def compare_features(
     synthetic: AnyArray,
     groups: Groups,
     effort: Effort,
-    labels: tuple[Groups, Groups] | None = None,
+    labels: Sequence[Groups] | None = None,
 ) -> dict[str, Any]:
     """Compute all measures of a synthetic set against a real one.
 
@@ -223,29 +223,6 @@ def split_halves(
         side[code] = bool(right)
         counts[right] += int(sizes[code])
     return np.flatnonzero(~side[codes]), np.flatnonzero(side[codes])
-
-
-def rank_sets(names: Sequence[str], comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rank synthetic sets by their Frechet distance; name a winner only beyond its interval.
-
-    Args:
-        names: One for each set.
-        comparisons: Results of `compare_features` at one common n.
-
-    Returns:
-        Keys: order (best first), winner (None where intervals overlap or are missing), reason.
-    """
-    order = sorted(range(len(names)), key=lambda index: comparisons[index]["frechet"]["value"])
-    found: dict[str, Any] = {"order": [names[index] for index in order], "winner": None}
-    best, second = (comparisons[index]["frechet"]["interval"] for index in order[:2])
-    if best is None or second is None:
-        found["reason"] = "no intervals were computed, so no winner is named"
-    elif best[1] < second[0]:
-        found["winner"] = found["order"][0]
-        found["reason"] = "its interval ends below that of the next"
-    else:
-        found["reason"] = "the intervals of the two best overlap, so no winner is named"
-    return found
 
 
 def choose_rows(

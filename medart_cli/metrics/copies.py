@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
+from scipy import signal, stats
 from torch import Tensor
 
 from medart_cli.metrics.distances import blocks
@@ -33,6 +34,7 @@ NEXT = 10  # neighbors that the nearest is measured against
 # images and 800 blood cells, unrelated ones lie above 0.6, duplicates and retakes below 0.4.
 TWIN = 0.5
 TOGETHER = 16  # training images whose crops are made at once
+EXCESS = 0.01  # probability below which near-copies are more than chance gives
 LEAST_TRAINING = 4  # images; below, there are no next neighbors to measure against
 
 
@@ -235,6 +237,7 @@ class Verdict:
         heldout: Number of held-out images behind the thresholds.
         twins: Held-out images left out as duplicates or retakes of a training image; the rate is
             that of images without a twin.
+        place: Of the held-out images' ratios, in their order, the one that is the threshold.
     """
 
     score: Array
@@ -243,6 +246,7 @@ class Verdict:
     false_alarms: float
     heldout: int
     twins: int
+    place: int
 
     @property
     def flagged(self) -> npt.NDArray[np.bool_]:
@@ -292,7 +296,28 @@ def judge_copies(
         false_alarms=min(1.0, len(heldout) * (allowed + 1) / (count + 1)),
         heldout=count,
         twins=int((~own).sum()),
+        place=min(allowed, count - 1) + 1,
     )
+
+
+def find_chance(count: int, total: int, verdict: Verdict) -> float:
+    """Return how probable so many near-copies or more are among unseen images.
+
+    The thresholds are themselves drawn: the share of unseen images below the k-th least of m
+    held-out ones is a beta variable, and their number beta-binomial. The spaces are taken as
+    independent and their numbers added, which counts images that several flag more than once.
+
+    Args:
+        count: Near-copies that were found.
+        total: Images that were looked at.
+        verdict: What they were judged by.
+    """
+    law = stats.betabinom(total, verdict.place, verdict.heldout + 1 - verdict.place)
+    one = law.pmf(np.arange(total + 1))
+    whole = one
+    for _ in verdict.thresholds[1:]:
+        whole = signal.fftconvolve(whole, one)
+    return float(np.clip(whole[count:].sum(), 0, 1))
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:

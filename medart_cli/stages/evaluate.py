@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import PartialState
 
 from medart_cli import stop
@@ -16,8 +15,8 @@ from medart_cli.data.report import Output, open_output, write_json
 from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
 from medart_cli.metrics import color
-from medart_cli.metrics.comparison import Effort, compare_features, rank_sets
-from medart_cli.metrics.features import Extractor, read_features
+from medart_cli.metrics.comparison import Effort, compare_features
+from medart_cli.metrics.features import read_features
 from medart_cli.stages.evaluate_colors import compare_colors, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up
 from medart_cli.stages.evaluate_page import (
@@ -26,15 +25,17 @@ from medart_cli.stages.evaluate_page import (
     format_short,
     head_short,
     tell_closeness,
+    tell_ranking,
     tell_recall,
     write_page,
 )
+from medart_cli.stages.evaluate_ranking import rank
 from medart_cli.stages.evaluate_setup import (
     ImageSet,
     Networks,
     build_networks,
+    code_labels,
     extract,
-    name_labels,
     read_sets,
     shared_labels,
 )
@@ -86,12 +87,11 @@ def measure(
         "failures": [{"file": name, "reason": why} for name, why in failures.items()],
         "demonstration": any(bool(item.demonstration.any()) for item in sets),
     }
-    collapsed = {item["set"] for item in facts["color"] if item["collapsed"]}
-    facts["ranking"] = rank(config, real, synthetic, networks.main[0], cache)
-    if facts["ranking"] and facts["ranking"]["winner"] in collapsed:
-        facts["ranking"]["reason"] += "; but the variety of its colors has collapsed"
     found = find_copies(config, sets, networks, cache)
     facts["copies"] = [sum_up(config, pairs) for pairs in found]
+    facts["ranking"] = rank(config, sets, networks, cache, find_suspected(facts))
+    if facts["ranking"]:
+        facts["ranking"]["reason"] += qualify_winner(config, facts)
 
     facts |= {"settings": settings_of(config), "versions": read_versions()}
     facts["seconds"] = round(time.monotonic() - started, 1)
@@ -130,7 +130,8 @@ def compare_sets(
             first = read_features(real.keys[rows], extractor, cache)
             second = read_features(item.keys[item.rows_of(label)], extractor, cache)
             place = {"set": item.name, "features": extractor.name, "label": label}
-            labels = name_labels(real, item) if label is None else None
+            known = label is None and real.labels and item.labels
+            labels = code_labels([real, item])[1] if known else None
             found.append(place | compare_features(first, second, real.groups[rows], effort, labels))
             bar.advance()
     return found
@@ -154,33 +155,30 @@ def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[
     return found
 
 
-def rank(
-    config: EvaluateConfig,
-    real: ImageSet,
-    synthetic: list[ImageSet],
-    extractor: Extractor,
-    cache: Path,
-) -> dict[str, Any] | None:
-    """Rank several sets at one common n; None for a single set."""
-    if len(synthetic) < 2:
-        return None
-    generator = np.random.default_rng(config.seed)
-    n = min(len(item) for item in synthetic)
-    first = read_features(real.keys, extractor, cache)
-    effort = Effort(config.seed, config.bootstrap, 1)
-    results = []
-    for item in synthetic:
-        stop.check()
-        rows = np.sort(generator.permutation(len(item))[:n])
-        second = read_features(item.keys[rows], extractor, cache)
-        results.append(compare_features(first, second, real.groups, effort))
-    names = [item.name for item in synthetic]
-    ranking = {"n": n, "features": extractor.name, **rank_sets(names, results)}
-    ranking["frechet"] = {
-        name: {key: result["frechet"][key] for key in ("value", "interval")}
-        for name, result in zip(names, results, strict=True)
+def find_suspected(facts: dict[str, Any]) -> dict[str, str]:
+    """Name the sets that are suspected of copies, and why."""
+    found = {
+        name: f"suspected of copies, being closer than sets of one source ({', '.join(close)})"
+        for name, close in find_close(facts).items()
+        if close
     }
-    return ranking
+    for item in facts["copies"]:
+        if item["excess"]:
+            found[item["set"]] = (
+                f"suspected of copies, {item['copies']} of its {item['n']} images being near-copies"
+            )
+    return found
+
+
+def qualify_winner(config: EvaluateConfig, facts: dict[str, Any]) -> str:
+    """Say what speaks against a winner, or was not looked for."""
+    collapsed = {item["set"] for item in facts["color"] if item["collapsed"]}
+    told = ""
+    if facts["ranking"]["winner"] in collapsed:
+        told += "; but the variety of its colors has collapsed"
+    if facts["ranking"]["winner"] and not facts["copies"]:
+        told += "; near-copies were not looked for"
+    return told
 
 
 def show(facts: dict[str, Any]) -> None:
@@ -207,11 +205,8 @@ def show(facts: dict[str, Any]) -> None:
             *(100 * item["interval"][0], 100 * item["interval"][1], 100 * item["false_alarms"]),
         )
     if facts["ranking"]:
-        ranking = facts["ranking"]
-        winner = ranking["winner"] or "none"
-        log.info(
-            "ranking: %s; winner: %s (%s)", ", ".join(ranking["order"]), winner, ranking["reason"]
-        )
+        for line in tell_ranking(facts["ranking"]):
+            log.info("%s", line)
 
 
 def fail_on_copies(config: EvaluateConfig, facts: dict[str, Any]) -> None:

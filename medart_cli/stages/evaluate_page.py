@@ -22,8 +22,9 @@ from medart_cli.data.report import (
     write_text,
 )
 from medart_cli.metrics.closeness import DEALS, LEVEL
-from medart_cli.metrics.color import CHANNELS
+from medart_cli.metrics.color import CHANNELS, MEASURES
 from medart_cli.metrics.comparison import CLOSER, COVERAGES, STRAIGHT_FROM
+from medart_cli.metrics.ranking import find_sign
 from medart_cli.stages.evaluate_colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import Pairs
 from medart_cli.stages.evaluate_setup import ImageSet
@@ -166,7 +167,7 @@ def write_page(
         histograms: (4, 256) of each set, by name.
     """
     parts = [_introduce(facts), *_show_distances(out, facts), *_show_colors(out, facts, histograms)]
-    parts += _show_copies(facts, pairs)
+    parts += [*_show_ranking(facts["ranking"]), *_show_copies(facts, pairs)]
     parts += ["<h2>Images by label</h2>", *_show_grids(sets)]
     parts.append(build_inputs(facts["inputs"]))
     parts.append("<h2>Settings and versions</h2>")
@@ -193,11 +194,7 @@ def _introduce(facts: dict[str, Any]) -> str:
     for item in facts["copies"]:
         lines.append(f"{item['set']}: {_count_copies(item)}")
     if facts["ranking"]:
-        ranking = facts["ranking"]
-        lines.append(
-            f"Ranking at n = {ranking['n']}: {', '.join(ranking['order'])}. "
-            f"Winner: {ranking['winner'] or 'none'}; {ranking['reason']}."
-        )
+        lines += tell_ranking(facts["ranking"])
     for name, reasons in facts["unmatched_labels"].items():
         lines.append(f"{name}: not compared by label: {'; '.join(reasons)}.")
     if facts["failures"]:
@@ -259,6 +256,65 @@ def tell_closeness(facts: dict[str, Any]) -> list[str]:
     ]
 
 
+def tell_ranking(ranking: dict[str, Any]) -> list[str]:
+    """Say how several sets rank, and what is sure of each pair."""
+    lines = [
+        f"ranking by the distance to {ranking['n_reference']} images of {ranking['reference']}: "
+        f"{', '.join(ranking['order'])}; winner: {ranking['winner'] or 'none'} "
+        f"({ranking['reason']})"
+    ]
+    for pair in ranking.get("pairs", []):
+        found = [f"distance {_with_sign(pair['distance'])}"]
+        if pair["by_label"]:
+            found.append(f"mean over labels {_with_sign(pair['by_label'])}")
+        found.append(f"color means {_with_sign(pair['color']['mean'])}")
+        found.append(f"color energy {_with_sign(pair['color']['energy'])}")
+        name = f"{pair['first']} less {pair['second']}"
+        lines.append(f"{name} (below zero is nearer): {', '.join(found)}")
+    return lines
+
+
+def _with_sign(measure: dict[str, Any] | None) -> str:
+    """Write a difference with its interval, and a mark where it is not zero."""
+    if measure is None:
+        return "-"
+    if measure["interval"] is None:
+        return f"{measure['value']:+.3f}"
+    low, high = measure["interval"]
+    mark = " *" if find_sign(measure["interval"]) else ""
+    return f"{measure['value']:+.3f} [{low:+.3f}, {high:+.3f}]{mark}"
+
+
+def _show_ranking(ranking: dict[str, Any] | None) -> list[str]:
+    """Show the differences of all pairs of sets as tables."""
+    if not ranking or "pairs" not in ranking:
+        return []
+    rows, labels = [], []
+    for pair in ranking["pairs"]:
+        name = f"{pair['first']} less {pair['second']}"
+        gaps = [_with_sign(pair["color"][key]) for key in (*MEASURES, "energy")]
+        rows.append([name, _with_sign(pair["distance"]), _with_sign(pair["by_label"]), *gaps])
+        labels += [[f"{name}: {key}", _with_sign(it)] for key, it in pair["labels"].items()]
+    head = ["Difference", "distance", "mean over labels"]
+    head += [*(f"color {key}" for key in MEASURES), "color energy"]
+    parts = ["<h2>Which set is nearest</h2>", f"<div class=wide>{build_table(head, rows)}</div>"]
+    if labels:
+        parts.append(build_table(["Difference by label", "distance"], labels))
+    parts.append(
+        _note(
+            f"Against {ranking['n_reference']} images of {ranking['reference']}, the same for all "
+            "sets. Below zero the first is nearer; * marks an interval without zero. The distance "
+            "is the kernel's in features that are centered on these images and scaled to their "
+            "spread, with intervals so wide that two sets that are equally near have a winner in "
+            "2% of cases at most; intervals of colors have 95%, and so have those of all labels "
+            "together. Color gaps are averages of red, green and blue. A winner is nearer than "
+            "each other set in one of the first two columns and farther in neither; a set that is "
+            "suspected of copies cannot win."
+        )
+    )
+    return parts
+
+
 def _sum_up(item: dict[str, Any], name: str) -> str:
     value = _with_interval(item["frechet"]["value"], item["frechet"]["interval"])
     text = f"{item['set']}: {name} {value} for {item['n_synthetic']} synthetic against "
@@ -277,7 +333,8 @@ def _count_copies(item: dict[str, Any]) -> str:
         f"{item['copies']} near-copies among {item['n']} images ({100 * item['share']:.1f}%, 95% "
         f"interval {low:.1f} to {high:.1f}%), {item['identical_files']} of them byte for byte; of "
         f"unseen real images at most {100 * item['false_alarms']:.1f}% would be flagged "
-        f"({item['heldout']} images, {item['calibration']})."
+        f"({item['heldout']} images, {item['calibration']})"
+        + ("; more than by chance: a sign of copying." if item["excess"] else ".")
     )
 
 

@@ -227,16 +227,16 @@ def shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
     return [] if alone and second[shared[0]] == len(item) else shared
 
 
-def name_labels(real: ImageSet, item: ImageSet) -> tuple[Rows, Rows] | None:
-    """Give each image of two sets a code for its label, common to both; None without labels."""
-    if not real.count_labels() or not item.count_labels():
-        return None
-    codes = {name: code for code, name in enumerate(real.labels | item.labels)}
-    first, second = (
-        np.array([*(codes[name] for name in one.labels), -1], dtype=np.intp)[one.codes]
-        for one in (real, item)
-    )
-    return first, second
+def code_labels(sets: Sequence[ImageSet]) -> tuple[list[str], list[Rows]]:
+    """Give each label a code that is the same in all sets.
+
+    Returns:
+        The labels by their codes, and the code of each image of each set, -1 for none.
+    """
+    names = list(dict.fromkeys(name for item in sets for name in item.labels))
+    place = {name: code for code, name in enumerate(names)}
+    tables = [np.array([*(place[it] for it in item.labels), -1], dtype=np.intp) for item in sets]
+    return names, [codes[item.codes] for codes, item in zip(tables, sets, strict=True)]
 
 
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:

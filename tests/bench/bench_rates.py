@@ -14,11 +14,16 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import torch
 
 from medart_cli.metrics import closeness, color
 from medart_cli.metrics.closeness import find_closeness
 from medart_cli.metrics.distances import extrapolate_frechet, frechet_distance, neighbor_coverage
+from medart_cli.metrics.kernel import energy_jackknife, subtract
+from medart_cli.metrics.ranking import Sample, find_sign, rank_sets
+from medart_cli.models.backbone import load_backbone
 from medart_cli.stages.evaluate_colors import measure_gaps
+from medart_cli.tiny.phantoms import BASE, describe_phantom, draw_phantom
 
 WIDTH = 64
 SCALE = np.arange(1, WIDTH + 1) ** -0.5
@@ -156,9 +161,120 @@ def bench_colors():
         print(f"20 patients of 10 images, {name}, and 60 images: {count_rate(happens, 400):.3f}")
 
 
+def compare_colors(random, sets, repeats=100):
+    """Say which differences of two sets' colors, the first less the second, leave out zero."""
+    means = [color.draw_means(it, np.arange(len(it)), random, repeats) for it in sets]
+    gaps = [color.average_gaps(means[0], own) for own in means[1:]]
+    found = {}
+    for name in color.MEASURES:
+        apart = gaps[0][name] - gaps[1][name]
+        found[name] = abs(apart[0]) > 1.96 * apart[1:].std(ddof=1)
+    told = [color.color_moments(it)[:, :3].reshape(len(it), -1) for it in sets]
+    groups = [np.arange(len(it)) for it in sets]
+    first, second = (
+        energy_jackknife(told[0], told[place], (groups[0], groups[place])) for place in (1, 2)
+    )
+    found["energy"] = bool(find_sign(subtract(first, second).find_interval(0.95)))
+    return found
+
+
+def bench_color_pairs():
+    """Count how often the colors of one of two sets are said to be nearer than the other's."""
+    for n, m in ((60, 60), (200, 60)):
+        for name, shifts in (
+            ("both right", (0, 0)),
+            ("both shifted alike", (0.05, 0.05)),
+            ("one shifted by half a deviation", (0.05, 0)),
+        ):
+            found = []
+            for seed in range(200):
+                random = np.random.default_rng(seed)
+                sets = [draw_colors(random, n), *(draw_colors(random, m, it) for it in shifts)]
+                found.append(compare_colors(random, sets))
+            rates = {key: float(np.mean([it[key] for it in found])) for key in found[0]}
+            print(f"n = {n} real, {m} of each set, {name}: {rates}", flush=True)
+
+
+def draw_pool(each=300):
+    """Draw phantoms of nine classes and compute their features, some minutes: (N, 1280), (N,)."""
+    backbone = load_backbone("efficientnet-lite0", device=torch.device("cpu"), offline=True)
+    names = [label for kind in BASE.values() for label in kind.labels]
+    # Each three are a modality; classes 6, 7 and 8 in this order are one of each modality.
+    names = [names[place] for place in (0, 3, 6, 1, 4, 7, 2, 5, 8)]
+    features = []
+    for number in range(each):
+        images = [
+            draw_phantom(describe_phantom(random, label=label), random)
+            for place, label in enumerate(names)
+            for random in [np.random.default_rng(9 * number + place)]
+        ]
+        with torch.inference_mode():
+            batch = torch.stack([backbone.prepare(image) for image in images])
+            features.append(backbone.module(batch).float().numpy())
+    return np.concatenate(features).astype(np.float64), np.tile(np.arange(9), each)
+
+
+def pick_sets(random, labels, sizes, classes):
+    """Pick disjoint sets of rows from a pool, each of so many images of so many classes."""
+    left, found = random.permutation(len(labels)), []
+    for size, count in zip(sizes, classes, strict=True):
+        wanted = np.bincount(random.integers(count, size=size), minlength=9)
+        rows = [left[labels[left] == code][:number] for code, number in enumerate(wanted)]
+        found.append(np.concatenate(rows))
+        left = np.setdiff1d(left, found[-1], assume_unique=True)
+        left = random.permutation(left)
+    return found
+
+
+def bench_ranking():
+    """Count winners of two sets of phantoms, A and B, of which B may have lost or rotated classes.
+
+    B has lost one class of each modality, or has its labels exchanged for the next class's; with
+    an offset both sets are as far from the real images as these are from their mean.
+    """
+    features, labels = draw_pool()
+    away = np.random.default_rng(0).normal(size=features.shape[1])
+    away *= (features.var(axis=0).sum() / (away @ away)) ** 0.5
+    cases = [("alike", 9, True, 0, 0), ("alike, no labels", 9, False, 0, 0)]
+    cases += [("alike, offset", 9, True, 0, 1), ("B lost 3 of 9 classes", 6, True, 0, 0)]
+    cases += [("the same, no labels", 6, False, 0, 0), ("B has labels rotated", 9, True, 1, 0)]
+    for name, classes, known, turned, offset in cases:
+        for n in (20, 60, 100, 200):
+            winners = []
+            for seed in range(200):
+                random = np.random.default_rng(seed)
+                sets = pick_sets(random, labels, (n, n, n), (9, 9, classes))
+                samples = [
+                    Sample(
+                        features[rows] + offset * away * (place > 0),
+                        np.arange(n),
+                        (labels[rows] + turned * (place == 2)) % 9 if known else np.full(n, -1),
+                    )
+                    for place, rows in enumerate(sets)
+                ]
+                both = {"A": samples[1], "B": samples[2]}
+                winners.append(rank_sets(samples[0], both, list("abcdefghi"), {})["winner"])
+            a, b = winners.count("A") / 200, winners.count("B") / 200
+            print(f"{name}, n = {n}: A wins {a:.3f}, B wins {b:.3f}", flush=True)
+    middle = features.mean(axis=0)
+    for n in (20, 60, 100, 200):
+        found = []
+        for seed in range(20):
+            real, first, second = pick_sets(
+                np.random.default_rng(seed), labels, (n, n, n), (9, 9, 9)
+            )
+            less = middle + 0.8 * (features[second] - middle)
+            perfect = frechet_distance(features[real], features[first])
+            found.append([perfect, frechet_distance(features[real], less)])
+        perfect, less = np.mean(found, axis=0)
+        print(f"Frechet distance, n = {n}: perfect {perfect:.1f}, 0.64 of the variance {less:.1f}")
+
+
 BENCHES = {
     "closeness": bench_closeness,
     "colors": bench_colors,
+    "color_pairs": bench_color_pairs,
+    "ranking": bench_ranking,
     "infinite": bench_infinite,
     "coverage": bench_coverage,
 }

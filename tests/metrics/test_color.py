@@ -6,6 +6,7 @@ from scipy.stats import wasserstein_distance
 
 from medart_cli.metrics import color
 from medart_cli.metrics.color import (
+    average_gaps,
     bootstrap_color,
     bootstrap_variety,
     color_floor,
@@ -13,6 +14,7 @@ from medart_cli.metrics.color import (
     color_moments,
     color_variety,
     describe_colors,
+    draw_means,
     energy_distance,
     pooled_histograms,
 )
@@ -75,6 +77,22 @@ def test_bootstrap_means_lie_about_the_gap():
     draws = bootstrap_color(real, synthetic, groups, generator=random, repeats=300)
     expected = color_gap(real, synthetic).mean
     np.testing.assert_allclose(draws.mean.mean(axis=0), expected, atol=2e-3)
+
+
+def test_the_sizes_of_gaps_are_averages_and_their_resamples_are_not_folded():
+    real, synthetic = describe(draw_images(20)), describe(draw_images(25, seed=1, high=220))
+    random = np.random.default_rng(0)
+    means = [draw_means(item, np.arange(len(item)), random, 50) for item in (real, synthetic)]
+    found, gap = average_gaps(*means), color_gap(real, synthetic)
+    for name in ("mean", "spread", "histogram"):
+        assert found[name][0] == pytest.approx(np.abs(getattr(gap, name)[:3]).mean())
+        assert found[name].shape == (51,)
+    alike = average_gaps(means[0], draw_means(real, np.arange(20), random, 400)[:51])
+    assert alike["mean"][0] == pytest.approx(0)
+    far = describe(draw_images(25, seed=2, low=120, high=220))
+    sizes = average_gaps(means[0], draw_means(far, np.arange(25), random, 50))
+    draws = color_gap(real, far).mean[:3]
+    assert sizes["mean"][1:].mean() == pytest.approx(np.abs(draws).mean(), rel=0.05)
 
 
 def draw_colors(random, count, patients=None):

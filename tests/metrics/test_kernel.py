@@ -139,7 +139,9 @@ def test_a_distance_by_patient_equals_a_jackknife_by_hand(measure, kernel):
             left.append(by_hand(real[kept[0]], synthetic[kept[1]], groups, kernel))
         errors.append((len(left) - 1) * np.var(left))
         assert moved @ moved == pytest.approx(errors[-1], rel=1e-6)
-    assert found.error == pytest.approx(np.sqrt(sum(errors)), rel=1e-6)
+    total = sum(errors)
+    assert found.error == pytest.approx(max(total - found.twice, total / 2) ** 0.5, rel=1e-6)
+    assert (found.twice > 0) == (measure is energy_jackknife)  # which has all pairs at hand
     assert found.degrees == 3
     low, high = found.find_interval(0.95)
     assert high - found.value == pytest.approx(3.18245 * found.error, rel=1e-5)
@@ -167,6 +169,28 @@ def test_a_difference_is_paired_on_the_real_groups_and_a_mean_knows_common_patie
     assert both.value == pytest.approx((first.value + half.value) / 2)
     assert both.real[20] == pytest.approx(first.real[20] / 2)
     assert both.real[3] == pytest.approx((first.real[3] + half.real[3]) / 2)
+
+
+@pytest.mark.parametrize("each", [1, 4])
+def test_the_error_of_a_difference_of_sets_that_are_alike_is_right_and_not_too_large(each):
+    """Where all is alike the plain jackknife counts nearly all of the variance twice."""
+    groups = tuple(np.arange(40) // each for _ in range(2))
+    values, errors, plain = [], [], []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        sets = [
+            (random.normal(size=(40 // each, 1, 6)) + random.normal(size=(40 // each, each, 6)))
+            for _ in range(3)
+        ]
+        real, first, second = (item.reshape(40, 6) for item in sets)
+        apart = subtract(
+            energy_jackknife(real, first, groups), energy_jackknife(real, second, groups)
+        )
+        values.append(apart.value)
+        errors.append(apart.error)
+        plain.append((apart.real @ apart.real + apart.synthetic @ apart.synthetic) ** 0.5)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.3)
+    assert np.mean(plain) > 1.3 * np.std(values)
 
 
 def test_the_distance_by_patient_is_unbiased_where_that_over_all_pairs_is_not():

@@ -306,8 +306,52 @@ def test_sets_that_are_alike_get_no_winner(network, sets, tmp_path):
     third = save_set(tmp_path / "third", 200)
     result = evaluate(network, *sets, third, out=tmp_path / "report")
     ranking = read_metrics(tmp_path / "report")["ranking"]
-    assert result.exit_code == 0 and ranking["winner"] is None and "overlap" in ranking["reason"]
-    assert "winner: none" in result.stderr
+    assert result.exit_code == 0 and ranking["winner"] is None
+    assert ranking["reason"] == "no set is nearer than all others by more than chance"
+    assert "winner: none" in result.stderr and "(below zero is nearer): " in result.stderr
+    assert ranking["reference"] == "real" and ranking["n_reference"] == COUNT
+    (pair,) = ranking["pairs"]
+    assert set(pair["color"]) == {"mean", "spread", "histogram", "energy"}
+    for measure in pair["color"].values():
+        assert measure["interval"][0] < measure["value"] < measure["interval"][1]
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Which set is nearest</h2>" in page and "syn less third: nevus" in page
+
+
+def test_a_set_of_copies_cannot_win_and_held_out_images_are_the_reference(network, tmp_path):
+    real = save_tinted(tmp_path / "real", 0, 20)
+    honest = save_tinted(tmp_path / "honest", 100, 20)
+    far = save_set(tmp_path / "far", 200, loud=4.0)
+    for path in Path(real).rglob("*.png"):
+        place = tmp_path / "copier" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.save(place / path.name, compress_level=1)
+    sets = real, honest, str(tmp_path / "copier"), far
+    result = evaluate(network, *sets, out=tmp_path / "r", extra=("--bootstrap", "0"))
+    assert result.exit_code == 0, result.stderr
+    facts = read_metrics(tmp_path / "r")
+    ranking = facts["ranking"]
+    assert [item["excess"] for item in facts["copies"]] == [False, True, False]
+    assert ranking["winner"] == "honest" and set(ranking["left_out"]) == {"copier"}
+    assert "60 of its 60 images being near-copies" in ranking["left_out"]["copier"]
+    holdout = save_tinted(tmp_path / "holdout", 300, 20)
+    extra = ("--bootstrap", "0", "--holdout", holdout)
+    assert evaluate(network, *sets, out=tmp_path / "h", extra=extra).exit_code == 0
+    assert read_metrics(tmp_path / "h")["ranking"]["reference"] == "holdout"
+
+
+def test_sets_of_two_images_have_no_ranking_and_say_so(network, sets, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            draw_picture(index).save(tmp_path / name / f"{index}.png")
+    few = str(tmp_path / "a"), str(tmp_path / "b")
+    result = evaluate(network, sets[0], *few, out=tmp_path / "r", extra=("--bootstrap", "0"))
+    assert result.exit_code == 0, result.stderr
+    ranking = read_metrics(tmp_path / "r")["ranking"]
+    assert ranking["winner"] is None and "pairs" not in ranking
+    assert ranking["reason"] == "fewer than three images or patients in a, b"
 
 
 def test_the_summary_as_json(network, sets, tmp_path):

@@ -25,7 +25,7 @@ def build_pairs(folder):
     nearest = [
         Nearest(np.full(6, space), np.full(6, 0.1), np.linspace(0, 1, 6)) for space in (1, 3, 4)
     ]
-    verdict = Verdict(scores, np.array([0, 0, 1, 2, 2, 0]), [0.5] * 3, 0.1, 5, 0)
+    verdict = Verdict(scores, np.array([0, 0, 1, 2, 2, 0]), [0.5] * 3, 0.1, 5, 0, 1)
     return _pair_up(own, real, nearest, verdict)
 
 

@@ -18,8 +18,8 @@ from medart_cli.metrics.features import Files, count_missing
 from medart_cli.stages.evaluate_setup import (
     Extraction,
     build_networks,
+    code_labels,
     extract,
-    name_labels,
     read_sets,
 )
 
@@ -122,10 +122,9 @@ def test_labels_have_codes_that_two_sets_share(tmp_path):
     write_rows(config.real, [{"label": name} for name in ("b", "a", None, "b")])
     write_rows(config.synthetic[0], [{"label": name} for name in ("c", "a", "b", "a")])
     real, item, _ = read_sets(config)
-    first, second = name_labels(real, item)
+    names, (first, second) = code_labels([real, item])
+    assert names == ["b", "a", "c"]
     assert list(first) == [0, 1, -1, 0] and list(second) == [2, 1, 0, 1]
-    write_rows(config.synthetic[0], [{}] * 4)
-    assert name_labels(real, read_sets(config)[1]) is None
 
 
 def test_without_inception_the_embedded_network_is_taken_and_copies_cost_three_more(tmp_path):
