@@ -15,8 +15,10 @@ from medart_cli.metrics.copies import wilson_interval
 from medart_cli.metrics.distances import (
     NEIGHBORS,
     AnyArray,
+    Indices,
     bootstrap_frechet,
     centered_interval,
+    cut_rows,
     extrapolate_frechet,
     frechet_distance,
     neighbor_coverage,
@@ -25,16 +27,23 @@ from medart_cli.metrics.kernel import (
     KID_SUBSET_SIZE,
     kernel_distance,
     kernel_distance_subsets,
+    kernel_jackknife,
 )
 
 Groups = Sequence[str] | npt.NDArray[np.intp]  # names or codes
+Patients = tuple[Indices, Indices]  # codes of the real and of the synthetic rows
 PAIRS_LIMIT = 10_000  # rows; measures over all pairs take that many random rows of a larger set
 BOOTSTRAP_LIMIT = 1_000  # rows of a resample; the spread of larger sets is scaled from there
 UNBIASED_FROM = 2048  # rows; below, FID is known to depend on n (Heusel et al.: 10,000 and more)
-LEAST_EXTRAPOLATED = 24  # rows, so that the smallest of the fitted sets has 8
+LEAST_EXTRAPOLATED = 24  # rows or patients, so that the smallest of the fitted sets has 8
+LEAST_PATIENTS = 5  # for an interval by patient; its coverage was counted down to that number
 # Widths up to which the value at infinite n is too large: at twice the width by 7 to 9 % of the
 # distance, several of its standard errors; at three times none is seen (tests/bench/bench_rates).
 STRAIGHT_FROM = 3
+UNKNOWN = (
+    "patients are unknown: each image counts as independent; with several images of a patient "
+    "distances are too large and intervals too narrow (give the real images a group_id)"
+)
 CLOSER = (
     "closer to the real images than two sets of one source are to each other: as copies are, and "
     "images drawn from these very images' captions can be; no figure here then speaks of quality"
@@ -63,33 +72,43 @@ def compare_features(
     synthetic: AnyArray,
     groups: Groups,
     effort: Effort,
+    *,
     labels: Sequence[Groups] | None = None,
+    patients: Patients | None = None,
 ) -> dict[str, Any]:
     """Compute all measures of a synthetic set against a real one.
 
     Args:
         real: (N1, D), N1 of 2 or more.
         synthetic: (N2, D), N2 of 2 or more.
-        groups: Patient of each real row, (N1,); the halves of the floor do not share one.
+        groups: What belongs together of the real rows, (N1,); the halves of the floor do not share
+            one.
         effort: Resamples and seed.
         labels: Label of each real and each synthetic row, where both sets have them.
+        patients: Codes of each real and each synthetic row's patient; None where none is known.
+            Where one has several images, what is said of uncertainty is by patient, or left out.
 
     Returns:
-        Keys: n_real, n_synthetic, width, frechet, kernel, closeness, precision, recall, density,
-        coverage, coverage_intervals, floor, notes. A measure that needs more rows than there are is
-        None, and a note says so.
+        Keys: n_real, n_synthetic, width, patients, frechet, kernel, closeness, precision, recall,
+        density, coverage, coverage_intervals, floor, notes. A measure that needs more rows than
+        there are is None, and a note says so.
     """
     generator = np.random.default_rng(effort.seed)
     rows, columns = (choose_rows(item, PAIRS_LIMIT, generator) for item in (real, synthetic))
+    counts = None if patients is None else [len(np.unique(codes)) for codes in patients]
+    if counts == [len(real), len(synthetic)]:
+        patients = None  # images are independent
     found: dict[str, Any] = {
         "n_real": len(real),
         "n_synthetic": len(synthetic),
         "width": real.shape[1],
-        "frechet": _measure_frechet(real, synthetic, generator, effort),
+        "patients": counts and dict(zip(("real", "synthetic"), counts, strict=True)),
+        "frechet": _measure_frechet(real, synthetic, generator, effort, patients),
     }
     first, second = real[rows], synthetic[columns]
-    found["kernel"] = _measure_kernel(first, second, generator)
-    found |= _measure_coverage(first, second)
+    near = None if patients is None else (patients[0][rows], patients[1][columns])
+    found["kernel"] = _measure_kernel(first, second, generator, near)
+    found |= _measure_coverage(first, second, near)
     kept = np.asarray(groups)[rows]
     found["floor"] = measure_floor(first, second, kept, generator, effort.floor_repeats)
     found["closeness"] = find_closeness(real, synthetic, labels, generator)
@@ -98,63 +117,99 @@ def compare_features(
 
 
 def _measure_frechet(
-    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator, effort: Effort
-) -> dict[str, Any]:
-    value = frechet_distance(real, synthetic)
-    found: dict[str, Any] = {"value": value, "interval": None, "infinite_n": None}
-    if min(len(real), len(synthetic)) >= LEAST_EXTRAPOLATED:
-        first, second = (
-            item[choose_rows(item, PAIRS_LIMIT, generator)] for item in (real, synthetic)
-        )
-        line = extrapolate_frechet(first, second, generator)
-        found["infinite_n"] = {"value": line.value, "standard_error": line.deviation}
-    if effort.bootstrap:
-        found["interval"] = _interval(value, real, synthetic, generator, effort.bootstrap)
-    return found
-
-
-def _interval(
-    value: float,
     real: AnyArray,
     synthetic: AnyArray,
     generator: np.random.Generator,
-    repeats: int,
-) -> list[float]:
-    """Interval by resampling; of large sets, resamples of fewer rows, scaled by the root of n."""
-    first, second = (
-        item[choose_rows(item, BOOTSTRAP_LIMIT, generator)] for item in (real, synthetic)
+    effort: Effort,
+    patients: Patients | None,
+) -> dict[str, Any]:
+    value = frechet_distance(real, synthetic)
+    found: dict[str, Any] = {"value": value, "interval": None, "infinite_n": None}
+    fewest = _count_fewest(real, synthetic, patients)
+    if fewest >= LEAST_EXTRAPOLATED:
+        sets, codes = _cut_sets((real, synthetic), PAIRS_LIMIT, generator, patients)
+        line = extrapolate_frechet(*sets, generator, groups=codes)
+        found["infinite_n"] = {"value": line.value, "standard_error": line.deviation}
+    if effort.bootstrap and (patients is None or fewest >= LEAST_PATIENTS):
+        # Of large sets, resamples of fewer rows, scaled by the root of n.
+        sets, codes = _cut_sets((real, synthetic), BOOTSTRAP_LIMIT, generator, patients)
+        resamples = bootstrap_frechet(*sets, generator, effort.bootstrap, codes)
+        scale = np.sqrt(min(map(len, sets)) / min(len(real), len(synthetic)))
+        low, high = centered_interval(0.0, resamples * scale)
+        found["interval"] = [max(0.0, value + low), value + high]
+    return found
+
+
+def _count_fewest(real: AnyArray, synthetic: AnyArray, patients: Patients | None) -> int:
+    """Count the independent units of the smaller set: patients, or else images."""
+    if patients is None:
+        return min(len(real), len(synthetic))
+    return min(len(np.unique(codes)) for codes in patients)
+
+
+def _cut_sets(
+    sets: tuple[AnyArray, AnyArray],
+    most: int,
+    generator: np.random.Generator,
+    patients: Patients | None,
+) -> tuple[tuple[AnyArray, AnyArray], Patients | None]:
+    """Cut both sets to at most so many random rows, of whole patients where they are known."""
+    if patients is None:
+        first, second = (item[choose_rows(item, most, generator)] for item in sets)
+        return (first, second), None
+    rows, columns = (
+        cut_rows(len(codes), most, generator, codes) if len(codes) > most else np.arange(len(codes))
+        for codes in patients
     )
-    resamples = bootstrap_frechet(first, second, generator, repeats)
-    scale = np.sqrt(min(len(first), len(second)) / min(len(real), len(synthetic)))
-    low, high = centered_interval(0.0, resamples * scale)
-    return [max(0.0, value + low), value + high]
+    return (sets[0][rows], sets[1][columns]), (patients[0][rows], patients[1][columns])
 
 
 def _measure_kernel(
-    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator
+    real: AnyArray,
+    synthetic: AnyArray,
+    generator: np.random.Generator,
+    patients: Patients | None,
 ) -> dict[str, Any] | None:
     if min(len(real), len(synthetic)) < 3:
         return None
     value, error = kernel_distance(real, synthetic)
     same = len(real) == len(synthetic) <= KID_SUBSET_SIZE  # each subset would be all rows
-    return {
+    found: dict[str, Any] = {
         "value": value,
         "standard_error": error,
         "interval": [value - 1.96 * error, value + 1.96 * error],
         "subsets": value if same else kernel_distance_subsets(real, synthetic, generator),
+        "by_patient": None,
     }
+    if patients is not None:
+        found |= {"standard_error": None, "interval": None}  # images are not independent
+        if _count_fewest(real, synthetic, patients) >= LEAST_PATIENTS:
+            part = kernel_jackknife(real, synthetic, patients)
+            found["by_patient"] = {
+                "value": part.value,
+                "standard_error": part.error,
+                "interval": list(part.find_interval()),
+            }
+    return found
 
 
-def _measure_coverage(real: AnyArray, synthetic: AnyArray) -> dict[str, Any]:
-    """Cover both ways; the intervals of the shares hold for the other set as it is."""
+def _measure_coverage(
+    real: AnyArray, synthetic: AnyArray, patients: Patients | None
+) -> dict[str, Any]:
+    """Cover both ways; the intervals of the shares hold for the other set as it is.
+
+    They take rows for independent, and are left out where several are of one patient.
+    """
     if min(len(real), len(synthetic)) <= NEIGHBORS:
         return dict.fromkeys([*COVERAGES, "coverage_intervals"])
     cover = neighbor_coverage(real, synthetic)
-    counts = {"precision": len(synthetic), "recall": len(real), "coverage": len(real)}
-    intervals = {
-        name: list(wilson_interval(round(getattr(cover, name) * count), count))
-        for name, count in counts.items()
-    }
+    real_codes, synthetic_codes = patients or (np.arange(len(real)), np.arange(len(synthetic)))
+    intervals: dict[str, list[float] | None] = {}
+    shares = {"precision": synthetic_codes, "recall": real_codes, "coverage": real_codes}
+    for name, codes in shares.items():
+        hits = round(getattr(cover, name) * len(codes))
+        alone = len(np.unique(codes)) == len(codes)
+        intervals[name] = list(wilson_interval(hits, len(codes))) if alone else None
     return {name: getattr(cover, name) for name in COVERAGES} | {"coverage_intervals": intervals}
 
 
@@ -225,6 +280,25 @@ def split_halves(
     return np.flatnonzero(~side[codes]), np.flatnonzero(side[codes])
 
 
+def _note_patients(found: dict[str, Any]) -> list[str]:
+    """Say what is known of patients, and what is left out for it."""
+    counts = found["patients"]
+    if counts is None:
+        return [UNKNOWN]
+    if (counts["real"], counts["synthetic"]) == (found["n_real"], found["n_synthetic"]):
+        return []
+    units = count_units(found)
+    told = f"{counts['real']} patients: intervals are by patient, those of recall and coverage "
+    notes = [told + "are left out, and the kernel distance is also given between patients"]
+    if units < LEAST_PATIENTS:
+        notes.append(f"{units} patients: intervals need {LEAST_PATIENTS}, and are left out")
+    if units < LEAST_EXTRAPOLATED:
+        notes.append(
+            f"{units} patients: a value at infinite n needs {LEAST_EXTRAPOLATED}, and is left out"
+        )
+    return notes
+
+
 def choose_rows(
     features: AnyArray, most: int, generator: np.random.Generator
 ) -> slice | npt.NDArray[np.intp]:
@@ -232,6 +306,12 @@ def choose_rows(
     if len(features) <= most:
         return slice(None)
     return np.sort(generator.choice(len(features), most, replace=False))
+
+
+def count_units(found: dict[str, Any]) -> int:
+    """Count what is independent in the smaller set of a comparison: patients, or else images."""
+    counts = found["n_real"], found["n_synthetic"], *(found["patients"] or {}).values()
+    return int(min(counts))
 
 
 def _note(found: dict[str, Any]) -> list[str]:
@@ -243,12 +323,15 @@ def _note(found: dict[str, Any]) -> list[str]:
             f"n = {n} is below {UNBIASED_FROM}: the Frechet distance is biased upward; compare it "
             "only at equal n, with the floor, or by its value at infinite n"
         )
-    if n <= STRAIGHT_FROM * width:
-        deficient = ", the covariance is rank-deficient" if n <= width else ""
+    if (units := count_units(found)) <= STRAIGHT_FROM * width:
+        deficient = ", the covariance is rank-deficient" if units <= width else ""
+        unit = "n" if units == n else "the number of patients"
         notes.append(
-            f"n = {n} is not above {STRAIGHT_FROM} times the feature width {width}{deficient}: the "
-            "value at infinite n is an upper bound, and its error does not hold"
+            f"{unit} = {units} is not above {STRAIGHT_FROM} times the feature width "
+            f"{width}{deficient}: the value at infinite n is an upper bound, and its error does "
+            "not hold"
         )
+    notes += _note_patients(found)
     if found["n_real"] != found["n_synthetic"] and found["coverage"] is not None:
         notes.append(
             "precision, recall, density and coverage depend on both n; read them at equal n, "

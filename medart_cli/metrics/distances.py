@@ -10,8 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medart_cli.metrics.resampling import draw_counts
+
 Array = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[np.floating]
+Indices = npt.NDArray[np.intp]
+Groups = tuple[Indices, Indices] | None  # of the real and of the synthetic rows
+Drawn = tuple[Indices, Indices]  # rows, and how often
 ROWS = 4096  # rows in float64 at a time: 64 MB at a width of 2048
 BLOCK = 1024  # rows of one set that are compared at a time
 NEIGHBORS = 5  # k of Naeem et al. 2020
@@ -141,7 +146,12 @@ class Extrapolation:
 
 
 def extrapolate_frechet(
-    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator, *, points: int = 10
+    real: AnyArray,
+    synthetic: AnyArray,
+    generator: np.random.Generator,
+    *,
+    points: int = 10,
+    groups: Groups = None,
 ) -> Extrapolation:
     """Extrapolate the Frechet distance to infinite n, where it is free of its upward bias.
 
@@ -153,6 +163,8 @@ def extrapolate_frechet(
         synthetic: (N2, D); the smaller of both must have 8 rows or more.
         generator: Draws the rows.
         points: Number of sizes, evenly spaced in 1 / n from a third of the rows to all.
+        groups: Patients of the rows of both sets; then whole patients are drawn, so that their
+            number falls as n does.
 
     Source:
         Chong and Forsyth 2020, Effectively Unbiased FID; here both sets are cut, as both are small.
@@ -161,10 +173,11 @@ def extrapolate_frechet(
     most = min(len(real), len(synthetic))
     inverse = np.linspace(3 / most, 1 / most, points)
     sizes = sorted({round(1 / item) for item in inverse})
+    first, second = groups or (None, None)
     distances = [
         frechet_distance(
-            real[np.sort(generator.permutation(len(real))[:size])],
-            synthetic[np.sort(generator.permutation(len(synthetic))[:size])],
+            real[cut_rows(len(real), size, generator, first)],
+            synthetic[cut_rows(len(synthetic), size, generator, second)],
         )
         for size in sizes
     ]
@@ -175,21 +188,44 @@ def extrapolate_frechet(
     return Extrapolation(float(fit[0]), float(np.sqrt(variance)), sizes, distances)
 
 
+def cut_rows(
+    count: int, size: int, generator: np.random.Generator, groups: Indices | None = None
+) -> Indices:
+    """Draw so many of `count` rows, in order; of whole groups, but for the last, where given."""
+    if groups is None:
+        return np.sort(generator.permutation(count)[:size])
+    _, codes = np.unique(groups, return_inverse=True)
+    place = generator.permutation(codes.max() + 1)
+    return np.sort(np.argsort(place[codes], kind="stable")[:size])
+
+
 def bootstrap_frechet(
-    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator, repeats: int
+    real: AnyArray,
+    synthetic: AnyArray,
+    generator: np.random.Generator,
+    repeats: int,
+    groups: Groups = None,
 ) -> Array:
     """Frechet distances of `repeats` resampled pairs of sets, (repeats,).
 
     A resample has fewer distinct rows than its set, so these distances lie above the distance of
     the sets; take their spread, not their place (see `centered_interval`).
+
+    Args:
+        real: (N1, D).
+        synthetic: (N2, D).
+        generator: Draws.
+        repeats: How many pairs.
+        groups: Patients of the rows of both sets, to draw whole patients.
     """
     check_pair(real, synthetic)
+    first, second = groups or (None, None)
     if min(len(real), len(synthetic)) >= real.shape[1]:
         return np.array(
             [
                 frechet_distance(
-                    real[generator.integers(len(real), size=len(real))],
-                    synthetic[generator.integers(len(synthetic), size=len(synthetic))],
+                    real[np.repeat(*_draw_weights(len(real), generator, first))],
+                    synthetic[np.repeat(*_draw_weights(len(synthetic), generator, second))],
                 )
                 for _ in range(repeats)
             ]
@@ -198,32 +234,46 @@ def bootstrap_frechet(
     origin = left.mean(axis=0)  # keeps the products small; any fixed point would do
     left, right = left - origin, right - origin
     products = left @ right.T  # (N1, N2), once for all resamples
-    return np.array([_resampled_frechet(left, right, products, generator) for _ in range(repeats)])
+    return np.array(
+        [
+            _resampled_frechet(
+                left,
+                right,
+                products,
+                _draw_weights(len(left), generator, first),
+                _draw_weights(len(right), generator, second),
+            )
+            for _ in range(repeats)
+        ]
+    )
 
 
 def _resampled_frechet(
-    left: Array, right: Array, products: Array, generator: np.random.Generator
+    left: Array, right: Array, products: Array, one: Drawn, other: Drawn
 ) -> float:
     """One resample, as weights on the distinct rows: the singular values are those of it."""
-    rows, first = _draw_weights(len(left), generator)
-    columns, second = _draw_weights(len(right), generator)
+    (rows, first), (columns, second) = one, other
+    n, m = first.sum(), second.sum()
     a, b = left[rows], right[columns]
-    mean_a, mean_b = first @ a / len(left), second @ b / len(right)
+    mean_a, mean_b = first @ a / n, second @ b / m
     centered = products[np.ix_(rows, columns)] - (a @ mean_b)[:, None] - (b @ mean_a)[None, :]
     centered += mean_a @ mean_b
-    scale = np.sqrt(np.outer(first / (len(left) - 1), second / (len(right) - 1)))
+    scale = np.sqrt(np.outer(first / (n - 1), second / (m - 1)))
     cross = _nuclear_norm(centered * scale)
-    spread = first @ np.square(a - mean_a).sum(axis=1) / (len(left) - 1)
-    spread += second @ np.square(b - mean_b).sum(axis=1) / (len(right) - 1)
+    spread = first @ np.square(a - mean_a).sum(axis=1) / (n - 1)
+    spread += second @ np.square(b - mean_b).sum(axis=1) / (m - 1)
     gap = mean_a - mean_b
     return float(gap @ gap + spread - 2 * cross)
 
 
-def _draw_weights(count: int, generator: np.random.Generator) -> tuple[npt.NDArray[np.intp], Array]:
-    """Draw `count` rows with replacement: the distinct rows, and how often each was drawn."""
-    times = np.bincount(generator.integers(count, size=count), minlength=count)
+def _draw_weights(count: int, generator: np.random.Generator, groups: Indices | None) -> Drawn:
+    """Draw with replacement: the distinct rows, and how often each was drawn."""
+    if groups is None:
+        times = np.bincount(generator.integers(count, size=count), minlength=count)
+    else:
+        times = draw_counts(groups, 1, generator)[0]
     rows = np.flatnonzero(times)
-    return rows, times[rows].astype(np.float64)
+    return rows, times[rows]
 
 
 def centered_interval(value: float, resamples: AnyArray) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
 from medart_cli.metrics import color
 from medart_cli.metrics.comparison import Effort, compare_features
-from medart_cli.metrics.features import read_features
+from medart_cli.metrics.features import Rows, read_features
 from medart_cli.stages.evaluate_colors import compare_colors, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up
 from medart_cli.stages.evaluate_page import (
@@ -25,6 +25,7 @@ from medart_cli.stages.evaluate_page import (
     format_short,
     head_short,
     tell_closeness,
+    tell_patients,
     tell_ranking,
     tell_recall,
     write_page,
@@ -74,7 +75,13 @@ def measure(
         "format": FORMAT,
         "inputs": [item.account.facts() for item in sets],
         "sets": [
-            {"name": item.name, "n": len(item), "labels": item.count_labels()} for item in sets
+            {
+                "name": item.name,
+                "n": len(item),
+                "patients": item.count_patients(),
+                "labels": item.count_labels(),
+            }
+            for item in sets
         ],
         "features": [
             {"name": item.name, "width": item.width, "fingerprint": item.fingerprint}
@@ -127,14 +134,31 @@ def compare_sets(
         for extractor, item, label in jobs:
             stop.check()
             rows = real.rows_of(label)
+            columns = item.rows_of(label)
             first = read_features(real.keys[rows], extractor, cache)
-            second = read_features(item.keys[item.rows_of(label)], extractor, cache)
+            second = read_features(item.keys[columns], extractor, cache)
             place = {"set": item.name, "features": extractor.name, "label": label}
             known = label is None and real.labels and item.labels
-            labels = code_labels([real, item])[1] if known else None
-            found.append(place | compare_features(first, second, real.groups[rows], effort, labels))
+            facts = compare_features(
+                first,
+                second,
+                real.groups[rows],
+                effort,
+                labels=code_labels([real, item])[1] if known else None,
+                patients=find_patients(real, item, rows, columns),
+            )
+            found.append(place | facts)
             bar.advance()
     return found
+
+
+def find_patients(
+    real: ImageSet, item: ImageSet, rows: Rows, columns: Rows
+) -> tuple[Rows, Rows] | None:
+    """Return the patients of some images of both sets; None where neither set names any."""
+    if real.patients is None and item.patients is None:
+        return None
+    return real.clusters[rows], item.clusters[columns]
 
 
 def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[str]]:
@@ -193,7 +217,7 @@ def show(facts: dict[str, Any]) -> None:
     for item in facts["color"]:
         log.info("%s: %s", item["set"], tell_gaps(item))
         log.info("%s: %s", item["set"], tell_variety(item))
-    for line in tell_recall(facts):
+    for line in (*tell_patients(facts), *tell_recall(facts)):
         log.info("%s", line)
     for line in tell_closeness(facts):
         log.warning("%s", line)

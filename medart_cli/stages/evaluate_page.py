@@ -23,7 +23,7 @@ from medart_cli.data.report import (
 )
 from medart_cli.metrics.closeness import DEALS, LEVEL
 from medart_cli.metrics.color import CHANNELS, MEASURES
-from medart_cli.metrics.comparison import CLOSER, COVERAGES, STRAIGHT_FROM
+from medart_cli.metrics.comparison import CLOSER, COVERAGES, STRAIGHT_FROM, UNKNOWN, count_units
 from medart_cli.metrics.ranking import find_sign
 from medart_cli.stages.evaluate_colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import Pairs
@@ -110,7 +110,7 @@ def _mark_close(item: dict[str, Any]) -> str:
 def _extrapolated(item: dict[str, Any]) -> str:
     """Write the value at infinite n, with a mark where there are too few images to trust it."""
     infinite = item["frechet"]["infinite_n"]
-    few = min(item["n_real"], item["n_synthetic"]) <= STRAIGHT_FROM * item["width"]
+    few = count_units(item) <= STRAIGHT_FROM * item["width"]
     return f"{'< ' if few else ''}{infinite['value']:.3g} ± {infinite['standard_error']:.2g}"
 
 
@@ -140,6 +140,10 @@ def format_short(item: dict[str, Any]) -> list[str]:
 def _with_error(kernel: dict[str, Any] | None) -> str:
     if kernel is None:
         return "-"
+    if kernel["standard_error"] is None:
+        if kernel["by_patient"] is None:
+            return f"{1e3 * kernel['value']:.3g}"
+        return f"{_with_error(kernel['by_patient'])} by patient"
     value, error = 1e3 * kernel["value"], 1e3 * kernel["standard_error"]
     return f"{value:.0f} ± {error:.0f}" if abs(value) >= 100 else f"{value:.2g} ± {error:.2g}"
 
@@ -187,6 +191,7 @@ def _introduce(facts: dict[str, Any]) -> str:
     for item in facts["comparisons"]:
         if item["label"] is None and item["features"] == primary["name"]:
             lines.append(_sum_up(item, primary["frechet"]))
+    lines += tell_patients(facts)
     for item in facts["color"]:
         lines.append(f"{item['set']}: {tell_gaps(item)}.")
         lines.append(f"{item['set']}: {tell_variety(item)}.")
@@ -200,6 +205,16 @@ def _introduce(facts: dict[str, Any]) -> str:
     if facts["failures"]:
         lines.append(f"{len(facts['failures'])} files could not be read; metrics.json names them.")
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def tell_patients(facts: dict[str, Any]) -> list[str]:
+    """Say whether it is known which images are of one patient."""
+    real = facts["sets"][0]
+    if real["patients"] is None:
+        return [f"{real['name']}: {UNKNOWN}."]
+    if real["patients"] == real["n"]:
+        return [f"{real['name']}: {real['n']} images, each of a patient of its own."]
+    return [f"{real['name']}: {real['n']} images of {real['patients']} patients; by patient."]
 
 
 def tell_recall(facts: dict[str, Any]) -> list[str]:
@@ -360,7 +375,9 @@ def _show_distances(out: Path, facts: dict[str, Any]) -> list[str]:
             )
         )
         overall = [item for item in chosen if item["label"] is None]
-        notes = dict.fromkeys(f"{it['set']}: {text}" for it in overall for text in it["notes"])
+        notes = dict.fromkeys(
+            f"{it['set']}: {text}" for it in overall for text in it["notes"] if text != UNKNOWN
+        )
         parts += [_note(text) for text in notes]
     return parts
 

@@ -115,6 +115,10 @@ class ImageSet:
         known = any(record.group is not None for record in self)
         return self.groups if known else None
 
+    def count_patients(self) -> int | None:
+        """Count the patients; None where no image names one."""
+        return None if self.patients is None else len(np.unique(self.patients))
+
     @property
     def clusters(self) -> Rows:
         """The code of what is drawn anew together, (N,): patients, or each image for itself."""

@@ -18,8 +18,18 @@ import torch
 
 from medart_cli.metrics import closeness, color
 from medart_cli.metrics.closeness import find_closeness
-from medart_cli.metrics.distances import extrapolate_frechet, frechet_distance, neighbor_coverage
-from medart_cli.metrics.kernel import energy_jackknife, subtract
+from medart_cli.metrics.distances import (
+    bootstrap_frechet,
+    extrapolate_frechet,
+    frechet_distance,
+    neighbor_coverage,
+)
+from medart_cli.metrics.kernel import (
+    energy_jackknife,
+    kernel_distance,
+    kernel_jackknife,
+    subtract,
+)
 from medart_cli.metrics.ranking import Sample, find_sign, rank_sets
 from medart_cli.models.backbone import load_backbone
 from medart_cli.stages.evaluate_colors import measure_gaps
@@ -77,6 +87,62 @@ def bench_closeness():
             return suspect(random, real, synthetic)
 
         print(f"{share:.0%} copies, n = {n} and {m}: {count_rate(happens, 200):.3f}")
+
+
+def cover_kernel(random, patients, each, scale, shift):
+    """Say whether the kernel distance's intervals hold its truth: by patient, and by image."""
+    own = random.normal(size=(patients, 1, 32)) + random.normal(size=(patients, each, 32))
+    real = (scale * own / 2**0.5).reshape(-1, 32)
+    synthetic = scale * random.normal(size=(200, 32)) + shift
+    truth = 0.0
+    if shift:  # to a part in a thousand
+        fresh = np.random.default_rng(12345)
+        far = scale * fresh.normal(size=(3000, 32)) + shift
+        truth = kernel_distance(scale * fresh.normal(size=(3000, 32)), far)[0]
+    groups = np.arange(patients * each) // each, np.arange(200)
+    low, high = kernel_jackknife(real, synthetic, groups).find_interval()
+    value, error = kernel_distance(real, synthetic)
+    return low < truth < high, abs(value - truth) < 1.96 * error
+
+
+def bench_patients():
+    """Count how often 95 % intervals hold the truth where half of the variance is the patient's."""
+    for name, scale, shift in (
+        ("alike, flat spectrum", np.ones(32), 0),
+        ("alike, falling spectrum", np.arange(1, 33) ** -0.5, 0),
+        ("shifted, falling spectrum", np.arange(1, 33) ** -0.5, 0.2),
+    ):
+        for patients, each in ((20, 10), (10, 20), (5, 20)):
+            found = [
+                cover_kernel(np.random.default_rng(seed), patients, each, scale, shift)
+                for seed in range(100)
+            ]
+            known, unknown = np.mean(found, axis=0)
+            print(
+                f"kernel distance, {name}, {patients} patients of {each}: by patient {known:.2f}, "
+                f"by image {unknown:.2f}",
+                flush=True,
+            )
+    scale = np.arange(1, 33) ** -0.5
+    for patients, each in ((20, 10), (10, 20), (5, 20)):
+        groups, rows = (np.arange(patients * each) // each, np.arange(100)), []
+        for seed in range(100):
+            random = np.random.default_rng(seed)
+            own = random.normal(size=(patients, 1, 32)) + random.normal(size=(patients, each, 32))
+            real = (scale * own / 2**0.5).reshape(-1, 32)
+            synthetic = scale * (random.normal(size=(100, 32)) + 0.5)
+            spreads = [
+                bootstrap_frechet(real, synthetic, random, 60, it).std(ddof=1)
+                for it in (groups, None)
+            ]
+            rows.append([frechet_distance(real, synthetic), *spreads])
+        values, known, unknown = np.array(rows).T
+        off = np.abs(values - values.mean())
+        print(
+            f"Frechet distance, shifted, {patients} patients of {each}: by patient "
+            f"{(off < 1.96 * known).mean():.2f}, by image {(off < 1.96 * unknown).mean():.2f}",
+            flush=True,
+        )
 
 
 def bench_infinite():
@@ -275,6 +341,7 @@ BENCHES = {
     "colors": bench_colors,
     "color_pairs": bench_color_pairs,
     "ranking": bench_ranking,
+    "patients": bench_patients,
     "infinite": bench_infinite,
     "coverage": bench_coverage,
 }

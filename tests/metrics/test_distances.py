@@ -10,6 +10,7 @@ from medart_cli.metrics.distances import (
     bootstrap_frechet,
     centered_interval,
     compute_moments,
+    cut_rows,
     extrapolate_frechet,
     frechet_distance,
     frechet_of_moments,
@@ -154,6 +155,50 @@ def test_the_bootstrap_interval_has_about_the_width_of_the_spread_over_fresh_set
     low, high = centered_interval(fresh[0], resamples)
     assert low < fresh[0] < high
     assert high - low == pytest.approx(2 * 1.96 * np.std(fresh), rel=0.5)
+
+
+@pytest.mark.parametrize("width", [8, 128])  # below and above the number of rows
+def test_a_bootstrap_by_patient_spreads_as_fresh_sets_of_patients_do(width):
+    """Ten patients of six images against one set; resampling images gives half of it."""
+    groups = np.arange(60) // 6, np.arange(50)
+    fixed, values, spreads = 1 + draw(50, width=width, seed=77), [], []
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        own = random.normal(size=(10, 1, width)) + 0.3 * random.normal(size=(10, 6, width))
+        real = own.reshape(60, width)
+        values.append(frechet_distance(real, fixed))
+        if seed < 12:
+            by_patient = bootstrap_frechet(real, fixed, random, 60, groups)
+            spreads.append([by_patient.std(), bootstrap_frechet(real, fixed, random, 60).std()])
+    by_patient, by_image = np.mean(spreads, axis=0)
+    assert 0.8 * np.std(values) < by_patient < 1.6 * np.std(values)
+    assert by_image < 0.75 * by_patient
+
+
+def test_rows_are_cut_by_whole_patients():
+    groups = np.repeat([5, 1, 7, 3], [4, 2, 6, 3])
+    for seed in range(5):
+        rows = cut_rows(15, 8, np.random.default_rng(seed), groups)
+        assert len(rows) == 8 and (np.diff(rows) > 0).all()
+        counts = [(groups[rows] == code).sum() for code in (5, 1, 7, 3)]
+        whole = [4, 2, 6, 3]
+        assert sum(0 < part < full for part, full in zip(counts, whole, strict=True)) <= 1
+    alone = cut_rows(15, 8, np.random.default_rng(0))
+    assert len(alone) == 8 and (np.diff(alone) > 0).all()
+
+
+def test_the_value_at_infinite_n_by_patient_is_nearer_to_zero_than_by_image():
+    values = []
+    for seed in range(15):
+        random = np.random.default_rng(seed)
+        own = random.normal(size=(40, 1, 6)) + random.normal(size=(40, 5, 6))
+        real, synthetic = own.reshape(200, 6) / 2**0.5, random.normal(size=(200, 6))
+        groups = np.arange(200) // 5, np.arange(200)
+        values.append(
+            [extrapolate_frechet(real, synthetic, random, groups=it).value for it in (groups, None)]
+        )
+    by_patient, by_image = np.mean(values, axis=0)
+    assert abs(by_patient) < 0.06 < by_image
 
 
 def test_the_extrapolated_distance_of_equal_gaussians_is_nearer_to_zero():

@@ -86,7 +86,8 @@ def test_the_report_holds_all_measures_and_needs_nothing_from_outside(network, s
     assert result.stdout == f"{out}\n"
     facts = read_metrics(out)
     assert [item["label"] for item in facts["comparisons"]] == [None, "melanoma", "nevus"]
-    assert facts["sets"][0] == {"name": "real", "n": 12, "labels": {"melanoma": 6, "nevus": 6}}
+    labels = {"melanoma": 6, "nevus": 6}
+    assert facts["sets"][0] == {"name": "real", "n": 12, "patients": None, "labels": labels}
     assert facts["features"][0]["frechet"] == "Frechet distance"
     assert facts["copies"][0]["n"] == 12 and facts["ranking"] is None
     assert facts["settings"]["real"] == sets[0] and facts["versions"]["torch"]
@@ -370,6 +371,35 @@ def test_a_held_out_set_sets_the_threshold(network, sets, tmp_path):
     found = read_metrics(tmp_path / "r")["copies"][0]
     assert (found["calibration"], found["heldout"]) == ("held-out set", COUNT)
     assert found["false_alarms"] == pytest.approx(3 / 13)
+
+
+def test_with_patients_all_is_by_patient_and_without_the_report_says_so(network, sets, tmp_path):
+    result = evaluate(network, *sets, out=tmp_path / "unknown")
+    assert "real: patients are unknown: each image counts as independent" in result.stderr
+    names = sorted(Path(sets[0]).rglob("*.png"))
+    rows = [
+        {
+            "file_name": str(path.relative_to(sets[0])),
+            "label": path.parent.name,
+            "group_id": row // 2,
+        }
+        for row, path in enumerate(names)
+    ]
+    manifest = Path(sets[0]) / "metadata.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = evaluate(network, *sets, out=tmp_path / "known")
+    assert result.exit_code == 0, result.stderr
+    assert "real: 12 images of 6 patients; by patient." in result.stderr
+    one, two = (read_metrics(tmp_path / name) for name in ("unknown", "known"))
+    assert [item["patients"] for item in two["sets"]] == [6, None]
+    first, second = one["comparisons"][0], two["comparisons"][0]
+    assert first["patients"] is None and second["patients"] == {"real": 6, "synthetic": 12}
+    for name in ("frechet", "kernel"):  # what is measured stays what it was
+        assert second[name]["value"] == pytest.approx(first[name]["value"])
+    assert second["kernel"]["interval"] is None and second["kernel"]["by_patient"]["interval"]
+    assert two["comparisons"][1]["kernel"]["by_patient"] is None  # of 3 patients
+    page = (tmp_path / "known" / "report.html").read_text(encoding="utf-8")
+    assert "by patient</td>" in page and "6 patients: intervals are by patient" in page
 
 
 def test_labels_that_differ_are_said_and_left_out(network, sets, tmp_path):
