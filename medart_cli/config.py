@@ -26,6 +26,8 @@ RUN_ONLY = frozenset(
     "hldf_checkpoint gradient_checkpointing shard synthetic_root test_root holdout_root".split()
 )
 
+OF_ONE_CALL = frozenset("config shard json quiet verbose overwrite".split())  # in no settings file
+
 # What settings of finetune mean that were written before these options were there.
 FORMERLY: dict[str, Any] = {"hldf_loss": "published", "hldf_statistics": "moments"}
 
@@ -305,10 +307,11 @@ class FinetuneConfig(CommonConfig):
         ),
     ] = "score"
     hldf_every: Annotated[
-        int | None,
+        str | None,
         _hldf_option(
             help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off. 20 by "
-            "default, which about doubles the time of training; 500 with published."
+            "default, which about doubles the time of training; 500 with published. auto: the "
+            "paper's share of the time, but 20 color losses a run or more."
         ),
     ] = None
     hldf_steps: Annotated[
@@ -400,11 +403,11 @@ class FinetuneConfig(CommonConfig):
         self._check_resolution(self.resolution)
         self._check_least(
             save_every=1, save_minutes=0, keep=1, preview_every=0, preview_count=1, rank=1, alpha=0,
-            hldf_every=0, hldf_steps=1, hldf_weight=0, hldf_guidance=1, hldf_grad_steps=1, steps=1,
+            hldf_steps=1, hldf_weight=0, hldf_guidance=1, hldf_grad_steps=1, steps=1,
             epochs=0, batch_size=1, accumulate=1, learning_rate=0, warmup_steps=0, weight_decay=0,
             max_grad_norm=0, caption_dropout=0, min_snr=0, ema=0,
         )  # fmt: skip
-        for name in ("alpha", "min_snr", "epochs", "hldf_weight"):
+        for name in ("alpha", "min_snr", "epochs", "hldf_weight", "learning_rate"):
             if getattr(self, name) == 0:
                 raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
         if self.precision == "fp16":
@@ -415,7 +418,32 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError(f"--caption-dropout must be 1 or less, got {self.caption_dropout}")
         if self.ema >= 1:
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
+        every = parse_every(self.hldf_every)
+        object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
         self._check_draws()
+        self._check_idle(every == 0)
+
+    def _check_idle(self, without_hldf: bool) -> None:
+        """Refuse options that change nothing beside others."""
+        if without_hldf:
+            words = "steps weight statistics draws grad_draws grad_steps checkpoint".split()
+            reason = "changes nothing with --hldf-every 0, which turns HLDF off"
+            self._refuse_idle([f"hldf_{word}" for word in words], reason)
+        if self.method == "full":
+            self._refuse_idle(["target"], "--method full trains all weights of the transformer")
+        if not self.train_text_encoder:
+            self._refuse_idle(["text_target"], "--freeze-text-encoder trains nothing in T5")
+            if self.method == "full":
+                self._refuse_idle(["rank", "alpha"], "nothing gets an adapter")
+
+    def _refuse_idle(self, names: list[str], reason: str) -> None:
+        """Refuse options that were given, unless a settings file gives them for other cases too."""
+        table = read_settings(self.config) if self.config else {}
+        settings = {key.replace("-", "_"): value for key, value in table.items()}
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in names:
+            if getattr(self, name) not in (defaults[name], settings.get(name)):
+                raise ConfigError(f"--{name.replace('_', '-')}: {reason}; leave it out")
 
     def _check_draws(self) -> None:
         self._check_least(hldf_draws=2, hldf_grad_draws=1)
@@ -459,6 +487,44 @@ class Hldf:
     weight: float
 
 
+AUTO = "auto"
+FEWEST = 20  # color losses in a run; in runs of 200 steps, 20 did nearly what 40 did
+PUBLISHED_EVERY, PUBLISHED_COST = 500, 120  # of the paper's color loss, see `count_passes`
+
+
+def parse_every(text: str | int | None) -> str | int | None:
+    """Return the number in --hldf-every, or `auto`.
+
+    Raises:
+        ConfigError: It is neither, or below 0.
+    """
+    if text is None or text == AUTO:
+        return text
+    plain = str(text)
+    if not (plain.isascii() and plain.isdigit()):
+        raise ConfigError(f"--hldf-every must be 0 or more, or auto, got {text}")
+    return int(plain)
+
+
+def count_passes(hldf: Hldf) -> int:
+    """Return what a color loss costs an image; a pass of the transformer without gradient is 1.
+
+    Guidance takes two passes a solver step, and a backward pass counts twice.
+    """
+    return 2 * (hldf.draws * hldf.steps + 2 * hldf.with_gradient * hldf.grad_steps)
+
+
+def choose_every(hldf: Hldf, total: int) -> int:
+    """Choose how often HLDF runs: the paper's share of the time, but a few times in each run.
+
+    Args:
+        hldf: How the color loss is made.
+        total: Optimizer steps of the run.
+    """
+    share = PUBLISHED_EVERY * count_passes(hldf) // PUBLISHED_COST
+    return max(1, min(share, total // FEWEST))
+
+
 def plan_hldf(config: FinetuneConfig) -> Hldf:
     """Fill in what the options leave open; docs/benchmarks.md has what the defaults rest on."""
 
@@ -466,12 +532,13 @@ def plan_hldf(config: FinetuneConfig) -> Hldf:
         return default if value is None else value
 
     published = config.hldf_loss == "published"
+    every = None if config.hldf_every == AUTO else config.hldf_every  # the stage settles auto
     steps = choose(config.hldf_steps, 20 if published else 12)
     draws = choose(config.hldf_draws, 1 if published else 2)
     return Hldf(
         loss=config.hldf_loss,
         statistics=("moments",) if config.hldf_statistics == "moments" else ("moments", "grid"),
-        every=choose(config.hldf_every, 500 if published else 20),
+        every=int(choose(every, PUBLISHED_EVERY if published else 20)),
         steps=steps,
         draws=draws,
         with_gradient=choose(config.hldf_grad_draws, draws),
@@ -580,12 +647,13 @@ class SampleConfig(CommonConfig):
 def settings_of(config: CommonConfig) -> dict[str, Any]:
     """Turn a config into the flat table that `--config` reads: no unset options, paths as text.
 
-    `shard` is left out: all parts of an output have the same settings.
+    `shard` is left out: all parts of an output have the same settings. So is how one call was to
+    talk, and whether it was to overwrite.
     """
     table: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name not in ("config", "shard") and value is not None:
+        if field.name not in OF_ONE_CALL and value is not None:
             table[field.name] = str(value) if isinstance(value, Path) else value
     return table
 
@@ -1098,6 +1166,13 @@ class DemoConfig(CommonConfig):
             "kept, in demo."
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision != "auto":
+            raise ConfigError("--precision: changes nothing here, demo takes what suits the device")
+        if self.max_failures:
+            raise ConfigError("--max-failures: changes nothing here, demo draws its own images")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,8 @@ def options_of(config_type):
         elif isinstance(information.default, str):
             name = ", ".join((information.default, *(information.param_decls or ())))
         default = parameter.default
-        shown = "" if default in (None, parameter.empty, False) or default == () else f"`{default}`"
+        unset = default in (None, parameter.empty, ()) or default is False
+        shown = "" if unset else f"`{default}`"
         yield (
             information.rich_help_panel or "Arguments", name, values(kind), shown, information.help
         )  # fmt: skip

@@ -20,11 +20,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from medart_cli.config import FORMERLY, RUN_ONLY, FinetuneConfig, plan_hldf, settings_of
+from medart_cli.config import (
+    FEWEST,
+    FORMERLY,
+    RUN_ONLY,
+    FinetuneConfig,
+    choose_every,
+    plan_hldf,
+    settings_of,
+)
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.files import named_errors
 from medart_cli.data.images import save_png, tensor_to_image, tile_images
-from medart_cli.data.order import row_at
 from medart_cli.data.report import (
     Output,
     build_card,
@@ -111,10 +118,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     total = count_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"settings": output.settings}
     work.facts["inputs"] = [account.facts()]
-    hldf = plan_hldf(config)
-    work.facts["hldf"] = (
-        (asdict(hldf) | {"statistics": list(hldf.statistics)}) if hldf.every else None
-    )
+    settle_hldf(work, choose_every(plan_hldf(config), total))
     cache_captions(work)
     build_optimizer(work, total)
     # Only now: nothing is wiped for a request that cannot work.
@@ -123,8 +127,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         first = resume(work)
         announce(work, first)
 
-        if total < hldf.every:
-            log.warning("HLDF never runs: %d steps, and --hldf-every %d", total, hldf.every)
+        say_how_often(work, total)
         log.info("training %s: steps %d to %d", config.method, first + 1, total)
         train(work, first, total)
         return finish(work, max(first, total), failures)
@@ -142,9 +145,34 @@ def describe_output(config: FinetuneConfig) -> Output:
     )  # fmt: skip
 
 
+def settle_hldf(work: Work, auto: int) -> None:
+    """Put a number in the place of `--hldf-every auto`, and note how the color loss is made."""
+    if work.auto_hldf:
+        work.config = replace(work.config, hldf_every=str(auto))
+    hldf = plan_hldf(work.config)
+    told = asdict(hldf) | {"statistics": list(hldf.statistics)}
+    work.facts["hldf"] = told if hldf.every else None
+
+
+def say_how_often(work: Work, total: int) -> None:
+    """Say how many color losses the run will have; warn where those are few."""
+    hldf = plan_hldf(work.config)
+    if not hldf.every:
+        return
+    times = total // hldf.every
+    if times < min(FEWEST, total):
+        log.warning(
+            "HLDF runs only %d times in %d steps, at every %dth; --hldf-every auto or %d has it "
+            "%d times", times, total, hldf.every, max(1, total // FEWEST), min(FEWEST, total),
+        )  # fmt: skip
+    else:
+        log.info("HLDF runs %d times in %d steps, at every %dth", times, total, hldf.every)
+
+
 def train(work: Work, first: int, total: int) -> None:
     """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
+    rehearsed = not rehearsal_due(work, first, total)
     with progress("finetune", total, done=first) as bar:
         try:
             if first:  # what a kill right after the checkpoint has prevented
@@ -162,6 +190,9 @@ def train(work: Work, first: int, total: int) -> None:
                     save(work, step)
                     saved, saved_at = step, time.monotonic()
                 draw_preview(work, step)
+                if not rehearsed:
+                    rehearse(work, step)
+                    rehearsed = True
         except Stopped:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)
@@ -170,6 +201,29 @@ def train(work: Work, first: int, total: int) -> None:
         except torch.OutOfMemoryError as error:
             error.add_note(f"step {done + 1}")
             raise
+
+
+def rehearsal_due(work: Work, first: int, total: int) -> bool:
+    """Say whether HLDF will need a GPU's memory later than at the first step."""
+    every = plan_hldf(work.config).every
+    later = every > 0 and total // every > (first + 1) // every
+    return work.accelerator.device.type == "cuda" and later and (first + 1) % every > 0
+
+
+def rehearse(work: Work, step: int) -> None:
+    """Make a color loss and its gradients once, early, so that too small a GPU shows at once.
+
+    After the first step, when the optimizer has its memory too. Changes no weight and no result.
+    """
+    state = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+    batches = [draw_batch(work, step * work.config.accumulate)]
+    add_gradients(work, batches, loss_of=latent_loss)
+    noise = take_gradients(work.parameters) if plan_hldf(work.config).loss == "score" else []
+    add_gradients(work, batches, loss_of=pixel_loss)
+    del noise
+    work.optimizer.zero_grad(set_to_none=True)
+    torch.set_rng_state(state[0])
+    torch.cuda.set_rng_state_all(state[1])
 
 
 def take_step(work: Work, step: int) -> dict[str, float]:
@@ -222,11 +276,10 @@ def draw_batch(work: Work, number: int) -> Batch:
     """Draw the batch of a number, counted over micro-batches; each row from its own generator."""
     config, accelerator = work.config, work.accelerator
     start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
-    labels = tuple(row.record.label or "" for row in work.rows)
     steps, names = len(work.scheduler.alphas_cumprod), plan_hldf(config).statistics
     drawn = []
     for position in range(start, start + config.batch_size):
-        row = work.rows[row_at(position, labels, config.seed, config.balance)]
+        row = work.rows[work.order[position]]
         generator = build_generator(config.seed, "train", position)
         chances = torch.rand(4, generator=generator).tolist()
         flip = config.flip and chances[0] < 0.5
@@ -414,6 +467,8 @@ def resume(work: Work) -> int:
         say_lost_steps(work)
         return 0
     folder, state = found
+    if work.auto_hldf and state["run"].get("hldf"):  # what was chosen stays, also in a longer run
+        settle_hldf(work, state["run"]["hldf"]["every"])
     check_same(work, state["run"])
     for name, model in trained_parts(work).items():
         adapters.restore_part(model, folder / name)

@@ -29,9 +29,9 @@ HEAD = (
 )
 COMMON = (
     "--base tiny --resolution 64 --batch-size 8 --learning-rate 1e-3 --lr-schedule cosine "
-    "--rank 16 --balance --preview-every 0 --steps 300 --hldf-checkpoint none"
+    "--rank 16 --balance --preview-every 0 --steps 300"
 )
-HLDF = "--hldf-every 10 --hldf-steps 12"
+HLDF = "--hldf-every 10 --hldf-steps 12 --hldf-checkpoint none"
 ARMS = {
     "lora": "--hldf-every 0",
     "published": f"{HLDF} --hldf-loss published",

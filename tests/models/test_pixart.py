@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import PixArtAlphaPipeline
+from diffusers import AutoencoderKL, PixArtAlphaPipeline
 from safetensors.torch import load_file, save_file
 
 from medart_cli.diffusion.solver import solve
@@ -252,3 +252,10 @@ def test_a_base_of_another_kind_of_prediction_is_refused(small_base, tmp_path, c
         place.write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match="draws bases that predict epsilon or v"):
         pixart.load_scheduler(base)
+
+
+def test_the_real_decoder_is_estimated_at_what_it_takes():
+    """3.4 GB an image of 512 pixels; the first channels are all that the estimate looks at."""
+    vae = AutoencoderKL(block_out_channels=(128,), norm_num_groups=32)
+    assert pixart.decoder_bytes(vae, 512) == pytest.approx(3.4e9, rel=0.02)
+    assert pixart.decoder_bytes(vae, 1024) == 4 * pixart.decoder_bytes(vae, 512)
