@@ -135,9 +135,9 @@ def hash_weights(folder: Path, known: Mapping[Path, str] | None = None) -> str:
     return digest.hexdigest()
 
 
-def find_unhashed(folder: Path) -> list[Path]:
-    """Return the weight files of a pipeline that must be read for their hash."""
-    files = [path for part in WEIGHTS for path in find_weights(folder / part)]
+def find_unhashed(folder: Path, parts: Sequence[str] = WEIGHTS) -> list[Path]:
+    """Return the weight files of a pipeline's parts that must be read for their hash."""
+    files = [path for part in parts for path in find_weights(folder / part)]
     return [path for path in files if not _blob_hash(path)]
 
 

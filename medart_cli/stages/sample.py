@@ -156,7 +156,7 @@ def find_source(config: SampleConfig) -> Source:
                 "one of its checkpoints, a pipeline folder, a hub id (OWNER/NAME), or tiny"
             )
         base = pixart.find_base(config.run, offline=config.offline, option="RUN")
-        return Source(base, base, {}, pixart.hash_weights(base / "transformer"))
+        return Source(base, base, {}, ask_first(partial(hash_transformer, base)))
     trained, facts = found
     base = pixart.find_base(config.base or facts["base"], offline=config.offline)
     hashes = ask_first(partial(hash_base, base))
@@ -168,12 +168,22 @@ def find_source(config: SampleConfig) -> Source:
 
 
 def hash_base(base: Path) -> dict[str, str]:
-    """Return the hashes of the base; large files are read once."""
-    files = pixart.find_unhashed(base)
+    """Return the hashes of a run's base."""
+    return pixart.hash_base(base, hash_once(base, pixart.WEIGHTS))
+
+
+def hash_transformer(base: Path) -> str:
+    """Return what tells a base that was not trained."""
+    return pixart.hash_weights(base / "transformer", hash_once(base, ["transformer"]))
+
+
+def hash_once(base: Path, parts: Sequence[str]) -> dict[Path, str]:
+    """Hash weight files of some parts of the base, with the memory of `hash_files`."""
+    files = pixart.find_unhashed(base, parts)
     hashes, faults = hash_files(files, cache=try_cache(), poll=stop.check)
     for error in faults.values():
         raise error
-    return pixart.hash_base(base, hashes)
+    return hashes
 
 
 def merge(source: Source, out: Path) -> None:

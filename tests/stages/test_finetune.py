@@ -785,18 +785,22 @@ def test_hldf_is_rehearsed_where_it_comes_later_on_a_gpu():
     assert not due("cuda", 1, 0, 900) and not due("cuda", 0, 0, 900)
 
 
-def test_hldf_takes_least_memory_where_blocks_are_recomputed(images, small_base, tmp_path):
+def test_the_plan_of_hldf_counts_the_decoder(images, small_base, tmp_path, monkeypatch):
     from medart_cli.config import FinetuneConfig
+    from medart_cli.models import pixart
     from medart_cli.stages import finetune_setup as setup
 
     config = FinetuneConfig(
-        data=str(images), base=str(small_base), out=tmp_path, resolution=16,
-        gradient_checkpointing=True,
-    )  # fmt: skip
+        data=str(images), base=str(small_base), out=tmp_path, resolution=16, batch_size=2
+    )
     rows, _ = setup.read_rows(config)
     work = setup.build_work(config, small_base, rows, setup.build_accelerator(config))
-    setup.build_optimizer(work, 4)
-    assert work.recompute == "step"
+    embeds = torch.zeros(1)
+    needed = 6 * 2 * 100_000 / 0.8 + 16 * setup.count_weights(work)  # 2 draws, 3 steps, 2 passes
+    decoder = 2 * pixart.decoder_bytes(work.vae, 16)
+    for free, choice in ((needed + decoder, "none"), (needed + decoder / 2, "block")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free + 1, 0))
+        assert setup.plan_recompute(work, 100_000, embeds) == choice
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(
