@@ -429,6 +429,8 @@ class FinetuneConfig(CommonConfig):
             words = "steps weight statistics draws grad_draws grad_steps checkpoint".split()
             reason = "changes nothing with --hldf-every 0, which turns HLDF off"
             self._refuse_idle([f"hldf_{word}" for word in words], reason)
+        if not self.use_cache:
+            self._refuse_idle(["cache"], "--no-cache keeps nothing")
         if self.method == "full":
             self._refuse_idle(["target"], "--method full trains all weights of the transformer")
         if not self.train_text_encoder:

@@ -120,6 +120,7 @@ def test_settings_from_before_there_was_a_score_mean_the_published_loss(tmp_path
             "--text-target: --freeze-text-encoder trains nothing in T5",
         ),
         ({"method": "full", "train_text_encoder": False, "rank": 4}, "--rank: nothing gets an"),
+        ({"use_cache": False, "cache": Path("c")}, "--cache: --no-cache keeps nothing"),
         ({"learning_rate": 0}, "--learning-rate 0 would train nothing"),
         ({"hldf_every": "often"}, "--hldf-every must be 0 or more, or auto, got often"),
         ({"hldf_every": -1}, "--hldf-every must be 0 or more, or auto, got -1"),

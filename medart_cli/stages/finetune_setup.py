@@ -111,7 +111,7 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int, Account]:
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     records = [record for record in found if record.split in (None, "train")]
     refuse_synthetic(records, "the training images", allowed=config.allow_synthetic)
-    hashes, faults = hash_once(config, list({record.path for record in records}))
+    hashes, faults = hash_once(config, sorted({record.path for record in records}))
     for record in records:
         caption = record.text
         if caption is None:

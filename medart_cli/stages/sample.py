@@ -5,6 +5,7 @@ on the seed and its row alone, and rows share a batch with the same rows always;
 nor the number of processes or shards changes a bit of it.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ MAY_CHANGE = RUN_ONLY | frozenset(
 )
 ROUND = 1024  # rows whose prompts T5 reads at a time: an embedding may take 2 MB
 SHEET_IMAGES = 64  # a contact sheet of more is too small to look at
+SUMMARY_NAME = "sample.json"
 SHEET_NAME = "contact-sheet.png"
 Flags = npt.NDArray[np.bool_]
 
@@ -115,6 +117,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
                 repair_manifest(path)
         state.wait_for_everyone()
         done = finished_rows(config.out, files, rows)
+        say_what_is_left(config.out, done)
         state.wait_for_everyone()  # nobody draws before all have read what is done
         drawn = draw_all(build_drawing(config, source, device), rows, part, done)
         state.wait_for_everyone()
@@ -246,6 +249,20 @@ def _other_rows(out: Path, what: str) -> ConfigError:
         f"{out}: belongs to other prompts: {what}; name another folder, or start anew with "
         "--overwrite"
     )
+
+
+def say_what_is_left(out: Path, done: Flags) -> None:
+    """Say how far the folder is, where there is something; and what of a finished one is gone."""
+    facts = out / SUMMARY_NAME
+    finished = json.loads(facts.read_text(encoding="utf-8"))["images"] if facts.is_file() else 0
+    gone = int((~done[:finished]).sum())
+    if gone:
+        log.warning(
+            "%s: was finished, and %d of its %d images are gone or no longer in its %s; they are "
+            "drawn again", out, gone, finished, MANIFEST_NAME,
+        )  # fmt: skip
+    elif done.any():
+        log.info("%s: %d of %d images are there", out, int(done.sum()), len(done))
 
 
 def build_drawing(config: SampleConfig, source: Source, device: torch.device) -> Drawing:
@@ -393,7 +410,7 @@ def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:
     training = source.trained / checkpoints.TRAINING_HASHES
     if training.is_file():  # lets classify see whether test images were trained on
         write_text(out / training.name, training.read_text(encoding="utf-8"))
-    write_json(out / "sample.json", summary)
+    write_json(out / SUMMARY_NAME, summary)
 
 
 def write_sheet(out: Path, count: int) -> None:
