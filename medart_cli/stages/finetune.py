@@ -8,10 +8,9 @@ the endless sequence of rows, so a resumed run draws what an uninterrupted one w
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medart_cli.config import (
-    FEWEST,
     FORMERLY,
     RUN_ONLY,
     FinetuneConfig,
@@ -51,17 +49,23 @@ from medart_cli.diffusion.losses import (
 )
 from medart_cli.diffusion.noise import add_noise, mix_velocity, signal_to_noise
 from medart_cli.diffusion.solver import solve
-from medart_cli.errors import ConfigError, RunError, Stopped
+from medart_cli.errors import RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models.device import (
-    ask_first,
     build_generator,
     hush_libraries,
     peak_memory,
     used_memory,
 )
 from medart_cli.models.optimizer import balance_gradients, check_optimizer, take_gradients
+from medart_cli.stages.finetune_plan import (
+    plan_recompute,
+    rehearsal_due,
+    say_how_often,
+    settle_hldf,
+)
+from medart_cli.stages.finetune_resume import resume
 from medart_cli.stages.finetune_setup import (
     Work,
     build_accelerator,
@@ -76,7 +80,6 @@ from medart_cli.stages.finetune_setup import (
     describe_data,
     embed,
     gather_parts,
-    plan_recompute,
     public_settings,
     read_latents,
     read_rows,
@@ -145,30 +148,6 @@ def describe_output(config: FinetuneConfig) -> Output:
     )  # fmt: skip
 
 
-def settle_hldf(work: Work, auto: int) -> None:
-    """Put a number in the place of `--hldf-every auto`, and note how the color loss is made."""
-    if work.auto_hldf:
-        work.config = replace(work.config, hldf_every=str(auto))
-    hldf = plan_hldf(work.config)
-    told = asdict(hldf) | {"statistics": list(hldf.statistics)}
-    work.facts["hldf"] = told if hldf.every else None
-
-
-def say_how_often(work: Work, total: int) -> None:
-    """Say how many color losses the run will have; warn where those are few."""
-    hldf = plan_hldf(work.config)
-    if not hldf.every:
-        return
-    times = total // hldf.every
-    if times < min(FEWEST, total):
-        log.warning(
-            "HLDF runs only %d times in %d steps, at every %dth; --hldf-every auto or %d has it "
-            "%d times", times, total, hldf.every, max(1, total // FEWEST), min(FEWEST, total),
-        )  # fmt: skip
-    else:
-        log.info("HLDF runs %d times in %d steps, at every %dth", times, total, hldf.every)
-
-
 def train(work: Work, first: int, total: int) -> None:
     """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
@@ -201,13 +180,6 @@ def train(work: Work, first: int, total: int) -> None:
         except torch.OutOfMemoryError as error:
             error.add_note(f"step {done + 1}")
             raise
-
-
-def rehearsal_due(work: Work, first: int, total: int) -> bool:
-    """Say whether HLDF will need a GPU's memory later than at the first step."""
-    every = plan_hldf(work.config).every
-    later = every > 0 and total // every > (first + 1) // every
-    return work.accelerator.device.type == "cuda" and later and (first + 1) % every > 0
 
 
 def rehearse(work: Work, step: int) -> None:
@@ -458,71 +430,6 @@ def plot(work: Work) -> None:
     """Draw the loss curve up to the last step."""
     if work.accelerator.is_main_process:
         plot_losses(work.config.out / checkpoints.METRICS_NAME, work.config.out / "loss.png")
-
-
-def resume(work: Work) -> int:
-    """Load the last whole checkpoint of the run folder, if there is one; return its step."""
-    found = ask_first(partial(checkpoints.find_last, work.config.out))
-    if found is None:
-        say_lost_steps(work)
-        return 0
-    folder, state = found
-    if work.auto_hldf and state["run"].get("hldf"):  # what was chosen stays, also in a longer run
-        settle_hldf(work, state["run"]["hldf"]["every"])
-    check_same(work, state["run"])
-    for name, model in trained_parts(work).items():
-        adapters.restore_part(model, folder / name)
-    tensors, facts = checkpoints.load_tensors(folder / checkpoints.OPTIMIZER_NAME)
-    checkpoints.restore_optimizer(work.optimizer, tensors, facts)
-    work.schedule.load_state_dict(state["schedule"])
-    if work.ema is not None:
-        tensors, facts = checkpoints.load_tensors(folder / checkpoints.EMA_NAME)
-        work.ema.load_state_dict({**work.ema.state_dict(), **facts})
-        work.ema.shadow_params = [
-            checkpoints.deal_out(tensors[str(i)], parameter)
-            for i, parameter in enumerate(work.parameters)
-        ]
-        work.ema.to(work.accelerator.device)
-    log.info("going on after step %d, from %s", state["step"], folder)
-    return int(state["step"])
-
-
-def say_lost_steps(work: Work) -> None:
-    """Say that steps of a run that was killed before its first checkpoint are made again."""
-    out = work.config.out
-    steps = ask_first(partial(checkpoints.count_steps, out))
-    if steps:
-        check_same(work, checkpoints.read_facts(out / checkpoints.RUN_NAME))
-        log.warning("%s: none of its %d steps was saved; it begins at step 1 again", out, steps)
-
-
-def check_same(work: Work, run: dict[str, Any]) -> None:
-    """Check that what the run folder was trained on, and with, is what it goes on with."""
-    for name, told in (
-        ("data", f"data ({tell_change(work)})"),
-        ("base_hashes", "base weights or settings"),
-        ("precision", "precision"),
-        ("processes", "processes"),
-        ("hldf", "hldf"),
-    ):
-        old, new = run.get(name, work.facts[name]), work.facts[name]
-        if name == "base_hashes":  # older runs have fewer
-            new = {part: new[part] for part in new.keys() & old.keys()}
-        if old != new:
-            raise ConfigError(
-                f"{work.config.out}: was trained with other {told}; name another folder, or start "
-                "anew with --overwrite"
-            )
-
-
-def tell_change(work: Work) -> str:
-    """Say whether images or what is told of them are others than those of the run folder."""
-    path = work.config.out / checkpoints.TRAINING_HASHES
-    old = Counter(path.read_text(encoding="utf-8").split() if path.is_file() else ())
-    new = Counter(row.sha256 for row in work.rows)
-    if old == new:
-        return "captions or labels were edited"
-    return f"{(new - old).total()} images are new or changed, {(old - new).total()} are gone"
 
 
 def write_metrics(work: Work, step: int, figures: dict[str, float]) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -512,29 +512,3 @@ def unsynced(work: Work) -> ExitStack:
     for name in () if work.sharded else work.facts["trained"]:
         stack.enter_context(work.accelerator.no_sync(getattr(work, name)))
     return stack
-
-
-def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
-    """Choose the HLDF checkpointing for `auto`, from what the first noise loss remembered.
-
-    With FSDP all processes take the most frugal choice of any: their passes must be the same.
-    """
-    config, inner, hldf = work.config, pixart.unwrap(work.transformer), plan_hldf(work.config)
-    free = torch.cuda.mem_get_info(work.accelerator.device)[0]
-    # Later there are gradients and AdamW's state, and with the score the noise loss's gradients.
-    free -= (16 if hldf.loss == "score" else 12) * count_weights(work)
-    free -= config.batch_size * pixart.decoder_bytes(work.vae, work.facts["resolution"])
-    tokens = (
-        work.facts["resolution"] / pixart.latent_scale(work.vae) / inner.config.patch_size
-    ) ** 2
-    inputs = 2 * config.batch_size * tokens * inner.inner_dim * embeds.element_size()
-    choice = optimizers.choose_recompute(
-        free, 2 * pass_bytes, inputs * len(inner.transformer_blocks),
-        hldf.with_gradient * hldf.grad_steps,
-    )  # fmt: skip
-    if work.sharded:
-        choices = get_args(optimizers.Recompute)  # from most memory to least
-        mark = torch.tensor([choices.index(choice)], device=work.accelerator.device)
-        choice = choices[int(work.accelerator.gather(mark).max())]
-    log.info("HLDF recomputes: %s (%.1f GB free)", choice, free / 1e9)
-    return choice

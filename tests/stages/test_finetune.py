@@ -354,7 +354,7 @@ def test_a_run_of_before_configs_were_hashed_goes_on(finetune, small_base, tmp_p
     place = base / "vae/config.json"
     place.write_text(json.dumps({**json.loads(place.read_text()), "scaling_factor": 0.5}))
     _, _, errors = finetune(*ONE, "--base", base, code=2)
-    assert "was trained with other base weights or settings" in errors
+    assert "was trained with other base weights or settings (vae config)" in errors
     state = run / "checkpoints/step-000002/state.json"
     facts = json.loads(state.read_text())
     known = facts["run"]["base_hashes"]
@@ -789,6 +789,7 @@ def test_the_plan_of_hldf_counts_the_decoder(images, small_base, tmp_path, monke
     from medart_cli.config import FinetuneConfig
     from medart_cli.models import pixart
     from medart_cli.stages import finetune_setup as setup
+    from medart_cli.stages.finetune_plan import plan_recompute
 
     config = FinetuneConfig(
         data=str(images), base=str(small_base), out=tmp_path, resolution=16, batch_size=2
@@ -800,7 +801,7 @@ def test_the_plan_of_hldf_counts_the_decoder(images, small_base, tmp_path, monke
     decoder = 2 * pixart.decoder_bytes(work.vae, 16)
     for free, choice in ((needed + decoder, "none"), (needed + decoder / 2, "block")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free + 1, 0))
-        assert setup.plan_recompute(work, 100_000, embeds) == choice
+        assert plan_recompute(work, 100_000, embeds) == choice
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(
