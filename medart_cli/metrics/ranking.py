@@ -73,9 +73,9 @@ def rank_sets(
         left_out: Sets that cannot win, and why.
 
     Returns:
-        Keys: order (best first), winner (None unless one set is surely nearer than every other
-        that can win), reason, left_out, distance (of each set `value` and `interval`), pairs (see
-        `_compare`).
+        Keys: order (best first, those that are left out last), winner (None unless one set is
+        surely nearer than every other that can win), reason, left_out, distance (of each set
+        `value` and `interval`), pairs (see `_compare`).
     """
     measured = _measure(reference, sets)
     pairs = [
@@ -83,7 +83,9 @@ def rank_sets(
         for first, second in combinations(sets, 2)
     ]
     wins = {name: sum(pair["nearer"] == name for pair in pairs) for name in sets}
-    order = sorted(sets, key=lambda name: (-wins[name], measured[name][None].value))
+    order = sorted(
+        sets, key=lambda name: (name in left_out, -wins[name], measured[name][None].value)
+    )
     winner, reason = _find_winner(order, pairs, left_out)
     return {
         "order": order,

@@ -21,13 +21,8 @@ from medart_cli.stages.evaluate_colors import compare_colors, tell_gaps, tell_va
 from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up
 from medart_cli.stages.evaluate_page import (
     distance_names,
-    find_close,
     format_short,
     head_short,
-    tell_closeness,
-    tell_patients,
-    tell_ranking,
-    tell_recall,
     write_page,
 )
 from medart_cli.stages.evaluate_ranking import rank
@@ -39,6 +34,15 @@ from medart_cli.stages.evaluate_setup import (
     extract,
     read_sets,
     shared_labels,
+)
+from medart_cli.stages.evaluate_verdict import (
+    find_close,
+    find_suspected,
+    qualify_winner,
+    tell_closeness,
+    tell_patients,
+    tell_ranking,
+    tell_recall,
 )
 from medart_cli.versions import read_versions
 
@@ -98,7 +102,7 @@ def measure(
     facts["copies"] = [sum_up(config, pairs) for pairs in found]
     facts["ranking"] = rank(config, sets, networks, cache, find_suspected(facts))
     if facts["ranking"]:
-        facts["ranking"]["reason"] += qualify_winner(config, facts)
+        facts["ranking"]["reason"] += qualify_winner(facts)
 
     facts |= {"settings": settings_of(config), "versions": read_versions()}
     facts["seconds"] = round(time.monotonic() - started, 1)
@@ -177,32 +181,6 @@ def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[
             found[item.name] = reasons
             log.warning("%s: not compared by label: %s", item.name, "; ".join(reasons))
     return found
-
-
-def find_suspected(facts: dict[str, Any]) -> dict[str, str]:
-    """Name the sets that are suspected of copies, and why."""
-    found = {
-        name: f"suspected of copies, being closer than sets of one source ({', '.join(close)})"
-        for name, close in find_close(facts).items()
-        if close
-    }
-    for item in facts["copies"]:
-        if item["excess"]:
-            found[item["set"]] = (
-                f"suspected of copies, {item['copies']} of its {item['n']} images being near-copies"
-            )
-    return found
-
-
-def qualify_winner(config: EvaluateConfig, facts: dict[str, Any]) -> str:
-    """Say what speaks against a winner, or was not looked for."""
-    collapsed = {item["set"] for item in facts["color"] if item["collapsed"]}
-    told = ""
-    if facts["ranking"]["winner"] in collapsed:
-        told += "; but the variety of its colors has collapsed"
-    if facts["ranking"]["winner"] and not facts["copies"]:
-        told += "; near-copies were not looked for"
-    return told
 
 
 def show(facts: dict[str, Any]) -> None:

@@ -21,13 +21,18 @@ from medart_cli.data.report import (
     build_table,
     write_text,
 )
-from medart_cli.metrics.closeness import DEALS, LEVEL
 from medart_cli.metrics.color import CHANNELS, MEASURES
-from medart_cli.metrics.comparison import CLOSER, COVERAGES, STRAIGHT_FROM, UNKNOWN, count_units
-from medart_cli.metrics.ranking import find_sign
+from medart_cli.metrics.comparison import COVERAGES, STRAIGHT_FROM, UNKNOWN, count_units
 from medart_cli.stages.evaluate_colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import Pairs
 from medart_cli.stages.evaluate_setup import ImageSet
+from medart_cli.stages.evaluate_verdict import (
+    tell_closeness,
+    tell_patients,
+    tell_ranking,
+    tell_recall,
+    with_sign,
+)
 
 THUMB = 112  # pixels of a picture in a grid
 GRID_COLUMNS = 8
@@ -110,6 +115,8 @@ def _mark_close(item: dict[str, Any]) -> str:
 def _extrapolated(item: dict[str, Any]) -> str:
     """Write the value at infinite n, with a mark where there are too few images to trust it."""
     infinite = item["frechet"]["infinite_n"]
+    if mark := _mark_close(item):
+        return f"{infinite['value']:.3g}{mark}"  # as a rule below zero: it means nothing
     few = count_units(item) <= STRAIGHT_FROM * item["width"]
     return f"{'< ' if few else ''}{infinite['value']:.3g} ± {infinite['standard_error']:.2g}"
 
@@ -207,99 +214,6 @@ def _introduce(facts: dict[str, Any]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def tell_patients(facts: dict[str, Any]) -> list[str]:
-    """Say whether it is known which images are of one patient."""
-    real = facts["sets"][0]
-    if real["patients"] is None:
-        return [f"{real['name']}: {UNKNOWN}."]
-    if real["patients"] == real["n"]:
-        return [f"{real['name']}: {real['n']} images, each of a patient of its own."]
-    return [f"{real['name']}: {real['n']} images of {real['patients']} patients; by patient."]
-
-
-def tell_recall(facts: dict[str, Any]) -> list[str]:
-    """Say for each set which share of the real images it reaches, overall and by label."""
-    primary = facts["features"][0]["name"]
-    lines = []
-    for name in dict.fromkeys(item["set"] for item in facts["comparisons"]):
-        found = {
-            item["label"]: item
-            for item in facts["comparisons"]
-            if (item["set"], item["features"]) == (name, primary) and item["recall"] is not None
-        }
-        if None not in found:
-            continue
-        whole = found.pop(None)
-        text = f"{name}: recall (real images with a synthetic neighbor) {whole['recall']:.2f}"
-        if whole["floor"] and "recall" in whole["floor"]:
-            floor = whole["floor"]["recall"]
-            text += f" (at n = {whole['floor']['n']} {floor['synthetic']:.2f}, halves of the real "
-            text += f"set {floor['real']:.2f})"
-        shares = [f"{label} {item['recall']:.2f}" for label, item in found.items()]
-        lines.append("; ".join([text, ", ".join(shares)] if shares else [text]) + ".")
-    return lines
-
-
-def find_close(facts: dict[str, Any]) -> dict[str, list[str]]:
-    """Name for each set what is closer to real images than sets of one source are.
-
-    All images together and the labels have the same rate of false alarms; of more than 20 labels
-    the rate is what the number of deals can tell.
-    """
-    primary, found = facts["features"][0]["name"], {}
-    for name in dict.fromkeys(item["set"] for item in facts["comparisons"]):
-        tested = {
-            item["label"]: item["closeness"]["p_value"]
-            for item in facts["comparisons"]
-            if (item["set"], item["features"]) == (name, primary) and item["closeness"]
-        }
-        each = max(LEVEL / max(1, len(tested.keys() - {None})), 1 / (DEALS + 1))
-        found[name] = [
-            "all images together" if label is None else label
-            for label, p_value in tested.items()
-            if p_value <= (LEVEL if label is None else each)
-        ]
-    return found
-
-
-def tell_closeness(facts: dict[str, Any]) -> list[str]:
-    """Say which sets are so close to the real images that copies must be suspected."""
-    return [
-        f"{name}: suspected of copies ({', '.join(close)}): {CLOSER}."
-        for name, close in find_close(facts).items()
-        if close
-    ]
-
-
-def tell_ranking(ranking: dict[str, Any]) -> list[str]:
-    """Say how several sets rank, and what is sure of each pair."""
-    lines = [
-        f"ranking by the distance to {ranking['n_reference']} images of {ranking['reference']}: "
-        f"{', '.join(ranking['order'])}; winner: {ranking['winner'] or 'none'} "
-        f"({ranking['reason']})"
-    ]
-    for pair in ranking.get("pairs", []):
-        found = [f"distance {_with_sign(pair['distance'])}"]
-        if pair["by_label"]:
-            found.append(f"mean over labels {_with_sign(pair['by_label'])}")
-        found.append(f"color means {_with_sign(pair['color']['mean'])}")
-        found.append(f"color energy {_with_sign(pair['color']['energy'])}")
-        name = f"{pair['first']} less {pair['second']}"
-        lines.append(f"{name} (below zero is nearer): {', '.join(found)}")
-    return lines
-
-
-def _with_sign(measure: dict[str, Any] | None) -> str:
-    """Write a difference with its interval, and a mark where it is not zero."""
-    if measure is None:
-        return "-"
-    if measure["interval"] is None:
-        return f"{measure['value']:+.3f}"
-    low, high = measure["interval"]
-    mark = " *" if find_sign(measure["interval"]) else ""
-    return f"{measure['value']:+.3f} [{low:+.3f}, {high:+.3f}]{mark}"
-
-
 def _show_ranking(ranking: dict[str, Any] | None) -> list[str]:
     """Show the differences of all pairs of sets as tables."""
     if not ranking or "pairs" not in ranking:
@@ -307,9 +221,9 @@ def _show_ranking(ranking: dict[str, Any] | None) -> list[str]:
     rows, labels = [], []
     for pair in ranking["pairs"]:
         name = f"{pair['first']} less {pair['second']}"
-        gaps = [_with_sign(pair["color"][key]) for key in (*MEASURES, "energy")]
-        rows.append([name, _with_sign(pair["distance"]), _with_sign(pair["by_label"]), *gaps])
-        labels += [[f"{name}: {key}", _with_sign(it)] for key, it in pair["labels"].items()]
+        gaps = [with_sign(pair["color"][key]) for key in (*MEASURES, "energy")]
+        rows.append([name, with_sign(pair["distance"]), with_sign(pair["by_label"]), *gaps])
+        labels += [[f"{name}: {key}", with_sign(it)] for key, it in pair["labels"].items()]
     head = ["Difference", "distance", "mean over labels"]
     head += [*(f"color {key}" for key in MEASURES), "color energy"]
     parts = ["<h2>Which set is nearest</h2>", f"<div class=wide>{build_table(head, rows)}</div>"]
@@ -339,6 +253,8 @@ def _sum_up(item: dict[str, Any], name: str) -> str:
             f"; at n = {floor['n']} it is {floor['frechet']['synthetic']:.4g}, where halves of the "
             f"real set give {floor['frechet']['real']:.4g}"
         )
+    if _mark_close(item):
+        text += "; closer than sets of one source are: a sign of copies, not of quality"
     return text + "."
 
 

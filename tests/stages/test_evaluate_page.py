@@ -8,15 +8,16 @@ from medart_cli.stages.evaluate_page import (
     distance_names,
     draw_distances,
     draw_histograms,
-    find_close,
     format_comparison,
     format_floor,
     format_short,
     head_comparison,
     head_floor,
     head_short,
+)
+from medart_cli.stages.evaluate_verdict import (
+    find_close,
     tell_closeness,
-    tell_recall,
 )
 
 
@@ -64,15 +65,23 @@ def test_a_set_that_is_too_close_is_marked_and_the_sentence_says_why():
     facts = {"features": [{"name": "dinov2"}], "comparisons": [item, honest]}
     assert format_short(item)[0] == format_comparison(item)[0] == "syn !"
     assert format_short(honest)[0] == "syn: nevus"
+    assert format_comparison(item)[4].endswith(" !") and "±" in format_comparison(honest)[4]
     assert find_close(facts) == {"syn": ["all images together"]}
     (line,) = tell_closeness(facts)
     assert line.startswith("syn: suspected of copies (all images together): closer to the real")
 
 
-def test_the_recall_stands_beside_that_of_the_halves():
-    facts = {"features": [{"name": "dinov2"}], "comparisons": [build_comparison()]}
-    (line,) = tell_recall(facts)
-    assert "(at n = 15 " in line and "halves of the real set" in line
+def test_the_kernel_distance_by_patient_is_named_so():
+    item = build_comparison()
+    random = np.random.default_rng(0)
+    features = random.normal(size=(30, 5))
+    for count, ending in ((6, " by patient"), (3, None)):
+        patients = np.arange(30) % count, np.arange(30)
+        found = compare_features(
+            features, features + 1, np.arange(30), Effort(bootstrap=0), patients=patients
+        )
+        cell = format_comparison(item | found)[5]
+        assert cell.endswith(ending) if ending else "±" not in cell
 
 
 def draw(figure):
