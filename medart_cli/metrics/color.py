@@ -155,7 +155,7 @@ def color_floor(
         The maximum over standardized measures: Westfall and Young 1993, Resampling-Based Multiple
         Testing.
     """
-    pooled = np.concatenate([_summarize(real), _summarize(synthetic)])
+    pooled = _summarize(np.concatenate([real, synthetic]))
     found = []
     for start in range(0, SCALED + DEALS, DEALT):
         weights = _deal_weights(groups, min(DEALT, SCALED + DEALS - start), generator)

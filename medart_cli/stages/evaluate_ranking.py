@@ -15,6 +15,7 @@ from medart_cli.metrics.kernel import Indices, energy_jackknife, subtract
 from medart_cli.metrics.ranking import LEVEL, Sample, count_groups, rank_sets
 from medart_cli.stages.evaluate_setup import ImageSet, Networks, code_labels
 
+LEAST_HELD_OUT = 20  # images or patients; fewer tell no sets apart, all real ones might
 RANKED = 2_000  # images of a set, at most, whose pairs are looked at
 COLORED = 2_000  # images whose colors are
 
@@ -71,8 +72,8 @@ def rank(
 
 def _choose_reference(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet:
     """Take the held-out images, which no set can have copied, where there are enough of them."""
-    held = sets[-1] if config.holdout else None
-    return held if held is not None and count_groups(held.clusters) else sets[0]
+    held = sets[-1] if config.holdout else sets[0]
+    return held if len(np.unique(held.clusters)) >= LEAST_HELD_OUT else sets[0]
 
 
 def _read_sample(

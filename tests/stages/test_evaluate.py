@@ -320,8 +320,8 @@ def test_sets_that_are_alike_get_no_winner(network, sets, tmp_path):
 
 
 def test_a_set_of_copies_cannot_win_and_held_out_images_are_the_reference(network, tmp_path):
-    real = save_tinted(tmp_path / "real", 0, 20)
-    honest = save_tinted(tmp_path / "honest", 100, 20)
+    real = save_tinted(tmp_path / "real", 0, 20, count=40)
+    honest = save_tinted(tmp_path / "honest", 100, 20, count=40)
     far = save_set(tmp_path / "far", 200, loud=4.0)
     for path in Path(real).rglob("*.png"):
         place = tmp_path / "copier" / path.parent.name
@@ -335,11 +335,13 @@ def test_a_set_of_copies_cannot_win_and_held_out_images_are_the_reference(networ
     ranking = facts["ranking"]
     assert [item["excess"] for item in facts["copies"]] == [False, True, False]
     assert ranking["winner"] == "honest" and set(ranking["left_out"]) == {"copier"}
-    assert "60 of its 60 images being near-copies" in ranking["left_out"]["copier"]
-    holdout = save_tinted(tmp_path / "holdout", 300, 20)
-    extra = ("--bootstrap", "0", "--holdout", holdout)
-    assert evaluate(network, *sets, out=tmp_path / "h", extra=extra).exit_code == 0
-    assert read_metrics(tmp_path / "h")["ranking"]["reference"] == "holdout"
+    assert "40 of its 40 images being near-copies" in ranking["left_out"]["copier"]
+    extra = ("--bootstrap", "0", "--no-copies", "--overall", "--holdout")
+    for count, reference in ((20, "holdout"), (19, "real")):
+        holdout = save_tinted(tmp_path / str(count) / "holdout", 300, 20, count=count)
+        out = tmp_path / f"r{count}"
+        assert evaluate(network, *sets, out=out, extra=(*extra, holdout)).exit_code == 0
+        assert read_metrics(out)["ranking"]["reference"] == reference
 
 
 def test_sets_of_two_images_have_no_ranking_and_say_so(network, sets, tmp_path):
