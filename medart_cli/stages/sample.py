@@ -147,8 +147,11 @@ def describe_output(config: SampleConfig, out: Path, source: Source, rows: Promp
 
 
 def find_source(config: SampleConfig) -> Source:
-    """Find the run, checkpoint or base that is asked for, and check that its base is the same."""
-    found = checkpoints.find_run(Path(config.run))
+    """Find the run, checkpoint or base that is asked for, and check that its base is the same.
+
+    One process reads large files for their hashes, and tells the others.
+    """
+    found = ask_first(partial(checkpoints.find_run, Path(config.run)))
     if found is None:
         if config.base is not None:
             raise ConfigError(f"--base {config.base}: {config.run} is no run, but a base itself")
@@ -166,7 +169,8 @@ def find_source(config: SampleConfig) -> Source:
     for part, known in facts["base_hashes"].items():
         if hashes.get(part, known) != known:
             raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")
-    mark = facts.get("checkpoint") or checkpoints.hash_trained(trained)  # a checkpoint has none
+    mark = facts.get("checkpoint")  # a checkpoint of a run has none
+    mark = mark or ask_first(partial(checkpoints.hash_trained, trained))
     return Source(base, trained, facts, mark)
 
 
