@@ -322,7 +322,9 @@ def find_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         ConfigError: It is a run that has not saved its result yet, or one that is not whole.
     """
-    if (folder / STATE_NAME).is_file() or folder.resolve().parent.name == CHECKPOINTS:
+    place = folder.resolve()
+    named_so = place.parent.name == CHECKPOINTS and _step_of(place) >= 0
+    if (folder / STATE_NAME).is_file() or named_so:
         facts = dict(read_checkpoint(folder, drawing=True)["run"])
     elif (folder / RUN_NAME).is_file():
         facts = read_facts(folder / RUN_NAME)

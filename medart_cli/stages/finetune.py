@@ -196,6 +196,7 @@ def rehearse(work: Work, step: int) -> None:
     work.optimizer.zero_grad(set_to_none=True)
     torch.set_rng_state(state[0])
     torch.cuda.set_rng_state_all(state[1])
+    log.info("HLDF fits: %.1f GB in use at most", peak_memory(work.accelerator.device))
 
 
 def take_step(work: Work, step: int) -> dict[str, float]:

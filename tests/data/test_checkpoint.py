@@ -163,6 +163,9 @@ def test_drawing_needs_no_optimizer(tmp_path):
     (folder / checkpoint.STATE_NAME).unlink()
     with pytest.raises(ConfigError, match="state.json is missing"):
         checkpoint.find_run(folder)
+    base = tmp_path / checkpoint.CHECKPOINTS / "my-base"  # a folder of that name may hold others
+    base.mkdir()
+    assert checkpoint.find_run(base) is None
 
 
 @pytest.mark.parametrize("left", ["a result", "the facts of a saved step"])

@@ -54,6 +54,9 @@ def test_several_processes_do_not_share_one_gpu(monkeypatch):
 def test_a_device_that_the_environment_asks_for_does_not_win_silently(monkeypatch):
     state = SimpleNamespace(num_processes=1, device=torch.device("meta"))
     monkeypatch.setattr(device_module, "PartialState", lambda **options: state)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "False")
+    assert join_processes("cpu") == torch.device("cpu")
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
     with pytest.raises(ConfigError, match="--device cpu: accelerate's settings or environment ask"):
         join_processes("cpu")
 
