@@ -56,9 +56,9 @@ def say_lost_steps(work: Work) -> None:
 def check_same(work: Work, run: dict[str, Any]) -> None:
     """Check that what the run folder was trained on, and with, is what it goes on with."""
     facts, changes = work.facts, []
-    if run["data"] != facts["data"]:
+    if run.get("data", facts["data"]) != facts["data"]:
         changes.append(f"data ({tell_change(work)})")
-    known = run["base_hashes"].items()  # older runs have fewer
+    known = run.get("base_hashes", {}).items()  # older runs have fewer
     parts = [part for part, digest in known if facts["base_hashes"].get(part, digest) != digest]
     if parts:
         changes.append(f"base weights or settings ({', '.join(parts)})")
