@@ -33,11 +33,11 @@ def say_how_often(work: Work, total: int) -> None:
     times = total // hldf.every
     if times < min(FEWEST, total):
         log.warning(
-            "HLDF runs only %d times in %d steps, at every %dth; --hldf-every auto or %d has it "
+            "HLDF runs only %d times in %d steps (--hldf-every %d); --hldf-every auto or %d has it "
             "%d times", times, total, hldf.every, max(1, total // FEWEST), min(FEWEST, total),
         )  # fmt: skip
     else:
-        log.info("HLDF runs %d times in %d steps, at every %dth", times, total, hldf.every)
+        log.info("HLDF runs %d times in %d steps (--hldf-every %d)", times, total, hldf.every)
 
 
 def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
