@@ -839,7 +839,7 @@ class CaptionConfig(CommonConfig):
             )
 
 
-REGIMES = ("real", "synthetic", "mix", "pretrain")
+REGIMES = ("real", "control", "synthetic", "mix", "pretrain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -905,17 +905,25 @@ class ClassifyConfig(CommonConfig):
         bool,
         _data_option(
             "--allow-leak",
-            help="Go on where the generator was trained on test images; the results say so.",
+            help="Go on where the generator was trained on test images, or on images outside "
+            "--label-budget; the results say so.",
         ),
     ] = False
 
     regimes: Annotated[
         str | None,
         _regimes_option(
-            help="Of real, synthetic, mix and pretrain, joined by commas; by default all that the "
-            "other options allow."
+            help="Of real, control, synthetic, mix and pretrain, joined by commas; by default all "
+            "that the other options allow."
         ),
     ] = None
+    equal: Annotated[
+        Literal["steps", "epochs"],
+        _regimes_option(
+            help="What is equal in all regimes. steps: all take the optimizer steps of mix, and "
+            "control is real with that many; epochs: each passes --epochs times over its images."
+        ),
+    ] = "steps"
     ratio: Annotated[
         float | None,
         _regimes_option(help="Synthetic images for each real one in mix; all by default."),
@@ -1010,6 +1018,13 @@ class ClassifyConfig(CommonConfig):
                 raise ConfigError(f"--regimes {name}: needs --synthetic")
         if len(set(chosen)) < len(chosen):
             raise ConfigError(f"--regimes {self.regimes}: names one twice")
+        if "control" in chosen and (self.freeze or self.equal == "epochs"):
+            raise ConfigError(
+                "--regimes control: means nothing with --freeze, since a last layer fitted to "
+                "repeated images is the same one; leave one of the two out"
+                if self.freeze
+                else "--regimes control: is real with equal steps; leave out --equal epochs"
+            )
         if self.freeze and "pretrain" in chosen:
             raise ConfigError(
                 "--regimes pretrain: means nothing with --freeze, since a last layer alone ends at "
@@ -1018,12 +1033,28 @@ class ClassifyConfig(CommonConfig):
 
     @property
     def chosen_regimes(self) -> list[str]:
-        """The regimes to train: those named, or all that make sense."""
+        """The regimes to train: those named, or all that make sense.
+
+        Where regimes with synthetic images are compared with `real`, `control` is one of them.
+        """
+        controlled = self.equal == "steps" and not self.freeze
         if self.regimes is not None:
-            return [name.strip() for name in self.regimes.split(",")]
+            named = [name.strip() for name in self.regimes.split(",")]
+            if controlled and "control" not in named and "real" in named and len(named) > 1:
+                named.insert(named.index("real") + 1, "control")
+            return named
         if self.synthetic is None:
             return ["real"]
-        return [name for name in REGIMES if not (self.freeze and name == "pretrain")]
+        left_out = {"pretrain", "control"} if self.freeze else set()
+        left_out |= set() if controlled else {"control"}
+        return [name for name in REGIMES if name not in left_out]
+
+    @property
+    def chosen_seeds(self) -> list[int]:
+        """The seeds of the trainings; one alone where nothing in a training depends on it."""
+        drawn = self.label_budget is not None or self.ratio is not None
+        count = 1 if self.freeze and not drawn else self.seeds
+        return list(range(self.seed, self.seed + count))
 
 
 @dataclass(frozen=True, kw_only=True)

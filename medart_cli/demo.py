@@ -257,7 +257,8 @@ def build_report(session: Session, figures: dict[str, Any], picture: Image.Image
             ["Trained on", "Balanced accuracy"],
             [[REGIMES[name], f"{value:.3f}"] for name, value in figures["classifiers"].items()],
         ),
-        f"<p class=note>{4 * TEST} real test images, last layer alone trained.</p>",
+        f"<p class=note>{4 * TEST} real test images, last layer alone trained. What drew the "
+        f"synthetic images had learned from {TRAIN} real images a class.</p>",
         "<h2>Commands</h2>",
         build_table(
             ["Command", "Seconds"],

@@ -15,9 +15,12 @@ from timm.models import save_for_hf
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from medart_cli import stop
+from medart_cli.config import ClassifyConfig
 from medart_cli.data import report
 from medart_cli.data.manifest import hash_file
 from medart_cli.stages import classify
+from medart_cli.stages.classify_images import Images
+from medart_cli.stages.classify_setup import read_sets
 
 CLASSES = ("basophil", "lymphocyte", "monocyte")
 
@@ -69,6 +72,10 @@ def options(backbone, *more):
 
 def read(path):
     return json.loads(path.read_text())
+
+
+def metrics_of(folder):
+    return read(folder / "metrics.json")
 
 
 def test_a_probe_is_trained_tested_and_written_for_others_to_open(medart, sets, backbone, tmp_path):
@@ -145,8 +152,10 @@ def finished(sets, backbone, tmp_path_factory):
 
 def test_fine_tuning_in_all_regimes_compares_them_to_real(finished):
     metrics = read(finished / "metrics.json")
-    assert list(metrics["regimes"]) == ["real", "mix", "pretrain"]
+    assert list(metrics["regimes"]) == ["real", "control", "mix", "pretrain"]
     assert metrics["regimes"]["real"]["difference_to_real"] == {}
+    assert metrics["regimes"]["control"]["difference_to_control"] == {}
+    assert metrics["regimes"]["mix"]["difference_to_control"]["accuracy"].keys() >= {"low", "high"}
     assert metrics["regimes"]["mix"]["train_images"] == [36 + 12]
     assert len(metrics["regimes"]["pretrain"]["train_images"]) == 2
     assert metrics["regimes"]["mix"]["verdict"] in ("better", "worse", "no difference shown")
@@ -167,6 +176,85 @@ def test_the_same_seed_gives_the_same_result_whatever_else_is_trained(
         assert (tmp_path / "again" / path).read_bytes() == (finished / path).read_bytes()
     first, second = (read(finished / "regimes/pretrain" / f"seed-{i}.json") for i in (0, 1))
     assert first["probabilities"] != second["probabilities"]
+
+
+def test_all_regimes_but_real_take_the_same_number_of_steps(finished):
+    steps = {name: item["steps"] for name, item in metrics_of(finished)["regimes"].items()}
+    assert steps == {"real": [2 * 2], "control": [2 * 2], "mix": [2 * 2], "pretrain": [2, 4]}
+    report = (finished / "report.html").read_text()
+    assert "difference to control" in report and "NOT EQUAL" not in report
+
+
+def test_real_is_the_same_to_the_bit_without_synthetic_images(
+    finished, medart, sets, backbone, tmp_path
+):
+    code, _, stderr = medart(
+        "classify", sets["train"], "--test", sets["test"], "--seeds", 2, "--epochs", 2,
+        "--out", tmp_path / "alone", *options(backbone),
+    )  # fmt: skip
+    assert code == 0, stderr
+    for name in ("seed-0.json", "seed-1.json", "model/model.safetensors"):
+        path = Path("regimes", "real", name)
+        assert (tmp_path / "alone" / path).read_bytes() == (finished / path).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def copies(sets):
+    """Five copies of each training image with other bytes: a synthetic set that adds nothing."""
+    folder, lines = sets["train"].parent / "copies", []
+    folder.mkdir()
+    for row in map(json.loads, (sets["train"] / "metadata.jsonl").read_text().splitlines()):
+        for number in range(5):
+            name = f"{number}-{row['file_name']}"
+            with Image.open(sets["train"] / row["file_name"]) as image:
+                image.save(folder / name, compress_level=number)
+            lines.append(json.dumps({**row, "file_name": name, "synthetic": True}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_copies_of_the_training_images_help_no_probe(medart, sets, copies, backbone, tmp_path):
+    code, _, stderr = medart(
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", copies, "--freeze",
+        "--out", tmp_path / "CLF", *options(backbone),
+    )  # fmt: skip
+    assert code == 0, stderr
+    metrics = metrics_of(tmp_path / "CLF")
+    assert list(metrics["regimes"]) == ["real", "synthetic", "mix"]
+    known = read(tmp_path / "CLF/regimes/real/seed-0.json")["probabilities"]
+    for name in ("synthetic", "mix"):
+        found = read(tmp_path / f"CLF/regimes/{name}/seed-0.json")["probabilities"]
+        np.testing.assert_allclose(found, known, atol=2e-3)
+        assert metrics["regimes"][name]["verdict"] == "no difference shown"
+
+
+@pytest.mark.parametrize("equal", ["steps", "epochs"])
+def test_a_phase_is_as_long_as_equal_says(equal, sets, copies, tmp_path):
+    def images_of(rows):
+        labels = torch.tensor([CLASSES.index(label) for label in rows.labels])
+        empty = np.zeros((len(labels), 1), np.float32), torch.zeros(len(labels), 3, 1, 1)
+        return Images(rows, labels, *empty)
+
+    config = ClassifyConfig(
+        data=str(sets["train"]), test=str(sets["test"]), synthetic=str(copies), equal=equal,
+        out=tmp_path / "x", ratio=2.0, batch_size=10, epochs=3,
+    )  # fmt: skip
+    images = {name: images_of(rows) for name, rows in read_sets(config).rows.items()}
+    steps = {
+        name: [classify.count_steps(config, phase) for phase in phases]
+        for name in config.chosen_regimes
+        for phases in [classify.plan_phases(config, name, 0, images)]
+    }
+    real, mix, own = 3 * 4, 3 * 11, 3 * 18  # 36, 36 + 72 and 180 images in batches of 10
+    if equal == "steps":
+        assert steps == {
+            "real": [real], "control": [mix], "synthetic": [mix], "mix": [mix],
+            "pretrain": [3 * 8, real],
+        }  # fmt: skip
+    else:
+        assert steps == {
+            "real": [real], "synthetic": [own], "mix": [mix], "pretrain": [own, real]
+        }  # fmt: skip
 
 
 @pytest.fixture
@@ -327,7 +415,9 @@ def test_a_leak_that_was_allowed_stands_first_in_the_results(medart, sets, backb
     code, _, stderr = medart(*command, "--allow-leak")
     assert code == 0, stderr
     checks = read(tmp_path / "CLF" / "metrics.json")["checks"]
-    assert checks["generator_leak"] == {"checked": True, "test_images": 1}
+    assert checks["generator_leak"] == {
+        "checked": True, "test_images": 1, "outside_budget": None, "other_images": 0,
+    }  # fmt: skip
     page = (tmp_path / "CLF" / "report.html").read_text()
     assert "</h1><p>LEAK: the generator was trained on 1 of the test images" in page
 
@@ -382,8 +472,10 @@ def test_regimes_that_cannot_be_are_refused(medart, sets, tmp_path):
     synthetic = ("--synthetic", sets["more"])
     for more, message in (
         (("--regimes", "mix"), "--regimes mix: needs --synthetic"),
-        (("--regimes", "magic"), "--regimes magic: there are real, synthetic, mix, pretrain"),
+        (("--regimes", "magic"), "--regimes magic: there are real, control, synthetic, mix"),
         ((*synthetic, "--freeze", "--regimes", "pretrain"), "--regimes pretrain: means nothing"),
+        ((*synthetic, "--freeze", "--regimes", "control"), "--regimes control: means nothing"),
+        ((*synthetic, "--equal", "epochs", "--regimes", "control"), "--regimes control: is real"),
         ((*synthetic, "--checkpoint", "x"), "--checkpoint: only predicts; leave out --test"),
         (("--test-fraction", "1"), "--test-fraction must be between 0 and 1, got 1.0"),
         (("--seeds", "0"), "--seeds must be 1 or more, got 0"),
