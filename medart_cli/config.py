@@ -932,9 +932,9 @@ class ClassifyConfig(CommonConfig):
         int | None, _regimes_option(help="Real images a class to learn from; all by default.")
     ] = None
     seeds: Annotated[int, _regimes_option(help="Trainings of each regime.")] = 5
-    bootstrap: Annotated[int, _regimes_option(help="Draws of test images for the intervals.")] = (
-        2000
-    )
+    bootstrap: Annotated[
+        int, _regimes_option(help="Draws of test images for the intervals of differences.")
+    ] = 2000
 
     backbone: Annotated[
         str,

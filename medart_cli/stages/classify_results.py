@@ -24,16 +24,17 @@ from medart_cli.data.report import (
     write_text,
 )
 from medart_cli.log import log, table
+from medart_cli.metrics.intervals import find_class_intervals, find_score_intervals
 from medart_cli.metrics.scores import (
     MEASURES,
     PRIMARY,
+    SURE,
     Difference,
     calibration_bins,
     compare_draws,
     count_confusions,
     draw_seeds,
     draw_weights,
-    find_interval,
     find_roc,
     find_seed_interval,
     score_classes,
@@ -88,7 +89,7 @@ def write_results(
         found["train_images"] = results[name][0]["train_images"]
         found["val_images"] = results[name][0]["val_images"]
         found["steps"] = results[name][0]["steps"]
-        found["classes"] = _mean_classes(truth, runs[name], classes)
+        found["classes"] = _describe_classes(truth, runs[name], test.rows.groups, classes)
     chosen = choose_regime(regimes)
     metrics = {
         **facts,
@@ -133,13 +134,16 @@ def compare_regimes(
     seeds = len(next(iter(runs.values())))
     weights = draw_weights(groups, config.bootstrap, config.seed)
     picks = draw_seeds(seeds, config.bootstrap, config.seed)
-    draws = {name: score_draws(truth, items, weights, picks) for name, items in runs.items()}
+    draws = {}
+    if len(runs) > 1:
+        draws = {name: score_draws(truth, items, weights, picks) for name, items in runs.items()}
     found: dict[str, dict[str, Any]] = {}
     for name, items in runs.items():
         each = [score_predictions(truth, item) for item in items]
+        limits = find_score_intervals(truth, items, groups)
         found[name] = {
             "scores": {
-                measure: _describe_score([one[measure] for one in each], draws[name][measure])
+                measure: _describe_score([one[measure] for one in each], limits.get(measure))
                 for measure in MEASURES
             },
             "by_seed": each,
@@ -156,7 +160,7 @@ def compare_regimes(
                     draws[name][measure],
                     draws[base][measure],
                 )
-                for measure in MEASURES
+                for measure in SURE
             }
             found[name][f"difference_to_{base}"] = {key: asdict(gap) for key, gap in gaps.items()}
             signs.add(gaps[PRIMARY].sign)
@@ -174,8 +178,8 @@ def differences_of(found: dict[str, Any]) -> dict[str, Difference]:
     }
 
 
-def _describe_score(each: list[float], draws: Floats) -> dict[str, Any]:
-    low, high = find_interval(draws)
+def _describe_score(each: list[float], limits: tuple[float, float] | None) -> dict[str, Any]:
+    low, high = limits or (None, None)
     return {
         "mean": float(np.mean(each)),
         "low": low,
@@ -192,13 +196,19 @@ def choose_regime(regimes: Mapping[str, dict[str, Any]]) -> str:
     return "real" if "real" in regimes else next(iter(regimes))
 
 
-def _mean_classes(
-    truth: npt.NDArray[np.int64], runs: Sequence[Floats], classes: list[str]
-) -> dict[str, dict[str, float]]:
+def _describe_classes(
+    truth: npt.NDArray[np.int64],
+    runs: Sequence[Floats],
+    groups: Sequence[str],
+    classes: list[str],
+) -> dict[str, dict[str, Any]]:
+    """Give the means over the seeds of each class's scores, and their intervals."""
     tables = [score_classes(truth, run, classes) for run in runs]
+    limits = find_class_intervals(truth, runs, groups)
     return {
         name: {key: float(np.mean([one[name][key] for one in tables])) for key in tables[0][name]}
-        for name in classes
+        | {f"{key}_interval": pairs[index].tolist() for key, pairs in limits.items()}
+        for index, name in enumerate(classes)
     }
 
 
@@ -265,7 +275,7 @@ def build_rows(
         row = [name, *(" + ".join(map(str, found[key])) for key in ("train_images", "steps"))]
         for measure in measures:
             score = found["scores"][measure]
-            row.append(f"{score['mean']:.3f}{gap}[{score['low']:.3f},{score['high']:.3f}]")
+            row.append(_show_interval(score["mean"], (score["low"], score["high"]), gap))
         others = differences_of(found)
         for base in bases:
             row.append(_show_difference(others[base], gap) if base in others else "")
@@ -276,6 +286,11 @@ def build_rows(
         rows = [[*row[:-1], row[-1].replace(" ", "\n")] for row in rows]
         return [columns[0], *columns[3:]], [[row[0], *row[3:]] for row in rows]
     return columns, rows
+
+
+def _show_interval(mean: float, limits: Sequence[float | None], gap: str = " ") -> str:
+    low, high = limits
+    return f"{mean:.3f}" + ("" if low is None else f"{gap}[{low:.3f},{high:.3f}]")
 
 
 def _show_difference(other: Difference, gap: str) -> str:
@@ -345,8 +360,9 @@ def _build_seed_table(metrics: dict[str, Any]) -> str:
     return build_table(columns, rows)
 
 
-def _class_row(label: str, found: dict[str, float]) -> list[str]:
-    numbers = [f"{found[key]:.3f}" for key in ("sensitivity", "specificity", "auroc")]
+def _class_row(label: str, found: dict[str, Any]) -> list[str]:
+    keys = ("sensitivity", "specificity", "auroc")
+    numbers = [_show_interval(found[key], found[f"{key}_interval"]) for key in keys]
     return [label, f"{found['count']:.0f}", *numbers]
 
 
@@ -410,9 +426,10 @@ def _build_notes(metrics: dict[str, Any]) -> str:
 
 def _word_method(metrics: dict[str, Any]) -> str:
     return (
-        "Scores are means over the seeds; the intervals are 95 % bootstrap intervals over groups "
-        "of test images and seeds, the differences paired on the same draws. p-values are not "
-        "corrected for the number of regimes. The interval of the calibration error lies high "
-        "where test images are few. The classifier in this folder is the one of "
+        "Scores are means over the seeds. Their 95 % intervals are Wilson's, for the effective "
+        "number of test images: images of one patient count for less. Differences have 95 % "
+        "bootstrap intervals over groups of test images and seeds, paired on the same draws. "
+        "p-values are not corrected for the number of regimes. The calibration error lies high "
+        "where test images are few, and has no interval. The classifier in this folder is that of "
         f"{metrics['classifier']['regime']}, seed {metrics['classifier']['seed']}."
     )
