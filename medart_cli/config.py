@@ -5,7 +5,7 @@ Values are checked in `__post_init__`, so the command line and a notebook hear t
 
 import difflib
 import tomllib
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import resources
@@ -185,12 +185,44 @@ class CommonConfig:
         ):
             raise ConfigError(f"--device {self.device}: not auto, cpu, cuda or cuda:N")
         self._check_least(max_failures=0, seed=0)
+        self.refuse_idle()
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls: whether this is one, why, and which."""
+        return []
+
+    def refuse_idle(self, typed: Collection[str] = ()) -> None:
+        """Refuse a given option that changes nothing in this call.
+
+        An option is given if it has another value than its default, unless that stands in the
+        settings file, which may be for other calls too.
+
+        Args:
+            typed: Names of options that stand on the command line, given whatever their values.
+
+        Raises:
+            ConfigError: Names the option, and why it changes nothing.
+        """
+        file = read_settings(self.config) if self.config else {}
+        settings = {key.replace("-", "_"): value for key, value in file.items()}
+        defaults = {field.name: field.default for field in fields(self)}
+        for applies, why, names in self.list_idle():
+            for name in names.split() if applies else ():
+                value = getattr(self, name)
+                if name in typed or value not in (defaults[name], settings.get(name)):
+                    option = "--" + name.replace("_", "-")
+                    raise ConfigError(f"{option}: changes nothing {why}; leave it out")
 
     def _check_roots(self, *names: str) -> None:
         """Refuse a root for a set that is not there."""
         for name in names:
             if getattr(self, f"{name}_root") is not None and getattr(self, name) is None:
                 raise ConfigError(f"--{name}-root: names the folder of --{name}, which is missing")
+
+    def _refuse_zero(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) == 0:
+                raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
 
     def _check_least(self, **least: float) -> None:
         for name, smallest in least.items():
@@ -407,9 +439,7 @@ class FinetuneConfig(CommonConfig):
             epochs=0, batch_size=1, accumulate=1, learning_rate=0, warmup_steps=0, weight_decay=0,
             max_grad_norm=0, caption_dropout=0, min_snr=0, ema=0,
         )  # fmt: skip
-        for name in ("alpha", "min_snr", "epochs", "hldf_weight", "learning_rate"):
-            if getattr(self, name) == 0:
-                raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
+        self._refuse_zero("alpha", "min_snr", "epochs", "hldf_weight", "learning_rate")
         if self.precision == "fp16":
             raise ConfigError("--precision fp16: corrupts T5 in training; use bf16 or fp32")
         if self.offline and set(self.log_with or ()) - {"tensorboard"}:
@@ -421,31 +451,20 @@ class FinetuneConfig(CommonConfig):
         every = parse_every(self.hldf_every)
         object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
         self._check_draws()
-        self._check_idle(every == 0)
 
-    def _check_idle(self, without_hldf: bool) -> None:
-        """Refuse options that change nothing beside others."""
-        if without_hldf:
-            words = "steps weight statistics draws grad_draws grad_steps checkpoint".split()
-            reason = "changes nothing with --hldf-every 0, which turns HLDF off"
-            self._refuse_idle([f"hldf_{word}" for word in words], reason)
-        if not self.use_cache:
-            self._refuse_idle(["cache"], "--no-cache keeps nothing")
-        if self.method == "full":
-            self._refuse_idle(["target"], "--method full trains all weights of the transformer")
-        if not self.train_text_encoder:
-            self._refuse_idle(["text_target"], "--freeze-text-encoder trains nothing in T5")
-            if self.method == "full":
-                self._refuse_idle(["rank", "alpha"], "nothing gets an adapter")
-
-    def _refuse_idle(self, names: list[str], reason: str) -> None:
-        """Refuse options that were given, unless a settings file gives them for other cases too."""
-        table = read_settings(self.config) if self.config else {}
-        settings = {key.replace("-", "_"): value for key, value in table.items()}
-        defaults = {field.name: field.default for field in fields(self)}
-        for name in names:
-            if getattr(self, name) not in (defaults[name], settings.get(name)):
-                raise ConfigError(f"--{name.replace('_', '-')}: {reason}; leave it out")
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls."""
+        off, full = parse_every(self.hldf_every) == 0, self.method == "full"
+        frozen = not self.train_text_encoder
+        parts = "steps weight statistics draws grad_draws grad_steps checkpoint".split()
+        words = [f"hldf_{part}" for part in parts]
+        return [
+            (off, "with --hldf-every 0, which turns HLDF off", " ".join(words)),
+            (not self.use_cache, "with --no-cache, which keeps nothing", "cache"),
+            (full, "with --method full, which trains all weights of the transformer", "target"),
+            (frozen, "with --freeze-text-encoder, which trains nothing in T5", "text_target"),
+            (full and frozen, "where nothing gets an adapter", "rank alpha"),
+        ]
 
     def _check_draws(self) -> None:
         self._check_least(hldf_draws=2, hldf_grad_draws=1)
@@ -655,6 +674,8 @@ def settings_of(config: CommonConfig) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
+        if isinstance(value, list | tuple):
+            value = [str(item) if isinstance(item, Path) else item for item in value]
         if field.name not in OF_ONE_CALL and value is not None:
             table[field.name] = str(value) if isinstance(value, Path) else value
     return table
@@ -840,13 +861,24 @@ class CaptionConfig(CommonConfig):
 
 
 REGIMES = ("real", "control", "synthetic", "mix", "pretrain")
+# Options that classify looks at where it only predicts.
+PREDICTION = (
+    "data out overwrite checkpoint root folders batch_size workers "
+    "config device offline max_failures json quiet verbose"
+)
+# Options of a training with optimizer steps.
+FINE_TUNING = (
+    "equal epochs learning_rate weight_decay label_smoothing val_fraction patience augment profile "
+    "precision"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(CommonConfig):
     """Train classifiers with and without synthetic images and test all on the same real images.
 
-    With --checkpoint it only predicts. The same command again goes on where it stopped.
+    With --checkpoint it only predicts. The same command again goes on where it stopped. Options
+    that change nothing in a call are refused.
     """
 
     data: Annotated[
@@ -931,7 +963,12 @@ class ClassifyConfig(CommonConfig):
     label_budget: Annotated[
         int | None, _regimes_option(help="Real images a class to learn from; all by default.")
     ] = None
-    seeds: Annotated[int, _regimes_option(help="Trainings of each regime.")] = 5
+    seeds: Annotated[
+        int | None,
+        _regimes_option(
+            help="Trainings of each regime; 5 by default, 1 with --freeze where nothing is drawn."
+        ),
+    ] = None
     bootstrap: Annotated[
         int, _regimes_option(help="Draws of test images for the intervals of differences.")
     ] = 2000
@@ -1002,12 +1039,34 @@ class ClassifyConfig(CommonConfig):
             raise ConfigError(f"--label-smoothing must be below 1, got {self.label_smoothing}")
         if self.val_fraction > 0.5:
             raise ConfigError(f"--val-fraction must be 0.5 or less, got {self.val_fraction}")
-        if self.checkpoint is not None and (self.test or self.synthetic):
-            raise ConfigError("--checkpoint: only predicts; leave out --test and --synthetic")
+        self._refuse_zero("learning_rate")
+        if self.ratio == 0:
+            raise ConfigError("--ratio 0: leaves no synthetic image to mix; use --regimes real")
+        if self.freeze and self.balance == "sampling":
+            raise ConfigError("--balance sampling: nothing is sampled with --freeze; use weights")
         if [self.data, self.test, self.synthetic].count("-") > 1:
             raise ConfigError("only one of the sets can be -, standard input")
         self._check_roots("test", "synthetic")
         self._check_regimes()
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls."""
+        predicts, frozen, regimes = self.checkpoint is not None, self.freeze, self.chosen_regimes
+        one_seed = "with --freeze, where all seeds give the same without --label-budget or --ratio"
+        unmixed = "mix" not in regimes and (frozen or self.equal == "epochs")
+        others = {field.name for field in fields(self)} - {*PREDICTION.split()}
+        return [
+            (predicts, "with --checkpoint, which only predicts", " ".join(sorted(others))),
+            (frozen, "with --freeze, which fits the last layer in one go", FINE_TUNING),
+            (frozen and self._draws_nothing, one_seed, "seeds"),
+            (not frozen, "without --freeze", "cache"),
+            (self.synthetic is None, "without --synthetic", "run allow_leak ratio equal"),
+            (len(regimes) < 2, "where no regimes are compared", "bootstrap"),
+            (unmixed, "without the regime mix", "ratio"),
+            (self.test is not None, "with --test", "test_fraction"),
+            (not self.val_fraction, "with --val-fraction 0", "patience"),
+            (not self.augment, "with --no-augment", "profile"),
+        ]
 
     def _check_regimes(self) -> None:
         chosen = self.chosen_regimes
@@ -1052,9 +1111,12 @@ class ClassifyConfig(CommonConfig):
     @property
     def chosen_seeds(self) -> list[int]:
         """The seeds of the trainings; one alone where nothing in a training depends on it."""
-        drawn = self.label_budget is not None or self.ratio is not None
-        count = 1 if self.freeze and not drawn else self.seeds
+        count = self.seeds or (1 if self.freeze and self._draws_nothing else 5)
         return list(range(self.seed, self.seed + count))
+
+    @property
+    def _draws_nothing(self) -> bool:
+        return self.label_budget is None and self.ratio is None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ def type_commands(session: Session) -> None:
     )
     session.type(
         f"classify {folder}/few.jsonl --synthetic {folder}/synthetic --test {folder}/test "
-        f"--freeze --seeds 3 --out {folder}/classifier"
+        f"--freeze --out {folder}/classifier"
     )
 
 

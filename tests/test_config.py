@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from medart_cli import cli
 from medart_cli.config import (
     DemoConfig,
+    EvaluateConfig,
     FinetuneConfig,
     SampleConfig,
     choose_every,
@@ -36,6 +37,11 @@ def test_settings_are_flat_and_leave_unset_options_out():
     assert "steps" not in settings
     assert "config" not in settings
     assert all(isinstance(value, str | int | float | list) for value in settings.values())
+
+
+def test_paths_are_texts_in_settings_within_lists_too():
+    config = EvaluateConfig(real="a", synthetic=["b"], out=Path("o"), synthetic_root=[Path("r")])
+    assert settings_of(config)["synthetic_root"] == ["r"]
 
 
 def test_a_config_cannot_be_changed_afterwards():
@@ -114,13 +120,16 @@ def test_settings_from_before_there_was_a_score_mean_the_published_loss(tmp_path
     [
         ({"hldf_every": 0, "hldf_steps": 5}, "--hldf-steps: changes nothing with --hldf-every 0"),
         ({"hldf_every": "0", "hldf_checkpoint": "step"}, "--hldf-checkpoint: changes nothing with"),
-        ({"method": "full", "target": ["to_q"]}, "--target: --method full trains all weights"),
+        ({"method": "full", "target": ["to_q"]}, "--target: changes nothing with --method full"),
         (
             {"train_text_encoder": False, "text_target": ["q"]},
-            "--text-target: --freeze-text-encoder trains nothing in T5",
+            "--text-target: changes nothing with --freeze-text-encoder",
         ),
-        ({"method": "full", "train_text_encoder": False, "rank": 4}, "--rank: nothing gets an"),
-        ({"use_cache": False, "cache": Path("c")}, "--cache: --no-cache keeps nothing"),
+        (
+            {"method": "full", "train_text_encoder": False, "rank": 4},
+            "--rank: changes nothing where nothing gets",
+        ),
+        ({"use_cache": False, "cache": Path("c")}, "--cache: changes nothing with --no-cache"),
         ({"learning_rate": 0}, "--learning-rate 0 would train nothing"),
         ({"hldf_every": "often"}, "--hldf-every must be 0 or more, or auto, got often"),
         ({"hldf_every": -1}, "--hldf-every must be 0 or more, or auto, got -1"),

@@ -171,6 +171,10 @@ def _read_test(
         check_labels(records, "the test set")
         test, failures = _hash_rows(records, "test")
         return real.pick(others), test, failures
+    if marked and config.test_fraction != ClassifyConfig.test_fraction:
+        raise ConfigError(
+            "--test-fraction: changes nothing where rows are marked test; leave it out"
+        )
     if marked:
         return real.pick(others), real.pick(marked), 0
     first, second = split_groups(real.labels, real.groups, config.test_fraction, config.seed)

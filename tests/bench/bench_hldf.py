@@ -116,7 +116,7 @@ def measure(folder, images, kind, arm, seed):
     )
     medart(
         f"classify {images}/train-{kind}.jsonl --synthetic {run}/syn --test "
-        f"{images}/test-{kind}.jsonl --freeze --workers 0 --regimes real,mix --seeds 1 "
+        f"{images}/test-{kind}.jsonl --freeze --workers 0 --regimes real,mix "
         f"--seed {seed} --out {run}/classifier"
     )
     report = json.loads((run / "report" / "metrics.json").read_text())

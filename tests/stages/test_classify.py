@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from timm.models import save_for_hf
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from medart_cli import stop
-from medart_cli.config import ClassifyConfig
+from medart_cli.config import ClassifyConfig, settings_of
 from medart_cli.data import report
 from medart_cli.data.manifest import hash_file
-from medart_cli.stages import classify
+from medart_cli.stages import classify, classify_predict
 from medart_cli.stages.classify_images import Images
 from medart_cli.stages.classify_setup import read_sets
 
+FROZEN = ("--freeze", "--workers", 0)
 CLASSES = ("basophil", "lymphocyte", "monocyte")
 
 
@@ -67,7 +69,7 @@ def sets(tmp_path_factory):
 
 
 def options(backbone, *more):
-    return ("--backbone", backbone, "--device", "cpu", "--bootstrap", 300, "--workers", 0, *more)
+    return ("--backbone", backbone, "--device", "cpu", *more)
 
 
 def read(path):
@@ -85,7 +87,7 @@ def test_a_probe_is_trained_tested_and_written_for_others_to_open(medart, sets, 
         sets["train"],
         "--test",
         sets["test"],
-        "--freeze",
+        *FROZEN,
         "--out",
         out,
         *options(backbone),
@@ -115,7 +117,7 @@ def test_more_images_of_the_same_kind_help_and_shuffled_labels_do_not(
         out = tmp_path / name
         code, stdout, stderr = medart(
             "classify", sets["train"], "--test", sets["test"], "--synthetic", sets[name], "--json",
-            "--freeze", "--label-budget", 1, "--seeds", 3, "--out", out, *options(backbone),
+            *FROZEN, "--label-budget", 1, "--seeds", 3, "--out", out, *options(backbone),
         )  # fmt: skip
         assert code == 0, stderr
         summary = json.loads(stdout)
@@ -215,7 +217,7 @@ def copies(sets):
 
 def test_copies_of_the_training_images_help_no_probe(medart, sets, copies, backbone, tmp_path):
     code, _, stderr = medart(
-        "classify", sets["train"], "--test", sets["test"], "--synthetic", copies, "--freeze",
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", copies, *FROZEN,
         "--out", tmp_path / "CLF", *options(backbone),
     )  # fmt: skip
     assert code == 0, stderr
@@ -292,19 +294,19 @@ def test_stopped_and_resumed_equals_uninterrupted(
 
 def test_a_folder_of_other_settings_or_images_is_refused(medart, sets, backbone, tmp_path):
     out = tmp_path / "CLF"
-    train = ("classify", sets["train"], "--test", sets["test"], "--freeze", "--out", out)
+    train = ("classify", sets["train"], "--test", sets["test"], *FROZEN, "--out", out)
     assert medart(*train, *options(backbone))[0] == 0
     code, _, stderr = medart(*train, *options(backbone, "--balance", "none"))
     assert code == 2
     assert "balance was 'weights' and is now 'none'" in stderr
     code, _, stderr = medart(
-        "classify", sets["train"], "--test", sets["more"].parent / "test", "--freeze", "--out", out,
+        "classify", sets["train"], "--test", sets["more"].parent / "test", *FROZEN, "--out", out,
         *options(backbone),
     )  # fmt: skip
     assert code == 0
     other = draw_set(tmp_path / "other", 10, seed=9)
     code, _, stderr = medart(
-        "classify", other, "--test", sets["test"], "--freeze", "--out", out, *options(backbone)
+        "classify", other, "--test", sets["test"], *FROZEN, "--out", out, *options(backbone)
     )
     assert code == 2
     assert "belongs to other images: row 1 was" in stderr
@@ -391,7 +393,7 @@ def test_a_broken_image_is_named_counted_and_left_out(medart, backbone, tmp_path
     train, test = draw_set(tmp_path / "a", 6), draw_set(tmp_path / "b", 6, seed=5)
     (train / "0.png").write_bytes(b"no image")
     (test / "4.png").unlink()
-    run = ("classify", train, "--test", test, "--freeze", "--out", tmp_path / "CLF", "--json")
+    run = ("classify", train, "--test", test, *FROZEN, "--out", tmp_path / "CLF", "--json")
     code, stdout, stderr = medart(*run, *options(backbone))
     assert code == 3
     assert f"{train / '0.png'}: is not an image of a known format" in stderr
@@ -406,7 +408,7 @@ def test_a_leak_that_was_allowed_stands_first_in_the_results(medart, sets, backb
     run.mkdir()
     (run / "training_hashes.txt").write_text(hash_file(sets["test"] / "0.png") + "\n")
     command = (
-        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["few"], "--freeze",
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["few"], *FROZEN,
         "--run", run, "--out", tmp_path / "CLF", *options(backbone),
     )  # fmt: skip
     code, _, stderr = medart(*command)
@@ -473,10 +475,10 @@ def test_regimes_that_cannot_be_are_refused(medart, sets, tmp_path):
     for more, message in (
         (("--regimes", "mix"), "--regimes mix: needs --synthetic"),
         (("--regimes", "magic"), "--regimes magic: there are real, control, synthetic, mix"),
-        ((*synthetic, "--freeze", "--regimes", "pretrain"), "--regimes pretrain: means nothing"),
-        ((*synthetic, "--freeze", "--regimes", "control"), "--regimes control: means nothing"),
+        ((*synthetic, *FROZEN, "--regimes", "pretrain"), "--regimes pretrain: means nothing"),
+        ((*synthetic, *FROZEN, "--regimes", "control"), "--regimes control: means nothing"),
         ((*synthetic, "--equal", "epochs", "--regimes", "control"), "--regimes control: is real"),
-        ((*synthetic, "--checkpoint", "x"), "--checkpoint: only predicts; leave out --test"),
+        ((*synthetic, "--checkpoint", "x"), "--synthetic: changes nothing with --checkpoint"),
         (("--test-fraction", "1"), "--test-fraction must be between 0 and 1, got 1.0"),
         (("--seeds", "0"), "--seeds must be 1 or more, got 0"),
     ):
@@ -485,9 +487,68 @@ def test_regimes_that_cannot_be_are_refused(medart, sets, tmp_path):
         assert f"medart classify: {message}" in stderr
 
 
+def test_options_that_change_nothing_are_refused_with_the_reason(medart, sets, tmp_path):
+    run = ("classify", sets["train"], "--out", tmp_path / "x")
+    settings = tmp_path / "settings.toml"
+    settings.write_text("freeze = true\nepochs = 3\nseeds = 5\n")
+    synthetic, frozen = ("--synthetic", sets["more"]), "with --freeze, which fits the last layer"
+    for more, message in (
+        (("--freeze", "--seeds", "3"), "--seeds: changes nothing with --freeze, where all seeds"),
+        (("--freeze", "--epochs", "15"), f"--epochs: changes nothing {frozen}"),  # the default
+        (("--freeze", "--no-augment"), f"--augment: changes nothing {frozen}"),
+        (("--config", settings, "--epochs", "4"), f"--epochs: changes nothing {frozen}"),
+        (("--freeze", "--balance", "sampling"), "--balance sampling: nothing is sampled"),
+        (("--checkpoint", "x", "--epochs", "3"), "--epochs: changes nothing with --checkpoint"),
+        (("--checkpoint", "x", "--freeze"), "--freeze: changes nothing with --checkpoint"),
+        (("--cache", "c"), "--cache: changes nothing without --freeze"),
+        (("--ratio", "2"), "--ratio: changes nothing without --synthetic"),
+        (("--bootstrap", "300"), "--bootstrap: changes nothing where no regimes are compared"),
+        (("--test", "x", "--test-fraction", "0.3"), "--test-fraction: changes nothing with --test"),
+        (("--val-fraction", "0", "--patience", "2"), "--patience: changes nothing with --val-frac"),
+        (("--no-augment", "--profile", "dermoscopy"), "--profile: changes nothing with --no-aug"),
+        ((*synthetic, "--freeze", "--regimes", "real,synthetic", "--ratio", "1"),
+         "--ratio: changes nothing without the regime mix"),
+        (("--learning-rate", "0"), "--learning-rate 0 would train nothing"),
+        ((*synthetic, "--ratio", "0"), "--ratio 0: leaves no synthetic image to mix"),
+    ):  # fmt: skip
+        code, _, stderr = medart(*run, *more)
+        assert code == 2, more
+        assert f"medart classify: {message}" in stderr
+        assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["freeze", "fine-tune", "checkpoint"])
+def test_every_option_that_is_not_refused_is_looked_at(
+    mode, finished, sets, backbone, tmp_path, monkeypatch
+):
+    more = {"test": str(sets["test"]), "synthetic": str(sets["few"]), "backbone": str(backbone)}
+    if mode == "checkpoint":
+        more = {"checkpoint": finished}
+    elif mode == "freeze":
+        more |= {"freeze": True, "workers": 0}
+    else:
+        more |= {"epochs": 1, "seeds": 1, "regimes": "real,mix"}
+    config = ClassifyConfig(data=str(sets["train"]), out=tmp_path / "CLF", device="cpu", **more)
+    settings, looked_at = settings_of(config), set()
+    for module in (classify, classify_predict):
+        monkeypatch.setattr(module, "settings_of", lambda config: settings)
+    with monkeypatch.context() as patch:
+        plain = object.__getattribute__
+        patch.setattr(
+            ClassifyConfig, "__getattribute__",
+            lambda self, name: looked_at.add(name) or plain(self, name),
+        )  # fmt: skip
+        classify.run(config)
+    idle = {name for applies, _, names in config.list_idle() if applies for name in names.split()}
+    outside = {"config", "json", "quiet", "verbose", "max_failures"}  # cli.py reads these
+    outside |= {"allow_leak", "duplicates"}  # looked at where there are such images
+    outside |= {"offline"} if mode == "checkpoint" else set()  # nothing is fetched then at all
+    assert {field.name for field in fields(config)} - idle - outside <= looked_at
+
+
 def test_a_ratio_limits_the_synthetic_images_of_mix(medart, sets, backbone, tmp_path):
     code, _, stderr = medart(
-        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["more"], "--freeze",
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["more"], *FROZEN,
         "--regimes", "mix", "--ratio", 0.5, "--seeds", 1, "--out", tmp_path / "CLF",
         *options(backbone),
     )  # fmt: skip
@@ -510,8 +571,8 @@ def test_the_embedded_backbone_tells_two_kinds_of_blood_cells_apart(medart, tmp_
             for path in sorted((data / label).iterdir())[first : first + 8]:
                 shutil.copy(path, folder)
     code, stdout, stderr = medart(
-        "classify", tmp_path / "train", "--test", tmp_path / "test", "--freeze", "--image-size", 96,
-        "--workers", 0, "--out", tmp_path / "CLF", "--json", "--device", "cpu",
+        "classify", tmp_path / "train", "--test", tmp_path / "test", *FROZEN, "--image-size", 96,
+        "--out", tmp_path / "CLF", "--json", "--device", "cpu",
     )  # fmt: skip
     assert code == 0, stderr
     assert json.loads(stdout)["regimes"]["real"]["mean"] >= 0.9
@@ -538,7 +599,7 @@ def test_separators_within_texts_end_no_line_of_predictions(medart, finished, tm
 
 def test_separators_within_names_end_no_line_of_the_split(medart, sets, backbone, tmp_path):
     train = draw_set(tmp_path / "train", 4, group_id=lambda index: f"{SEPARATORS} {index}")
-    run = ("classify", train, "--test", sets["test"], "--freeze", "--out", tmp_path / "CLF")
+    run = ("classify", train, "--test", sets["test"], *FROZEN, "--out", tmp_path / "CLF")
     for _ in range(2):
         code, _, stderr = medart(*run, *options(backbone))
         assert code == 0, stderr

@@ -67,6 +67,8 @@ def test_rows_marked_test_are_the_test_set(tmp_path):
     sets = read(tmp_path)
     assert {record.split for record in sets.rows["test"].records} == {"test"}
     assert len(sets.rows["train"].records) == 10
+    with pytest.raises(ConfigError, match="--test-fraction: changes nothing where rows are marked"):
+        read(tmp_path, test_fraction=0.5)
 
 
 def test_a_group_in_training_and_test_is_refused_by_name(tmp_path):
