@@ -214,4 +214,4 @@ def test_groups_of_a_table_are_kept(tmp_path):
     for name in names:
         shutil.copy(next(folder.glob("*.jpg")), tmp_path / name)
     merged, _ = merge_labels(list(open_data(tmp_path)), table)
-    assert [row.group for row in merged] == ["P0", "P0", "P1"]
+    assert [row.group_name for row in merged] == ["P0", "P0", "P1"]

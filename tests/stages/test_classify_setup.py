@@ -78,6 +78,16 @@ def test_a_group_in_training_and_test_is_refused_by_name(tmp_path):
         read(tmp_path, test=str(test))
 
 
+def test_a_patient_spelled_in_two_ways_is_kept_on_one_side(tmp_path):
+    draw_set(tmp_path / "train", 40, group_id=lambda i: f"{'Pp'[i % 2]}{i // 4}")
+    sets = read(tmp_path)
+    assert not set(sets.rows["train"].groups) & set(sets.rows["test"].groups)
+    assert sum(rows.count_patients() for rows in sets.rows.values()) == 10
+    test = draw_set(tmp_path / "test", 4, seed=2, group_id=lambda i: f"p {i + 9}")
+    with pytest.raises(ManifestError, match="'p 9' stands in the test set and, spelled 'p9', in"):
+        read(tmp_path, test=str(test))
+
+
 def test_a_group_in_synthetic_and_test_is_refused_by_name(tmp_path, train):
     test = draw_set(tmp_path / "test", 4, seed=2, group_id=lambda i: f"P{i}")
     synthetic = draw_set(tmp_path / "syn", 4, seed=3, group_id=lambda i: "P2")
