@@ -30,11 +30,11 @@ def say_how_often(work: Work, total: int) -> None:
     hldf = plan_hldf(work.config)
     if not hldf.every:
         return
-    times = total // hldf.every
-    if times < min(FEWEST, total):
+    times, enough = total // hldf.every, min(FEWEST, total)
+    if times < enough:
         log.warning(
             "HLDF runs only %d times in %d steps (--hldf-every %d); --hldf-every auto or %d has it "
-            "%d times", times, total, hldf.every, max(1, total // FEWEST), min(FEWEST, total),
+            "%d times or more", times, total, hldf.every, max(1, total // FEWEST), enough,
         )  # fmt: skip
     else:
         log.info("HLDF runs %d times in %d steps (--hldf-every %d)", times, total, hldf.every)
