@@ -28,7 +28,7 @@ def compared(tmp_path):
             {"real": 0.6, "synthetic": 0.3, "mix": 0.85, "pretrain": 0.62, "control": 0.64}.items()
         )
     }
-    config = ClassifyConfig(data="x", out=tmp_path, bootstrap=300)
+    config = ClassifyConfig(data="x", synthetic="s", out=tmp_path, bootstrap=300)
     found = compare_regimes(TRUTH, runs, [str(i) for i in range(120)], config)
     for name in found:
         found[name] |= {"train_images": [30], "steps": [15]}
@@ -52,7 +52,7 @@ def test_the_verdict_follows_the_interval_of_the_difference(compared):
 
 
 def test_who_is_better_than_real_but_not_in_as_many_steps_is_not_called_better(tmp_path):
-    config = ClassifyConfig(data="x", out=tmp_path, bootstrap=300)
+    config = ClassifyConfig(data="x", synthetic="s", out=tmp_path, bootstrap=300)
     groups = [str(i) for i in range(120)]
     for control, verdict in ((0.84, "no difference shown"), (0.6, "better")):
         rates = {"real": 0.6, "control": control, "mix": 0.85}
