@@ -15,6 +15,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 RIGHT = {
     ("data/dataset.py", "--shard"): "of the command that wrote the parts",
     ("data/checkpoint.py", "--overwrite"): "of finetune, whose checkpoints doctor only looks for",
+    ("data/manifest.py", "--root"): "doctor reads no data set",
     ("data/report.py", "--overwrite"): "caption has no output folder of its own",
     ("metrics/features.py", "--features"): "classify takes features, but no Inception",
     ("metrics/features.py", "--cache"): "doctor fills no cache",
