@@ -92,7 +92,7 @@ def find_limits(linear: Linear, codes: Integers) -> Floats:
     on the errors of a few patients, and nothing where there is no error. So it is averaged with
     that of an assumed number, the geometric mean of images and patients, halfway between images
     that are independent and images of a patient that are all right or all wrong. What is seen
-    weighs as many patients as drive it.
+    weighs as many patients as drive it; what is assumed counts as PRIOR degrees of freedom.
 
     Source:
         Wilson 1927; effective numbers with Student's quantile as in Korn and Graubard 1998, Survey
@@ -111,7 +111,8 @@ def find_limits(linear: Linear, codes: Integers) -> Floats:
     assumed = 1 / np.sqrt(linear.images * linear.groups)
     share = (driving * seen + PRIOR * assumed) / (driving + PRIOR)
     share += np.divide(seed_variance, spread, out=np.zeros_like(mean), where=known)
-    reach = stats.t.ppf((1 + LEVEL) / 2, _freedom(variance, free, seed_variance, seeds))
+    freedom = _freedom(variance, free + PRIOR, seed_variance, seeds)
+    reach = stats.t.ppf((1 + LEVEL) / 2, freedom)
     return _wilson(mean, share, reach)
 
 

@@ -100,6 +100,8 @@ def test_the_table_has_a_row_a_regime_and_a_cell_a_column(compared):
     assert {len(row) for row in rows} == {len(columns)}
     assert rows[0][-3:] == ["", "", ""]
     assert rows[2][-1] == "better"
+    cells = dict(zip(columns, rows[0], strict=True))
+    assert "[" in cells["AUROC"] and "[" not in cells["calibration error"]
 
 
 def test_the_narrow_table_fits_a_terminal_of_eighty_columns(compared):
