@@ -215,7 +215,8 @@ def _short_names(sources: list[str]) -> list[str]:
     for source in sources:
         path = Path(source)
         path = path.parent if path.name == "metadata.jsonl" else path
-        short.append("standard input" if source == "-" else path.stem or path.resolve().name)
+        own = path.stem if path.suffix == ".jsonl" else path.name  # a folder may be guidance-4.5
+        short.append("standard input" if source == "-" else own or path.resolve().name)
     names: list[str] = []
     for name, source in zip(short, sources, strict=True):
         unique = name if short.count(name) == 1 else source

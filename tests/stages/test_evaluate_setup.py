@@ -17,6 +17,7 @@ from medart_cli.errors import RunError
 from medart_cli.metrics.features import Files, count_missing
 from medart_cli.stages.evaluate_setup import (
     Extraction,
+    _short_names,
     build_networks,
     code_labels,
     extract,
@@ -58,6 +59,15 @@ def test_sets_are_named_by_folder_or_by_path_where_folders_share_a_name(tmp_path
     config = build_config(tmp_path)
     names = [item.name for item in read_sets(config)]
     assert names == ["real", str(tmp_path / "a" / "syn"), str(tmp_path / "b" / "syn")]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("runs/guidance-4.5", "guidance-4.5"), ("runs/guidance-4.5/metadata.jsonl", "guidance-4.5"),
+     ("lists/test.1.jsonl", "test.1"), ("-", "standard input"), (".", Path.cwd().name)],
+)  # fmt: skip
+def test_a_name_is_whole_also_where_it_has_a_dot(source, name):
+    assert _short_names([source]) == [name]
 
 
 def test_a_set_given_twice_gets_two_names(tmp_path):
