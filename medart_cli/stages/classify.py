@@ -158,14 +158,13 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
     """Train one regime with one seed, and write what it makes of the test images."""
     config = setup.config
     phases = plan_phases(config, regime, seed, images)
-    real = plan_phases(config, "real", seed, images)[0].train
     first = phases[0].train
     head = fit_probe(
         first.features,
         first.labels.numpy(),
         len(setup.classes),
         balance=config.balance != "none",
-        worth=len(real.labels),
+        worth=plan_phases(config, "real", seed, images)[0].size,
     )
     network = build_network(setup.backbone, head)
     facts: list[dict[str, Any]] = []
