@@ -792,7 +792,7 @@ def test_the_plan_of_hldf_counts_the_decoder(images, small_base, tmp_path, monke
     config = FinetuneConfig(
         data=str(images), base=str(small_base), out=tmp_path, resolution=16, batch_size=2
     )
-    rows, _ = setup.read_rows(config)
+    rows, _, _ = setup.read_rows(config)
     work = setup.build_work(config, small_base, rows, setup.build_accelerator(config))
     embeds = torch.zeros(1)
     needed = 6 * 2 * 100_000 / 0.8 + 16 * setup.count_weights(work)  # 2 draws, 3 steps, 2 passes
@@ -945,7 +945,7 @@ def test_dropout_is_off_in_t5_while_its_blocks_are_recomputed(images, small_base
         config = FinetuneConfig(
             data=str(images), base=str(small_base), out=tmp_path, resolution=16, **options
         )
-        rows, _ = setup.read_rows(config)
+        rows, _, _ = setup.read_rows(config)
         work = setup.build_work(config, small_base, rows, setup.build_accelerator(config))
         size = 0
 
