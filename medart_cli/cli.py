@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Annotated, Any, get_type_hints
@@ -33,6 +34,7 @@ STAGES: dict[str, type[config.CommonConfig]] = {
     "doctor": config.DoctorConfig,
 }
 TOP = {"demo": "medart_cli.demo"}
+TYPED = "COMMANDLINE"  # name of typer's source of a value that was typed
 TOGETHER = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
 INTERRUPTED = 130  # what shells give after a SIGINT
 LOST_PROCESS = (
@@ -69,21 +71,37 @@ def add_stage(name: str, config_type: type[config.CommonConfig]) -> None:
     The stage is imported when its command runs, so `medart --help` never loads torch.
     """
 
-    def command(**options: Any) -> None:  # noqa: ANN401 - as many types as options
-        raise typer.Exit(run_stage(name, config_type, options))
+    def command(_call: typer.Context, **options: Any) -> None:  # noqa: ANN401 - of many types
+        sources = {option: _call.get_parameter_source(option) for option in options}
+        typed = {item for item, source in sources.items() if source and source.name == TYPED}
+        raise typer.Exit(run_stage(name, config_type, options, typed))
 
     signature = inspect.signature(config_type)
     common = {*inspect.signature(config.CommonConfig).parameters}
     ordered = sorted(signature.parameters.values(), key=lambda item: item.name in common)
+    call = inspect.Parameter("_call", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=ordered, return_annotation=None
+        parameters=[call, *ordered], return_annotation=None
     )
-    command.__annotations__ = get_type_hints(config_type, include_extras=True)
+    hints = get_type_hints(config_type, include_extras=True)
+    command.__annotations__ = {"_call": typer.Context, **hints}
     app.command(name, help=inspect.getdoc(config_type))(command)
 
 
-def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[str, Any]) -> int:
-    """Run one stage, print its result, and return the exit code (design: 0, 1, 2, 3, 4, 75)."""
+def run_stage(
+    name: str,
+    config_type: type[config.CommonConfig],
+    options: dict[str, Any],
+    typed: Collection[str],
+) -> int:
+    """Run one stage, print its result, and return the exit code (design: 0, 1, 2, 3, 4, 75).
+
+    Args:
+        name: Of the stage.
+        config_type: Its options.
+        options: Their values.
+        typed: Names of those that stand on the command line.
+    """
     first, settings = True, None  # one of several processes speaks for all
     try:
         passed_over = ranks.check_environment()
@@ -94,6 +112,7 @@ def run_stage(name: str, config_type: type[config.CommonConfig], options: dict[s
         if passed_over is not None:
             log.info("%s", passed_over)
         settings = config_type(**options)
+        settings.refuse_idle(typed)
         _check_processes(name, options)
         with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
             stage = import_module(TOP.get(name, f"medart_cli.stages.{name}"))  # takes seconds

@@ -5,7 +5,7 @@ Values are checked in `__post_init__`, so the command line and a notebook hear t
 
 import difflib
 import tomllib
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import resources
@@ -25,6 +25,8 @@ RUN_ONLY = frozenset(
     "save_every save_minutes keep preview_every preview_count log_with cache use_cache merge "
     "hldf_checkpoint gradient_checkpointing shard synthetic_root test_root holdout_root".split()
 )
+
+OF_ONE_CALL = frozenset("config shard json quiet verbose overwrite".split())  # in no settings file
 
 # What settings of finetune mean that were written before these options were there.
 FORMERLY: dict[str, Any] = {"hldf_loss": "published", "hldf_statistics": "moments"}
@@ -183,12 +185,44 @@ class CommonConfig:
         ):
             raise ConfigError(f"--device {self.device}: not auto, cpu, cuda or cuda:N")
         self._check_least(max_failures=0, seed=0)
+        self.refuse_idle()
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls: whether this is one, why, and which."""
+        return []
+
+    def refuse_idle(self, typed: Collection[str] = ()) -> None:
+        """Refuse a given option that changes nothing in this call.
+
+        An option is given if it has another value than its default, unless that stands in the
+        settings file, which may be for other calls too.
+
+        Args:
+            typed: Names of options that stand on the command line, given whatever their values.
+
+        Raises:
+            ConfigError: Names the option, and why it changes nothing.
+        """
+        file = read_settings(self.config) if self.config else {}
+        settings = {key.replace("-", "_"): value for key, value in file.items()}
+        defaults = {field.name: field.default for field in fields(self)}
+        for applies, why, names in self.list_idle():
+            for name in names.split() if applies else ():
+                value = getattr(self, name)
+                if name in typed or value not in (defaults[name], settings.get(name)):
+                    option = "--" + name.replace("_", "-")
+                    raise ConfigError(f"{option}: changes nothing {why}; leave it out")
 
     def _check_roots(self, *names: str) -> None:
         """Refuse a root for a set that is not there."""
         for name in names:
             if getattr(self, f"{name}_root") is not None and getattr(self, name) is None:
                 raise ConfigError(f"--{name}-root: names the folder of --{name}, which is missing")
+
+    def _refuse_zero(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) == 0:
+                raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
 
     def _check_least(self, **least: float) -> None:
         for name, smallest in least.items():
@@ -305,10 +339,11 @@ class FinetuneConfig(CommonConfig):
         ),
     ] = "score"
     hldf_every: Annotated[
-        int | None,
+        str | None,
         _hldf_option(
             help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off. 20 by "
-            "default, which about doubles the time of training; 500 with published."
+            "default, which about doubles the time of training; 500 with published. auto: the "
+            "paper's share of the time, but 20 color losses a run or more."
         ),
     ] = None
     hldf_steps: Annotated[
@@ -400,13 +435,11 @@ class FinetuneConfig(CommonConfig):
         self._check_resolution(self.resolution)
         self._check_least(
             save_every=1, save_minutes=0, keep=1, preview_every=0, preview_count=1, rank=1, alpha=0,
-            hldf_every=0, hldf_steps=1, hldf_weight=0, hldf_guidance=1, hldf_grad_steps=1, steps=1,
+            hldf_steps=1, hldf_weight=0, hldf_guidance=1, hldf_grad_steps=1, steps=1,
             epochs=0, batch_size=1, accumulate=1, learning_rate=0, warmup_steps=0, weight_decay=0,
             max_grad_norm=0, caption_dropout=0, min_snr=0, ema=0,
         )  # fmt: skip
-        for name in ("alpha", "min_snr", "epochs", "hldf_weight"):
-            if getattr(self, name) == 0:
-                raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
+        self._refuse_zero("alpha", "min_snr", "epochs", "hldf_weight", "learning_rate")
         if self.precision == "fp16":
             raise ConfigError("--precision fp16: corrupts T5 in training; use bf16 or fp32")
         if self.offline and set(self.log_with or ()) - {"tensorboard"}:
@@ -415,7 +448,23 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError(f"--caption-dropout must be 1 or less, got {self.caption_dropout}")
         if self.ema >= 1:
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
+        every = parse_every(self.hldf_every)
+        object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
         self._check_draws()
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls."""
+        off, full = parse_every(self.hldf_every) == 0, self.method == "full"
+        frozen = not self.train_text_encoder
+        parts = "steps weight statistics draws grad_draws grad_steps checkpoint".split()
+        words = [f"hldf_{part}" for part in parts]
+        return [
+            (off, "with --hldf-every 0, which turns HLDF off", " ".join(words)),
+            (not self.use_cache, "with --no-cache, which keeps nothing", "cache"),
+            (full, "with --method full, which trains all weights of the transformer", "target"),
+            (frozen, "with --freeze-text-encoder, which trains nothing in T5", "text_target"),
+            (full and frozen, "where nothing gets an adapter", "rank alpha"),
+        ]
 
     def _check_draws(self) -> None:
         self._check_least(hldf_draws=2, hldf_grad_draws=1)
@@ -459,6 +508,44 @@ class Hldf:
     weight: float
 
 
+AUTO = "auto"
+FEWEST = 20  # color losses in a run; in runs of 200 steps, 20 did nearly what 40 did
+PUBLISHED_EVERY, PUBLISHED_COST = 500, 120  # of the paper's color loss, see `count_passes`
+
+
+def parse_every(text: str | int | None) -> str | int | None:
+    """Return the number in --hldf-every, or `auto`.
+
+    Raises:
+        ConfigError: It is neither, or below 0.
+    """
+    if text is None or text == AUTO:
+        return text
+    plain = str(text)
+    if not (plain.isascii() and plain.isdigit()):
+        raise ConfigError(f"--hldf-every must be 0 or more, or auto, got {text}")
+    return int(plain)
+
+
+def count_passes(hldf: Hldf) -> int:
+    """Return what a color loss costs an image; a pass of the transformer without gradient is 1.
+
+    Guidance takes two passes a solver step, and a backward pass counts twice.
+    """
+    return 2 * (hldf.draws * hldf.steps + 2 * hldf.with_gradient * hldf.grad_steps)
+
+
+def choose_every(hldf: Hldf, total: int) -> int:
+    """Choose how often HLDF runs: the paper's share of the time, but a few times in each run.
+
+    Args:
+        hldf: How the color loss is made.
+        total: Optimizer steps of the run.
+    """
+    share = PUBLISHED_EVERY * count_passes(hldf) // PUBLISHED_COST
+    return max(1, min(share, total // FEWEST))
+
+
 def plan_hldf(config: FinetuneConfig) -> Hldf:
     """Fill in what the options leave open; docs/benchmarks.md has what the defaults rest on."""
 
@@ -466,12 +553,13 @@ def plan_hldf(config: FinetuneConfig) -> Hldf:
         return default if value is None else value
 
     published = config.hldf_loss == "published"
+    every = None if config.hldf_every == AUTO else config.hldf_every  # the stage settles auto
     steps = choose(config.hldf_steps, 20 if published else 12)
     draws = choose(config.hldf_draws, 1 if published else 2)
     return Hldf(
         loss=config.hldf_loss,
         statistics=("moments",) if config.hldf_statistics == "moments" else ("moments", "grid"),
-        every=choose(config.hldf_every, 500 if published else 20),
+        every=int(choose(every, PUBLISHED_EVERY if published else 20)),
         steps=steps,
         draws=draws,
         with_gradient=choose(config.hldf_grad_draws, draws),
@@ -580,12 +668,15 @@ class SampleConfig(CommonConfig):
 def settings_of(config: CommonConfig) -> dict[str, Any]:
     """Turn a config into the flat table that `--config` reads: no unset options, paths as text.
 
-    `shard` is left out: all parts of an output have the same settings.
+    `shard` is left out: all parts of an output have the same settings. So is how one call was to
+    talk, and whether it was to overwrite.
     """
     table: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name not in ("config", "shard") and value is not None:
+        if isinstance(value, list | tuple):
+            value = [str(item) if isinstance(item, Path) else item for item in value]
+        if field.name not in OF_ONE_CALL and value is not None:
             table[field.name] = str(value) if isinstance(value, Path) else value
     return table
 
@@ -769,14 +860,25 @@ class CaptionConfig(CommonConfig):
             )
 
 
-REGIMES = ("real", "synthetic", "mix", "pretrain")
+REGIMES = ("real", "control", "synthetic", "mix", "pretrain")
+# Options that classify looks at where it only predicts.
+PREDICTION = (
+    "data out overwrite checkpoint root folders batch_size workers "
+    "config device offline max_failures json quiet verbose"
+)
+# Options of a training with optimizer steps.
+FINE_TUNING = (
+    "equal epochs learning_rate weight_decay label_smoothing val_fraction patience augment profile "
+    "precision"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(CommonConfig):
     """Train classifiers with and without synthetic images and test all on the same real images.
 
-    With --checkpoint it only predicts. The same command again goes on where it stopped.
+    With --checkpoint it only predicts. The same command again goes on where it stopped. Options
+    that change nothing in a call are refused.
     """
 
     data: Annotated[
@@ -836,17 +938,25 @@ class ClassifyConfig(CommonConfig):
         bool,
         _data_option(
             "--allow-leak",
-            help="Go on where the generator was trained on test images; the results say so.",
+            help="Go on where the generator was trained on test images, or on images outside "
+            "--label-budget; the results say so.",
         ),
     ] = False
 
     regimes: Annotated[
         str | None,
         _regimes_option(
-            help="Of real, synthetic, mix and pretrain, joined by commas; by default all that the "
-            "other options allow."
+            help="Of real, control, synthetic, mix and pretrain, joined by commas; by default all "
+            "that the other options allow."
         ),
     ] = None
+    equal: Annotated[
+        Literal["steps", "epochs"],
+        _regimes_option(
+            help="What is equal in all regimes. steps: all take the optimizer steps of mix, and "
+            "control is real with that many; epochs: each passes --epochs times over its images."
+        ),
+    ] = "steps"
     ratio: Annotated[
         float | None,
         _regimes_option(help="Synthetic images for each real one in mix; all by default."),
@@ -854,10 +964,15 @@ class ClassifyConfig(CommonConfig):
     label_budget: Annotated[
         int | None, _regimes_option(help="Real images a class to learn from; all by default.")
     ] = None
-    seeds: Annotated[int, _regimes_option(help="Trainings of each regime.")] = 5
-    bootstrap: Annotated[int, _regimes_option(help="Draws of test images for the intervals.")] = (
-        2000
-    )
+    seeds: Annotated[
+        int | None,
+        _regimes_option(
+            help="Trainings of each regime; 5 by default, 1 with --freeze where nothing is drawn."
+        ),
+    ] = None
+    bootstrap: Annotated[
+        int, _regimes_option(help="Draws of test images for the intervals of differences.")
+    ] = 2000
 
     backbone: Annotated[
         str,
@@ -925,12 +1040,33 @@ class ClassifyConfig(CommonConfig):
             raise ConfigError(f"--label-smoothing must be below 1, got {self.label_smoothing}")
         if self.val_fraction > 0.5:
             raise ConfigError(f"--val-fraction must be 0.5 or less, got {self.val_fraction}")
-        if self.checkpoint is not None and (self.test or self.synthetic):
-            raise ConfigError("--checkpoint: only predicts; leave out --test and --synthetic")
+        self._refuse_zero("learning_rate")
+        if self.ratio == 0:
+            raise ConfigError("--ratio 0: leaves no synthetic image to mix; use --regimes real")
+        if self.freeze and self.balance == "sampling":
+            raise ConfigError("--balance sampling: nothing is sampled with --freeze; use weights")
         if [self.data, self.test, self.synthetic].count("-") > 1:
             raise ConfigError("only one of the sets can be -, standard input")
         self._check_roots("test", "synthetic")
         self._check_regimes()
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls."""
+        predicts, frozen, regimes = self.checkpoint is not None, self.freeze, self.chosen_regimes
+        one_seed = "with --freeze, where all seeds give the same without --label-budget or --ratio"
+        unmixed = "mix" not in regimes and (frozen or self.equal == "epochs")
+        others = {field.name for field in fields(self)} - {*PREDICTION.split()}
+        return [
+            (predicts, "with --checkpoint, which only predicts", " ".join(sorted(others))),
+            (frozen, "with --freeze, which fits the last layer in one go", FINE_TUNING),
+            (frozen and self._draws_nothing, one_seed, "seeds"),
+            (self.synthetic is None, "without --synthetic", "run allow_leak ratio equal"),
+            (len(regimes) < 2, "where no regimes are compared", "bootstrap"),
+            (unmixed, "without the regime mix", "ratio"),
+            (self.test is not None, "with --test", "test_fraction"),
+            (not self.val_fraction, "with --val-fraction 0", "patience"),
+            (not self.augment, "with --no-augment", "profile"),
+        ]
 
     def _check_regimes(self) -> None:
         chosen = self.chosen_regimes
@@ -941,6 +1077,13 @@ class ClassifyConfig(CommonConfig):
                 raise ConfigError(f"--regimes {name}: needs --synthetic")
         if len(set(chosen)) < len(chosen):
             raise ConfigError(f"--regimes {self.regimes}: names one twice")
+        if "control" in chosen and (self.freeze or self.equal == "epochs"):
+            raise ConfigError(
+                "--regimes control: means nothing with --freeze, since a last layer fitted to "
+                "repeated images is the same one; leave one of the two out"
+                if self.freeze
+                else "--regimes control: is real with equal steps; leave out --equal epochs"
+            )
         if self.freeze and "pretrain" in chosen:
             raise ConfigError(
                 "--regimes pretrain: means nothing with --freeze, since a last layer alone ends at "
@@ -949,12 +1092,31 @@ class ClassifyConfig(CommonConfig):
 
     @property
     def chosen_regimes(self) -> list[str]:
-        """The regimes to train: those named, or all that make sense."""
+        """The regimes to train: those named, or all that make sense.
+
+        Where regimes with synthetic images are compared with `real`, `control` is one of them.
+        """
+        controlled = self.equal == "steps" and not self.freeze
         if self.regimes is not None:
-            return [name.strip() for name in self.regimes.split(",")]
+            named = [name.strip() for name in self.regimes.split(",")]
+            if controlled and "control" not in named and "real" in named and len(named) > 1:
+                named.insert(named.index("real") + 1, "control")
+            return named
         if self.synthetic is None:
             return ["real"]
-        return [name for name in REGIMES if not (self.freeze and name == "pretrain")]
+        left_out = {"pretrain", "control"} if self.freeze else set()
+        left_out |= set() if controlled else {"control"}
+        return [name for name in REGIMES if name not in left_out]
+
+    @property
+    def chosen_seeds(self) -> list[int]:
+        """The seeds of the trainings; one alone where nothing in a training depends on it."""
+        count = self.seeds or (1 if self.freeze and self._draws_nothing else 5)
+        return list(range(self.seed, self.seed + count))
+
+    @property
+    def _draws_nothing(self) -> bool:
+        return self.label_budget is None and self.ratio is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1099,6 +1261,13 @@ class DemoConfig(CommonConfig):
             "kept, in demo."
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision != "auto":
+            raise ConfigError("--precision: changes nothing here, demo takes what suits the device")
+        if self.max_failures:
+            raise ConfigError("--max-failures: changes nothing here, demo draws its own images")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
+HLDF = ("--hldf-every", 1)
 OPTIONS = ("--resolution", 16, "--steps", 1, "--hldf-every", 0, "--preview-every", 0, "--quiet")
 
 
@@ -80,13 +81,18 @@ FINETUNE = [
     ("good", ("--learning-rate", "fast"), 2, "'--learning-rate': Input should be a valid number"),
     ("good", ("--caption-dropout", 1.5), 2, "--caption-dropout must be 1 or less, got 1.5"),
     ("good", ("--ema", 1), 2, "--ema must be below 1"),
-    ("good", ("--hldf-grad-steps", 30), 2, "--hldf-grad-steps 30 is more than --hldf-steps 12"),
-    ("good", ("--hldf-weight", 0), 2, "--hldf-weight 0 would train nothing"),
-    ("good", ("--hldf-draws", 1), 2, "--hldf-draws must be 2 or more, got 1"),
-    ("good", ("--hldf-grad-draws", 3), 2, "--hldf-grad-draws 3 is more than --hldf-draws 2"),
     (
         "good",
-        ("--hldf-loss", "published", "--hldf-draws", 2),
+        (*HLDF, "--hldf-grad-steps", 30),
+        2,
+        "--hldf-grad-steps 30 is more than --hldf-steps 12",
+    ),
+    ("good", (*HLDF, "--hldf-weight", 0), 2, "--hldf-weight 0 would train nothing"),
+    ("good", (*HLDF, "--hldf-draws", 1), 2, "--hldf-draws must be 2 or more, got 1"),
+    ("good", (*HLDF, "--hldf-grad-draws", 3), 2, "--hldf-grad-draws 3 is more than --hldf-draws 2"),
+    (
+        "good",
+        (*HLDF, "--hldf-loss", "published", "--hldf-draws", 2),
         2,
         "--hldf-draws: --hldf-loss published has one image for each caption",
     ),

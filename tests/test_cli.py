@@ -39,7 +39,8 @@ def test_every_option_has_a_help_text(medart, name):
     code, output, _ = medart(name, "--help")
     assert code == 0
     commands = {command.name: command for command in app.registered_commands}
-    for parameter in inspect.signature(commands[name].callback).parameters.values():
+    _, *parameters = inspect.signature(commands[name].callback).parameters.values()
+    for parameter in parameters:
         information = parameter.annotation.__metadata__[0]
         assert information.help, parameter.name
     assert "Common" in output

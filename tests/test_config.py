@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medart_cli import cli
-from medart_cli.config import FinetuneConfig, SampleConfig, read_settings, settings_of
+from medart_cli.config import (
+    DemoConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    SampleConfig,
+    choose_every,
+    count_passes,
+    plan_hldf,
+    read_settings,
+    settings_of,
+)
 from medart_cli.data import report
 from medart_cli.errors import ConfigError
 
@@ -27,6 +37,11 @@ def test_settings_are_flat_and_leave_unset_options_out():
     assert "steps" not in settings
     assert "config" not in settings
     assert all(isinstance(value, str | int | float | list) for value in settings.values())
+
+
+def test_paths_are_texts_in_settings_within_lists_too():
+    config = EvaluateConfig(real="a", synthetic=["b"], out=Path("o"), synthetic_root=[Path("r")])
+    assert settings_of(config)["synthetic_root"] == ["r"]
 
 
 def test_a_config_cannot_be_changed_afterwards():
@@ -98,3 +113,57 @@ def test_settings_from_before_there_was_a_score_mean_the_published_loss(tmp_path
     own = tmp_path / "own.toml"
     own.write_text("hldf_every = 500\n")  # somebody's own file means today's defaults
     assert "hldf_loss" not in read_settings(str(own))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"hldf_every": 0, "hldf_steps": 5}, "--hldf-steps: changes nothing with --hldf-every 0"),
+        ({"hldf_every": "0", "hldf_checkpoint": "step"}, "--hldf-checkpoint: changes nothing with"),
+        ({"method": "full", "target": ["to_q"]}, "--target: changes nothing with --method full"),
+        (
+            {"train_text_encoder": False, "text_target": ["q"]},
+            "--text-target: changes nothing with --freeze-text-encoder",
+        ),
+        (
+            {"method": "full", "train_text_encoder": False, "rank": 4},
+            "--rank: changes nothing where nothing gets",
+        ),
+        ({"use_cache": False, "cache": Path("c")}, "--cache: changes nothing with --no-cache"),
+        ({"learning_rate": 0}, "--learning-rate 0 would train nothing"),
+        ({"hldf_every": "often"}, "--hldf-every must be 0 or more, or auto, got often"),
+        ({"hldf_every": -1}, "--hldf-every must be 0 or more, or auto, got -1"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused_with_the_reason(options, told):
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        FinetuneConfig(data="d", out=Path("o"), **options)
+
+
+def test_what_a_recipe_says_for_other_cases_is_not_refused():
+    """The ablation without HLDF is `--config paper --hldf-every 0`."""
+    table = {**read_settings("paper"), "hldf_every": 0}
+    FinetuneConfig(data="d", out=Path("o"), config="paper", **table)
+    with pytest.raises(ConfigError, match="--hldf-steps: changes nothing"):
+        FinetuneConfig(data="d", out=Path("o"), config="paper", **{**table, "hldf_steps": 21})
+
+
+def test_demo_refuses_options_that_it_has_no_use_for():
+    for options in ({"precision": "bf16"}, {"max_failures": 3}):
+        with pytest.raises(ConfigError, match="changes nothing here"):
+            DemoConfig(**options)
+
+
+def test_how_one_call_was_to_talk_is_no_setting_of_the_next():
+    config = FinetuneConfig(data="d", out=Path("o"), json=True, quiet=True, overwrite=True)
+    assert settings_of(config).keys().isdisjoint({"json", "quiet", "verbose", "overwrite"})
+
+
+def test_a_color_loss_costs_what_the_method_page_counts():
+    plans = {loss: plan_hldf(FinetuneConfig(data="d", out=Path("o"), hldf_loss=loss))
+             for loss in ("published", "score")}  # fmt: skip
+    assert [count_passes(plans[loss]) for loss in ("published", "score")] == [120, 72]
+    assert [choose_every(plans["published"], total) for total in (4, 900, 10_000, 10**6)] == [
+        1, 45, 500, 500,
+    ]  # fmt: skip
+    assert choose_every(plans["score"], 10**6) == 300  # 72 of 120 passes, as much oftener

@@ -27,7 +27,8 @@ def options_of(config_type):
         elif isinstance(information.default, str):
             name = ", ".join((information.default, *(information.param_decls or ())))
         default = parameter.default
-        shown = "" if default in (None, parameter.empty, False) or default == () else f"`{default}`"
+        unset = default in (None, parameter.empty, ()) or default is False
+        shown = "" if unset else f"`{default}`"
         yield (
             information.rich_help_panel or "Arguments", name, values(kind), shown, information.help
         )  # fmt: skip
@@ -81,8 +82,9 @@ def test_the_page_of_commands_is_in_step():
 def test_every_command_in_the_docs_is_one_that_medart_takes(line, monkeypatch):
     taken = []
 
-    def take(name, config_type, options):
+    def take(name, config_type, options, typed):
         taken.append(config_type(**options))  # the checks of the options run here
+        taken[-1].refuse_idle(typed)
         return 0
 
     monkeypatch.setattr(cli, "run_stage", take)

@@ -176,7 +176,7 @@ def test_a_lost_connection_leaves_a_checkpoint_and_code_75(parts, tmp_path):
     """The terminal goes, as with an ssh connection: its programs get SIGHUP and cannot write."""
     words = command("finetune", parts, tmp_path)
     words[words.index("--quiet")] = "--verbose"  # with a bar, on that terminal
-    words += ["--steps", "5000", "--hldf-every", "0", "--preview-every", "0"]
+    words += ["--steps", "5000", "--hldf-every", "5000", "--preview-every", "0"]
     importlib.import_module("medart_cli.stages.finetune")
     child, terminal = pty.fork()
     if child == 0:

@@ -14,6 +14,8 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # What a module says though a command that imports it lacks the option, and why that is right.
 RIGHT = {
     ("data/dataset.py", "--shard"): "of the command that wrote the parts",
+    ("data/checkpoint.py", "--overwrite"): "of finetune, whose checkpoints doctor only looks for",
+    ("data/manifest.py", "--root"): "doctor reads no data set",
     ("data/report.py", "--overwrite"): "caption has no output folder of its own",
     ("metrics/features.py", "--features"): "classify takes features, but no Inception",
     ("metrics/features.py", "--cache"): "doctor fills no cache",
@@ -23,6 +25,7 @@ RIGHT = {
     ("models/hub.py", "--local-dir"): "of hf download",
     ("models/pixart.py", "--base"): "a default; sample passes RUN",
     ("models/pixart.py", "--resolution"): "caption and doctor draw nothing",
+    ("stages/doctor.py", "--shm-size"): "of docker run",
     ("stages/doctor_models.py", "--create-dirs"): "of curl",
 }
 

@@ -45,7 +45,8 @@ class Account:
     passed: Passed = field(default_factory=Passed)
     tables: list[str] = field(default_factory=list)
     unlisted: Counter[str] = field(default_factory=Counter)
-    _groups: set[bytes] = field(default_factory=set)
+    _groups: dict[bytes, str] = field(default_factory=dict)  # with their first spelling
+    _spellings: list[str] = field(default_factory=list)  # of the first that have several
     _below: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, record: Record) -> None:
@@ -63,7 +64,14 @@ class Account:
             self.empty += not record.text.strip()
         if record.group is not None:
             self.grouped += 1
-            self._groups.add(hashlib.blake2b(record.group.encode(), digest_size=8).digest())
+            self._add_group(record.group, str(record.group_name))
+
+    def _add_group(self, group: str, name: str) -> None:
+        key = hashlib.blake2b(group.encode(), digest_size=8).digest()
+        first = self._groups.setdefault(key, name)
+        pair = f"{first!r} and {name!r}"
+        if first != name and pair not in self._spellings and len(self._spellings) <= MOST_NAMED:
+            self._spellings.append(pair)
 
     def facts(self) -> dict[str, Any]:
         """Return the account as JSON data, for summaries and reports."""
@@ -146,6 +154,11 @@ class Account:
             found.append(
                 f"labels that differ in case, spaces or signs only: {alike}; if they are one "
                 "class, give them one name"
+            )
+        if self._spellings:
+            found.append(
+                "patients whose names differ in case or spaces only are taken for one: "
+                f"{_some(self._spellings)}; if they are two, give them other names"
             )
         if self._seem_patients():
             found.append(

@@ -141,9 +141,11 @@ def read_checkpoint(folder: Path, *, drawing: bool = False) -> dict[str, Any]:
         raise ConfigError(f"{folder}: {STATE_NAME} is torn") from error
     left_out = (OPTIMIZER_NAME, EMA_NAME) if drawing else ()
     names = {name for name in _file_names(folder) if name not in left_out}
-    sums = _read_sums(folder) if state.get("sums") else None
+    hashed = "sums" in state or (folder / SUMS_NAME).is_file()
+    sums = _read_sums(folder) if hashed else None
     known = {name for name in sums or names if name not in left_out}
-    lacking = [item for item in sorted(needed - set(left_out)) if not _has(names, item)]
+    needed = (needed | {STATE_NAME}) - set(left_out)
+    lacking = [item for item in sorted(needed) if not _has(names & known, item)]
     for name in [*sorted(known - names), *lacking]:
         raise ConfigError(f"{folder}: {name} is missing")
     for name in sorted(known):
@@ -322,7 +324,9 @@ def find_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         ConfigError: It is a run that has not saved its result yet, or one that is not whole.
     """
-    if (folder / STATE_NAME).is_file() or folder.resolve().parent.name == CHECKPOINTS:
+    place = folder.resolve()
+    named_so = place.parent.name == CHECKPOINTS and _step_of(place) >= 0
+    if (folder / STATE_NAME).is_file() or named_so:
         facts = dict(read_checkpoint(folder, drawing=True)["run"])
     elif (folder / RUN_NAME).is_file():
         facts = read_facts(folder / RUN_NAME)

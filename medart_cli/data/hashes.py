@@ -66,6 +66,8 @@ def _hash_waiting(
     faults: dict[Path, OSError],
     poll: Callable[[], None],
 ) -> None:
+    if not waiting:
+        return
     done, total = 0, sum(mark[0] for mark in waiting.values())
     with progress("hashes, MB", total // MEGABYTE) as bar:
         for path in waiting:

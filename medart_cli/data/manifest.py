@@ -81,8 +81,13 @@ class Record:
 
     @property
     def group(self) -> str | None:
-        """The patient, lesion or study, of a number its text; None where the row names none."""
+        """The patient, lesion or study, see `clean_group`; None where the row names none."""
         return clean_group(self.fields.get("group_id"))
+
+    @property
+    def group_name(self) -> str | None:
+        """The group as the row spells it."""
+        return None if self.group is None else str(self.fields["group_id"]).strip()
 
     @property
     def split(self) -> str | None:
@@ -120,9 +125,13 @@ class Record:
 
 
 def clean_group(group: object) -> str | None:
-    """Return the name of a patient, lesion or study, of a number its text; None for none."""
-    text = "" if group is None else str(group).strip()
-    return text or None
+    """Return what is the same for all spellings of a patient, lesion or study; None for none.
+
+    `P001`, `p001` and `P 001 ` are one patient, and so are a number and its text: taking two for
+    one keeps images together that could stand apart, the other way round a test would be too good.
+    """
+    text = "" if group is None else unicodedata.normalize("NFKC", str(group)).casefold()
+    return "".join(text.split()) or None
 
 
 def warn_of_demonstration(model: str, records: Iterable[Record]) -> None:

@@ -1,13 +1,13 @@
 """The endless order of rows in training: a function of seed and position, so resume is exact."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 
-@lru_cache(maxsize=4)
-def epoch_order(labels: tuple[str, ...], seed: int, epoch: int, balance: bool) -> tuple[int, ...]:
+def epoch_order(labels: Sequence[str], seed: int, epoch: int, balance: bool) -> tuple[int, ...]:
     """Return the rows of one epoch in their order.
 
     Args:
@@ -24,7 +24,19 @@ def epoch_order(labels: tuple[str, ...], seed: int, epoch: int, balance: bool) -
     return tuple(generator.choice(len(labels), size=len(labels), p=weights).tolist())
 
 
-def row_at(position: int, labels: tuple[str, ...], seed: int, balance: bool) -> int:
-    """Return the row at a position of the endless order."""
-    epoch, place = divmod(position, len(labels))
-    return epoch_order(labels, seed, epoch, balance)[place]
+class RowOrder:
+    """The endless order of some rows; arguments as `epoch_order`."""
+
+    def __init__(self, labels: Sequence[str], seed: int, *, balance: bool) -> None:
+        self._count = len(labels)
+
+        @lru_cache(maxsize=4)
+        def order(epoch: int) -> tuple[int, ...]:
+            return epoch_order(labels, seed, epoch, balance)
+
+        self._order = order
+
+    def __getitem__(self, position: int) -> int:
+        """Return the row at a position."""
+        epoch, place = divmod(position, self._count)
+        return self._order(epoch)[place]

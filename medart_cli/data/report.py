@@ -318,7 +318,7 @@ def build_card(facts: dict[str, Any]) -> str:
         pipeline_tag="text-to-image",
         tags=["medical-imaging", "synthetic-data", "pixart", facts["method"], "medart"],
     )
-    settings = tomli_w.dumps({"settings": facts["settings"]})
+    settings = tomli_w.dumps(facts["settings"])  # in the form that --config reads
     figures = json.dumps(facts["figures"], indent=1)
     notice = f"\n**{DEMONSTRATION}**\n" if facts["demonstration"] else ""
     return f"""---

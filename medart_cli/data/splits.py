@@ -104,13 +104,15 @@ def refuse_shared_groups(train: Sequence[Record], test: Sequence[Record], name: 
     Raises:
         ManifestError: Names the first such group and a row of each side.
     """
-    where = {record.group: record.place for record in train if record.group is not None}
+    where = {record.group: record for record in train if record.group is not None}
     for record in test:
-        group = record.group
-        if group is not None and group in where:
+        other = where.get(record.group or "")
+        if other is not None:
+            same = other.group_name == record.group_name
+            spelled = "" if same else f", spelled {other.group_name!r},"
             raise ManifestError(
-                f"{record.place}: group {group!r} stands in the test set and in {name} "
-                f"({where[group]}); keep each patient on one side"
+                f"{record.place}: group {record.group_name!r} stands in the test set and{spelled} "
+                f"in {name} ({other.place}); keep each patient on one side"
             )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
+from scipy import signal, stats
 from torch import Tensor
 
 from medart_cli.metrics.distances import blocks
@@ -53,6 +54,7 @@ TWIN = 0.5
 QUERIES = 256  # images whose views are held at once, 90 MB
 TOGETHER = 64  # training images whose views are made at once
 LEAST_HELDOUT = 50  # images (or patients); with fewer, no rate of false alarms is stated
+EXCESS = 0.01  # probability below which near-copies are more than chance gives
 LEAST_TRAINING = 4  # images; below, there are no next neighbors to measure against
 
 
@@ -415,6 +417,31 @@ def _find_place(ratios: Array, weights: Array, place: int) -> float:
     order = np.argsort(ratios)
     reached = np.searchsorted(np.cumsum(weights[order]), place - 1e-9)
     return float(ratios[order[min(int(reached), len(order) - 1)]])
+
+
+def find_chance(count: int, total: int, verdict: Verdict) -> float:
+    """Return how probable so many near-copies or more are among unseen images.
+
+    The thresholds are themselves drawn: the share of unseen images below the k-th least of m
+    held-out ones is a beta variable, and their number beta-binomial; so is that of look-alikes. The
+    spaces are taken as independent and their numbers added, which counts images that several flag
+    more than once.
+
+    Args:
+        count: Near-copies that were found.
+        total: Images that were looked at.
+        verdict: What they were judged by; of too few held-out images the answer is 1.
+    """
+    if verdict.place > verdict.heldout:
+        return 1.0
+    one = stats.betabinom(total, verdict.place, verdict.heldout + 1 - verdict.place)
+    laws = [one] * len(verdict.thresholds)
+    if verdict.twins:
+        laws.append(stats.betabinom(total, verdict.twins + 1, verdict.images + 1))
+    whole = np.ones(1)
+    for law in laws:
+        whole = signal.fftconvolve(whole, law.pmf(np.arange(total + 1)))
+    return float(np.clip(whole[count:].sum(), 0, 1))
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Distances between two sets of features: Frechet, kernel, and nearest-neighbor coverage.
+"""Distances between two sets of features: Frechet, and nearest-neighbor coverage.
 
 Every function takes (N, D) arrays, computes in float64, and says what it needs of N. Randomness
 comes from the generator that is passed in.
@@ -10,11 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medart_cli.metrics.resampling import draw_counts
+
 Array = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[np.floating]
+Indices = npt.NDArray[np.intp]
+Groups = tuple[Indices, Indices] | None  # of the real and of the synthetic rows
+Drawn = tuple[Indices, Indices]  # rows, and how often
 ROWS = 4096  # rows in float64 at a time: 64 MB at a width of 2048
 BLOCK = 1024  # rows of one set that are compared at a time
-KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # of clean-fid 0.1.35, fid.py
 NEIGHBORS = 5  # k of Naeem et al. 2020
 
 
@@ -73,7 +77,7 @@ def frechet_distance(real: AnyArray, synthetic: AnyArray) -> float:
     Source:
         Dowson and Landau 1982; the identity is that of Bures' fidelity, tr|S1^(1/2) S2^(1/2)|.
     """
-    _check_pair(real, synthetic)
+    check_pair(real, synthetic)
     if min(len(real), len(synthetic)) >= real.shape[1]:
         return frechet_of_moments(compute_moments(real), compute_moments(synthetic))
     if max(len(real), len(synthetic)) > max(ROWS, real.shape[1]):
@@ -142,7 +146,12 @@ class Extrapolation:
 
 
 def extrapolate_frechet(
-    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator, *, points: int = 10
+    real: AnyArray,
+    synthetic: AnyArray,
+    generator: np.random.Generator,
+    *,
+    points: int = 10,
+    groups: Groups = None,
 ) -> Extrapolation:
     """Extrapolate the Frechet distance to infinite n, where it is free of its upward bias.
 
@@ -154,18 +163,21 @@ def extrapolate_frechet(
         synthetic: (N2, D); the smaller of both must have 8 rows or more.
         generator: Draws the rows.
         points: Number of sizes, evenly spaced in 1 / n from a third of the rows to all.
+        groups: Patients of the rows of both sets; then whole patients are drawn, so that their
+            number falls as n does.
 
     Source:
         Chong and Forsyth 2020, Effectively Unbiased FID; here both sets are cut, as both are small.
     """
-    _check_pair(real, synthetic, least=8)
+    check_pair(real, synthetic, least=8)
     most = min(len(real), len(synthetic))
     inverse = np.linspace(3 / most, 1 / most, points)
     sizes = sorted({round(1 / item) for item in inverse})
+    first, second = groups or (None, None)
     distances = [
         frechet_distance(
-            real[np.sort(generator.permutation(len(real))[:size])],
-            synthetic[np.sort(generator.permutation(len(synthetic))[:size])],
+            real[cut_rows(len(real), size, generator, first)],
+            synthetic[cut_rows(len(synthetic), size, generator, second)],
         )
         for size in sizes
     ]
@@ -176,21 +188,44 @@ def extrapolate_frechet(
     return Extrapolation(float(fit[0]), float(np.sqrt(variance)), sizes, distances)
 
 
+def cut_rows(
+    count: int, size: int, generator: np.random.Generator, groups: Indices | None = None
+) -> Indices:
+    """Draw so many of `count` rows, in order; of whole groups, but for the last, where given."""
+    if groups is None:
+        return np.sort(generator.permutation(count)[:size])
+    _, codes = np.unique(groups, return_inverse=True)
+    place = generator.permutation(codes.max() + 1)
+    return np.sort(np.argsort(place[codes], kind="stable")[:size])
+
+
 def bootstrap_frechet(
-    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator, repeats: int
+    real: AnyArray,
+    synthetic: AnyArray,
+    generator: np.random.Generator,
+    repeats: int,
+    groups: Groups = None,
 ) -> Array:
     """Frechet distances of `repeats` resampled pairs of sets, (repeats,).
 
     A resample has fewer distinct rows than its set, so these distances lie above the distance of
     the sets; take their spread, not their place (see `centered_interval`).
+
+    Args:
+        real: (N1, D).
+        synthetic: (N2, D).
+        generator: Draws.
+        repeats: How many pairs.
+        groups: Patients of the rows of both sets, to draw whole patients.
     """
-    _check_pair(real, synthetic)
+    check_pair(real, synthetic)
+    first, second = groups or (None, None)
     if min(len(real), len(synthetic)) >= real.shape[1]:
         return np.array(
             [
                 frechet_distance(
-                    real[generator.integers(len(real), size=len(real))],
-                    synthetic[generator.integers(len(synthetic), size=len(synthetic))],
+                    real[np.repeat(*_draw_weights(len(real), generator, first))],
+                    synthetic[np.repeat(*_draw_weights(len(synthetic), generator, second))],
                 )
                 for _ in range(repeats)
             ]
@@ -199,32 +234,46 @@ def bootstrap_frechet(
     origin = left.mean(axis=0)  # keeps the products small; any fixed point would do
     left, right = left - origin, right - origin
     products = left @ right.T  # (N1, N2), once for all resamples
-    return np.array([_resampled_frechet(left, right, products, generator) for _ in range(repeats)])
+    return np.array(
+        [
+            _resampled_frechet(
+                left,
+                right,
+                products,
+                _draw_weights(len(left), generator, first),
+                _draw_weights(len(right), generator, second),
+            )
+            for _ in range(repeats)
+        ]
+    )
 
 
 def _resampled_frechet(
-    left: Array, right: Array, products: Array, generator: np.random.Generator
+    left: Array, right: Array, products: Array, one: Drawn, other: Drawn
 ) -> float:
     """One resample, as weights on the distinct rows: the singular values are those of it."""
-    rows, first = _draw_weights(len(left), generator)
-    columns, second = _draw_weights(len(right), generator)
+    (rows, first), (columns, second) = one, other
+    n, m = first.sum(), second.sum()
     a, b = left[rows], right[columns]
-    mean_a, mean_b = first @ a / len(left), second @ b / len(right)
+    mean_a, mean_b = first @ a / n, second @ b / m
     centered = products[np.ix_(rows, columns)] - (a @ mean_b)[:, None] - (b @ mean_a)[None, :]
     centered += mean_a @ mean_b
-    scale = np.sqrt(np.outer(first / (len(left) - 1), second / (len(right) - 1)))
+    scale = np.sqrt(np.outer(first / (n - 1), second / (m - 1)))
     cross = _nuclear_norm(centered * scale)
-    spread = first @ np.square(a - mean_a).sum(axis=1) / (len(left) - 1)
-    spread += second @ np.square(b - mean_b).sum(axis=1) / (len(right) - 1)
+    spread = first @ np.square(a - mean_a).sum(axis=1) / (n - 1)
+    spread += second @ np.square(b - mean_b).sum(axis=1) / (m - 1)
     gap = mean_a - mean_b
     return float(gap @ gap + spread - 2 * cross)
 
 
-def _draw_weights(count: int, generator: np.random.Generator) -> tuple[npt.NDArray[np.intp], Array]:
-    """Draw `count` rows with replacement: the distinct rows, and how often each was drawn."""
-    times = np.bincount(generator.integers(count, size=count), minlength=count)
+def _draw_weights(count: int, generator: np.random.Generator, groups: Indices | None) -> Drawn:
+    """Draw with replacement: the distinct rows, and how often each was drawn."""
+    if groups is None:
+        times = np.bincount(generator.integers(count, size=count), minlength=count)
+    else:
+        times = draw_counts(groups, 1, generator)[0]
     rows = np.flatnonzero(times)
-    return rows, times[rows].astype(np.float64)
+    return rows, times[rows]
 
 
 def centered_interval(value: float, resamples: AnyArray) -> tuple[float, float]:
@@ -237,101 +286,8 @@ def centered_interval(value: float, resamples: AnyArray) -> tuple[float, float]:
     return float(value + low), float(value + high)
 
 
-def kernel_distance(real: AnyArray, synthetic: AnyArray) -> tuple[float, float]:
-    """Unbiased kernel distance (KID) over all pairs, and its standard error.
-
-    The kernel is (x.y / D + 1)^3. The value may be negative where the sets are alike. The standard
-    error is the delete-one jackknife, in closed form from the kernel's row sums; for sets that are
-    alike it is up to sqrt(2) too large, never too small.
-
-    Args:
-        real: (N1, D), N1 of 3 or more.
-        synthetic: (N2, D), N2 of 3 or more.
-
-    Source:
-        Binkowski et al. 2018, Demystifying MMD GANs; Gretton et al. 2012, equation 3.
-    """
-    _check_pair(real, synthetic, least=3)
-    n, m = len(real), len(synthetic)
-    # A small set is converted once, so that NumPy sees a product of a matrix with its own
-    # transpose and computes half of it; a large one is, block by block, as it is needed.
-    real, synthetic = (
-        np.asarray(item, dtype=np.float64) if len(item) <= BLOCK else item
-        for item in (real, synthetic)
-    )
-    within_real, within_synthetic = _row_sums(real, real), _row_sums(synthetic, synthetic)
-    within_real -= _self_kernel(real)  # (N1,), without the pairs of a row with itself
-    within_synthetic -= _self_kernel(synthetic)
-    across_real, across_synthetic = _cross_sums(real, synthetic)  # (N1,), (N2,)
-    a, b, c = within_real.sum(), within_synthetic.sum(), across_real.sum()
-    value = a / (n * (n - 1)) + b / (m * (m - 1)) - 2 * c / (n * m)
-    without_real = (
-        (a - 2 * within_real) / ((n - 1) * (n - 2))
-        + b / (m * (m - 1))
-        - 2 * (c - across_real) / ((n - 1) * m)
-    )
-    without_synthetic = (
-        a / (n * (n - 1))
-        + (b - 2 * within_synthetic) / ((m - 1) * (m - 2))
-        - 2 * (c - across_synthetic) / (n * (m - 1))
-    )
-    variance = (n - 1) * without_real.var() + (m - 1) * without_synthetic.var()
-    return float(value), float(np.sqrt(variance))
-
-
-def kernel_distance_subsets(
-    real: AnyArray, synthetic: AnyArray, generator: np.random.Generator
-) -> float:
-    """KID as clean-fid gives it: the mean over 100 random subsets of at most 1000 rows.
-
-    For comparison with published figures; at equal n of 1000 or less it is `kernel_distance`.
-    """
-    _check_pair(real, synthetic, least=2)
-    size = min(len(real), len(synthetic), KID_SUBSET_SIZE)
-    total = 0.0
-    for _ in range(KID_SUBSETS):
-        rows = generator.choice(len(synthetic), size, replace=False)
-        x = np.asarray(synthetic[rows], dtype=np.float64)
-        rows = generator.choice(len(real), size, replace=False)
-        y = np.asarray(real[rows], dtype=np.float64)
-        within = _row_sums(x, x).sum() - _self_kernel(x).sum()
-        within += _row_sums(y, y).sum() - _self_kernel(y).sum()
-        total += within / (size * (size - 1)) - 2 * _row_sums(x, y).sum() / size**2
-    return float(total / KID_SUBSETS)
-
-
-def _kernel(a: AnyArray, b: AnyArray) -> Array:
-    first = np.asarray(a, dtype=np.float64)
-    base = np.empty((len(a), len(b)))
-    for columns in blocks(len(b)):
-        second = np.asarray(b[columns], dtype=np.float64)
-        np.matmul(first, second.T, out=base[:, columns])
-    base /= a.shape[1]
-    base += 1
-    for rows in blocks(len(a), 64):  # not at once: base * base is as large again
-        base[rows] *= base[rows] * base[rows]
-    return base
-
-
-def _row_sums(a: AnyArray, b: AnyArray) -> Array:
-    return np.concatenate([_kernel(a[rows], b).sum(axis=1) for rows in blocks(len(a))])
-
-
-def _cross_sums(a: AnyArray, b: AnyArray) -> tuple[Array, Array]:
-    by_row, by_column = [], np.zeros(len(b))
-    for rows in blocks(len(a)):
-        block = _kernel(a[rows], b)
-        by_row.append(block.sum(axis=1))
-        by_column += block.sum(axis=0)
-        del block  # before there is another one
-    return np.concatenate(by_row), by_column
-
-
-def _self_kernel(a: AnyArray) -> Array:
-    return np.asarray((_square_norms(a) / a.shape[1] + 1) ** 3)
-
-
-def _square_norms(a: AnyArray) -> Array:
+def square_norms(a: AnyArray) -> Array:
+    """Return the squared length of each row, (N,)."""
     parts = (np.asarray(a[rows], dtype=np.float64) for rows in blocks(len(a)))
     return np.concatenate([np.square(part).sum(axis=1) for part in parts])
 
@@ -366,7 +322,7 @@ def neighbor_coverage(real: AnyArray, synthetic: AnyArray, k: int = NEIGHBORS) -
     Source:
         Kynkaanniemi et al. 2019 (precision, recall); Naeem et al. 2020 (density, coverage).
     """
-    _check_pair(real, synthetic, least=k + 1)
+    check_pair(real, synthetic, least=k + 1)
     real_radius, synthetic_radius = _radius(real, k), _radius(synthetic, k)
     inside = np.zeros(len(synthetic), dtype=np.int64)  # real neighborhoods each one lies in
     covered, recalled = [], []
@@ -387,10 +343,10 @@ def neighbor_coverage(real: AnyArray, synthetic: AnyArray, k: int = NEIGHBORS) -
 def pairwise_distances(a: AnyArray, b: AnyArray) -> Array:
     """Euclidean distances of all rows of `a` to all rows of `b`, (Na, Nb)."""
     first, found = np.asarray(a, dtype=np.float64), np.empty((len(a), len(b)))
-    own = _square_norms(first)[:, None]
+    own = square_norms(first)[:, None]
     for columns in blocks(len(b)):
         second = np.asarray(b[columns], dtype=np.float64)
-        norms = own + _square_norms(second)[None, :]
+        norms = own + square_norms(second)[None, :]
         square = norms - 2 * (first @ second.T)
         square[square < 1e-13 * norms] = 0  # rounding of the three terms: equal rows are at 0
         found[:, columns] = np.sqrt(square)
@@ -412,7 +368,8 @@ def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _check_pair(real: AnyArray, synthetic: AnyArray, least: int = 2) -> None:
+def check_pair(real: AnyArray, synthetic: AnyArray, least: int = 2) -> None:
+    """Raise ValueError unless these are two tables of one width and of so many rows at least."""
     if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
         raise ValueError(
             f"expected (N1, D) and (N2, D) features, got {real.shape} and {synthetic.shape}"

@@ -9,6 +9,7 @@ transformers what its own `save_pretrained` writes.
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -112,7 +113,12 @@ def _place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def fit_probe(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: int, *, balance: bool
+    features: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    classes: int,
+    *,
+    balance: bool,
+    worth: int | None = None,
 ) -> nn.Linear:
     """Fit the last layer by logistic regression on features of mean 0 and mean variance 1.
 
@@ -124,14 +130,17 @@ def fit_probe(
         labels: Class indices, (N,).
         classes: How many classes there are; one that no label names is never predicted.
         balance: Weigh classes by the inverse of their counts.
+        worth: How many images they count as against the penalty, which is fixed; each as one by
+            default. With one `worth`, images repeated k times give the layer that they give once.
 
     Returns:
         A layer on the plain features: center and scale are folded into its weights.
     """
     center = features.mean(axis=0, dtype=np.float64)  # (D,)
     scale = float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())) or 1.0
+    strength = PROBE_C * (1.0 if worth is None else worth / len(labels))
     probe = LogisticRegression(
-        C=PROBE_C, max_iter=2000, class_weight="balanced" if balance else None
+        C=strength, max_iter=2000, class_weight="balanced" if balance else None
     ).fit((features - center) / scale, labels)
     weight, bias = probe.coef_, probe.intercept_
     if len(probe.classes_) == 2:  # scikit-learn keeps one row: the logit of the second class
@@ -166,13 +175,19 @@ def weigh_classes(labels: Tensor, classes: int) -> Tensor:
 
 
 def draw_order(
-    labels: Tensor, classes: int, generator: torch.Generator, *, balance: bool
+    labels: Tensor, classes: int, generator: torch.Generator, count: int, *, balance: bool
 ) -> Tensor:
-    """Draw the order of one epoch: each image once, or (`balance`) all classes equally often."""
+    """Draw the order of the `count` images of an epoch: all in turn, or (`balance`) by class.
+
+    Where `count` is not the number of images there are, they are passed over several times, the
+    last time only so far; with `balance` all classes are drawn equally often.
+    """
     if not balance:
-        return torch.randperm(len(labels), generator=generator)
+        passes = range(math.ceil(count / len(labels)))
+        orders = [torch.randperm(len(labels), generator=generator) for _ in passes]
+        return torch.cat(orders)[:count]
     weights = weigh_classes(labels, classes)[labels]
-    return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+    return torch.multinomial(weights, count, replacement=True, generator=generator)
 
 
 def augment(images: Tensor, generator: torch.Generator, *, flips: bool) -> Tensor:

@@ -1,6 +1,7 @@
 """Where and how to compute: device, number format, and generators that depend on the row alone."""
 
 import hashlib
+import os
 import resource
 import warnings
 from collections.abc import Callable
@@ -59,11 +60,13 @@ def join_processes(name: str) -> torch.device:
             f"--device {name}: names one GPU, and each of {state.num_processes} processes takes "
             "its own; leave it out"
         )
-    if state.device.type != device.type:  # ACCELERATE_TORCH_DEVICE and the like
-        raise ConfigError(
-            f"--device {name}: accelerate's settings or environment ask for {state.device} "
-            f"instead of {device}; take that out of them"
-        )
+    for variable in ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU"):
+        asked = os.environ.get(variable, "").lower() not in ("", "false", "0")
+        if asked and state.device.type != device.type:
+            raise ConfigError(
+                f"--device {name}: accelerate's settings or environment ask for {state.device} "
+                f"({variable}) instead of {device}; take that out of them"
+            )
     return state.device if state.num_processes > 1 else device
 
 

@@ -135,9 +135,9 @@ def hash_weights(folder: Path, known: Mapping[Path, str] | None = None) -> str:
     return digest.hexdigest()
 
 
-def find_unhashed(folder: Path) -> list[Path]:
-    """Return the weight files of a pipeline that must be read for their hash."""
-    files = [path for part in WEIGHTS for path in find_weights(folder / part)]
+def find_unhashed(folder: Path, parts: Sequence[str] = WEIGHTS) -> list[Path]:
+    """Return the weight files of a pipeline's parts that must be read for their hash."""
+    files = [path for part in parts for path in find_weights(folder / part)]
     return [path for path in files if not _blob_hash(path)]
 
 
@@ -446,6 +446,15 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
         scaled = at_least_float(latents) / vae.config.scaling_factor
         images: Tensor = vae.decode(scaled, return_dict=False)[0]
         return images
+
+
+def decoder_bytes(vae: AutoencoderKL, resolution: int) -> int:
+    """Estimate what the decoder's backward pass holds for one image, with its blocks recomputed.
+
+    Most of it is the last block, at full size: some 25 maps of its channels in fp32. The real one
+    of 512 pixels takes 3.4 GB.
+    """
+    return int(25 * vae.config.block_out_channels[0] * resolution**2 * 4)
 
 
 def at_least_float(tensor: Tensor) -> Tensor:

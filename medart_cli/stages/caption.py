@@ -43,11 +43,13 @@ from medart_cli.data.captions import (
 )
 from medart_cli.data.edits import Edits, hash_text, is_users
 from medart_cli.data.files import draft_of
+from medart_cli.data.hashes import hash_files
 from medart_cli.data.images import load_image
 from medart_cli.data.journal import Journal
 from medart_cli.data.labels import merge_labels, read_labels
+from medart_cli.data.latents import try_cache
 from medart_cli.data.lock import hold_lock
-from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration
+from medart_cli.data.manifest import MANIFEST_NAME, Record, hash_file, warn_of_demonstration
 from medart_cli.data.profiles import Profile, columns_of, read_profile, spoken_label
 from medart_cli.data.report import first_change, write_text
 from medart_cli.data.review import build_review, status_of
@@ -59,7 +61,7 @@ from medart_cli.models.captioner import Answer, Captioner, Question, Sampling, f
 from medart_cli.models.device import DTYPES, find_precision, hush_libraries, join_processes
 from medart_cli.models.endpoint import Endpoint, check_endpoint, is_loopback
 from medart_cli.models.pixart import find_base, load_tokenizer, max_tokens, normalize_prompt
-from medart_cli.ranks import count_ranks, own_part
+from medart_cli.ranks import Part, count_ranks, own_part
 
 KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
 STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "kept", "none")
@@ -159,6 +161,8 @@ def write_captions(
     journal = Journal(target, records, part.name, alone=config.shard is None)
     finished = check_session(config, journal, beside(target, "caption.toml"))
     todo = find_todo(config, journal, profile, finished=finished)
+    if config.style == "visual":
+        todo = sorted({*todo, *find_replaced(journal, part)})
     tell_edits(config, records)
     warn_of_old_labels(profile, journal.records, todo)
 
@@ -360,6 +364,29 @@ def find_todo(
     ]
 
 
+def find_replaced(journal: Journal, part: Part) -> list[int]:
+    """Return the own rows whose text describes another image that had the same name.
+
+    A person's text stays; that it may be of another image is said.
+    """
+    known = {}
+    for row, record in enumerate(journal.records):
+        described = (record.fields.get("caption") or {}).get("image")
+        if described and row % part.count == part.index and not journal.is_done(row):
+            known[row] = (record.path, described)
+    hashes, _ = hash_files([path for path, _ in known.values()], cache=try_cache(), poll=stop.check)
+    other = [row for row, (path, described) in known.items()
+             if hashes.get(path, described) != described]  # fmt: skip
+    ours = [row for row in other if not is_users(journal.records[row])]
+    if ours:
+        log.warning("%d images are others than their texts describe, as %s; captioned anew",
+                    len(ours), journal.records[ours[0]].file_name)  # fmt: skip
+    if len(ours) < len(other):
+        log.warning("%d images are others than when a person changed their texts, which are kept",
+                    len(other) - len(ours))  # fmt: skip
+    return ours
+
+
 def _needs_text(record: Record) -> bool:
     status = (record.fields.get("caption") or {}).get("status")
     return record.text is None or status == "rejected" or not (record.text.strip() or status)
@@ -474,11 +501,14 @@ def caption_rows(
                 stop.check()
                 continue
             task = waiting[item[0]]
-            result = settle(config, records[task.row], task, item[1], source)
+            record = records[task.row]
+            result = settle(config, record, task, item[1], source)
             if result is None:
                 again.append(task)
-            else:
-                yield task.row, result
+                continue
+            if "text" in result:
+                result["caption"]["image"] = hash_file(record.path)
+            yield task.row, result
         waiting = again
 
 

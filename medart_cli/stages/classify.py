@@ -54,6 +54,8 @@ from medart_cli.stages.classify_results import write_results
 from medart_cli.stages.classify_setup import Sets, describe_rows, read_sets
 
 SPLIT_NAME = "split.jsonl"
+# Folders from before trainings were made equal are not continued: their regimes cannot be compared.
+FORMERLY = {"equal": "neither steps nor the penalty of the probe"}
 LEAST_VAL = 10  # images (or groups) a class; fewer cannot tell which epoch is best
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 
@@ -68,6 +70,21 @@ class Setup:
     device: torch.device
     precision: str
     flips: bool
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training, or the first or second half of one.
+
+    Attributes:
+        train: The images to learn from.
+        val: The images for early stopping, if there are enough.
+        size: How many images an epoch draws.
+    """
+
+    train: Images
+    val: Images | None
+    size: int
 
 
 def run(config: ClassifyConfig) -> dict[str, Any]:
@@ -88,14 +105,16 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     sets, same = drop_same(config, sets, cache)
     inputs, settings = (config.data, config.synthetic, config.test), settings_of(config)
-    output = Output(config.out, "classify", settings, MAY_CHANGE, config.overwrite, inputs)
+    output = Output(
+        *(config.out, "classify", settings, MAY_CHANGE, config.overwrite, inputs), formerly=FORMERLY
+    )
     with open_output(output):
         keep_split(config, sets)
         write_manifest(config.out / "duplicates.jsonl", same)
         images, lost = load_sets(config, sets, backbone, cache if config.freeze else None)
         setup = Setup(config, sets.classes, backbone, device, precision, flips)
         for regime in config.chosen_regimes:
-            for seed in choose_seeds(config):
+            for seed in config.chosen_seeds:
                 stop.check()
                 if is_done(result_path(config.out, regime, seed), images["test"]):
                     log.info("%s, seed %d: done before", regime, seed)
@@ -125,13 +144,6 @@ def _changed(folder: Path, what: str) -> ConfigError:
     )
 
 
-def choose_seeds(config: ClassifyConfig) -> list[int]:
-    """List the seeds; one alone where nothing in a training depends on it."""
-    drawn = config.label_budget is not None or config.ratio is not None
-    count = 1 if config.freeze and not drawn else config.seeds
-    return list(range(config.seed, config.seed + count))
-
-
 def result_path(out: Path, regime: str, seed: int) -> Path:
     """Return where the test of one training is kept."""
     return out / "regimes" / regime / f"seed-{seed}.json"
@@ -149,12 +161,13 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
     """Train one regime with one seed, and write what it makes of the test images."""
     config = setup.config
     phases = plan_phases(config, regime, seed, images)
-    first, _ = phases[0]
+    first = phases[0].train
     head = fit_probe(
         first.features,
         first.labels.numpy(),
         len(setup.classes),
         balance=config.balance != "none",
+        worth=plan_phases(config, "real", seed, images)[0].size,
     )
     network = build_network(setup.backbone, head)
     facts: list[dict[str, Any]] = []
@@ -162,11 +175,11 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
         with torch.inference_mode():
             logits = head(torch.from_numpy(images["test"].features))  # (N, K)
     else:
-        for number, (train, val) in enumerate(phases):
+        for number, phase in enumerate(phases):
             generator = build_generator(seed, "classify", regime, number)
             name = f"{regime}, seed {seed}"
             with torch.backends.cudnn.flags(enabled=True, deterministic=True):
-                facts.append(fine_tune(setup, network, (train, val), generator, name))
+                facts.append(fine_tune(setup, network, phase, generator, name))
         logits = compute_logits(setup, network, images["test"])
     path = result_path(config.out, regime, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,8 +189,9 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
     result = {
         "regime": regime,
         "seed": seed,
-        "train_images": [len(train.labels) for train, _ in phases],
-        "val_images": [0 if val is None else len(val.labels) for _, val in phases],
+        "train_images": [len(phase.train.labels) for phase in phases],
+        "val_images": [0 if phase.val is None else len(phase.val.labels) for phase in phases],
+        "steps": [] if config.freeze else [count_steps(config, phase) for phase in phases],
         "training": facts,
         "test_images": images["test"].rows.hashes,
         "probabilities": logits.double().softmax(dim=1).tolist(),
@@ -193,24 +207,39 @@ def _save_network(setup: Setup, network: nn.Sequential, folder: Path) -> None:
 
 def plan_phases(
     config: ClassifyConfig, regime: str, seed: int, images: dict[str, Images]
-) -> list[tuple[Images, Images | None]]:
-    """Say what a regime learns from, in order: training images, and those for early stopping."""
+) -> list[Phase]:
+    """Say what a regime learns from, in order, and how many images its epochs draw.
+
+    `real` is what it is without synthetic images. With `--equal steps` the epochs of all other
+    regimes are as long as those of `mix`; those of the halves of `pretrain` are so together.
+    """
     real = images["train"]
     if config.label_budget is not None:
         real = real.pick(draw_per_class(real.rows.labels, config.label_budget, seed))
+    train, val = hold_out(config, real, seed)
+    own = Phase(train, val, len(train.labels))
     if regime == "real":
-        return [hold_out(config, real, seed)]
-    synthetic = images["synthetic"]
-    if regime == "synthetic":
-        return [hold_out(config, synthetic, seed)]
-    if regime == "pretrain":
-        return [hold_out(config, synthetic, seed), hold_out(config, real, seed)]
+        return [own]
+    synthetic = added = images["synthetic"]
     if config.ratio is not None:
         counts = Counter(real.rows.labels)
         wanted = {name: math.ceil(config.ratio * count) for name, count in counts.items()}
-        synthetic = synthetic.pick(draw_per_class(synthetic.rows.labels, wanted, seed))
-    train, val = hold_out(config, real, seed)
-    return [(train.join(synthetic), val)]
+        added = synthetic.pick(draw_per_class(synthetic.rows.labels, wanted, seed))
+    both = own.size + len(added.labels)
+    if regime == "mix":
+        return [Phase(train.join(added), val, both)]
+    if regime == "control":
+        return [Phase(train, val, both)]
+    drawn, drawn_val = hold_out(config, synthetic, seed)
+    alone = regime == "synthetic"
+    size = both if alone else len(added.labels)
+    first = Phase(drawn, drawn_val, size if config.equal == "steps" else len(drawn.labels))
+    return [first] if alone else [first, own]
+
+
+def count_steps(config: ClassifyConfig, phase: Phase) -> int:
+    """Count the optimizer steps of a phase that is not stopped early."""
+    return config.epochs * math.ceil(phase.size / config.batch_size)
 
 
 def hold_out(config: ClassifyConfig, images: Images, seed: int) -> tuple[Images, Images | None]:
@@ -227,19 +256,19 @@ def hold_out(config: ClassifyConfig, images: Images, seed: int) -> tuple[Images,
 def fine_tune(
     setup: Setup,
     network: nn.Sequential,
-    phase: tuple[Images, Images | None],
+    phase: Phase,
     generator: torch.Generator,
     name: str,
 ) -> dict[str, Any]:
     """Train all weights; the best state on the held-out images is kept, that of the start too."""
-    config, (train, val) = setup.config, phase
+    config, train, val = setup.config, phase.train, phase.val
     weights = None
     if config.balance == "weights":
         weights = weigh_classes(train.labels, len(setup.classes)).to(setup.device)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    total = config.epochs * math.ceil(len(train.labels) / config.batch_size)
+    total = count_steps(config, phase)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_at, total=total))
     scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == "fp16")
     best = Best(network, measure(setup, network, val))
@@ -247,7 +276,7 @@ def fine_tune(
     with progress(name, total) as bar:
         for epoch in range(1, config.epochs + 1):
             running = 0.0
-            for inputs, labels in draw_batches(setup, train, generator):
+            for inputs, labels in draw_batches(setup, phase, generator):
                 stop.check()
                 with autocast(setup):
                     loss = functional.cross_entropy(
@@ -260,7 +289,7 @@ def fine_tune(
                 scaler.update()
                 optimizer.zero_grad(set_to_none=True)
                 schedule.step()
-                running += loss.item() * len(labels) / len(train.labels)
+                running += loss.item() * len(labels) / phase.size
                 bar.advance({"loss": loss.item()})
             if not math.isfinite(running):
                 raise RunError(f"the loss is {running} in epoch {epoch}; lower --learning-rate")
@@ -289,12 +318,13 @@ def autocast(setup: Setup) -> torch.autocast:
 
 
 def draw_batches(
-    setup: Setup, images: Images, generator: torch.Generator
+    setup: Setup, phase: Phase, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Give the batches of one epoch, varied where that is safe."""
-    config = setup.config
+    config, images = setup.config, phase.train
     order = draw_order(
-        images.labels, len(setup.classes), generator, balance=config.balance == "sampling"
+        *(images.labels, len(setup.classes), generator, phase.size),
+        balance=config.balance == "sampling",
     )
     for picks in torch.split(order, config.batch_size):
         inputs = images.pixels[picks].to(setup.device).float()  # (B, 3, S, S)
@@ -358,7 +388,7 @@ def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> di
     results = {
         regime: [
             json.loads(result_path(config.out, regime, seed).read_text(encoding="utf-8"))
-            for seed in choose_seeds(config)
+            for seed in config.chosen_seeds
         ]
         for regime in config.chosen_regimes
     }
@@ -368,6 +398,7 @@ def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> di
         "trained": "last layer" if config.freeze else "all weights",
         "image_size": setup.backbone.image_size,
         "label_budget": config.label_budget,
+        "equal": None if config.freeze or config.synthetic is None else config.equal,
         "inputs": [account.facts() for account in sets.accounts],
         "checks": sets.checks,
         "failures": sets.failures + lost,

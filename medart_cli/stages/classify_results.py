@@ -24,16 +24,17 @@ from medart_cli.data.report import (
     write_text,
 )
 from medart_cli.log import log, table
+from medart_cli.metrics.intervals import find_class_intervals, find_score_intervals
 from medart_cli.metrics.scores import (
     MEASURES,
     PRIMARY,
+    SURE,
     Difference,
     calibration_bins,
     compare_draws,
     count_confusions,
     draw_seeds,
     draw_weights,
-    find_interval,
     find_roc,
     find_seed_interval,
     score_classes,
@@ -46,6 +47,7 @@ from medart_cli.stages.classify_setup import Rows, count_labels
 from medart_cli.versions import read_versions
 
 Floats = npt.NDArray[np.float64]
+BASELINES = ("real", "control")  # regimes of real images alone: who is better is better than both
 VERDICTS = {1: "better", -1: "worse", 0: "no difference shown"}
 TITLES = {
     "balanced_accuracy": "balanced accuracy",
@@ -56,6 +58,7 @@ TITLES = {
 }
 EXPLAINED = {
     "real": "trained on the real images",
+    "control": "trained on the real images alone, in as many optimizer steps as mix",
     "synthetic": "trained on the synthetic images alone",
     "mix": "trained on both together",
     "pretrain": "trained on the synthetic images, then on the real ones",
@@ -85,7 +88,8 @@ def write_results(
     for name, found in regimes.items():
         found["train_images"] = results[name][0]["train_images"]
         found["val_images"] = results[name][0]["val_images"]
-        found["classes"] = _mean_classes(truth, runs[name], classes)
+        found["steps"] = results[name][0]["steps"]
+        found["classes"] = _describe_classes(truth, runs[name], test.rows.groups, classes)
     chosen = choose_regime(regimes)
     metrics = {
         **facts,
@@ -99,7 +103,7 @@ def write_results(
     rows = _list_predictions(results, test.rows, classes)
     write_manifest(config.out / PREDICTIONS_NAME, rows)
     _draw_charts(config.out, truth, runs, classes)
-    columns, cells = build_rows(regimes, (PRIMARY, "auroc"), narrow=True)
+    columns, cells = build_rows(regimes, (PRIMARY,), narrow=True)
     table("test on real images, 95 % intervals", columns, cells)
     write_report(config.out, metrics)
     log.info("report: %s", config.out / "report.html")
@@ -122,39 +126,60 @@ def compare_regimes(
     groups: Sequence[str],
     config: ClassifyConfig,
 ) -> dict[str, dict[str, Any]]:
-    """Score each regime, and its difference to `real` on the same draws of images and seeds."""
+    """Score each regime, and its differences to `real` and `control` on the same draws.
+
+    A regime is called better, or worse, than the real images alone only where it is so in few
+    steps (`real`) and in as many as its own (`control`): more steps alone change a classifier, too.
+    """
     seeds = len(next(iter(runs.values())))
     weights = draw_weights(groups, config.bootstrap, config.seed)
     picks = draw_seeds(seeds, config.bootstrap, config.seed)
-    draws = {name: score_draws(truth, items, weights, picks) for name, items in runs.items()}
+    draws = {}
+    if len(runs) > 1:
+        draws = {name: score_draws(truth, items, weights, picks) for name, items in runs.items()}
     found: dict[str, dict[str, Any]] = {}
     for name, items in runs.items():
         each = [score_predictions(truth, item) for item in items]
+        limits = find_score_intervals(truth, items, groups)
         found[name] = {
             "scores": {
-                measure: _describe_score([one[measure] for one in each], draws[name][measure])
+                measure: _describe_score([one[measure] for one in each], limits.get(measure))
                 for measure in MEASURES
             },
             "by_seed": each,
             "difference_to_real": {},
+            "difference_to_control": {},
             "verdict": "",
         }
-    for name in found.keys() - {"real"} if "real" in found else ():
-        gaps = {
-            measure: compare_draws(
-                found[name]["scores"][measure]["mean"] - found["real"]["scores"][measure]["mean"],
-                draws[name][measure],
-                draws["real"][measure],
-            )
-            for measure in MEASURES
-        }
-        found[name]["difference_to_real"] = {key: asdict(gap) for key, gap in gaps.items()}
-        found[name]["verdict"] = VERDICTS[gaps[PRIMARY].sign]
+    for name in found:
+        signs = set()
+        for base in [base for base in BASELINES if base in found and name not in ("real", base)]:
+            gaps = {
+                measure: compare_draws(
+                    found[name]["scores"][measure]["mean"] - found[base]["scores"][measure]["mean"],
+                    draws[name][measure],
+                    draws[base][measure],
+                )
+                for measure in SURE
+            }
+            found[name][f"difference_to_{base}"] = {key: asdict(gap) for key, gap in gaps.items()}
+            signs.add(gaps[PRIMARY].sign)
+        if signs:
+            found[name]["verdict"] = VERDICTS[signs.pop() if len(signs) == 1 else 0]
     return found
 
 
-def _describe_score(each: list[float], draws: Floats) -> dict[str, Any]:
-    low, high = find_interval(draws)
+def differences_of(found: dict[str, Any]) -> dict[str, Difference]:
+    """Return a regime's differences in balanced accuracy to those of real images alone."""
+    return {
+        base: Difference(**found[f"difference_to_{base}"][PRIMARY])
+        for base in BASELINES
+        if found[f"difference_to_{base}"]
+    }
+
+
+def _describe_score(each: list[float], limits: tuple[float, float] | None) -> dict[str, Any]:
+    low, high = limits or (None, None)
     return {
         "mean": float(np.mean(each)),
         "low": low,
@@ -171,13 +196,19 @@ def choose_regime(regimes: Mapping[str, dict[str, Any]]) -> str:
     return "real" if "real" in regimes else next(iter(regimes))
 
 
-def _mean_classes(
-    truth: npt.NDArray[np.int64], runs: Sequence[Floats], classes: list[str]
-) -> dict[str, dict[str, float]]:
+def _describe_classes(
+    truth: npt.NDArray[np.int64],
+    runs: Sequence[Floats],
+    groups: Sequence[str],
+    classes: list[str],
+) -> dict[str, dict[str, Any]]:
+    """Give the means over the seeds of each class's scores, and their intervals."""
     tables = [score_classes(truth, run, classes) for run in runs]
+    limits = find_class_intervals(truth, runs, groups)
     return {
         name: {key: float(np.mean([one[name][key] for one in tables])) for key in tables[0][name]}
-        for name in classes
+        | {f"{key}_interval": pairs[index].tolist() for key, pairs in limits.items()}
+        for index, name in enumerate(classes)
     }
 
 
@@ -229,7 +260,7 @@ def _draw_charts(
 def build_rows(
     regimes: Mapping[str, dict[str, Any]], measures: Sequence[str], *, narrow: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Build the one table: a row a regime, with its difference to `real` and the verdict.
+    """Build the one table: a row a regime, with its differences to `real` and `control`.
 
     Args:
         regimes: From `compare_regimes`.
@@ -237,45 +268,57 @@ def build_rows(
         narrow: Put intervals on a line of their own, for a terminal.
     """
     gap = "\n" if narrow else " "
-    columns = ["regime", "trained on", *(TITLES[measure] for measure in measures)]
+    columns = ["regime", "trained on", "steps", *(TITLES[measure] for measure in measures)]
+    bases = [base for base in BASELINES if base in regimes]
     rows = []
     for name, found in regimes.items():
-        row = [name, " + ".join(map(str, found["train_images"]))]
+        row = [name, *(" + ".join(map(str, found[key])) for key in ("train_images", "steps"))]
         for measure in measures:
             score = found["scores"][measure]
-            row.append(f"{score['mean']:.3f}{gap}[{score['low']:.3f},{score['high']:.3f}]")
-        other = found["difference_to_real"].get(PRIMARY)
-        if other:
-            interval = f"[{other['low']:+.3f},{other['high']:+.3f}]"
-            row.append(f"{other['value']:+.3f}{gap}{interval}{gap}p = {other['p_value']:.2g}")
-        rows.append([*row, *([] if other else [""]), found["verdict"]])
-    columns += ["difference to real", "verdict"]
-    if narrow:  # eighty columns have no room for the number of images, nor for words side by side
-        columns = [name.replace(" ", "\n") for name in columns]
-        rows = [[*row[:-1], row[-1].replace(" shown", "\nshown")] for row in rows]
-        return [columns[0], *columns[2:]], [[row[0], *row[2:]] for row in rows]
+            row.append(_show_interval(score["mean"], (score["low"], score["high"]), gap))
+        others = differences_of(found)
+        for base in bases:
+            row.append(_show_difference(others[base], gap) if base in others else "")
+        rows.append([*row, found["verdict"]])
+    columns += [*(f"difference to {base}" for base in bases), "verdict"]
+    if narrow:  # eighty columns have no room for images and steps, nor for words side by side
+        columns = [name.replace("difference", "against").replace(" ", "\n") for name in columns]
+        rows = [[*row[:-1], row[-1].replace(" ", "\n")] for row in rows]
+        return [columns[0], *columns[3:]], [[row[0], *row[3:]] for row in rows]
     return columns, rows
 
 
+def _show_interval(mean: float, limits: Sequence[float | None], gap: str = " ") -> str:
+    low, high = limits
+    return f"{mean:.3f}" + ("" if low is None else f"{gap}[{low:.3f},{high:.3f}]")
+
+
+def _show_difference(other: Difference, gap: str) -> str:
+    interval = f"[{other.low:+.3f},{other.high:+.3f}]"
+    return f"{other.value:+.3f}{gap}{interval}{gap}p = {other.p_value:.2g}"
+
+
 def word_verdict(name: str, found: dict[str, Any]) -> str:
-    """Say in one sentence whether a regime helps; nobody wins where the interval holds zero."""
-    gap = Difference(**found["difference_to_real"][PRIMARY])
+    """Say in one sentence whether a regime helps; nobody wins where an interval holds zero."""
+    cause = "more steps" if name == "control" else "synthetic images"
     how = {
-        1: "synthetic images help",
-        -1: "synthetic images harm",
-        0: "no difference is shown",
-    }[gap.sign]
-    return (
-        f"{name} ({EXPLAINED[name]}): {how}; balanced accuracy changes by "
-        f"{gap.value:+.3f}, 95 % interval {gap.low:+.3f} to {gap.high:+.3f}, p = {gap.p_value:.3g}."
-    )
+        VERDICTS[1]: f"{cause} help",
+        VERDICTS[-1]: f"{cause} harm",
+        VERDICTS[0]: "no difference is shown",
+    }[found["verdict"]]
+    gaps = [
+        f"{gap.value:+.3f} against {base} (95 % interval {gap.low:+.3f} to {gap.high:+.3f}, "
+        f"p = {gap.p_value:.3g})"
+        for base, gap in differences_of(found).items()
+    ]
+    return f"{name} ({EXPLAINED[name]}): {how}; balanced accuracy {' and '.join(gaps)}."
 
 
 def write_report(out: Path, metrics: dict[str, Any]) -> None:
     """Write report.html from metrics.json and the charts."""
     regimes, classes = metrics["regimes"], metrics["classes"]
-    sentences = _word_leak(metrics["checks"]) + [
-        word_verdict(name, found) for name, found in regimes.items() if found["difference_to_real"]
+    sentences = word_leak(metrics["checks"]) + [
+        word_verdict(name, found) for name, found in regimes.items() if found["verdict"]
     ]
     if metrics["demonstration"]:
         sentences.insert(0, DEMONSTRATION)
@@ -317,12 +360,14 @@ def _build_seed_table(metrics: dict[str, Any]) -> str:
     return build_table(columns, rows)
 
 
-def _class_row(label: str, found: dict[str, float]) -> list[str]:
-    numbers = [f"{found[key]:.3f}" for key in ("sensitivity", "specificity", "auroc")]
+def _class_row(label: str, found: dict[str, Any]) -> list[str]:
+    keys = ("sensitivity", "specificity", "auroc")
+    numbers = [_show_interval(found[key], found[f"{key}_interval"]) for key in keys]
     return [label, f"{found['count']:.0f}", *numbers]
 
 
-def _word_leak(checks: dict[str, Any]) -> list[str]:
+def word_leak(checks: dict[str, Any]) -> list[str]:
+    """Say what the generator knows and the classifiers may not, and what could not be checked."""
     leak = checks.get("generator_leak")
     words = []
     if checks["split_by"] == "images":
@@ -330,14 +375,29 @@ def _word_leak(checks: dict[str, Any]) -> list[str]:
             "PATIENTS UNKNOWN: images were split one by one, so images of one patient may stand on "
             "both sides, and results may be too good; name patients in group_id."
         )
-    if leak and leak["test_images"]:
-        return [
-            *words,
+    if not leak:
+        return words
+    if leak["test_images"]:
+        words.append(
             f"LEAK: the generator was trained on {leak['test_images']} of the test images; every "
-            "result with synthetic images is too good.",
-        ]
-    if leak and not leak["checked"]:
-        words.append("Whether the generator was trained on test images could not be checked.")
+            "result with synthetic images is too good."
+        )
+    if leak["outside_budget"]:
+        words.append(
+            f"LEAK: the generator knows {leak['outside_budget']} training images outside "
+            "--label-budget; what the synthetic images add may be those."
+        )
+    if leak["other_images"]:
+        words.append(
+            f"The generator was trained on {leak['other_images']} images that no classifier here "
+            "learned from: what the synthetic images add may be those."
+        )
+    if not leak["checked"]:
+        words.append(
+            "Which images the generator was trained on is unknown: whether test images"
+            + (", or images outside --label-budget," if leak["outside_budget"] is not None else "")
+            + " are among them could not be checked."
+        )
     return words
 
 
@@ -352,6 +412,10 @@ def _build_notes(metrics: dict[str, Any]) -> str:
     if metrics["label_budget"] is not None:
         notes.append(
             f"Real images a class learned from (--label-budget): {metrics['label_budget']}."
+        )
+    if metrics["equal"] == "epochs":
+        notes.append(
+            "Optimizer steps are NOT EQUAL (--equal epochs): a difference may come of the steps."
         )
     dropped = {k: n for k, n in metrics["checks"]["duplicates_dropped"].items() if n}
     notes += [
@@ -385,9 +449,10 @@ def tell_duplicates(checks: dict[str, Any]) -> list[str]:
 
 def _word_method(metrics: dict[str, Any]) -> str:
     return (
-        "Scores are means over the seeds; the intervals are 95 % bootstrap intervals over groups "
-        "of test images and seeds, the differences paired on the same draws. p-values are not "
-        "corrected for the number of regimes. The interval of the calibration error lies high "
-        "where test images are few. The classifier in this folder is the one of "
+        "Scores are means over the seeds. Their 95 % intervals are Wilson's, for the effective "
+        "number of test images: images of one patient count for less. Differences have 95 % "
+        "bootstrap intervals over groups of test images and seeds, paired on the same draws. "
+        "p-values are not corrected for the number of regimes. The calibration error lies high "
+        "where test images are few, and has no interval. The classifier in this folder is that of "
         f"{metrics['classifier']['regime']}, seed {metrics['classifier']['seed']}."
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from medart_cli.data.manifest import Record, clean_group, hash_file
 from medart_cli.data.splits import (
     check_labels,
     check_same_classes,
+    draw_per_class,
     drop_duplicates,
     find_leaks,
     group_key,
@@ -102,7 +103,7 @@ def read_sets(config: ClassifyConfig) -> Sets:
         failures += more
     checks = {"split_by": _say_split(config, everything), **_keep_apart(config, rows)}
     if "synthetic" in rows:
-        checks["generator_leak"] = check_generator(config, test)
+        checks["generator_leak"] = check_generator(config, rows)
     if config.label_budget is not None:
         _warn_of_small_classes(train, config.label_budget)
     for name, part in rows.items():
@@ -170,6 +171,10 @@ def _read_test(
         check_labels(records, "the test set")
         test, failures = _hash_rows(records, "test")
         return real.pick(others), test, failures
+    if marked and config.test_fraction != ClassifyConfig.test_fraction:
+        raise ConfigError(
+            "--test-fraction: changes nothing where rows are marked test; leave it out"
+        )
     if marked:
         return real.pick(others), real.pick(marked), 0
     first, second = split_groups(real.labels, real.groups, config.test_fraction, config.seed)
@@ -231,8 +236,11 @@ def _keep_apart(config: ClassifyConfig, rows: dict[str, Rows]) -> dict[str, Any]
     return {"shared_groups": 0, "duplicates_dropped": dropped_of}
 
 
-def check_generator(config: ClassifyConfig, test: Rows) -> dict[str, Any]:
-    """Look for test images among those that the generator of the synthetic ones was trained on.
+def check_generator(config: ClassifyConfig, rows: Mapping[str, Rows]) -> dict[str, Any]:
+    """Look for what the generator of the synthetic images learned from and classifiers may not.
+
+    That is test images, and with `--label-budget` training images that are not drawn: a generator
+    that knows them brings their labels back. Of images in neither set only the number is noted.
 
     Raises:
         ManifestError: There are some, and `--allow-leak` is not given.
@@ -245,8 +253,17 @@ def check_generator(config: ClassifyConfig, test: Rows) -> dict[str, Any]:
             "be checked; name the run with --run",
             HASH_LIST,
         )
-        return {"checked": False, "test_images": 0}
     seen = {word for path in lists for word in path.read_text(encoding="utf-8").split()}
+    test, train = rows["test"], rows["train"]
+    return {
+        "checked": bool(lists),
+        "test_images": _refuse_test_leaks(config, test, seen),
+        "outside_budget": _refuse_outside_budget(config, rows, seen),
+        "other_images": len(seen - set(test.hashes) - set(train.hashes)),
+    }
+
+
+def _refuse_test_leaks(config: ClassifyConfig, test: Rows, seen: set[str]) -> int:
     leaks = find_leaks(test.records, test.hashes, seen)
     if leaks and not config.allow_leak:
         raise ManifestError(
@@ -256,7 +273,37 @@ def check_generator(config: ClassifyConfig, test: Rows) -> dict[str, Any]:
         )
     if leaks:
         log.warning("the generator was trained on %d of the test images (--allow-leak)", len(leaks))
-    return {"checked": True, "test_images": len(leaks)}
+    return len(leaks)
+
+
+def _refuse_outside_budget(
+    config: ClassifyConfig, rows: Mapping[str, Rows], seen: set[str]
+) -> int | None:
+    """Count the training images that the generator knows and the budget leaves out; most of a seed.
+
+    It knows an image that it was trained on, or whose caption it drew.
+    """
+    if config.label_budget is None:
+        return None
+    train = rows["train"]
+    seen = seen | {str(record.source.get("sha256")) for record in rows["synthetic"].records}
+    most: list[Record] = []
+    for seed in config.chosen_seeds:
+        drawn = train.pick(draw_per_class(train.labels, config.label_budget, seed))
+        known = seen - set(drawn.hashes)
+        most = max(most, find_leaks(train.records, train.hashes, known), key=len)
+    if most and not config.allow_leak:
+        raise ManifestError(
+            f"{most[0].place}: the generator of --synthetic knows this training image, which "
+            f"--label-budget {config.label_budget} leaves out ({len(most)} such images); train a "
+            "generator on the images of the budget alone, or go on with --allow-leak, and the "
+            "results will say so"
+        )
+    if most:
+        log.warning(
+            "the generator knows %d images outside --label-budget (--allow-leak)", len(most)
+        )
+    return len(most)
 
 
 def find_hash_lists(config: ClassifyConfig) -> list[Path]:

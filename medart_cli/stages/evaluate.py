@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import PartialState
 
 from medart_cli import stop
@@ -16,24 +15,34 @@ from medart_cli.data.report import Output, open_output, write_json
 from medart_cli.errors import RunError
 from medart_cli.log import log, progress, table
 from medart_cli.metrics import color
-from medart_cli.metrics.comparison import Effort, compare_features, rank_sets
-from medart_cli.metrics.features import Extractor, read_features
-from medart_cli.stages.evaluate_colors import compare_colors, tell_variety
+from medart_cli.metrics.comparison import Effort, compare_features
+from medart_cli.metrics.features import Rows, read_features
+from medart_cli.stages.evaluate_colors import compare_colors, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import find_copies, list_copies, sum_up, tell_rate
 from medart_cli.stages.evaluate_page import (
     distance_names,
     format_short,
     head_short,
-    tell_recall,
     write_page,
 )
+from medart_cli.stages.evaluate_ranking import rank
 from medart_cli.stages.evaluate_setup import (
     ImageSet,
     Networks,
     build_networks,
+    code_labels,
     extract,
     read_sets,
     shared_labels,
+)
+from medart_cli.stages.evaluate_verdict import (
+    find_close,
+    find_suspected,
+    qualify_winner,
+    tell_closeness,
+    tell_patients,
+    tell_ranking,
+    tell_recall,
 )
 from medart_cli.versions import read_versions
 
@@ -70,7 +79,13 @@ def measure(
         "format": FORMAT,
         "inputs": [item.account.facts() for item in sets],
         "sets": [
-            {"name": item.name, "n": len(item), "labels": item.count_labels()} for item in sets
+            {
+                "name": item.name,
+                "n": len(item),
+                "patients": item.count_patients(),
+                "labels": item.count_labels(),
+            }
+            for item in sets
         ],
         "features": [
             {"name": item.name, "width": item.width, "fingerprint": item.fingerprint}
@@ -83,12 +98,11 @@ def measure(
         "failures": [{"file": name, "reason": why} for name, why in failures.items()],
         "demonstration": any(bool(item.demonstration.any()) for item in sets),
     }
-    collapsed = {item["set"] for item in facts["color"] if item["collapsed"]}
-    facts["ranking"] = rank(config, real, synthetic, networks.main[0], cache)
-    if facts["ranking"] and facts["ranking"]["winner"] in collapsed:
-        facts["ranking"]["reason"] += "; but the variety of its colors has collapsed"
     found = find_copies(config, sets, networks, cache)
     facts["copies"] = [sum_up(config, pairs) for pairs in found]
+    facts["ranking"] = rank(config, sets, networks, cache, find_suspected(facts))
+    if facts["ranking"]:
+        facts["ranking"]["reason"] += qualify_winner(facts)
 
     facts |= {"settings": settings_of(config), "versions": read_versions()}
     facts["seconds"] = round(time.monotonic() - started, 1)
@@ -124,12 +138,31 @@ def compare_sets(
         for extractor, item, label in jobs:
             stop.check()
             rows = real.rows_of(label)
+            columns = item.rows_of(label)
             first = read_features(real.keys[rows], extractor, cache)
-            second = read_features(item.keys[item.rows_of(label)], extractor, cache)
+            second = read_features(item.keys[columns], extractor, cache)
             place = {"set": item.name, "features": extractor.name, "label": label}
-            found.append(place | compare_features(first, second, real.groups[rows], effort))
+            known = label is None and real.labels and item.labels
+            facts = compare_features(
+                first,
+                second,
+                real.groups[rows],
+                effort,
+                labels=code_labels([real, item])[1] if known else None,
+                patients=find_patients(real, item, rows, columns),
+            )
+            found.append(place | facts)
             bar.advance()
     return found
+
+
+def find_patients(
+    real: ImageSet, item: ImageSet, rows: Rows, columns: Rows
+) -> tuple[Rows, Rows] | None:
+    """Return the patients of some images of both sets; None where neither set names any."""
+    if real.patients is None and item.patients is None:
+        return None
+    return real.clusters[rows], item.clusters[columns]
 
 
 def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[str]]:
@@ -150,35 +183,6 @@ def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[
     return found
 
 
-def rank(
-    config: EvaluateConfig,
-    real: ImageSet,
-    synthetic: list[ImageSet],
-    extractor: Extractor,
-    cache: Path,
-) -> dict[str, Any] | None:
-    """Rank several sets at one common n; None for a single set."""
-    if len(synthetic) < 2:
-        return None
-    generator = np.random.default_rng(config.seed)
-    n = min(len(item) for item in synthetic)
-    first = read_features(real.keys, extractor, cache)
-    effort = Effort(config.seed, config.bootstrap, 1)
-    results = []
-    for item in synthetic:
-        stop.check()
-        rows = np.sort(generator.permutation(len(item))[:n])
-        second = read_features(item.keys[rows], extractor, cache)
-        results.append(compare_features(first, second, real.groups, effort))
-    names = [item.name for item in synthetic]
-    ranking = {"n": n, "features": extractor.name, **rank_sets(names, results)}
-    ranking["frechet"] = {
-        name: {key: result["frechet"][key] for key in ("value", "interval")}
-        for name, result in zip(names, results, strict=True)
-    }
-    return ranking
-
-
 def show(facts: dict[str, Any]) -> None:
     """Print the main tables on standard error."""
     for network in facts["features"]:
@@ -189,11 +193,12 @@ def show(facts: dict[str, Any]) -> None:
         ]
         table(network["title"], head_short(network), rows)
     for item in facts["color"]:
-        far = ", ".join(item["beyond_floor"]) or "none"
-        log.info("%s: color measures beyond those of real halves: %s", item["set"], far)
+        log.info("%s: %s", item["set"], tell_gaps(item))
         log.info("%s: %s", item["set"], tell_variety(item))
-    for line in tell_recall(facts):
+    for line in (*tell_patients(facts), *tell_recall(facts)):
         log.info("%s", line)
+    for line in tell_closeness(facts):
+        log.warning("%s", line)
     for item in facts["copies"]:
         log.info(
             "%s: %d near-copies of %d (%.1f%%, 95%% interval %.1f to %.1f%%); %s",
@@ -201,11 +206,8 @@ def show(facts: dict[str, Any]) -> None:
             *(100 * item["interval"][0], 100 * item["interval"][1], tell_rate(item)),
         )
     if facts["ranking"]:
-        ranking = facts["ranking"]
-        winner = ranking["winner"] or "none"
-        log.info(
-            "ranking: %s; winner: %s (%s)", ", ".join(ranking["order"]), winner, ranking["reason"]
-        )
+        for line in tell_ranking(facts["ranking"]):
+            log.info("%s", line)
 
 
 def fail_on_copies(config: EvaluateConfig, facts: dict[str, Any]) -> None:
@@ -241,6 +243,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
         if item["label"] is None and item["features"] == primary
     }
     share = {item["set"]: item["share"] for item in facts["copies"]}
+    close = find_close(facts)
     collapsed = {item["set"]: item["collapsed"] for item in facts["color"]}
     return {
         "result": str(config.out),
@@ -254,6 +257,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
                 "kernel": item["kernel"] and item["kernel"]["value"],
                 "copies": share.get(name),
                 "collapsed": collapsed[name],
+                "closer": close[name],
             }
             for name, item in overall.items()
         },

@@ -10,6 +10,7 @@ from medart_cli import stop
 from medart_cli.config import EvaluateConfig
 from medart_cli.metrics import color
 from medart_cli.metrics.comparison import PAIRS_LIMIT, choose_rows, split_halves
+from medart_cli.metrics.distances import centered_interval
 from medart_cli.metrics.features import Extractor, read_features
 from medart_cli.stages.evaluate_setup import ImageSet, shared_labels
 
@@ -34,22 +35,13 @@ def compare_colors(
     first = read_features(real.keys, extractor, cache)
     # A random part of very large sets: colors of 10,000 images are those of all.
     rows = choose_rows(first, PAIRS_LIMIT, generator)
-    first, groups = first[rows], real.groups[rows]
-    halves = [split_halves(groups, generator) for _ in range(config.floor_repeats)]
-    gaps = [color.color_gap(first[left], first[right]) for left, right in halves if len(right)]
+    first = first[rows]
     found = []
     for item in synthetic:
         second = read_features(item.keys, extractor, cache)
-        second = second[choose_rows(second, PAIRS_LIMIT, generator)]
-        gap = color.color_gap(first, second)
-        draws = color.bootstrap_color(first, second, generator, config.bootstrap)
-        measures = {
-            name: {
-                channel: _measure_color(name, index, gap, draws, gaps)
-                for index, channel in enumerate(color.CHANNELS)
-            }
-            for name in ("mean", "spread", "histogram")
-        }
+        columns = choose_rows(second, PAIRS_LIMIT, generator)
+        second, groups = second[columns], (real.groups[rows], item.clusters[columns])
+        measures = measure_gaps(first, second, groups, generator, config.bootstrap)
         beyond = [
             f"{channel} {name}"
             for name, channels in measures.items()
@@ -63,22 +55,47 @@ def compare_colors(
     return found
 
 
-def _measure_color(
-    name: str,
-    index: int,
-    gap: color.ColorGap,
-    draws: list[color.ColorGap],
-    floor: list[color.ColorGap],
-) -> dict[str, Any]:
-    """Put one color measure beside its interval and the largest gap of the real set's halves."""
-    value = float(getattr(gap, name)[index])
-    highest = max((abs(float(getattr(item, name)[index])) for item in floor), default=None)
-    found: dict[str, Any] = {"value": value, "interval": None, "floor": highest}
-    low = high = value
-    if draws:
-        low, high = np.quantile([getattr(item, name)[index] for item in draws], [0.025, 0.975])
-        found["interval"] = [float(low), float(high)]
-    found["beyond_floor"] = highest is not None and bool(low > highest or high < -highest)
+def measure_gaps(
+    real: color.AnyArray,
+    synthetic: color.AnyArray,
+    groups: tuple[color.Indices, color.Indices],
+    generator: np.random.Generator,
+    repeats: int,
+) -> dict[str, dict[str, Any]]:
+    """Measure the gap of each color measure, its interval, and what sets of one source reach.
+
+    Args:
+        real: Color histograms, (N1, 1024).
+        synthetic: The same, (N2, 1024).
+        groups: Patient of each real and of each synthetic image, as codes.
+        generator: Draws.
+        repeats: Resamples of an interval; 0 for none.
+
+    Returns:
+        For each measure and channel the keys value, interval, floor, beyond_floor. Floors and what
+        lies beyond them are None where a set is of one patient.
+    """
+    gap, floor, draws = color.color_gap(real, synthetic), None, None
+    if all(len(np.unique(codes)) > 1 for codes in groups):
+        floor = color.color_floor(real, synthetic, groups, generator)
+        if repeats:
+            draws = color.bootstrap_color(
+                real, synthetic, groups, generator=generator, repeats=repeats
+            )
+    found: dict[str, dict[str, Any]] = {}
+    for name in color.MEASURES:
+        found[name] = {}
+        for index, channel in enumerate(color.CHANNELS):
+            value = float(getattr(gap, name)[index])
+            measure: dict[str, Any] = {"value": value, "interval": None, "floor": None}
+            if draws is not None:
+                low, high = centered_interval(value, getattr(draws, name)[:, index])
+                measure["interval"] = [max(0.0, low) if name == "histogram" else low, high]
+            if floor is not None:
+                measure["floor"] = float(getattr(floor, name)[index])
+            beyond = None if floor is None else bool(abs(value) > measure["floor"])
+            measure["beyond_floor"] = beyond
+            found[name][channel] = measure
     return found
 
 
@@ -89,10 +106,11 @@ def _compare_varieties(
     measured = {}
     for label in [None, *(shared_labels(real, item) if config.per_label else [])]:
         stop.check()
-        rows = real.rows_of(label)
+        rows, columns = real.rows_of(label), item.rows_of(label)
         first = read_features(real.keys[rows], extractor, cache)
-        second = read_features(item.keys[item.rows_of(label)], extractor, cache)
-        measured[label] = measure_variety(first, second, groups=real.groups[rows], config=config)
+        second = read_features(item.keys[columns], extractor, cache)
+        groups = real.groups[rows], item.clusters[columns]
+        measured[label] = measure_variety(first, second, groups=groups, config=config)
     whole = measured.pop(None)
     if _differ_in_labels(real, item):
         whole |= {"variety_collapsed": None, "variety_note": "the sets differ in their labels"}
@@ -119,7 +137,7 @@ def measure_variety(
     real: color.AnyArray,
     synthetic: color.AnyArray,
     *,
-    groups: npt.NDArray[np.intp],
+    groups: tuple[color.Indices, color.Indices],
     config: EvaluateConfig,
 ) -> dict[str, Any]:
     """Measure how much the images of two sets vary in color.
@@ -127,7 +145,7 @@ def measure_variety(
     Args:
         real: Color histograms, (N1, 1024).
         synthetic: The same, (N2, 1024).
-        groups: Patient of each real image, (N1,).
+        groups: Patient of each real and of each synthetic image, as codes.
         config: Its seed, resamples and splits of the real set.
 
     Returns:
@@ -144,8 +162,11 @@ def measure_variety(
     generator = np.random.default_rng(config.seed)
     rows, columns = (choose_rows(item, PAIRS_LIMIT, generator) for item in (real, synthetic))
     first, second = color.color_moments(real[rows]), color.color_moments(synthetic[columns])
-    halves = _split(groups[rows], len(second), generator, repeats=config.floor_repeats)
-    variety = _measure_ratios(first[..., 0], second[..., 0], halves, generator, config.bootstrap)
+    kept = groups[0][rows], groups[1][columns]
+    halves = _split(kept[0], len(second), generator, repeats=config.floor_repeats)
+    means = first[..., 0], second[..., 0]
+    draws = color.bootstrap_variety(*means, kept, generator=generator, repeats=config.bootstrap)
+    variety = _measure_ratios(*means, halves, draws)
     told = [item[:, :3].reshape(len(item), -1) for item in (first, second)]  # (N, 6)
     few = [item[choose_rows(item, ENERGY_LIMIT, generator)] for item in told]
     floors = [
@@ -155,7 +176,7 @@ def measure_variety(
     shown = [variety[channel] for channel in color.CHANNELS[:3] if variety[channel]]
     if n < VERDICT_FROM:
         note = f"n = {n}: whether the variety has collapsed is said from {VERDICT_FROM} images on"
-    elif not (shown and halves and config.bootstrap):
+    elif not (halves and shown and shown[0]["interval"]):
         note = "no interval or no halves of the real set to say whether the variety has collapsed"
     return {
         "variety": variety,
@@ -169,19 +190,18 @@ def _measure_ratios(
     real: color.Array,
     synthetic: color.Array,
     halves: Halves,
-    generator: np.random.Generator,
-    repeats: int,
+    draws: color.Array,
 ) -> dict[str, Any]:
     """Put each channel's ratio of varieties beside its interval and the range of real halves."""
     values = color.color_variety(real, synthetic)
     floors = [color.color_variety(real[left], real[right]) for left, right in halves]
-    draws = color.bootstrap_variety(real, synthetic, generator=generator, repeats=repeats)
     found: dict[str, Any] = {}
     for index, channel in enumerate(color.CHANNELS):
         found[channel] = None
         if np.isnan(values[index]):
             continue
-        ends = np.nanquantile(draws[:, index], [0.025, 0.975]) if repeats else None
+        known = draws[~np.isnan(draws[:, index]), index]
+        ends = np.quantile(known, [0.025, 0.975]) if len(known) else None
         found[channel] = {
             "value": float(values[index]),
             "interval": None if ends is None else [float(end) for end in ends],
@@ -211,6 +231,15 @@ def _range(values: list[float]) -> list[float] | None:
     """Return lowest and highest of the halves' values; None where there are no halves."""
     known = [float(value) for value in values if not np.isnan(value)]
     return [min(known), max(known)] if known else None
+
+
+def tell_gaps(item: dict[str, Any]) -> str:
+    """Say in a sentence which colors differ more than those of sets of one source."""
+    if item["mean"]["red"]["beyond_floor"] is None:
+        return "whether colors differ by more than chance cannot be said of one patient"
+    if not item["beyond_floor"]:
+        return "colors differ no more than those of two sets of one source"
+    return f"colors differ beyond two sets of one source in: {', '.join(item['beyond_floor'])}"
 
 
 def tell_variety(item: dict[str, Any]) -> str:

@@ -159,6 +159,7 @@ def sum_up(config: EvaluateConfig, pairs: Pairs) -> dict[str, Any]:
     """Count the copies of one set, for metrics.json."""
     count, n = int(pairs.copied.sum()), len(pairs.own)
     low, high = copies.wilson_interval(count, n)
+    chance = copies.find_chance(count, n, pairs.verdict)
     return {
         "set": pairs.own.name,
         "n": n,
@@ -166,6 +167,8 @@ def sum_up(config: EvaluateConfig, pairs: Pairs) -> dict[str, Any]:
         "identical_files": int(pairs.identical.sum()),
         "share": count / n,
         "interval": [low, high],
+        "chance": chance,
+        "excess": chance <= copies.EXCESS,
         "false_alarms": pairs.verdict.false_alarms,
         "heldout": pairs.verdict.images,
         "heldout_units": pairs.verdict.heldout,

@@ -21,16 +21,29 @@ from medart_cli.data.report import (
     build_table,
     write_text,
 )
-from medart_cli.metrics.color import CHANNELS
-from medart_cli.stages.evaluate_colors import COLLAPSED, tell_variety
+from medart_cli.metrics.color import CHANNELS, MEASURES
+from medart_cli.metrics.comparison import COVERAGES, STRAIGHT_FROM, UNKNOWN, count_units
+from medart_cli.stages.evaluate_colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.stages.evaluate_copies import SEEN_THROUGH, Pairs, tell_rate
 from medart_cli.stages.evaluate_setup import ImageSet
+from medart_cli.stages.evaluate_verdict import (
+    tell_closeness,
+    tell_patients,
+    tell_ranking,
+    tell_recall,
+    with_sign,
+)
 
 THUMB = 112  # pixels of a picture in a grid
 GRID_COLUMNS = 8
-COVERAGES = ("precision", "recall", "density", "coverage")
 MOST_LABELS = 12
 MOST_PAIRS = 12
+ABOUT_FLOOR = (
+    "Each measure with the synthetic set cut to the n of halves of the real set that share no "
+    "patient; in braces the lowest and highest of these halves. A good generator's lies within. "
+    "< marks a value at infinite n that is an upper bound; ! a set that is closer to the real one "
+    "than sets of one source are to each other, a sign of copies."
+)
 PLOT_COLORS = ("#1b1f24", "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989")
 
 
@@ -51,34 +64,61 @@ def head_comparison(network: dict[str, Any]) -> list[str]:
         "n syn",
         f"{network['frechet'].split()[0]} [95%]",
         "at infinite n",
-        "halves of real",
-        "synthetic at that n",
         f"{network['kernel'].split()[0]} x 1000",
         *COVERAGES,
     ]
 
 
 def format_comparison(item: dict[str, Any]) -> list[str]:
-    """Write one comparison as the cells of a table row."""
-    frechet, kernel, floor = item["frechet"], item["kernel"], item["floor"]
+    """Write one comparison, of all images that there are, as the cells of a table row."""
+    frechet = item["frechet"]
     return [
-        name_comparison(item),
+        name_comparison(item) + _mark_close(item),
         str(item["n_real"]),
         str(item["n_synthetic"]),
         _with_interval(frechet["value"], frechet["interval"], ".3g"),
         _extrapolated(item) if frechet["infinite_n"] else "-",
-        f"{floor['frechet']['real']:.3g} (n {floor['n']})" if floor else "-",
-        f"{floor['frechet']['synthetic']:.3g}" if floor else "-",
-        _with_error(kernel),
+        _with_error(item["kernel"]),
         *("-" if item[key] is None else f"{item[key]:.2f}" for key in COVERAGES),
     ]
+
+
+def head_floor(network: dict[str, Any]) -> list[str]:
+    """Head the columns of `format_floor`."""
+    short = network["frechet"].split()[0], network["kernel"].split()[0]
+    return ["At equal n, {halves}", "n", short[0], f"{short[1]} x 1000", *COVERAGES]
+
+
+def format_floor(item: dict[str, Any]) -> list[str]:
+    """Write each measure at the n of halves of the real set, and what these give, as cells."""
+    floor = item["floor"] or {}
+    forms = {"frechet": (1, ".3g"), "kernel": (1e3, ".2g")} | dict.fromkeys(COVERAGES, (1, ".2f"))
+    return [
+        name_comparison(item) + _mark_close(item),
+        str(floor.get("n", "-")),
+        *(_beside_halves(floor.get(name), *form) for name, form in forms.items()),
+    ]
+
+
+def _beside_halves(measure: dict[str, float] | None, scale: float, form: str) -> str:
+    if measure is None:
+        return "-"
+    names = ("synthetic", "real_lowest", "real_highest")
+    value, low, high = (f"{scale * measure[name]:{form}}" for name in names)
+    return f"{value} {{{low}, {high}}}"
+
+
+def _mark_close(item: dict[str, Any]) -> str:
+    return " !" if item["closeness"] and item["closeness"]["suspected"] else ""
 
 
 def _extrapolated(item: dict[str, Any]) -> str:
     """Write the value at infinite n, with a mark where there are too few images to trust it."""
     infinite = item["frechet"]["infinite_n"]
-    below = "< " if min(item["n_real"], item["n_synthetic"]) <= item["width"] else ""
-    return f"{below}{infinite['value']:.3g} ± {infinite['standard_error']:.2g}"
+    if mark := _mark_close(item):
+        return f"{infinite['value']:.3g}{mark}"  # as a rule below zero: it means nothing
+    few = count_units(item) <= STRAIGHT_FROM * item["width"]
+    return f"{'< ' if few else ''}{infinite['value']:.3g} ± {infinite['standard_error']:.2g}"
 
 
 def name_comparison(item: dict[str, Any]) -> str:
@@ -96,7 +136,7 @@ def format_short(item: dict[str, Any]) -> list[str]:
     """Write the core of one comparison as the cells of a row on a terminal."""
     floor, kernel = item["floor"], item["kernel"]
     return [
-        name_comparison(item),
+        name_comparison(item) + _mark_close(item),
         f"{item['n_synthetic']}/{item['n_real']}",
         _with_interval(item["frechet"]["value"], item["frechet"]["interval"], ".3g"),
         f"{floor['frechet']['synthetic']:.3g}, {floor['frechet']['real']:.3g}" if floor else "-",
@@ -107,6 +147,10 @@ def format_short(item: dict[str, Any]) -> list[str]:
 def _with_error(kernel: dict[str, Any] | None) -> str:
     if kernel is None:
         return "-"
+    if kernel["standard_error"] is None:
+        if kernel["by_patient"] is None:
+            return f"{1e3 * kernel['value']:.3g}"
+        return f"{_with_error(kernel['by_patient'])} by patient"
     value, error = 1e3 * kernel["value"], 1e3 * kernel["standard_error"]
     return f"{value:.0f} ± {error:.0f}" if abs(value) >= 100 else f"{value:.2g} ± {error:.2g}"
 
@@ -134,7 +178,7 @@ def write_page(
         histograms: (4, 256) of each set, by name.
     """
     parts = [_introduce(facts), *_show_distances(out, facts), *_show_colors(out, facts, histograms)]
-    parts += _show_copies(facts, pairs)
+    parts += [*_show_ranking(facts["ranking"]), *_show_copies(facts, pairs)]
     parts += ["<h2>Images by label</h2>", *_show_grids(sets)]
     parts.append(build_inputs(facts["inputs"]))
     parts.append("<h2>Settings and versions</h2>")
@@ -154,20 +198,15 @@ def _introduce(facts: dict[str, Any]) -> str:
     for item in facts["comparisons"]:
         if item["label"] is None and item["features"] == primary["name"]:
             lines.append(_sum_up(item, primary["frechet"]))
+    lines += tell_patients(facts)
     for item in facts["color"]:
-        beyond = ", ".join(item["beyond_floor"])
-        found = f"differ beyond halves of the real set in: {beyond}" if beyond else "agree"
-        lines.append(f"{item['set']}: colors {found}.")
+        lines.append(f"{item['set']}: {tell_gaps(item)}.")
         lines.append(f"{item['set']}: {tell_variety(item)}.")
-    lines += tell_recall(facts)
+    lines += [*tell_recall(facts), *tell_closeness(facts)]
     for item in facts["copies"]:
         lines.append(f"{item['set']}: {_count_copies(item)}")
     if facts["ranking"]:
-        ranking = facts["ranking"]
-        lines.append(
-            f"Ranking at n = {ranking['n']}: {', '.join(ranking['order'])}. "
-            f"Winner: {ranking['winner'] or 'none'}; {ranking['reason']}."
-        )
+        lines += tell_ranking(facts["ranking"])
     for name, reasons in facts["unmatched_labels"].items():
         lines.append(f"{name}: not compared by label: {'; '.join(reasons)}.")
     if facts["failures"]:
@@ -175,23 +214,34 @@ def _introduce(facts: dict[str, Any]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def tell_recall(facts: dict[str, Any]) -> list[str]:
-    """Say for each set which share of the real images it reaches, overall and by label."""
-    primary = facts["features"][0]["name"]
-    lines = []
-    for name in dict.fromkeys(item["set"] for item in facts["comparisons"]):
-        shares = {
-            item["label"]: item["recall"]
-            for item in facts["comparisons"]
-            if (item["set"], item["features"]) == (name, primary) and item["recall"] is not None
-        }
-        if None not in shares:
-            continue
-        text = f"{name}: recall (real images with a synthetic neighbor) {shares.pop(None):.2f}"
-        if shares:
-            text += "; " + ", ".join(f"{label} {share:.2f}" for label, share in shares.items())
-        lines.append(text + ".")
-    return lines
+def _show_ranking(ranking: dict[str, Any] | None) -> list[str]:
+    """Show the differences of all pairs of sets as tables."""
+    if not ranking or "pairs" not in ranking:
+        return []
+    rows, labels = [], []
+    for pair in ranking["pairs"]:
+        name = f"{pair['first']} less {pair['second']}"
+        gaps = [with_sign(pair["color"][key]) for key in (*MEASURES, "energy")]
+        rows.append([name, with_sign(pair["distance"]), with_sign(pair["by_label"]), *gaps])
+        labels += [[f"{name}: {key}", with_sign(it)] for key, it in pair["labels"].items()]
+    head = ["Difference", "distance", "mean over labels"]
+    head += [*(f"color {key}" for key in MEASURES), "color energy"]
+    parts = ["<h2>Which set is nearest</h2>", f"<div class=wide>{build_table(head, rows)}</div>"]
+    if labels:
+        parts.append(build_table(["Difference by label", "distance"], labels))
+    parts.append(
+        _note(
+            f"Against {ranking['n_reference']} images of {ranking['reference']}, the same for all "
+            "sets. Below zero the first is nearer; * marks an interval without zero. The distance "
+            "is the kernel's in features that are centered on these images and scaled to their "
+            "spread, with intervals so wide that two sets that are equally near have a winner in "
+            "2% of cases at most; intervals of colors have 95%, and so have those of all labels "
+            "together. Color gaps are averages of red, green and blue. A winner is nearer than "
+            "each other set in one of the first two columns and farther in neither; a set that is "
+            "suspected of copies cannot win."
+        )
+    )
+    return parts
 
 
 def _sum_up(item: dict[str, Any], name: str) -> str:
@@ -203,6 +253,8 @@ def _sum_up(item: dict[str, Any], name: str) -> str:
             f"; at n = {floor['n']} it is {floor['frechet']['synthetic']:.4g}, where halves of the "
             f"real set give {floor['frechet']['real']:.4g}"
         )
+    if _mark_close(item):
+        text += "; closer than sets of one source are: a sign of copies, not of quality"
     return text + "."
 
 
@@ -211,7 +263,8 @@ def _count_copies(item: dict[str, Any]) -> str:
     return (
         f"{item['copies']} near-copies among {item['n']} images ({100 * item['share']:.1f}%, 95% "
         f"interval {low:.1f} to {high:.1f}%), {item['identical_files']} of them byte for byte; "
-        f"{tell_rate(item)}."
+        f"{tell_rate(item)}"
+        + ("; more than by chance: a sign of copying." if item["excess"] else ".")
     )
 
 
@@ -222,6 +275,10 @@ def _show_distances(out: Path, facts: dict[str, Any]) -> list[str]:
         parts.append(f"<h2>{html.escape(network['title'])}</h2>")
         rows = [format_comparison(item) for item in chosen]
         parts.append(f"<div class=wide>{build_table(head_comparison(network), rows)}</div>")
+        if any(item["floor"] for item in chosen):
+            rows = [format_floor(item) for item in chosen]
+            parts.append(f"<div class=wide>{build_table(head_floor(network), rows)}</div>")
+            parts.append(_note(ABOUT_FLOOR))
         figure = draw_distances(chosen, network["frechet"])
         parts.append(
             _place_plot(
@@ -233,7 +290,9 @@ def _show_distances(out: Path, facts: dict[str, Any]) -> list[str]:
             )
         )
         overall = [item for item in chosen if item["label"] is None]
-        notes = dict.fromkeys(f"{it['set']}: {text}" for it in overall for text in it["notes"])
+        notes = dict.fromkeys(
+            f"{it['set']}: {text}" for it in overall for text in it["notes"] if text != UNKNOWN
+        )
         parts += [_note(text) for text in notes]
     return parts
 
@@ -285,15 +344,16 @@ def _show_colors(
                 cells.append(_with_interval(measure["value"], measure["interval"], ".3f") + mark)
                 cells.append("-" if measure["floor"] is None else f"{measure['floor']:.3f}")
             rows.append(cells)
-        head = ["Channel", "mean gap", "halves", "spread gap", "halves", "histogram", "halves"]
+        chance = "by chance"
+        head = ["Channel", "mean gap", chance, "spread gap", chance, "histogram", chance]
         parts.append(f"<h3>{html.escape(item['set'])}, n = {item['n']}</h3>")
         parts.append(build_table(head, rows))
         parts.append(build_table(*format_varieties(item)))
     parts.append(
         _note(
             "Synthetic less real, the whole range being 1, with 95% intervals; histogram is the "
-            "Wasserstein distance. Halves: the largest gap between halves of the real set. * lies "
-            "beyond it."
+            "Wasserstein distance. By chance: the sizes that of two sets of one source, at these "
+            "n, only one pair in 25 exceeds in any of the twelve. * lies beyond it."
         )
     )
     parts.append(

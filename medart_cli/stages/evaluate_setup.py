@@ -110,6 +110,21 @@ class ImageSet:
         return np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(self))
 
     @cached_property
+    def patients(self) -> Rows | None:
+        """The code of each image's group, (N,); None where no image names one."""
+        known = any(record.group is not None for record in self)
+        return self.groups if known else None
+
+    def count_patients(self) -> int | None:
+        """Count the patients; None where no image names one."""
+        return None if self.patients is None else len(np.unique(self.patients))
+
+    @property
+    def clusters(self) -> Rows:
+        """The code of what is drawn anew together, (N,): patients, or each image for itself."""
+        return np.arange(len(self)) if self.patients is None else self.patients
+
+    @cached_property
     def groups(self) -> Rows:
         """The code of each image's group, (N,): 0 for the first by name, and so on."""
         names = self.name_groups()
@@ -200,7 +215,8 @@ def _short_names(sources: list[str]) -> list[str]:
     for source in sources:
         path = Path(source)
         path = path.parent if path.name == "metadata.jsonl" else path
-        short.append("standard input" if source == "-" else path.stem or path.resolve().name)
+        own = path.stem if path.suffix == ".jsonl" else path.name  # a folder may be guidance-4.5
+        short.append("standard input" if source == "-" else own or path.resolve().name)
     names: list[str] = []
     for name, source in zip(short, sources, strict=True):
         unique = name if short.count(name) == 1 else source
@@ -214,6 +230,18 @@ def shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
     shared = [label for label in first if min(first[label], second.get(label, 0)) > 1]
     alone = len(shared) == 1 and first[shared[0]] == len(real)
     return [] if alone and second[shared[0]] == len(item) else shared
+
+
+def code_labels(sets: Sequence[ImageSet]) -> tuple[list[str], list[Rows]]:
+    """Give each label a code that is the same in all sets.
+
+    Returns:
+        The labels by their codes, and the code of each image of each set, -1 for none.
+    """
+    names = list(dict.fromkeys(name for item in sets for name in item.labels))
+    place = {name: code for code, name in enumerate(names)}
+    tables = [np.array([*(place[it] for it in item.labels), -1], dtype=np.intp) for item in sets]
+    return names, [codes[item.codes] for codes, item in zip(tables, sets, strict=True)]
 
 
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:

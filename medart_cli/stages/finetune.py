@@ -8,10 +8,9 @@ the endless sequence of rows, so a resumed run draws what an uninterrupted one w
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,17 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from medart_cli.config import FORMERLY, RUN_ONLY, FinetuneConfig, plan_hldf, settings_of
+from medart_cli.config import (
+    FORMERLY,
+    RUN_ONLY,
+    FinetuneConfig,
+    choose_every,
+    plan_hldf,
+    settings_of,
+)
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.files import named_errors
 from medart_cli.data.images import save_png, tensor_to_image, tile_images
-from medart_cli.data.order import row_at
 from medart_cli.data.report import (
     Output,
     build_card,
@@ -44,17 +49,23 @@ from medart_cli.diffusion.losses import (
 )
 from medart_cli.diffusion.noise import add_noise, mix_velocity, signal_to_noise
 from medart_cli.diffusion.solver import solve
-from medart_cli.errors import ConfigError, RunError, Stopped
+from medart_cli.errors import RunError, Stopped
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models.device import (
-    ask_first,
     build_generator,
     hush_libraries,
     peak_memory,
     used_memory,
 )
 from medart_cli.models.optimizer import balance_gradients, check_optimizer, take_gradients
+from medart_cli.stages.finetune_plan import (
+    plan_recompute,
+    rehearsal_due,
+    say_how_often,
+    settle_hldf,
+)
+from medart_cli.stages.finetune_resume import resume
 from medart_cli.stages.finetune_setup import (
     Work,
     build_accelerator,
@@ -69,7 +80,6 @@ from medart_cli.stages.finetune_setup import (
     describe_data,
     embed,
     gather_parts,
-    plan_recompute,
     public_settings,
     read_latents,
     read_rows,
@@ -111,10 +121,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     total = count_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"settings": output.settings}
     work.facts["inputs"] = [account.facts()]
-    hldf = plan_hldf(config)
-    work.facts["hldf"] = (
-        (asdict(hldf) | {"statistics": list(hldf.statistics)}) if hldf.every else None
-    )
+    settle_hldf(work, choose_every(plan_hldf(config), total))
     cache_captions(work)
     build_optimizer(work, total)
     # Only now: nothing is wiped for a request that cannot work.
@@ -123,8 +130,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         first = resume(work)
         announce(work, first)
 
-        if total < hldf.every:
-            log.warning("HLDF never runs: %d steps, and --hldf-every %d", total, hldf.every)
+        say_how_often(work, total)
         log.info("training %s: steps %d to %d", config.method, first + 1, total)
         train(work, first, total)
         return finish(work, max(first, total), failures)
@@ -145,6 +151,7 @@ def describe_output(config: FinetuneConfig) -> Output:
 def train(work: Work, first: int, total: int) -> None:
     """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
+    rehearsed = not rehearsal_due(work, first, total)
     with progress("finetune", total, done=first) as bar:
         try:
             if first:  # what a kill right after the checkpoint has prevented
@@ -162,6 +169,9 @@ def train(work: Work, first: int, total: int) -> None:
                     save(work, step)
                     saved, saved_at = step, time.monotonic()
                 draw_preview(work, step)
+                if not rehearsed:
+                    rehearse(work, step)
+                    rehearsed = True
         except Stopped:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)
@@ -170,6 +180,23 @@ def train(work: Work, first: int, total: int) -> None:
         except torch.OutOfMemoryError as error:
             error.add_note(f"step {done + 1}")
             raise
+
+
+def rehearse(work: Work, step: int) -> None:
+    """Make a color loss and its gradients once, early, so that too small a GPU shows at once.
+
+    After the first step, when the optimizer has its memory too. Changes no weight and no result.
+    """
+    state = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+    batches = [draw_batch(work, step * work.config.accumulate)]
+    add_gradients(work, batches, loss_of=latent_loss)
+    noise = take_gradients(work.parameters) if plan_hldf(work.config).loss == "score" else []
+    add_gradients(work, batches, loss_of=pixel_loss)
+    del noise
+    work.optimizer.zero_grad(set_to_none=True)
+    torch.set_rng_state(state[0])
+    torch.cuda.set_rng_state_all(state[1])
+    log.info("HLDF fits: %.1f GB in use at most", peak_memory(work.accelerator.device))
 
 
 def take_step(work: Work, step: int) -> dict[str, float]:
@@ -222,11 +249,10 @@ def draw_batch(work: Work, number: int) -> Batch:
     """Draw the batch of a number, counted over micro-batches; each row from its own generator."""
     config, accelerator = work.config, work.accelerator
     start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
-    labels = tuple(row.record.label or "" for row in work.rows)
     steps, names = len(work.scheduler.alphas_cumprod), plan_hldf(config).statistics
     drawn = []
     for position in range(start, start + config.batch_size):
-        row = work.rows[row_at(position, labels, config.seed, config.balance)]
+        row = work.rows[work.order[position]]
         generator = build_generator(config.seed, "train", position)
         chances = torch.rand(4, generator=generator).tolist()
         flip = config.flip and chances[0] < 0.5
@@ -405,69 +431,6 @@ def plot(work: Work) -> None:
     """Draw the loss curve up to the last step."""
     if work.accelerator.is_main_process:
         plot_losses(work.config.out / checkpoints.METRICS_NAME, work.config.out / "loss.png")
-
-
-def resume(work: Work) -> int:
-    """Load the last whole checkpoint of the run folder, if there is one; return its step."""
-    found = ask_first(partial(checkpoints.find_last, work.config.out))
-    if found is None:
-        say_lost_steps(work)
-        return 0
-    folder, state = found
-    check_same(work, state["run"])
-    for name, model in trained_parts(work).items():
-        adapters.restore_part(model, folder / name)
-    tensors, facts = checkpoints.load_tensors(folder / checkpoints.OPTIMIZER_NAME)
-    checkpoints.restore_optimizer(work.optimizer, tensors, facts)
-    work.schedule.load_state_dict(state["schedule"])
-    if work.ema is not None:
-        tensors, facts = checkpoints.load_tensors(folder / checkpoints.EMA_NAME)
-        work.ema.load_state_dict({**work.ema.state_dict(), **facts})
-        work.ema.shadow_params = [
-            checkpoints.deal_out(tensors[str(i)], parameter)
-            for i, parameter in enumerate(work.parameters)
-        ]
-        work.ema.to(work.accelerator.device)
-    log.info("going on after step %d, from %s", state["step"], folder)
-    return int(state["step"])
-
-
-def say_lost_steps(work: Work) -> None:
-    """Say that steps of a run that was killed before its first checkpoint are made again."""
-    out = work.config.out
-    steps = ask_first(partial(checkpoints.count_steps, out))
-    if steps:
-        check_same(work, checkpoints.read_facts(out / checkpoints.RUN_NAME))
-        log.warning("%s: none of its %d steps was saved; it begins at step 1 again", out, steps)
-
-
-def check_same(work: Work, run: dict[str, Any]) -> None:
-    """Check that what the run folder was trained on, and with, is what it goes on with."""
-    for name, told in (
-        ("data", f"data ({tell_change(work)})"),
-        ("base_hashes", "base weights or settings"),
-        ("precision", "precision"),
-        ("processes", "processes"),
-        ("hldf", "hldf"),
-    ):
-        old, new = run.get(name, work.facts[name]), work.facts[name]
-        if name == "base_hashes":  # older runs have fewer
-            new = {part: new[part] for part in new.keys() & old.keys()}
-        if old != new:
-            raise ConfigError(
-                f"{work.config.out}: was trained with other {told}; name another folder, or start "
-                "anew with --overwrite"
-            )
-
-
-def tell_change(work: Work) -> str:
-    """Say whether images or what is told of them are others than those of the run folder."""
-    path = work.config.out / checkpoints.TRAINING_HASHES
-    old = Counter(path.read_text(encoding="utf-8").split() if path.is_file() else ())
-    new = Counter(row.sha256 for row in work.rows)
-    if old == new:
-        return "captions or labels were edited"
-    return f"{(new - old).total()} images are new or changed, {(old - new).total()} are gone"
 
 
 def write_metrics(work: Work, step: int, figures: dict[str, float]) -> None:

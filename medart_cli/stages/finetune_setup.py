@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,13 +22,21 @@ from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli import stop
-from medart_cli.config import RUN_ONLY, FinetuneConfig, parse_levels, plan_hldf, settings_of
+from medart_cli.config import (
+    AUTO,
+    RUN_ONLY,
+    FinetuneConfig,
+    parse_levels,
+    plan_hldf,
+    settings_of,
+)
 from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
 from medart_cli.data.hashes import hash_files
 from medart_cli.data.images import fit_image, image_to_tensor, load_image
 from medart_cli.data.latents import TensorCache, make_cache, open_cache
 from medart_cli.data.manifest import Record, warn_of_demonstration
+from medart_cli.data.order import RowOrder
 from medart_cli.data.profiles import read_profile
 from medart_cli.data.splits import refuse_synthetic, warn_of_two_labels
 from medart_cli.diffusion.losses import STATISTICS, color_statistics
@@ -72,6 +80,13 @@ class Work:
     schedule: Any = None
     ema: Any = None
     recompute: str = "step"
+    auto_hldf: bool = False  # whether N is to be chosen
+
+    @cached_property
+    def order(self) -> RowOrder:
+        """The order in which rows are trained on, once no more are left out."""
+        labels = [row.record.label or "" for row in self.rows]
+        return RowOrder(labels, self.config.seed, balance=self.config.balance)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -96,7 +111,7 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int, Account]:
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     records = [record for record in found if record.split in (None, "train")]
     refuse_synthetic(records, "the training images", allowed=config.allow_synthetic)
-    hashes, faults = hash_once(config, list({record.path for record in records}))
+    hashes, faults = hash_once(config, sorted({record.path for record in records}))
     for record in records:
         caption = record.text
         if caption is None:
@@ -264,7 +279,7 @@ def build_work(
         tokenizer=pixart.load_tokenizer(base), scheduler=pixart.load_scheduler(base),
         latents=open_cache(image_cache, "latents", image_facts),
         texts=open_cache(cache, "text", text_facts),
-        recompute=config.hldf_checkpoint,
+        recompute=config.hldf_checkpoint, auto_hldf=config.hldf_every == AUTO,
     )  # fmt: skip
     if work.facts["demonstration"]:
         warn_of_demonstration(work.facts["base_name"], [row.record for row in rows])
@@ -446,8 +461,9 @@ def build_optimizer(work: Work, total: int) -> None:
         log.info("FSDP: this process holds %.0f %% of the trained weights", 100 * share)
     if config.ema:
         work.ema = adapters.build_ema(work.parameters, config.ema, sharded=work.sharded)
-    if work.recompute == "auto" and work.accelerator.device.type != "cuda":
-        work.recompute = "step"
+    frugal = config.gradient_checkpointing or work.accelerator.device.type != "cuda"
+    if work.recompute == "auto" and (frugal or not plan_hldf(config).every):
+        work.recompute = "step"  # where blocks are recomputed, the size of a pass says nothing
 
 
 def count_weights(work: Work) -> int:
@@ -496,28 +512,3 @@ def unsynced(work: Work) -> ExitStack:
     for name in () if work.sharded else work.facts["trained"]:
         stack.enter_context(work.accelerator.no_sync(getattr(work, name)))
     return stack
-
-
-def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
-    """Choose the HLDF checkpointing for `auto`, from what the first noise loss remembered.
-
-    With FSDP all processes take the most frugal choice of any: their passes must be the same.
-    """
-    config, inner, hldf = work.config, pixart.unwrap(work.transformer), plan_hldf(work.config)
-    free = torch.cuda.mem_get_info(work.accelerator.device)[0]
-    # Later there are gradients and AdamW's state, and with the score the noise loss's gradients.
-    free -= (16 if hldf.loss == "score" else 12) * count_weights(work)
-    tokens = (
-        work.facts["resolution"] / pixart.latent_scale(work.vae) / inner.config.patch_size
-    ) ** 2
-    inputs = 2 * config.batch_size * tokens * inner.inner_dim * embeds.element_size()
-    choice = optimizers.choose_recompute(
-        free, 2 * pass_bytes, inputs * len(inner.transformer_blocks),
-        hldf.with_gradient * hldf.grad_steps,
-    )  # fmt: skip
-    if work.sharded:
-        choices = get_args(optimizers.Recompute)  # from most memory to least
-        mark = torch.tensor([choices.index(choice)], device=work.accelerator.device)
-        choice = choices[int(work.accelerator.gather(mark).max())]
-    log.info("HLDF recomputes: %s (%.1f GB free)", choice, free / 1e9)
-    return choice

@@ -5,6 +5,7 @@ on the seed and its row alone, and rows share a batch with the same rows always;
 nor the number of processes or shards changes a bit of it.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ MAY_CHANGE = RUN_ONLY | frozenset(
 )
 ROUND = 1024  # rows whose prompts T5 reads at a time: an embedding may take 2 MB
 SHEET_IMAGES = 64  # a contact sheet of more is too small to look at
+SUMMARY_NAME = "sample.json"
 SHEET_NAME = "contact-sheet.png"
 Flags = npt.NDArray[np.bool_]
 
@@ -115,6 +117,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
                 repair_manifest(path)
         state.wait_for_everyone()
         done = finished_rows(config.out, files, rows)
+        say_what_is_left(config.out, done)
         state.wait_for_everyone()  # nobody draws before all have read what is done
         drawn = draw_all(build_drawing(config, source, device), rows, part, done)
         state.wait_for_everyone()
@@ -144,8 +147,11 @@ def describe_output(config: SampleConfig, out: Path, source: Source, rows: Promp
 
 
 def find_source(config: SampleConfig) -> Source:
-    """Find the run, checkpoint or base that is asked for, and check that its base is the same."""
-    found = checkpoints.find_run(Path(config.run))
+    """Find the run, checkpoint or base that is asked for, and check that its base is the same.
+
+    One process reads large files for their hashes, and tells the others.
+    """
+    found = ask_first(partial(checkpoints.find_run, Path(config.run)))
     if found is None:
         if config.base is not None:
             raise ConfigError(f"--base {config.base}: {config.run} is no run, but a base itself")
@@ -156,24 +162,35 @@ def find_source(config: SampleConfig) -> Source:
                 "one of its checkpoints, a pipeline folder, a hub id (OWNER/NAME), or tiny"
             )
         base = pixart.find_base(config.run, offline=config.offline, option="RUN")
-        return Source(base, base, {}, pixart.hash_weights(base / "transformer"))
+        return Source(base, base, {}, ask_first(partial(hash_transformer, base)))
     trained, facts = found
     base = pixart.find_base(config.base or facts["base"], offline=config.offline)
     hashes = ask_first(partial(hash_base, base))
     for part, known in facts["base_hashes"].items():
         if hashes.get(part, known) != known:
             raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")
-    mark = facts.get("checkpoint") or checkpoints.hash_trained(trained)  # a checkpoint has none
+    mark = facts.get("checkpoint")  # a checkpoint of a run has none
+    mark = mark or ask_first(partial(checkpoints.hash_trained, trained))
     return Source(base, trained, facts, mark)
 
 
 def hash_base(base: Path) -> dict[str, str]:
-    """Return the hashes of the base; large files are read once."""
-    files = pixart.find_unhashed(base)
+    """Return the hashes of a run's base."""
+    return pixart.hash_base(base, hash_once(base, pixart.WEIGHTS))
+
+
+def hash_transformer(base: Path) -> str:
+    """Return what tells a base that was not trained."""
+    return pixart.hash_weights(base / "transformer", hash_once(base, ["transformer"]))
+
+
+def hash_once(base: Path, parts: Sequence[str]) -> dict[Path, str]:
+    """Hash weight files of some parts of the base, with the memory of `hash_files`."""
+    files = pixart.find_unhashed(base, parts)
     hashes, faults = hash_files(files, cache=try_cache(), poll=stop.check)
     for error in faults.values():
         raise error
-    return pixart.hash_base(base, hashes)
+    return hashes
 
 
 def merge(source: Source, out: Path) -> None:
@@ -236,6 +253,20 @@ def _other_rows(out: Path, what: str) -> ConfigError:
         f"{out}: belongs to other prompts: {what}; name another folder, or start anew with "
         "--overwrite"
     )
+
+
+def say_what_is_left(out: Path, done: Flags) -> None:
+    """Say how far the folder is, where there is something; and what of a finished one is gone."""
+    facts = out / SUMMARY_NAME
+    finished = json.loads(facts.read_text(encoding="utf-8"))["images"] if facts.is_file() else 0
+    gone = int((~done[:finished]).sum())
+    if gone:
+        log.warning(
+            "%s: was finished, and %d of its %d images are gone or no longer in its %s; they are "
+            "drawn again", out, gone, finished, MANIFEST_NAME,
+        )  # fmt: skip
+    elif done.any():
+        log.info("%s: %d of %d images are there", out, int(done.sum()), len(done))
 
 
 def build_drawing(config: SampleConfig, source: Source, device: torch.device) -> Drawing:
@@ -383,7 +414,7 @@ def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:
     training = source.trained / checkpoints.TRAINING_HASHES
     if training.is_file():  # lets classify see whether test images were trained on
         write_text(out / training.name, training.read_text(encoding="utf-8"))
-    write_json(out / "sample.json", summary)
+    write_json(out / SUMMARY_NAME, summary)
 
 
 def write_sheet(out: Path, count: int) -> None:

@@ -60,7 +60,7 @@ class Prompts:
         record = self.records[int(self.order[row])]
         there = record.path.is_file()  # a manifest may be drawn from without its images
         sha256 = hash_file(record.path) if there else record.fields.get("sha256")
-        known = {"sha256": sha256, "split": record.split, "group_id": record.group}
+        known = {"sha256": sha256, "split": record.split, "group_id": record.group_name}
         return {"image": record.file_name} | {
             name: value for name, value in known.items() if value is not None
         }

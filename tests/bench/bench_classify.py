@@ -33,6 +33,12 @@ def write_sets(name, per_class, draw, folder):
         (folder / f"{part}.jsonl").write_text("".join(lines))
 
 
+def more(options, folder):
+    if options.fine_tune:
+        return {"seeds": 1, "profile": PROFILES[options.name]}
+    return {"cache": Path(folder, "cache")}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=PROFILES)
@@ -48,9 +54,8 @@ def main():
             write_sets(options.name, options.per_class, draw, Path(folder))
             config = ClassifyConfig(
                 data=f"{folder}/train.jsonl", test=f"{folder}/test.jsonl", root=DATA,
-                out=Path(folder, "CLF"), freeze=not options.fine_tune, seeds=1, offline=True,
-                image_size=options.image_size, profile=PROFILES[options.name],
-                cache=Path(folder, "cache"),
+                out=Path(folder, "CLF"), freeze=not options.fine_tune, offline=True,
+                image_size=options.image_size, **more(options, folder),
             )  # fmt: skip
             started = time.monotonic()
             score = run(config)["regimes"]["real"]["mean"]

@@ -82,7 +82,7 @@ def build_work(place, mode, solver_steps):
         hldf_checkpoint=mode.split("+")[0] if mode != "plain" else "block",
         gradient_checkpointing=mode == "step+block", caption_dropout=0,
     )  # fmt: skip
-    rows, _ = stage.read_rows(config)
+    rows, _, _ = stage.read_rows(config)
     work = stage.build_work(config, place / "base", rows, stage.build_accelerator(config))
     stage.cache_images(work)
     stage.build_optimizer(work, 100)

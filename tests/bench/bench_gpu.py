@@ -90,7 +90,7 @@ def time_steps(place, resolution, solver_steps, name, options):
             cache=place / "cache", resolution=resolution, hldf_steps=solver_steps, hldf_every=2,
             hldf_checkpoint=mode, **options,
         )  # fmt: skip
-        rows, _ = stage.read_rows(config)
+        rows, _, _ = stage.read_rows(config)
         work = stage.build_work(config, place / "base", rows, stage.build_accelerator(config))
         stage.cache_images(work)
         stage.cache_captions(work)

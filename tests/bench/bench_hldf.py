@@ -29,9 +29,9 @@ HEAD = (
 )
 COMMON = (
     "--base tiny --resolution 64 --batch-size 8 --learning-rate 1e-3 --lr-schedule cosine "
-    "--rank 16 --balance --preview-every 0 --steps 300 --hldf-checkpoint none"
+    "--rank 16 --balance --preview-every 0 --steps 300"
 )
-HLDF = "--hldf-every 10 --hldf-steps 12"
+HLDF = "--hldf-every 10 --hldf-steps 12 --hldf-checkpoint none"
 ARMS = {
     "lora": "--hldf-every 0",
     "published": f"{HLDF} --hldf-loss published",
@@ -116,7 +116,7 @@ def measure(folder, images, kind, arm, seed):
     )
     medart(
         f"classify {images}/train-{kind}.jsonl --synthetic {run}/syn --test "
-        f"{images}/test-{kind}.jsonl --freeze --workers 0 --regimes real,mix --seeds 1 "
+        f"{images}/test-{kind}.jsonl --freeze --workers 0 --regimes real,mix "
         f"--seed {seed} --out {run}/classifier"
     )
     report = json.loads((run / "report" / "metrics.json").read_text())

@@ -28,7 +28,8 @@ import numpy as np
 from cleanfid import fid as cleanfid
 from scipy import linalg
 
-from medart_cli.metrics.distances import frechet_distance, kernel_distance
+from medart_cli.metrics.distances import frechet_distance
+from medart_cli.metrics.kernel import kernel_distance
 
 WIDTH = 2048
 

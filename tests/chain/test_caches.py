@@ -31,7 +31,7 @@ def test_features_at_another_size_are_not_those_of_evaluate(medart, tmp_path):
         return next(c for c in facts["comparisons"] if c["label"] is None)["frechet"]["value"]
 
     code, _, errors = medart(
-        "classify", first, "--test", second, "--freeze", "--image-size", 96, "--bootstrap", 100,
+        "classify", first, "--test", second, "--freeze", "--image-size", 96,
         "--cache", tmp_path / "shared", "--out", tmp_path / "clf",
     )  # fmt: skip
     assert code == 0, errors

@@ -54,7 +54,7 @@ def test_captions_of_test_images_are_not_drawn_and_where_they_are_classify_leave
     named = ("--from", images, "--split", "train", "--split", "test")
     second = run(medart, "sample", small_base, *named, "--out", tmp_path / "all", *QUICK)
     assert second["images"] == 8
-    options = ("--freeze", "--epochs", 1, "--bootstrap", 100, "--out", tmp_path / "clf")
+    options = ("--freeze", "--bootstrap", 100, "--out", tmp_path / "clf")
     found = run(medart, "classify", images, "--synthetic", tmp_path / "all", *options)
     sets = json.loads((tmp_path / "clf" / "metrics.json").read_text())["sets"]
     assert (sets["synthetic"]["images"], sets["test"]["patients"]) == (6, 1)

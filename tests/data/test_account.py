@@ -47,6 +47,17 @@ def test_one_line_tells_images_labels_splits_patients_and_texts(tmp_path, said):
     json.dumps(facts)
 
 
+def test_patients_that_are_spelled_in_two_ways_are_one_and_named(tmp_path, said):
+    names = ["P001", "p001", "P 001 ", "P001", "P002", "\uff30002"]
+    write_rows(tmp_path, *({"file_name": f"{i}.png", "group_id": n} for i, n in enumerate(names)))
+    assert open_data(tmp_path, images=False).account.facts()["patients"] == 2
+    assert said[1] == (
+        f"warning: {tmp_path}: patients whose names differ in case or spaces only are taken for "
+        "one: 'P001' and 'p001', 'P001' and 'P 001', 'P002' and '\uff30002'; if they are two, give "
+        "them other names"
+    )
+
+
 def test_unknown_patients_are_said_and_never_counted(tmp_path, said):
     write_images(tmp_path, "mel/a.png", "nev/b.png")
     assert open_data(tmp_path).account.facts()["patients"] is None
@@ -93,7 +104,7 @@ def test_labels_that_seem_to_be_patients_are_said_with_how_to_name_the_level(
     said.clear()
     data = open_data(tmp_path, levels=("group_id", "label"))
     assert said == [f"info: {tmp_path}: 12 images; labels: Band 6, Blast 6; 6 patients; no texts"]
-    assert data[0].group == folders.format(0)
+    assert data[0].group_name == folders.format(0)
 
 
 def test_classes_with_like_folders_below_are_no_patients(tmp_path, said):

@@ -96,6 +96,18 @@ TEARS = {
         "state.json is not what was saved",
     ),
     "sums gone": (lambda it: (it / "sha256sums.txt").unlink(), "sha256sums.txt is missing"),
+    "another key in the state": (
+        lambda it: (it / "state.json").write_text(
+            (it / "state.json").read_text().replace('"sums"', '"rums"')
+        ),
+        "state.json is not what was saved",
+    ),
+    "a line of the sums gone": (
+        lambda it: (it / "sha256sums.txt").write_text(
+            "\n".join((it / "sha256sums.txt").read_text().splitlines()[1:])
+        ),
+        "is missing",
+    ),
     "weights gone": (lambda it: (it / WEIGHTS).unlink(), f"{WEIGHTS} is missing"),
     "half deleted": (lambda it: shutil.rmtree(it / "transformer"), "is missing"),
     "a bit of the weights": (lambda it: flip_a_bit(it / WEIGHTS), f"{WEIGHTS} is not what was"),
@@ -163,6 +175,9 @@ def test_drawing_needs_no_optimizer(tmp_path):
     (folder / checkpoint.STATE_NAME).unlink()
     with pytest.raises(ConfigError, match="state.json is missing"):
         checkpoint.find_run(folder)
+    base = tmp_path / checkpoint.CHECKPOINTS / "my-base"  # a folder of that name may hold others
+    base.mkdir()
+    assert checkpoint.find_run(base) is None
 
 
 @pytest.mark.parametrize("left", ["a result", "the facts of a saved step"])

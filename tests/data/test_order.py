@@ -1,6 +1,6 @@
 from collections import Counter
 
-from medart_cli.data.order import epoch_order, row_at
+from medart_cli.data.order import RowOrder, epoch_order
 
 LABELS = ("a",) * 90 + ("b",) * 10
 
@@ -14,7 +14,8 @@ def test_an_epoch_holds_each_row_once_and_no_two_are_alike():
 
 def test_a_position_says_everything():
     orders = [*epoch_order(LABELS, 7, 0, False), *epoch_order(LABELS, 7, 1, False)]
-    assert [row_at(position, LABELS, 7, False) for position in range(200)] == orders
+    order = RowOrder(LABELS, 7, balance=False)
+    assert [order[position] for position in range(200)] == orders
 
 
 def test_balance_draws_labels_equally_often():

@@ -1,5 +1,6 @@
 import json
 import re
+import tomllib
 
 import pytest
 from PIL import Image
@@ -146,6 +147,8 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
     assert "Not for diagnosis" in card.text
     assert "without HLDF" in card.text
     assert "demonstration" not in card.text
+    settings = card.text.split("```toml\n")[1].split("```")[0]
+    assert tomllib.loads(settings) == facts["settings"]
     assert "mean nothing for science" in build_card(facts | {"demonstration": True})
     trained = {"hldf": {"loss": "score"}, "figures": {"color_losses": 2}}
     assert (

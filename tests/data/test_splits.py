@@ -62,6 +62,16 @@ def test_a_group_written_as_a_number_is_the_same_group():
         refuse_shared_groups([make_record(1, group_id=7)], [make_record(2, group_id="7")], "TRAIN")
 
 
+@pytest.mark.parametrize("name", ["p7", "P7 ", "P 7", "\uff307"])
+def test_a_group_spelled_in_another_way_is_the_same_group(name):
+    spelled = "" if name == "P7 " else ", spelled 'P7',"
+    message = f"group {name.strip()!r} stands in the test set and{spelled} in TRAIN"
+    with pytest.raises(ManifestError, match=message):
+        refuse_shared_groups(
+            [make_record(1, group_id="P7")], [make_record(2, group_id=name)], "TRAIN"
+        )
+
+
 def test_rows_without_group_share_none():
     refuse_shared_groups([make_record(1)], [make_record(2)], "TRAIN")
 

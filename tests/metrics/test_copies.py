@@ -11,6 +11,7 @@ from medart_cli.metrics.copies import (
     NEXT,
     Nearest,
     describe_layout,
+    find_chance,
     find_nearest_features,
     find_nearest_layouts,
     focus_image,
@@ -267,6 +268,24 @@ def test_twins_of_training_images_set_no_threshold_and_are_part_of_the_rate():
     assert verdict.false_alarms == pytest.approx(1 / 99 + 2 / 100)
     with pytest.raises(ValueError, match="every held-out image is the twin"):
         judge([ratios([0.2])], [ratios([0.2])])
+
+
+def test_as_many_near_copies_as_chance_gives_are_no_excess_and_more_are():
+    """Ratios that mean nothing, with thresholds that are drawn too: one in a hundred at most."""
+    random = np.random.default_rng(0)
+    small, naive = 0, 0
+    for _ in range(600):
+        heldout, own = (
+            [Nearest(np.zeros(n), np.ones(n), 0.6 + random.random(n)) for _ in range(3)]
+            for n in (60, 50)
+        )
+        verdict = judge(own, heldout)
+        count = int(verdict.flagged.sum())
+        small += find_chance(count, 50, verdict) <= 0.01
+        naive += wilson_interval(count, 50)[0] > verdict.false_alarms
+    assert small <= 12 < naive
+    assert find_chance(0, 50, verdict) == 1
+    assert find_chance(30, 50, verdict) < 1e-4
 
 
 def test_the_focused_image_does_not_depend_on_brightness_and_borders():

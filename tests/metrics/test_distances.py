@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from cleanfid import fid as cleanfid
 from scipy import linalg
-from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
 from medart_cli.metrics import distances
@@ -11,11 +10,10 @@ from medart_cli.metrics.distances import (
     bootstrap_frechet,
     centered_interval,
     compute_moments,
+    cut_rows,
     extrapolate_frechet,
     frechet_distance,
     frechet_of_moments,
-    kernel_distance,
-    kernel_distance_subsets,
     neighbor_coverage,
     pairwise_distances,
 )
@@ -85,7 +83,6 @@ def test_a_set_is_at_distance_zero_from_itself(count):
 def test_constant_features_have_a_distance():
     real, synthetic = np.ones((5, 8)), np.full((6, 8), 3.0)
     assert frechet_distance(real, synthetic) == pytest.approx(32)
-    assert kernel_distance(real, real[:4])[0] == pytest.approx(0)
     assert neighbor_coverage(np.ones((7, 8)), np.ones((7, 8))).precision == 1
 
 
@@ -103,57 +100,6 @@ def test_streamed_moments_do_not_depend_on_the_batches():
     )
     whole = frechet_of_moments(moments, compute_moments(draw(50, seed=1)))
     assert whole == pytest.approx(frechet_distance(features, draw(50, seed=1)), rel=1e-12)
-
-
-def test_the_kernel_distance_equals_clean_fid_at_equal_n():
-    real, synthetic = draw(60), draw(60, seed=1, shift=0.2)
-    expected = cleanfid.kernel_distance(real, synthetic, num_subsets=1)  # its subset is then all
-    assert kernel_distance(real, synthetic)[0] == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_subset_kernel_distance_equals_clean_fid_for_the_same_draws(monkeypatch):
-    real, synthetic = draw(60), draw(45, seed=1, shift=0.2)
-    monkeypatch.setattr(np.random, "choice", np.random.default_rng(3).choice)
-    expected = cleanfid.kernel_distance(real, synthetic)
-    found = kernel_distance_subsets(real, synthetic, np.random.default_rng(3))
-    assert found == pytest.approx(expected, rel=1e-9)
-
-
-def mean_off_diagonal(kernel):
-    return (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
-
-
-def unbiased(real, synthetic):
-    options = {"degree": 3, "gamma": None, "coef0": 1}
-    return (
-        mean_off_diagonal(polynomial_kernel(real, **options))
-        + mean_off_diagonal(polynomial_kernel(synthetic, **options))
-        - 2 * polynomial_kernel(real, synthetic, **options).mean()
-    )
-
-
-def test_the_kernel_distance_and_its_error_equal_a_jackknife_by_hand(monkeypatch):
-    monkeypatch.setattr(distances.blocks, "__defaults__", (7,))
-    real, synthetic = draw(20), draw(13, seed=1, shift=0.2)
-    value, error = kernel_distance(real, synthetic)
-    assert value == pytest.approx(unbiased(real, synthetic), rel=1e-9)
-    left = [unbiased(np.delete(real, i, axis=0), synthetic) for i in range(20)]
-    right = [unbiased(real, np.delete(synthetic, i, axis=0)) for i in range(13)]
-    assert error == pytest.approx(np.sqrt(19 * np.var(left) + 12 * np.var(right)), rel=1e-6)
-
-
-@pytest.mark.parametrize(("shift", "excess"), [(0.0, 1.45), (1.0, 1.0)])
-def test_the_kernel_distance_is_unbiased_and_its_error_is_right_or_too_large(shift, excess):
-    # Where the sets are alike the statistic is degenerate and the jackknife sqrt(2) too large.
-    pairs = [
-        kernel_distance(draw(30, width=6, seed=i), draw(25, width=6, seed=900 + i, shift=shift))
-        for i in range(300)
-    ]
-    values, errors = np.array(pairs).T
-    exact = unbiased(draw(2000, width=6, seed=7), draw(2000, width=6, seed=8, shift=shift))
-    assert abs(values.mean() - exact) < 4 * values.std() / np.sqrt(300) + 0.02
-    found = np.sqrt(np.square(errors).mean())
-    assert found == pytest.approx(excess * values.std(), rel=0.15)
 
 
 def test_precision_recall_density_and_coverage_agree_with_a_count_by_hand():
@@ -211,6 +157,50 @@ def test_the_bootstrap_interval_has_about_the_width_of_the_spread_over_fresh_set
     assert high - low == pytest.approx(2 * 1.96 * np.std(fresh), rel=0.5)
 
 
+@pytest.mark.parametrize("width", [8, 128])  # below and above the number of rows
+def test_a_bootstrap_by_patient_spreads_as_fresh_sets_of_patients_do(width):
+    """Ten patients of six images against one set; resampling images gives half of it."""
+    groups = np.arange(60) // 6, np.arange(50)
+    fixed, values, spreads = 1 + draw(50, width=width, seed=77), [], []
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        own = random.normal(size=(10, 1, width)) + 0.3 * random.normal(size=(10, 6, width))
+        real = own.reshape(60, width)
+        values.append(frechet_distance(real, fixed))
+        if seed < 12:
+            by_patient = bootstrap_frechet(real, fixed, random, 60, groups)
+            spreads.append([by_patient.std(), bootstrap_frechet(real, fixed, random, 60).std()])
+    by_patient, by_image = np.mean(spreads, axis=0)
+    assert 0.8 * np.std(values) < by_patient < 1.6 * np.std(values)
+    assert by_image < 0.75 * by_patient
+
+
+def test_rows_are_cut_by_whole_patients():
+    groups = np.repeat([5, 1, 7, 3], [4, 2, 6, 3])
+    for seed in range(5):
+        rows = cut_rows(15, 8, np.random.default_rng(seed), groups)
+        assert len(rows) == 8 and (np.diff(rows) > 0).all()
+        counts = [(groups[rows] == code).sum() for code in (5, 1, 7, 3)]
+        whole = [4, 2, 6, 3]
+        assert sum(0 < part < full for part, full in zip(counts, whole, strict=True)) <= 1
+    alone = cut_rows(15, 8, np.random.default_rng(0))
+    assert len(alone) == 8 and (np.diff(alone) > 0).all()
+
+
+def test_the_value_at_infinite_n_by_patient_is_nearer_to_zero_than_by_image():
+    values = []
+    for seed in range(15):
+        random = np.random.default_rng(seed)
+        own = random.normal(size=(40, 1, 6)) + random.normal(size=(40, 5, 6))
+        real, synthetic = own.reshape(200, 6) / 2**0.5, random.normal(size=(200, 6))
+        groups = np.arange(200) // 5, np.arange(200)
+        values.append(
+            [extrapolate_frechet(real, synthetic, random, groups=it).value for it in (groups, None)]
+        )
+    by_patient, by_image = np.mean(values, axis=0)
+    assert abs(by_patient) < 0.06 < by_image
+
+
 def test_the_extrapolated_distance_of_equal_gaussians_is_nearer_to_zero():
     real, synthetic = draw(400, width=8), draw(400, width=8, seed=1)
     plain = frechet_distance(real, synthetic)
@@ -231,7 +221,7 @@ def test_sets_that_are_too_small_are_refused():
     with pytest.raises(ValueError, match="needs 6 rows or more"):
         neighbor_coverage(draw(5), draw(9))
     with pytest.raises(ValueError, match=r"expected \(N1, D\)"):
-        kernel_distance(draw(5), draw(5, width=3))
+        frechet_distance(draw(5), draw(5, width=3))
 
 
 def test_more_rows_than_a_block_give_what_the_whole_table_gives():
@@ -240,10 +230,3 @@ def test_more_rows_than_a_block_give_what_the_whole_table_gives():
     first, second = (item.astype(np.float64) for item in (real, synthetic))
     by_hand = np.linalg.norm(first[:, None] - second[None], axis=2)
     np.testing.assert_allclose(pairwise_distances(real, synthetic), by_hand, atol=1e-6)
-    tables = [
-        polynomial_kernel(a, b, degree=3, gamma=1 / 3, coef0=1)
-        for a, b in ((first, first), (second, second), (first, second))
-    ]
-    within = [(it.sum() - np.trace(it)) / (len(it) * (len(it) - 1)) for it in tables[:2]]
-    value = sum(within) - 2 * tables[2].mean()
-    assert kernel_distance(real, synthetic)[0] == pytest.approx(value, abs=1e-12)

@@ -109,10 +109,31 @@ def test_class_weights_make_every_class_count_the_same():
 
 def test_balanced_sampling_draws_rare_classes_as_often():
     labels = torch.tensor([0] * 900 + [1] * 100)
-    order = draw_order(labels, 2, torch.Generator().manual_seed(0), balance=True)
+    order = draw_order(labels, 2, torch.Generator().manual_seed(0), 1000, balance=True)
     assert 0.42 < labels[order].float().mean() < 0.58
-    plain = draw_order(labels, 2, torch.Generator().manual_seed(0), balance=False)
+    plain = draw_order(labels, 2, torch.Generator().manual_seed(0), 1000, balance=False)
     assert sorted(plain.tolist()) == list(range(1000))
+
+
+def test_an_epoch_longer_than_the_images_passes_over_them_again():
+    labels = torch.arange(10) % 2
+    order = draw_order(labels, 2, torch.Generator().manual_seed(0), 27, balance=False)
+    assert len(order) == 27 and sorted(order[10:20].tolist()) == list(range(10))
+    assert set(torch.bincount(order).tolist()) == {2, 3}
+    short = draw_order(labels, 2, torch.Generator().manual_seed(0), 4, balance=False)
+    assert short.tolist() == order[:4].tolist()
+    assert len(draw_order(labels, 2, torch.Generator().manual_seed(0), 27, balance=True)) == 27
+
+
+def test_a_probe_of_repeated_images_is_the_probe_of_the_images():
+    features, labels = make_features(count=30)
+    once = fit_probe(features, labels, 3, balance=True)
+    again = np.tile(features, (5, 1)), np.tile(labels, 5)
+    worth = fit_probe(*again, 3, balance=True, worth=30)
+    free = fit_probe(*again, 3, balance=True)
+    with torch.no_grad():
+        torch.testing.assert_close(worth.weight, once.weight, rtol=1e-2, atol=1e-4)
+        assert free.weight.norm() > 1.5 * once.weight.norm()  # each repeat weakens the penalty
 
 
 def test_augmentation_repeats_with_its_generator_and_keeps_the_shape():

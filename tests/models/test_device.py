@@ -6,6 +6,7 @@ import torch
 from medart_cli.errors import ConfigError
 from medart_cli.models import device as device_module
 from medart_cli.models.device import (
+    ask_first,
     build_generator,
     find_device,
     find_precision,
@@ -48,3 +49,24 @@ def test_several_processes_do_not_share_one_gpu(monkeypatch):
     assert join_processes("cuda") == torch.device("cuda", 1)
     with pytest.raises(ConfigError, match="--device cuda:0: names one GPU, and each of 2 "):
         join_processes("cuda:0")
+
+
+def test_a_device_that_the_environment_asks_for_does_not_win_silently(monkeypatch):
+    state = SimpleNamespace(num_processes=1, device=torch.device("meta"))
+    monkeypatch.setattr(device_module, "PartialState", lambda **options: state)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "False")
+    assert join_processes("cpu") == torch.device("cpu")
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    with pytest.raises(ConfigError, match="--device cpu: accelerate's settings or environment ask"):
+        join_processes("cpu")
+
+
+def test_what_process_0_finds_is_what_all_get(monkeypatch):
+    assert ask_first(lambda: "found") == "found"
+
+    def refuse():
+        raise AssertionError("process 1 looks by itself")
+
+    monkeypatch.setattr(device_module, "PartialState", lambda: SimpleNamespace(is_main_process=0))
+    monkeypatch.setattr(device_module, "broadcast_object_list", lambda found: ["heard"])
+    assert ask_first(refuse) == "heard"

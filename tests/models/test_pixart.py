@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import PixArtAlphaPipeline
+from diffusers import AutoencoderKL, PixArtAlphaPipeline
 from safetensors.torch import load_file, save_file
 
 from medart_cli.diffusion.solver import solve
@@ -252,3 +252,27 @@ def test_a_base_of_another_kind_of_prediction_is_refused(small_base, tmp_path, c
         place.write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match="draws bases that predict epsilon or v"):
         pixart.load_scheduler(base)
+
+
+def test_the_real_decoder_is_estimated_at_what_it_takes():
+    """3.4 GB an image of 512 pixels; the first channels are all that the estimate looks at."""
+    vae = AutoencoderKL(block_out_channels=(128,), norm_num_groups=32)
+    assert pixart.decoder_bytes(vae, 512) == pytest.approx(3.4e9, rel=0.02)
+    assert pixart.decoder_bytes(vae, 1024) == 4 * pixart.decoder_bytes(vae, 512)
+
+
+def test_an_autoencoder_with_the_names_of_earlier_diffusers_is_whole(small_base, tmp_path):
+    base = shutil.copytree(small_base, tmp_path / "base")
+    path = pixart.find_weights(base / "vae")[0]
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = load_file(path)
+    for new, old in names.items():
+        weights = {key.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): weights[key]
+                   for key in weights}  # fmt: skip
+    save_file(weights, path, metadata={"format": "pt"})
+    assert any("attentions.0.query." in key for key in weights)
+    old, new = (
+        pixart.load_vae(base, CPU).state_dict(),
+        pixart.load_vae(small_base, CPU).state_dict(),
+    )
+    assert all(torch.equal(old[key], new[key]) for key in new)

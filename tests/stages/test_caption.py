@@ -357,6 +357,20 @@ def test_a_text_that_a_person_changed_is_kept_counted_and_shown(images, models, 
     assert "changed by hand" in result.stderr or "a person wrote or changed" in result.stderr
 
 
+def test_an_image_that_was_replaced_is_captioned_anew(images, models):
+    with serve(good) as stub:
+        ask_stub(stub, models, images)
+        edit(images, 3, "Mine.")
+        for name in ("melanoma/000.png", "nevus/001.png"):
+            Image.new("RGB", (30, 30), "white").save(images / name)
+        result = ask_stub(stub, models, images, "--json")
+        assert json.loads(result.stdout)["captioned"] == 1 and len(stub.requests) == 7
+        assert "1 images are others than their texts describe, as melanoma/000.png" in result.stderr
+        assert "1 images are others than when a person changed their texts" in result.stderr
+        assert rows_of(images)[3]["text"] == "Mine."
+        assert json.loads(ask_stub(stub, models, images, "--json").stdout)["captioned"] == 0
+
+
 def test_an_edit_is_overwritten_where_that_is_asked_for_by_name(images, models):
     with serve(good) as stub:
         ask_stub(stub, models, images)

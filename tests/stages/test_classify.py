@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,14 @@ from timm.models import save_for_hf
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from medart_cli import stop
+from medart_cli.config import ClassifyConfig, settings_of
 from medart_cli.data import report
 from medart_cli.data.manifest import hash_file
-from medart_cli.stages import classify
+from medart_cli.stages import classify, classify_predict
+from medart_cli.stages.classify_images import Images
+from medart_cli.stages.classify_setup import read_sets
 
+FROZEN = ("--freeze", "--workers", 0)
 CLASSES = ("basophil", "lymphocyte", "monocyte")
 
 
@@ -64,11 +69,15 @@ def sets(tmp_path_factory):
 
 
 def options(backbone, *more):
-    return ("--backbone", backbone, "--device", "cpu", "--bootstrap", 300, "--workers", 0, *more)
+    return ("--backbone", backbone, "--device", "cpu", *more)
 
 
 def read(path):
     return json.loads(path.read_text())
+
+
+def metrics_of(folder):
+    return read(folder / "metrics.json")
 
 
 def test_a_probe_is_trained_tested_and_written_for_others_to_open(medart, sets, backbone, tmp_path):
@@ -78,7 +87,7 @@ def test_a_probe_is_trained_tested_and_written_for_others_to_open(medart, sets, 
         sets["train"],
         "--test",
         sets["test"],
-        "--freeze",
+        *FROZEN,
         "--out",
         out,
         *options(backbone),
@@ -108,7 +117,7 @@ def test_more_images_of_the_same_kind_help_and_shuffled_labels_do_not(
         out = tmp_path / name
         code, stdout, stderr = medart(
             "classify", sets["train"], "--test", sets["test"], "--synthetic", sets[name], "--json",
-            "--freeze", "--label-budget", 1, "--seeds", 3, "--out", out, *options(backbone),
+            *FROZEN, "--label-budget", 1, "--seeds", 3, "--out", out, *options(backbone),
         )  # fmt: skip
         assert code == 0, stderr
         summary = json.loads(stdout)
@@ -145,8 +154,10 @@ def finished(sets, backbone, tmp_path_factory):
 
 def test_fine_tuning_in_all_regimes_compares_them_to_real(finished):
     metrics = read(finished / "metrics.json")
-    assert list(metrics["regimes"]) == ["real", "mix", "pretrain"]
+    assert list(metrics["regimes"]) == ["real", "control", "mix", "pretrain"]
     assert metrics["regimes"]["real"]["difference_to_real"] == {}
+    assert metrics["regimes"]["control"]["difference_to_control"] == {}
+    assert metrics["regimes"]["mix"]["difference_to_control"]["accuracy"].keys() >= {"low", "high"}
     assert metrics["regimes"]["mix"]["train_images"] == [36 + 12]
     assert len(metrics["regimes"]["pretrain"]["train_images"]) == 2
     assert metrics["regimes"]["mix"]["verdict"] in ("better", "worse", "no difference shown")
@@ -167,6 +178,85 @@ def test_the_same_seed_gives_the_same_result_whatever_else_is_trained(
         assert (tmp_path / "again" / path).read_bytes() == (finished / path).read_bytes()
     first, second = (read(finished / "regimes/pretrain" / f"seed-{i}.json") for i in (0, 1))
     assert first["probabilities"] != second["probabilities"]
+
+
+def test_all_regimes_but_real_take_the_same_number_of_steps(finished):
+    steps = {name: item["steps"] for name, item in metrics_of(finished)["regimes"].items()}
+    assert steps == {"real": [2 * 2], "control": [2 * 2], "mix": [2 * 2], "pretrain": [2, 4]}
+    report = (finished / "report.html").read_text()
+    assert "difference to control" in report and "NOT EQUAL" not in report
+
+
+def test_real_is_the_same_to_the_bit_without_synthetic_images(
+    finished, medart, sets, backbone, tmp_path
+):
+    code, _, stderr = medart(
+        "classify", sets["train"], "--test", sets["test"], "--seeds", 2, "--epochs", 2,
+        "--out", tmp_path / "alone", *options(backbone),
+    )  # fmt: skip
+    assert code == 0, stderr
+    for name in ("seed-0.json", "seed-1.json", "model/model.safetensors"):
+        path = Path("regimes", "real", name)
+        assert (tmp_path / "alone" / path).read_bytes() == (finished / path).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def copies(sets):
+    """Five copies of each training image with other bytes: a synthetic set that adds nothing."""
+    folder, lines = sets["train"].parent / "copies", []
+    folder.mkdir()
+    for row in map(json.loads, (sets["train"] / "metadata.jsonl").read_text().splitlines()):
+        for number in range(5):
+            name = f"{number}-{row['file_name']}"
+            with Image.open(sets["train"] / row["file_name"]) as image:
+                image.save(folder / name, compress_level=number)
+            lines.append(json.dumps({**row, "file_name": name, "synthetic": True}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_copies_of_the_training_images_help_no_probe(medart, sets, copies, backbone, tmp_path):
+    code, _, stderr = medart(
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", copies, *FROZEN,
+        "--out", tmp_path / "CLF", *options(backbone),
+    )  # fmt: skip
+    assert code == 0, stderr
+    metrics = metrics_of(tmp_path / "CLF")
+    assert list(metrics["regimes"]) == ["real", "synthetic", "mix"]
+    known = read(tmp_path / "CLF/regimes/real/seed-0.json")["probabilities"]
+    for name in ("synthetic", "mix"):
+        found = read(tmp_path / f"CLF/regimes/{name}/seed-0.json")["probabilities"]
+        np.testing.assert_allclose(found, known, atol=2e-3)
+        assert metrics["regimes"][name]["verdict"] == "no difference shown"
+
+
+@pytest.mark.parametrize("equal", ["steps", "epochs"])
+def test_a_phase_is_as_long_as_equal_says(equal, sets, copies, tmp_path):
+    def images_of(rows):
+        labels = torch.tensor([CLASSES.index(label) for label in rows.labels])
+        empty = np.zeros((len(labels), 1), np.float32), torch.zeros(len(labels), 3, 1, 1)
+        return Images(rows, labels, *empty)
+
+    config = ClassifyConfig(
+        data=str(sets["train"]), test=str(sets["test"]), synthetic=str(copies), equal=equal,
+        out=tmp_path / "x", ratio=2.0, batch_size=10, epochs=3,
+    )  # fmt: skip
+    images = {name: images_of(rows) for name, rows in read_sets(config).rows.items()}
+    steps = {
+        name: [classify.count_steps(config, phase) for phase in phases]
+        for name in config.chosen_regimes
+        for phases in [classify.plan_phases(config, name, 0, images)]
+    }
+    real, mix, own = 3 * 4, 3 * 11, 3 * 18  # 36, 36 + 72 and 180 images in batches of 10
+    if equal == "steps":
+        assert steps == {
+            "real": [real], "control": [mix], "synthetic": [mix], "mix": [mix],
+            "pretrain": [3 * 8, real],
+        }  # fmt: skip
+    else:
+        assert steps == {
+            "real": [real], "synthetic": [own], "mix": [mix], "pretrain": [own, real]
+        }  # fmt: skip
 
 
 @pytest.fixture
@@ -204,19 +294,19 @@ def test_stopped_and_resumed_equals_uninterrupted(
 
 def test_a_folder_of_other_settings_or_images_is_refused(medart, sets, backbone, tmp_path):
     out = tmp_path / "CLF"
-    train = ("classify", sets["train"], "--test", sets["test"], "--freeze", "--out", out)
+    train = ("classify", sets["train"], "--test", sets["test"], *FROZEN, "--out", out)
     assert medart(*train, *options(backbone))[0] == 0
     code, _, stderr = medart(*train, *options(backbone, "--balance", "none"))
     assert code == 2
     assert "balance was 'weights' and is now 'none'" in stderr
     code, _, stderr = medart(
-        "classify", sets["train"], "--test", sets["more"].parent / "test", "--freeze", "--out", out,
+        "classify", sets["train"], "--test", sets["more"].parent / "test", *FROZEN, "--out", out,
         *options(backbone),
     )  # fmt: skip
     assert code == 0
     other = draw_set(tmp_path / "other", 10, seed=9)
     code, _, stderr = medart(
-        "classify", other, "--test", sets["test"], "--freeze", "--out", out, *options(backbone)
+        "classify", other, "--test", sets["test"], *FROZEN, "--out", out, *options(backbone)
     )
     assert code == 2
     assert "belongs to other images: row 1 was" in stderr
@@ -303,7 +393,7 @@ def test_a_broken_image_is_named_counted_and_left_out(medart, backbone, tmp_path
     train, test = draw_set(tmp_path / "a", 6), draw_set(tmp_path / "b", 6, seed=5)
     (train / "0.png").write_bytes(b"no image")
     (test / "4.png").unlink()
-    run = ("classify", train, "--test", test, "--freeze", "--out", tmp_path / "CLF", "--json")
+    run = ("classify", train, "--test", test, *FROZEN, "--out", tmp_path / "CLF", "--json")
     code, stdout, stderr = medart(*run, *options(backbone))
     assert code == 3
     assert f"{train / '0.png'}: is not an image of a known format" in stderr
@@ -318,7 +408,7 @@ def test_a_leak_that_was_allowed_stands_first_in_the_results(medart, sets, backb
     run.mkdir()
     (run / "training_hashes.txt").write_text(hash_file(sets["test"] / "0.png") + "\n")
     command = (
-        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["few"], "--freeze",
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["few"], *FROZEN,
         "--run", run, "--out", tmp_path / "CLF", *options(backbone),
     )  # fmt: skip
     code, _, stderr = medart(*command)
@@ -327,7 +417,9 @@ def test_a_leak_that_was_allowed_stands_first_in_the_results(medart, sets, backb
     code, _, stderr = medart(*command, "--allow-leak")
     assert code == 0, stderr
     checks = read(tmp_path / "CLF" / "metrics.json")["checks"]
-    assert checks["generator_leak"] == {"checked": True, "test_images": 1}
+    assert checks["generator_leak"] == {
+        "checked": True, "test_images": 1, "outside_budget": None, "other_images": 0,
+    }  # fmt: skip
     page = (tmp_path / "CLF" / "report.html").read_text()
     assert "</h1><p>LEAK: the generator was trained on 1 of the test images" in page
 
@@ -382,9 +474,11 @@ def test_regimes_that_cannot_be_are_refused(medart, sets, tmp_path):
     synthetic = ("--synthetic", sets["more"])
     for more, message in (
         (("--regimes", "mix"), "--regimes mix: needs --synthetic"),
-        (("--regimes", "magic"), "--regimes magic: there are real, synthetic, mix, pretrain"),
-        ((*synthetic, "--freeze", "--regimes", "pretrain"), "--regimes pretrain: means nothing"),
-        ((*synthetic, "--checkpoint", "x"), "--checkpoint: only predicts; leave out --test"),
+        (("--regimes", "magic"), "--regimes magic: there are real, control, synthetic, mix"),
+        ((*synthetic, *FROZEN, "--regimes", "pretrain"), "--regimes pretrain: means nothing"),
+        ((*synthetic, *FROZEN, "--regimes", "control"), "--regimes control: means nothing"),
+        ((*synthetic, "--equal", "epochs", "--regimes", "control"), "--regimes control: is real"),
+        ((*synthetic, "--checkpoint", "x"), "--synthetic: changes nothing with --checkpoint"),
         (("--test-fraction", "1"), "--test-fraction must be between 0 and 1, got 1.0"),
         (("--seeds", "0"), "--seeds must be 1 or more, got 0"),
     ):
@@ -393,9 +487,67 @@ def test_regimes_that_cannot_be_are_refused(medart, sets, tmp_path):
         assert f"medart classify: {message}" in stderr
 
 
+def test_options_that_change_nothing_are_refused_with_the_reason(medart, sets, tmp_path):
+    run = ("classify", sets["train"], "--out", tmp_path / "x")
+    settings = tmp_path / "settings.toml"
+    settings.write_text("freeze = true\nepochs = 3\nseeds = 5\n")
+    synthetic, frozen = ("--synthetic", sets["more"]), "with --freeze, which fits the last layer"
+    for more, message in (
+        (("--freeze", "--seeds", "3"), "--seeds: changes nothing with --freeze, where all seeds"),
+        (("--freeze", "--epochs", "15"), f"--epochs: changes nothing {frozen}"),  # the default
+        (("--freeze", "--no-augment"), f"--augment: changes nothing {frozen}"),
+        (("--config", settings, "--epochs", "4"), f"--epochs: changes nothing {frozen}"),
+        (("--freeze", "--balance", "sampling"), "--balance sampling: nothing is sampled"),
+        (("--checkpoint", "x", "--epochs", "3"), "--epochs: changes nothing with --checkpoint"),
+        (("--checkpoint", "x", "--freeze"), "--freeze: changes nothing with --checkpoint"),
+        (("--ratio", "2"), "--ratio: changes nothing without --synthetic"),
+        (("--bootstrap", "300"), "--bootstrap: changes nothing where no regimes are compared"),
+        (("--test", "x", "--test-fraction", "0.3"), "--test-fraction: changes nothing with --test"),
+        (("--val-fraction", "0", "--patience", "2"), "--patience: changes nothing with --val-frac"),
+        (("--no-augment", "--profile", "dermoscopy"), "--profile: changes nothing with --no-aug"),
+        ((*synthetic, "--freeze", "--regimes", "real,synthetic", "--ratio", "1"),
+         "--ratio: changes nothing without the regime mix"),
+        (("--learning-rate", "0"), "--learning-rate 0 would train nothing"),
+        ((*synthetic, "--ratio", "0"), "--ratio 0: leaves no synthetic image to mix"),
+    ):  # fmt: skip
+        code, _, stderr = medart(*run, *more)
+        assert code == 2, more
+        assert f"medart classify: {message}" in stderr
+        assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["freeze", "fine-tune", "checkpoint"])
+def test_every_option_that_is_not_refused_is_looked_at(
+    mode, finished, sets, backbone, tmp_path, monkeypatch
+):
+    more = {"test": str(sets["test"]), "synthetic": str(sets["few"]), "backbone": str(backbone)}
+    if mode == "checkpoint":
+        more = {"checkpoint": finished}
+    elif mode == "freeze":
+        more |= {"freeze": True, "workers": 0}
+    else:
+        more |= {"epochs": 1, "seeds": 1, "regimes": "real,mix"}
+    config = ClassifyConfig(data=str(sets["train"]), out=tmp_path / "CLF", device="cpu", **more)
+    settings, looked_at = settings_of(config), set()
+    for module in (classify, classify_predict):
+        monkeypatch.setattr(module, "settings_of", lambda config: settings)
+    with monkeypatch.context() as patch:
+        plain = object.__getattribute__
+        patch.setattr(
+            ClassifyConfig, "__getattribute__",
+            lambda self, name: looked_at.add(name) or plain(self, name),
+        )  # fmt: skip
+        classify.run(config)
+    idle = {name for applies, _, names in config.list_idle() if applies for name in names.split()}
+    outside = {"config", "json", "quiet", "verbose", "max_failures"}  # cli.py reads these
+    outside |= {"allow_leak", "duplicates"}  # looked at where there are such images
+    outside |= {"offline"} if mode == "checkpoint" else set()  # nothing is fetched then at all
+    assert {field.name for field in fields(config)} - idle - outside <= looked_at
+
+
 def test_a_ratio_limits_the_synthetic_images_of_mix(medart, sets, backbone, tmp_path):
     code, _, stderr = medart(
-        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["more"], "--freeze",
+        "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["more"], *FROZEN,
         "--regimes", "mix", "--ratio", 0.5, "--seeds", 1, "--out", tmp_path / "CLF",
         *options(backbone),
     )  # fmt: skip
@@ -418,8 +570,8 @@ def test_the_embedded_backbone_tells_two_kinds_of_blood_cells_apart(medart, tmp_
             for path in sorted((data / label).iterdir())[first : first + 8]:
                 shutil.copy(path, folder)
     code, stdout, stderr = medart(
-        "classify", tmp_path / "train", "--test", tmp_path / "test", "--freeze", "--image-size", 96,
-        "--workers", 0, "--out", tmp_path / "CLF", "--json", "--device", "cpu",
+        "classify", tmp_path / "train", "--test", tmp_path / "test", *FROZEN, "--image-size", 96,
+        "--out", tmp_path / "CLF", "--json", "--device", "cpu",
     )  # fmt: skip
     assert code == 0, stderr
     assert json.loads(stdout)["regimes"]["real"]["mean"] >= 0.9
@@ -446,7 +598,7 @@ def test_separators_within_texts_end_no_line_of_predictions(medart, finished, tm
 
 def test_separators_within_names_end_no_line_of_the_split(medart, sets, backbone, tmp_path):
     train = draw_set(tmp_path / "train", 4, group_id=lambda index: f"{SEPARATORS} {index}")
-    run = ("classify", train, "--test", sets["test"], "--freeze", "--out", tmp_path / "CLF")
+    run = ("classify", train, "--test", sets["test"], *FROZEN, "--out", tmp_path / "CLF")
     for _ in range(2):
         code, _, stderr = medart(*run, *options(backbone))
         assert code == 0, stderr

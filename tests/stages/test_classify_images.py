@@ -52,10 +52,11 @@ def build_mean_backbone():
 
 
 def load(tmp_path, backbone, **options):
+    if options.get("freeze"):
+        options |= {"cache": tmp_path / "cache", "workers": 0}
     config = ClassifyConfig(
-        data=str(tmp_path / "train"), test=str(tmp_path / "test"), out=tmp_path / "out",
-        cache=tmp_path / "cache", **options,
-    )  # fmt: skip
+        data=str(tmp_path / "train"), test=str(tmp_path / "test"), out=tmp_path / "out", **options
+    )
     cache = config.cache if config.freeze else None
     return load_sets(config, read_sets(config), backbone, cache)
 

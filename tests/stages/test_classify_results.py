@@ -25,13 +25,13 @@ def compared(tmp_path):
     runs = {
         name: [predict(rate, 10 * number + seed) for seed in range(3)]
         for number, (name, rate) in enumerate(
-            {"real": 0.6, "synthetic": 0.3, "mix": 0.85, "pretrain": 0.62}.items()
+            {"real": 0.6, "synthetic": 0.3, "mix": 0.85, "pretrain": 0.62, "control": 0.64}.items()
         )
     }
-    config = ClassifyConfig(data="x", out=tmp_path, bootstrap=300)
+    config = ClassifyConfig(data="x", synthetic="s", out=tmp_path, bootstrap=300)
     found = compare_regimes(TRUTH, runs, [str(i) for i in range(120)], config)
     for name in found:
-        found[name]["train_images"] = [30]
+        found[name] |= {"train_images": [30], "steps": [15]}
     return found
 
 
@@ -42,12 +42,30 @@ def test_the_verdict_follows_the_interval_of_the_difference(compared):
         "synthetic": "worse",
         "mix": "better",
         "pretrain": "no difference shown",
+        "control": "no difference shown",
     }
     for name, found in compared.items():
         if name != "real":
             gap = found["difference_to_real"]["balanced_accuracy"]
             crosses = gap["low"] <= 0 <= gap["high"]
             assert crosses == (found["verdict"] == "no difference shown")
+
+
+def test_who_is_better_than_real_but_not_in_as_many_steps_is_not_called_better(tmp_path):
+    config = ClassifyConfig(data="x", synthetic="s", out=tmp_path, bootstrap=300)
+    groups = [str(i) for i in range(120)]
+    for control, verdict in ((0.84, "no difference shown"), (0.6, "better")):
+        rates = {"real": 0.6, "control": control, "mix": 0.85}
+        runs = {name: [predict(rate, i)] for i, (name, rate) in enumerate(rates.items())}
+        found = compare_regimes(TRUTH, runs, groups, config)
+        assert found["mix"]["difference_to_real"]["balanced_accuracy"]["low"] > 0
+        assert found["mix"]["verdict"] == verdict
+        more_steps = "better" if control > 0.8 else "no difference shown"
+        assert found["control"]["verdict"] == more_steps
+        assert choose_regime(found) == ("control" if control > 0.8 else "mix")
+        assert ("synthetic images help" in word_verdict("mix", found["mix"])) == (
+            verdict == "better"
+        )
 
 
 def test_the_mean_over_seeds_stands_beside_both_intervals(compared):
@@ -78,14 +96,16 @@ def test_the_sentence_claims_nothing_where_the_interval_holds_zero(compared):
 
 def test_the_table_has_a_row_a_regime_and_a_cell_a_column(compared):
     columns, rows = build_rows(compared, MEASURES)
-    assert [row[0] for row in rows] == ["real", "synthetic", "mix", "pretrain"]
+    assert [row[0] for row in rows] == list(compared)
     assert {len(row) for row in rows} == {len(columns)}
-    assert rows[0][-2:] == ["", ""]
+    assert rows[0][-3:] == ["", "", ""]
     assert rows[2][-1] == "better"
+    cells = dict(zip(columns, rows[0], strict=True))
+    assert "[" in cells["AUROC"] and "[" not in cells["calibration error"]
 
 
 def test_the_narrow_table_fits_a_terminal_of_eighty_columns(compared):
-    columns, rows = build_rows(compared, MEASURES[:2], narrow=True)
+    columns, rows = build_rows(compared, MEASURES[:1], narrow=True)
     width = sum(
         max(len(line) for cell in column for line in [*cell.splitlines(), ""])
         for column in zip(columns, *rows, strict=True)

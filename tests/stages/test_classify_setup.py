@@ -7,7 +7,9 @@ from PIL import Image
 
 from medart_cli.config import ClassifyConfig
 from medart_cli.data.manifest import hash_file
+from medart_cli.data.splits import draw_per_class
 from medart_cli.errors import ConfigError, ManifestError
+from medart_cli.stages.classify_results import word_leak
 from medart_cli.stages.classify_setup import describe_rows, read_sets
 
 
@@ -29,6 +31,11 @@ def draw_set(folder, count, *, seed=0, labels=("ill", "well"), **fields):
 def read(tmp_path, **options):
     options = {"data": str(tmp_path / "train"), "out": tmp_path / "out", **options}
     return read_sets(ClassifyConfig(**options))
+
+
+def describe_leak(**found):
+    none = {"checked": True, "test_images": 0, "outside_budget": None, "other_images": 0}
+    return none | found
 
 
 @pytest.fixture
@@ -60,12 +67,24 @@ def test_rows_marked_test_are_the_test_set(tmp_path):
     sets = read(tmp_path)
     assert {record.split for record in sets.rows["test"].records} == {"test"}
     assert len(sets.rows["train"].records) == 10
+    with pytest.raises(ConfigError, match="--test-fraction: changes nothing where rows are marked"):
+        read(tmp_path, test_fraction=0.5)
 
 
 def test_a_group_in_training_and_test_is_refused_by_name(tmp_path):
     draw_set(tmp_path / "train", 4, seed=1, group_id=lambda i: f"P{i}")
     test = draw_set(tmp_path / "test", 4, seed=2, group_id=lambda i: f"P{i + 3}")
     with pytest.raises(ManifestError, match="group 'P3' stands in the test set and in the train"):
+        read(tmp_path, test=str(test))
+
+
+def test_a_patient_spelled_in_two_ways_is_kept_on_one_side(tmp_path):
+    draw_set(tmp_path / "train", 40, group_id=lambda i: f"{'Pp'[i % 2]}{i // 4}")
+    sets = read(tmp_path)
+    assert not set(sets.rows["train"].groups) & set(sets.rows["test"].groups)
+    assert sum(rows.count_patients() for rows in sets.rows.values()) == 10
+    test = draw_set(tmp_path / "test", 4, seed=2, group_id=lambda i: f"p {i + 9}")
+    with pytest.raises(ManifestError, match="'p 9' stands in the test set and, spelled 'p9', in"):
         read(tmp_path, test=str(test))
 
 
@@ -108,20 +127,57 @@ def test_a_generator_that_saw_test_images_is_refused_unless_allowed(
     with pytest.raises(ManifestError, match=r"jsonl:3: the generator .* \(on 1 of 8 in all\)"):
         read(tmp_path, **options)
     sets = read(tmp_path, **options, allow_leak=True)
-    assert sets.checks["generator_leak"] == {"checked": True, "test_images": 1}
+    assert sets.checks["generator_leak"] == describe_leak(test_images=1)
 
 
 def test_a_generator_that_saw_training_images_alone_is_fine(tmp_path, train, test, synthetic):
     (synthetic / "training_hashes.txt").write_text(hash_file(train / "0.png") + "\n")
     sets = read(tmp_path, test=test, synthetic=str(synthetic))
-    assert sets.checks["generator_leak"] == {"checked": True, "test_images": 0}
+    assert sets.checks["generator_leak"] == describe_leak()
+
+
+def test_images_that_only_the_generator_knows_are_counted(tmp_path, train, test, synthetic):
+    seen = [hash_file(train / "0.png"), "ab" * 32, "cd" * 32]
+    (synthetic / "training_hashes.txt").write_text("\n".join(seen) + "\n")
+    sets = read(tmp_path, test=test, synthetic=str(synthetic))
+    assert sets.checks["generator_leak"] == describe_leak(other_images=2)
+
+
+@pytest.mark.parametrize("known", ["hashes", "sources"])
+def test_a_generator_that_knows_images_outside_the_budget_is_refused_unless_allowed(
+    known, tmp_path, train, test
+):
+    hashes = [hash_file(train / f"{i}.png") for i in range(12)]
+    sources = {"source": lambda i: {"image": f"{i}.png", "sha256": hashes[i]}}
+    more = sources if known == "sources" else {}
+    synthetic = draw_set(tmp_path / "syn", 12, seed=3, synthetic=lambda i: True, **more)
+    if known == "hashes":
+        (synthetic / "training_hashes.txt").write_text("\n".join(hashes) + "\n")
+    options = {"test": test, "synthetic": str(synthetic), "label_budget": 2, "seeds": 3}
+    with pytest.raises(ManifestError, match=r"which --label-budget 2 leaves out \(8 such images\)"):
+        read(tmp_path, **options)
+    sets = read(tmp_path, **options, allow_leak=True)
+    checked = known == "hashes"
+    assert sets.checks["generator_leak"] == describe_leak(checked=checked, outside_budget=8)
+    assert "LEAK: the generator knows 8 training images" in " ".join(word_leak(sets.checks))
+
+
+def test_a_generator_trained_on_the_budget_alone_is_fine(tmp_path, train, test, synthetic):
+    options = {"test": test, "synthetic": str(synthetic), "label_budget": 2, "seeds": 1}
+    sets = read(tmp_path, **options)
+    drawn = sets.rows["train"].pick(draw_per_class(sets.rows["train"].labels, 2, 0))
+    (synthetic / "training_hashes.txt").write_text("\n".join(drawn.hashes) + "\n")
+    sets = read(tmp_path, **options)
+    assert sets.checks["generator_leak"] == describe_leak(outside_budget=0)
+    with pytest.raises(ManifestError, match="leaves out"):
+        read(tmp_path, **{**options, "seeds": 2})  # the second seed draws others
 
 
 def test_without_a_list_of_training_images_the_results_say_so(
     tmp_path, train, test, synthetic, caplog
 ):
     sets = read(tmp_path, test=test, synthetic=str(synthetic))
-    assert sets.checks["generator_leak"] == {"checked": False, "test_images": 0}
+    assert sets.checks["generator_leak"] == describe_leak(checked=False)
 
 
 def test_a_run_folder_without_a_list_is_refused(tmp_path, train, test, synthetic):

@@ -87,7 +87,8 @@ def test_the_report_holds_all_measures_and_needs_nothing_from_outside(network, s
     assert result.stdout == f"{out}\n"
     facts = read_metrics(out)
     assert [item["label"] for item in facts["comparisons"]] == [None, "melanoma", "nevus"]
-    assert facts["sets"][0] == {"name": "real", "n": 12, "labels": {"melanoma": 6, "nevus": 6}}
+    labels = {"melanoma": 6, "nevus": 6}
+    assert facts["sets"][0] == {"name": "real", "n": 12, "patients": None, "labels": labels}
     assert facts["features"][0]["frechet"] == "Frechet distance"
     assert facts["copies"][0]["n"] == 12 and facts["ranking"] is None
     assert facts["settings"]["real"] == sets[0] and facts["versions"]["torch"]
@@ -157,6 +158,24 @@ def test_planted_copies_are_listed_and_fail_the_run_after_the_report(network, se
     assert (out / "report.html").is_file()
 
 
+def test_a_set_of_copies_is_not_praised_but_suspected(network, sets, tmp_path):
+    for path in Path(sets[0]).rglob("*.png"):
+        place = tmp_path / "copier" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.save(place / path.name, compress_level=1)  # other bytes
+    out = tmp_path / "r"
+    extra = ("--no-copies", "--bootstrap", "0", "--json")
+    result = evaluate(network, *sets, str(tmp_path / "copier"), out=out, extra=extra)
+    assert result.exit_code == 0, result.stderr
+    assert "copier: suspected of copies (all images together" in result.stderr
+    assert "syn: suspected" not in result.stderr
+    summary = json.loads(result.stdout)["sets"]
+    assert summary["syn"]["closer"] == [] and "all images together" in summary["copier"]["closer"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<td>copier !</td>" in page and "copier: suspected of copies" in page
+
+
 def test_an_over_saturated_set_is_caught_by_the_colors_and_loses_the_ranking(
     network, sets, tmp_path
 ):
@@ -207,7 +226,10 @@ def test_a_set_of_pictures_that_are_all_alike_is_said_to_have_collapsed(network,
     assert "the variety has collapsed in: " in result.stderr
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "the variety has collapsed in: " in page
-    assert re.search(r"alike: recall \(real images with a synthetic neighbor\) 0\.\d\d; mel", page)
+    assert re.search(
+        r"alike: recall \(real images with a synthetic neighbor\) 0\.\d\d \(at n = 30 .*?\); mel",
+        page,
+    )
     assert "melanoma *" in page and "nevus *" not in page
 
 
@@ -240,7 +262,8 @@ def test_without_what_a_verdict_needs_nothing_is_said_to_have_collapsed(change, 
     config = EvaluateConfig(
         real="r", synthetic=["s"], out=tmp_path, bootstrap=change.get("bootstrap", 100)
     )
-    found = measure_variety(real, alike, groups=groups.astype(int), config=config)
+    both = groups.astype(int), np.arange(count)
+    found = measure_variety(real, alike, groups=both, config=config)
     assert found["variety_collapsed"] is None and note in found["variety_note"]
 
 
@@ -249,7 +272,8 @@ def test_sets_of_more_images_than_are_compared_in_pairs_are_measured(tmp_path, m
     shares = np.random.default_rng(0).random((100, 4, 256))
     colors = (shares / shares.sum(2, keepdims=True)).reshape(100, 1024)
     config = EvaluateConfig(real="r", synthetic=["s"], out=tmp_path)
-    found = measure_variety(colors[:60], colors[60:], groups=np.arange(60), config=config)
+    groups = np.arange(60), np.arange(40)
+    found = measure_variety(colors[:60], colors[60:], groups=groups, config=config)
     assert found["energy"]["floor"][0] < found["energy"]["floor"][1]
 
 
@@ -274,7 +298,7 @@ def test_sets_of_one_source_are_hardly_ever_said_to_have_collapsed(tmp_path):
         shares = np.zeros((60 + n, 4, 256))
         np.put_along_axis(shares, centers[..., None], 1, axis=2)
         colors = shares.reshape(-1, 1024)
-        groups = np.arange(60)
+        groups = np.arange(60), np.arange(n)
         found = measure_variety(colors[:60], colors[60:], groups=groups, config=config)
         collapsed += found["variety_collapsed"]
     assert collapsed <= 1
@@ -284,8 +308,54 @@ def test_sets_that_are_alike_get_no_winner(network, sets, tmp_path):
     third = save_set(tmp_path / "third", 200)
     result = evaluate(network, *sets, third, out=tmp_path / "report")
     ranking = read_metrics(tmp_path / "report")["ranking"]
-    assert result.exit_code == 0 and ranking["winner"] is None and "overlap" in ranking["reason"]
-    assert "winner: none" in result.stderr
+    assert result.exit_code == 0 and ranking["winner"] is None
+    assert ranking["reason"] == "no set is nearer than all others by more than chance"
+    assert "winner: none" in result.stderr and "(below zero is nearer): " in result.stderr
+    assert ranking["reference"] == "real" and ranking["n_reference"] == COUNT
+    (pair,) = ranking["pairs"]
+    assert set(pair["color"]) == {"mean", "spread", "histogram", "energy"}
+    for measure in pair["color"].values():
+        assert measure["interval"][0] < measure["value"] < measure["interval"][1]
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Which set is nearest</h2>" in page and "syn less third: nevus" in page
+
+
+def test_a_set_of_copies_cannot_win_and_held_out_images_are_the_reference(network, tmp_path):
+    real = save_tinted(tmp_path / "real", 0, 20, count=40)
+    honest = save_tinted(tmp_path / "honest", 100, 20, count=40)
+    far = save_set(tmp_path / "far", 200, loud=4.0)
+    for path in Path(real).rglob("*.png"):
+        place = tmp_path / "copier" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.save(place / path.name, compress_level=1)
+    sets = real, honest, str(tmp_path / "copier"), far
+    result = evaluate(network, *sets, out=tmp_path / "r", extra=("--bootstrap", "0"))
+    assert result.exit_code == 0, result.stderr
+    facts = read_metrics(tmp_path / "r")
+    ranking = facts["ranking"]
+    assert [item["excess"] for item in facts["copies"]] == [False, True, False]
+    assert ranking["winner"] == "honest" and set(ranking["left_out"]) == {"copier"}
+    assert "40 of its 40 images being near-copies" in ranking["left_out"]["copier"]
+    extra = ("--bootstrap", "0", "--no-copies", "--overall", "--holdout")
+    for count, reference in ((20, "holdout"), (19, "real")):
+        holdout = save_tinted(tmp_path / str(count) / "holdout", 300, 20, count=count)
+        out = tmp_path / f"r{count}"
+        assert evaluate(network, *sets, out=out, extra=(*extra, holdout)).exit_code == 0
+        assert read_metrics(out)["ranking"]["reference"] == reference
+
+
+def test_sets_of_two_images_have_no_ranking_and_say_so(network, sets, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            draw_picture(index).save(tmp_path / name / f"{index}.png")
+    few = str(tmp_path / "a"), str(tmp_path / "b")
+    result = evaluate(network, sets[0], *few, out=tmp_path / "r", extra=("--bootstrap", "0"))
+    assert result.exit_code == 0, result.stderr
+    ranking = read_metrics(tmp_path / "r")["ranking"]
+    assert ranking["winner"] is None and "pairs" not in ranking
+    assert ranking["reason"] == "fewer than three images or patients in a, b"
 
 
 def test_the_summary_as_json(network, sets, tmp_path):
@@ -318,6 +388,35 @@ def test_a_held_out_set_sets_the_threshold(network, sets, tmp_path, monkeypatch)
     found = read_metrics(tmp_path / "r")["copies"][0]
     assert (found["calibration"], found["heldout"]) == ("held-out set", COUNT)
     assert found["false_alarms"] == pytest.approx(3 / 13)
+
+
+def test_with_patients_all_is_by_patient_and_without_the_report_says_so(network, sets, tmp_path):
+    result = evaluate(network, *sets, out=tmp_path / "unknown")
+    assert "real: patients are unknown: each image counts as independent" in result.stderr
+    names = sorted(Path(sets[0]).rglob("*.png"))
+    rows = [
+        {
+            "file_name": str(path.relative_to(sets[0])),
+            "label": path.parent.name,
+            "group_id": row // 2,
+        }
+        for row, path in enumerate(names)
+    ]
+    manifest = Path(sets[0]) / "metadata.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = evaluate(network, *sets, out=tmp_path / "known")
+    assert result.exit_code == 0, result.stderr
+    assert "real: 12 images of 6 patients; by patient." in result.stderr
+    one, two = (read_metrics(tmp_path / name) for name in ("unknown", "known"))
+    assert [item["patients"] for item in two["sets"]] == [6, None]
+    first, second = one["comparisons"][0], two["comparisons"][0]
+    assert first["patients"] is None and second["patients"] == {"real": 6, "synthetic": 12}
+    for name in ("frechet", "kernel"):  # what is measured stays what it was
+        assert second[name]["value"] == pytest.approx(first[name]["value"])
+    assert second["kernel"]["interval"] is None and second["kernel"]["by_patient"]["interval"]
+    assert two["comparisons"][1]["kernel"]["by_patient"] is None  # of 3 patients
+    page = (tmp_path / "known" / "report.html").read_text(encoding="utf-8")
+    assert "by patient</td>" in page and "6 patients: intervals are by patient" in page
 
 
 def test_labels_that_differ_are_said_and_left_out(network, sets, tmp_path):

@@ -15,7 +15,14 @@ from timm.models import save_for_hf
 from medart_cli.config import EvaluateConfig
 from medart_cli.errors import RunError
 from medart_cli.metrics.features import Files, count_missing
-from medart_cli.stages.evaluate_setup import Extraction, build_networks, extract, read_sets
+from medart_cli.stages.evaluate_setup import (
+    Extraction,
+    _short_names,
+    build_networks,
+    code_labels,
+    extract,
+    read_sets,
+)
 
 
 def save_images(folder, count, seed):
@@ -52,6 +59,15 @@ def test_sets_are_named_by_folder_or_by_path_where_folders_share_a_name(tmp_path
     config = build_config(tmp_path)
     names = [item.name for item in read_sets(config)]
     assert names == ["real", str(tmp_path / "a" / "syn"), str(tmp_path / "b" / "syn")]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("runs/guidance-4.5", "guidance-4.5"), ("runs/guidance-4.5/metadata.jsonl", "guidance-4.5"),
+     ("lists/test.1.jsonl", "test.1"), ("-", "standard input"), (".", Path.cwd().name)],
+)  # fmt: skip
+def test_a_name_is_whole_also_where_it_has_a_dot(source, name):
+    assert _short_names([source]) == [name]
 
 
 def test_a_set_given_twice_gets_two_names(tmp_path):
@@ -109,6 +125,16 @@ def test_labels_are_counted_without_unreadable_images(tmp_path):
     picked = real.pick(np.arange(1, 4))
     assert picked.count_labels() == {"a": 1, "b": 1} and list(picked.rows_of("b")) == [2]
     assert len(picked.rows_of(None)) == 3
+
+
+def test_labels_have_codes_that_two_sets_share(tmp_path):
+    config = build_config(tmp_path)
+    write_rows(config.real, [{"label": name} for name in ("b", "a", None, "b")])
+    write_rows(config.synthetic[0], [{"label": name} for name in ("c", "a", "b", "a")])
+    real, item, _ = read_sets(config)
+    names, (first, second) = code_labels([real, item])
+    assert names == ["b", "a", "c"]
+    assert list(first) == [0, 1, -1, 0] and list(second) == [2, 1, 0, 1]
 
 
 def test_without_inception_the_embedded_network_is_taken_and_copies_cost_three_more(tmp_path):

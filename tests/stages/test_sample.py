@@ -113,6 +113,20 @@ def test_a_complete_folder_is_left_as_it_is(sample, monkeypatch):
     assert pictures(sample("--prompt", "cell")[0]) == first
 
 
+@pytest.mark.parametrize("gone", ["metadata.jsonl", "000001.png"])
+def test_what_is_gone_of_a_finished_folder_is_drawn_again_and_said(sample, gone):
+    options = ("--prompt", "cell", "--count", 3, "--batch-size", 2)
+    out, _, _ = sample(*options)
+    before = pictures(out)
+    (out / gone).unlink()
+    _, _, errors = sample(*options)
+    count = 3 if gone == "metadata.jsonl" else 1
+    assert f"was finished, and {count} of its 3 images are gone or no longer in its" in errors
+    assert pictures(out) == before
+    assert len(list(read_data(out))) == 3
+    assert "was finished" not in sample(*options)[2]
+
+
 def test_another_prompt_on_the_same_folder_is_refused(sample):
     sample("--prompt", "cell")
     _, _, errors = sample("--prompt", "lesion", code=2)

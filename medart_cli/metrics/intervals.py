@@ -1,0 +1,232 @@
+"""95 % intervals of a classifier's scores that hold where test images are few, rare or alike.
+
+A bootstrap has nothing to draw where a classifier makes no or hardly any error, and too little
+where patients are few: its intervals are then too narrow, or have no width. These are Wilson's, for
+the number of independent images that would give the variance that is seen. That variance comes from
+the influence of each image on the score, summed over each patient, and from the training seeds.
+tests/bench/bench_intervals.py measures how often the intervals hold the truth.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from medart_cli.metrics.scores import LEVEL
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+# How much the assumed effective number of images weighs, in patients who make the difference.
+PRIOR = 2.0
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Shares of K classes (or of one thing), and what each image has to do with them.
+
+    Attributes:
+        values: The shares of each training seed, (S, K).
+        influence: How far each image moves their mean over the seeds, (N, K); sums to 0.
+        images: How many images each share rests on, (K,).
+        groups: How many groups those images belong to, (K,).
+    """
+
+    values: Floats
+    influence: Floats
+    images: Floats
+    groups: Floats
+
+
+def find_score_intervals(
+    truth: Integers, runs: Sequence[Floats], groups: Sequence[Any]
+) -> dict[str, tuple[float, float]]:
+    """Give the 95 % interval of the mean over seeds of each score that one can be given for.
+
+    The calibration error has none: it lies above the truth by more than its interval is wide.
+
+    Args:
+        truth: Class indices, (N,); every class occurs.
+        runs: Probabilities of each training seed, each (N, K).
+        groups: The group (patient) of each image, (N,).
+    """
+    codes = _number(groups)
+    parts = _linearize(truth, runs, codes)
+    auroc = parts["auroc"]
+    mean = Linear(  # classes share their images, so their AUROCs count as one
+        auroc.values.mean(axis=1, keepdims=True),
+        auroc.influence.mean(axis=1, keepdims=True),
+        _harmonic(auroc.images),
+        _harmonic(auroc.groups),
+    )
+    accuracy = find_limits(parts["accuracy"], codes)[0]
+    area = find_limits(mean, codes)[0]
+    return {
+        "balanced_accuracy": average_limits(parts["sensitivity"], codes),
+        "accuracy": (float(accuracy[0]), float(accuracy[1])),
+        "macro_f1": average_limits(parts["f1"], codes),
+        "auroc": (float(area[0]), float(area[1])),
+    }
+
+
+def find_class_intervals(
+    truth: Integers, runs: Sequence[Floats], groups: Sequence[Any]
+) -> dict[str, Floats]:
+    """Give the 95 % intervals of sensitivity, specificity and AUROC of each class, each (K, 2).
+
+    Arguments as in `find_score_intervals`.
+    """
+    codes = _number(groups)
+    parts = _linearize(truth, runs, codes)
+    names = ("sensitivity", "specificity", "auroc")
+    return {name: find_limits(parts[name], codes) for name in names}
+
+
+def find_limits(linear: Linear, codes: Integers) -> Floats:
+    """Give Wilson's limits of each share for its effective number of images, (K, 2).
+
+    1 over that number is the variance seen over p (1 - p). What is seen says little where it rests
+    on the errors of a few patients, and nothing where there is no error. So it is averaged with
+    that of an assumed number, the geometric mean of images and patients, halfway between images
+    that are independent and images of a patient that are all right or all wrong. What is seen
+    weighs as many patients as drive it; what is assumed counts as PRIOR degrees of freedom.
+
+    Source:
+        Wilson 1927; effective numbers with Student's quantile as in Korn and Graubard 1998, Survey
+        Methodology 24, 193-201.
+    """
+    seeds, mean = len(linear.values), linear.values.mean(axis=0)  # (K,)
+    sums = _sum_groups(linear.influence, codes)  # (G, K)
+    squares, fourths = (sums**2).sum(axis=0), (sums**4).sum(axis=0)
+    driving = np.divide(squares**2, fourths, out=np.zeros_like(mean), where=fourths > 0)
+    free = np.maximum(linear.groups - 1, 1)
+    variance = squares * linear.groups / free
+    seed_variance = linear.values.var(axis=0, ddof=1) / seeds if seeds > 1 else 0 * mean
+    spread = mean * (1 - mean)
+    known = spread > 0
+    seen = np.divide(variance, spread, out=np.zeros_like(mean), where=known)
+    assumed = 1 / np.sqrt(linear.images * linear.groups)
+    share = (driving * seen + PRIOR * assumed) / (driving + PRIOR)
+    share += np.divide(seed_variance, spread, out=np.zeros_like(mean), where=known)
+    freedom = _freedom(variance, free + PRIOR, seed_variance, seeds)
+    reach = stats.t.ppf((1 + LEVEL) / 2, freedom)
+    return _wilson(mean, share, reach)
+
+
+def average_limits(linear: Linear, codes: Integers) -> tuple[float, float]:
+    """Give the limits of the mean of K shares from the limits of each.
+
+    Source:
+        MOVER, Zou and Donner 2008, Statistics in Medicine 27, 1693-1702, with the correlations of
+        the shares between patients.
+    """
+    mean, limits = linear.values.mean(axis=0), find_limits(linear, codes)
+    sums = _sum_groups(linear.influence, codes)
+    products = sums.T @ sums  # (K, K)
+    scale = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
+    likeness = np.divide(products, scale, out=np.eye(len(mean)), where=scale > 0)
+    below, above = mean - limits[:, 0], limits[:, 1] - mean
+    low, high = (
+        np.sqrt(max(0.0, reach @ likeness @ reach)) / len(mean) for reach in (below, above)
+    )
+    return float(max(0.0, mean.mean() - low)), float(min(1.0, mean.mean() + high))
+
+
+def _wilson(mean: Floats, share: Floats, reach: Floats) -> Floats:
+    """Wilson's limits, (K, 2), with `share` for one over the number of images."""
+    push = reach**2 * share  # (K,)
+    middle = (mean + push / 2) / (1 + push)
+    half = np.sqrt(push * mean * (1 - mean) + push**2 / 4) / (1 + push)
+    low, high = np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+    return np.stack([np.minimum(low, mean), np.maximum(high, mean)], axis=1)
+
+
+def _freedom(variance: Floats, free: Floats, seed_variance: Floats, seeds: int) -> Floats:
+    """Degrees of freedom of a sum of two variances (Satterthwaite 1946)."""
+    total = variance + seed_variance
+    parts = variance**2 / free + seed_variance**2 / max(1, seeds - 1)
+    return np.divide(total**2, parts, out=free.astype(np.float64), where=parts > 0)
+
+
+def _linearize(truth: Integers, runs: Sequence[Floats], codes: Integers) -> dict[str, Linear]:
+    """Express each score by influences of images; those of the AUROC are DeLong's components."""
+    count = runs[0].shape[1]
+    is_class = np.eye(count)[truth]  # (N, K)
+    images = is_class.sum(axis=0)
+    groups = (_sum_groups(is_class, codes) > 0).sum(axis=0)
+    others = (_sum_groups(1 - is_class, codes) > 0).sum(axis=0)
+    whole = np.array([len(truth)]), np.array([codes.max() + 1])
+    both = 4 * images * (len(truth) - images) / len(truth), 4 * groups * others / (groups + others)
+    sizes = {
+        "accuracy": whole,
+        "sensitivity": (images, groups),
+        "specificity": (len(truth) - images, others),
+        "f1": (images, groups),
+        "auroc": both,
+    }
+    each = [_linearize_run(is_class, probabilities) for probabilities in runs]
+    return {
+        name: Linear(
+            np.stack([one[name][0] for one in each]),
+            np.mean([one[name][1] for one in each], axis=0),
+            *size,
+        )
+        for name, size in sizes.items()
+    }
+
+
+def _linearize_run(is_class: Floats, probabilities: Floats) -> dict[str, tuple[Floats, Floats]]:
+    """Give the values (K,) and the influences of images (N, K) of one training seed."""
+    is_said = np.eye(is_class.shape[1])[probabilities.argmax(axis=1)]
+    hits, everywhere = is_class * is_said, np.ones((len(is_class), 1))
+    table = {
+        "accuracy": _ratio(hits.sum(axis=1, keepdims=True), everywhere),
+        "sensitivity": _ratio(hits, is_class),
+        "specificity": _ratio((1 - is_class) * (1 - is_said), 1 - is_class),
+        "f1": _ratio(2 * hits, is_class + is_said),
+    }
+    columns = [
+        _components(own > 0, shares)
+        for own, shares in zip(is_class.T, probabilities.T, strict=True)
+    ]
+    table["auroc"] = (
+        np.array([value for value, _ in columns]),
+        np.stack([influence for _, influence in columns], axis=1),
+    )
+    return table
+
+
+def _ratio(upper: Floats, lower: Floats) -> tuple[Floats, Floats]:
+    """A ratio of sums over images, and the influence of each image on it."""
+    total = lower.sum(axis=0)
+    value = upper.sum(axis=0) / total
+    return value, (upper - value * lower) / total
+
+
+def _components(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats]:
+    """AUROC and the influence of each image on it (DeLong et al. 1988, by ranks)."""
+    ranks, influence = stats.rankdata(scores), np.zeros(len(scores))
+    for own in (positive, ~positive):
+        beaten = (ranks[own] - stats.rankdata(scores[own])) / (~own).sum()  # share of the others
+        influence[own] = (beaten - beaten.mean()) / own.sum() * (1 if own is positive else -1)
+        value = beaten.mean()
+    return np.asarray(1 - value), influence
+
+
+def _sum_groups(values: Floats, codes: Integers) -> Floats:
+    """Sum the rows of each group: (N, K) to (G, K)."""
+    sums = np.zeros((int(codes.max()) + 1, values.shape[1]))
+    np.add.at(sums, codes, values)
+    return sums
+
+
+def _number(groups: Sequence[Any]) -> Integers:
+    _, codes = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
+    return np.asarray(codes, dtype=np.int64)
+
+
+def _harmonic(numbers: Floats) -> Floats:
+    return np.array([len(numbers) / (1 / numbers).sum()])

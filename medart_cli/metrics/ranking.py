@@ -1,0 +1,183 @@
+"""Which of several synthetic sets is nearest to the real images, by paired differences.
+
+All sets are compared with the same real images, so what those have by chance is no part of a
+difference. The distance is the kernel's, which has no bias at small n; the Frechet distance is
+nearly all bias there, and the less the less a set varies. Features are centered on the real ones
+and scaled to their spread, so that the kernel sees more than the mean. Two differences count: that
+over all images, and the mean over the labels, without which a set with its labels exchanged would
+do as well as one without.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medart_cli.metrics.distances import AnyArray, Array
+from medart_cli.metrics.kernel import (
+    LEAST_GROUPS,
+    Indices,
+    Jackknife,
+    average,
+    jackknife_tables,
+    subtract,
+)
+
+# Of two sets that are equally near, at most 2 % have a winner: by all images, and by label.
+FALSE_WINNERS = (0.015, 0.005)
+LEVEL = 0.95  # of intervals that decide nothing; those of several labels hold together
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images of one set, as the ranking sees them.
+
+    Attributes:
+        features: (N, D).
+        groups: Code of what belongs together, patients as a rule, (N,).
+        labels: Code of the label, the same for all sets, (N,); -1 for none.
+    """
+
+    features: AnyArray
+    groups: Indices
+    labels: Indices
+
+    def find(self, label: int | None) -> npt.NDArray[np.bool_]:
+        """Say which images have a label, (N,); all for None."""
+        return np.full(len(self.groups), True) if label is None else self.labels == label
+
+    def list_labels(self) -> set[int]:
+        """List the labels with enough groups for a distance of their own."""
+        codes = np.unique(self.labels[self.labels >= 0])
+        return {int(it) for it in codes if count_groups(self.groups[self.labels == it])}
+
+
+def count_groups(groups: Indices) -> int:
+    """Count the groups, where they are enough for a jackknife; else 0."""
+    count = len(np.unique(groups))
+    return count if count >= LEAST_GROUPS else 0
+
+
+def rank_sets(
+    reference: Sample, sets: Mapping[str, Sample], names: list[str], left_out: Mapping[str, str]
+) -> dict[str, Any]:
+    """Rank sets by their kernel distances to the reference, and name a winner if there is one.
+
+    Args:
+        reference: The real images; with each set it has three groups or more.
+        sets: Two synthetic sets or more, by name.
+        names: Of the labels, by code.
+        left_out: Sets that cannot win, and why.
+
+    Returns:
+        Keys: order (best first, those that are left out last), winner (None unless one set is
+        surely nearer than every other that can win), reason, left_out, distance (of each set
+        `value` and `interval`), pairs (see `_compare`).
+    """
+    measured = _measure(reference, sets)
+    pairs = [
+        _compare((first, measured[first]), (second, measured[second]), names)
+        for first, second in combinations(sets, 2)
+    ]
+    wins = {name: sum(pair["nearer"] == name for pair in pairs) for name in sets}
+    order = sorted(
+        sets, key=lambda name: (name in left_out, -wins[name], measured[name][None].value)
+    )
+    winner, reason = _find_winner(order, pairs, left_out)
+    return {
+        "order": order,
+        "winner": winner,
+        "reason": reason,
+        "left_out": dict(left_out),
+        "distance": {name: _describe(measured[name][None], LEVEL) for name in order},
+        "pairs": pairs,
+    }
+
+
+def _measure(
+    reference: Sample, sets: Mapping[str, Sample]
+) -> dict[str, dict[int | None, Jackknife]]:
+    """Measure each set's distance over all images (None) and for each label that both have."""
+    origin = np.mean(reference.features, axis=0, dtype=np.float64)
+    real = np.asarray(reference.features, dtype=np.float64) - origin
+    scale = max(float(np.square(real).sum(axis=1).mean()) ** 0.5, 1e-12)
+    real /= scale
+    own = _kernel(real, real)
+    found: dict[str, dict[int | None, Jackknife]] = {}
+    for name, item in sets.items():
+        features = (np.asarray(item.features, dtype=np.float64) - origin) / scale
+        within, across = _kernel(features, features), _kernel(real, features)
+        found[name] = {}
+        for label in (None, *sorted(reference.list_labels() & item.list_labels())):
+            rows, columns = (np.flatnonzero(one.find(label)) for one in (reference, item))
+            found[name][label] = jackknife_tables(
+                (own[np.ix_(rows, rows)], within[np.ix_(columns, columns)]),
+                across[np.ix_(rows, columns)],
+                (reference.groups[rows], item.groups[columns]),
+            )
+    return found
+
+
+def _kernel(a: Array, b: Array) -> Array:
+    return np.asarray((a @ b.T + 1) ** 3)
+
+
+def _compare(
+    first: tuple[str, dict[int | None, Jackknife]],
+    second: tuple[str, dict[int | None, Jackknife]],
+    names: list[str],
+) -> dict[str, Any]:
+    """Compare two sets: first less second, so that below zero the first is nearer.
+
+    Returns:
+        Keys: first, second, nearer (the name of the one that is surely nearer in one of the two
+        differences and not surely farther in the other, or None), distance, by_label (the mean over
+        labels that both have; None below two), labels; a difference has `value`, and `interval`
+        at its `level`; those of the labels hold all together.
+    """
+    ones, others = first[1], second[1]
+    labels = [it for it in ones if it is not None and it in others]
+    whole = subtract(ones[None], others[None])
+    if len(labels) > 1:
+        means = (average([found[it] for it in labels]) for found in (ones, others))
+        shares = zip((whole, subtract(*means)), FALSE_WINNERS, strict=True)
+        counted = [_describe(part, 1 - share) for part, share in shares]
+    else:
+        counted = [_describe(whole, 1 - sum(FALSE_WINNERS))]
+    signs = {find_sign(part["interval"]) for part in counted} - {0}
+    each = 1 - (1 - LEVEL) / max(1, len(labels))
+    return {
+        "first": first[0],
+        "second": second[0],
+        "nearer": {-1: first[0], 1: second[0]}[signs.pop()] if len(signs) == 1 else None,
+        "distance": counted[0],
+        "by_label": counted[1] if len(counted) > 1 else None,
+        "labels": {names[it]: _describe(subtract(ones[it], others[it]), each) for it in labels},
+    }
+
+
+def find_sign(interval: tuple[float, float] | list[float]) -> int:
+    """Return 1 or -1 where an interval lies above or below zero, 0 where it holds zero."""
+    return int(interval[0] > 0) - int(interval[1] < 0)
+
+
+def _describe(part: Jackknife, level: float) -> dict[str, Any]:
+    return {"value": part.value, "level": level, "interval": list(part.find_interval(level))}
+
+
+def _find_winner(
+    order: list[str], pairs: list[dict[str, Any]], left_out: Mapping[str, str]
+) -> tuple[str | None, str]:
+    """Name the set that is nearer than every other that can win, and say why or why none is."""
+    able = [name for name in order if name not in left_out]
+    told = "".join(f"; {name} is left out: {why}" for name, why in left_out.items())
+    if len(able) < 2:
+        return None, "fewer than two sets can win" + told
+    nearer = {frozenset((it["first"], it["second"])): it["nearer"] for it in pairs}
+    for name in able:
+        if all(nearer[frozenset((name, other))] == name for other in able if other != name):
+            return name, "it is nearer than each of the others by more than chance" + told
+    return None, "no set is nearer than all others by more than chance" + told
