@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from medart_cli.data.edits import is_users
 from medart_cli.data.folders import ENDINGS, find_split
 from medart_cli.data.manifest import Record
-from medart_cli.data.tables import TableRow, clean_name, read_table
+from medart_cli.data.tables import MISSING, TableRow, clean_name, read_table
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 
@@ -85,6 +85,10 @@ def merge_labels(
         name, image = next(iter(far.items()))
         log.warning("--labels: %d names stand for a file in another folder or with another ending, "
                     "as %s for %s", len(far), name, image)  # fmt: skip
+    lost = [name for name in table if name not in fits]
+    if lost:
+        log.warning("--labels: %d names of the table are no image of the set, as %s",
+                    len(lost), lost[0])  # fmt: skip
     missing = [name for name in names if name not in found]
     if missing:
         log.warning("--labels: %d of %d images are not in the table, as %s",
@@ -121,7 +125,8 @@ def _read_cell(row: TableRow, column: str) -> str | None:
         raise ConfigError(f"{row.place}: {column} is a {type(value).__name__}; write a text")
     if value is None:
         return None
-    text = str(value)
+    whole = isinstance(value, float) and value.is_integer()  # 1.0, as a column with gaps has it
+    text = str(int(value) if whole else value)
     # The same class or patient, however the table's program writes an umlaut.
     return text if column == "text" else unicodedata.normalize("NFC", text)
 
@@ -141,6 +146,14 @@ def _say_columns(
         *(path, len(rows), ", ".join(taken), ", ".join(other) or "none"),
         f", and {ours} texts that medart wrote" if ours else "",
     )
+    for name in taken:
+        words = dict.fromkeys(str(row.values[name]) for row in rows if row.values.get(name))
+        told = [word for word in words if name != "text" and word.casefold() in MISSING]
+        if told:
+            log.warning(
+                "%s: %s is %s in some rows and is taken as that; where none is known, leave the "
+                "cell empty", path, name, ", ".join(told),
+            )  # fmt: skip
     empty = Counter(name for row in rows for name in taken if row.values.get(name) is None)
     if empty:
         log.warning(

@@ -17,9 +17,15 @@ MARKS = {  # byte order marks; the longer first
     b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
 }  # fmt: skip
 SEPARATORS = (",", ";", "\t", "|")
+JSON_HEAD = re.compile(r'\s*(\[\s*"|\[?\s*\{\s*")')  # how JSON begins, and hardly a text
 JSON_LINES = (".jsonl", ".ndjson")  # endings
 # A line break in one of these is that of a quote whose end belongs to another cell.
 ONE_LINE = ("file_name", "label", "group_id", "split")
+KNOWN = {"".join(name.split("_")): name for name in (*ONE_LINE, "text")}  # by its letters alone
+# What programs write for a missing value, and a person for an unknown one; it may be a class too.
+MISSING = frozenset("nan na n/a <na> #n/a null none nil missing unknown unbekannt - ? .".split())
+NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # control characters but white space
+ERRORS = ("#REF!", "#N/A", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!")  # of spreadsheets
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,27 @@ def read_table(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[Tab
     else:
         columns, rows = _read_csv(path, text, needed)
     for row in rows:
-        for name in ONE_LINE:
-            if isinstance(cell := row.values.get(name), str) and ("\n" in cell or "\r" in cell):
-                raise ConfigError(
-                    f"{row.place}: {name} holds a line break (a quote without its end above?); "
-                    "mend it"
-                )
+        _check_cells(row)
     return columns, rows
+
+
+def _check_cells(row: TableRow) -> None:
+    """Refuse what is neither a name nor a number where one is meant."""
+    for name in ONE_LINE:
+        cell = row.values.get(name)
+        if not isinstance(cell, str):
+            continue
+        if "\n" in cell or "\r" in cell:
+            raise ConfigError(
+                f"{row.place}: {name} holds a line break (a quote without its end above?); mend it"
+            )
+        if NO_TEXT.search(cell):
+            raise ConfigError(f"{row.place}: {name} holds a control character; take it out")
+        if cell.startswith("=") or cell in ERRORS:
+            raise ConfigError(
+                f"{row.place}: {name} is {cell!r:.40}, a formula or an error of a spreadsheet; "
+                "write its value"
+            )
 
 
 def decode_text(raw: bytes, place: str) -> str:
@@ -85,10 +105,12 @@ def decode_text(raw: bytes, place: str) -> str:
     if known is not None:
         raise ConfigError(f"{place}: is {known[0]} and no text; export or save it as UTF-8 text")
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in raw[:2]:
-        encoding = "utf-16-be" if raw[:1] == b"\0" else "utf-16-le"
+    if encoding == "utf-8" and {*raw[:4:2]} == {0}:
+        encoding = "utf-16-be"
+    elif encoding == "utf-8" and {*raw[1:4:2]} == {0}:
+        encoding = "utf-16-le"
     try:
-        return raw.decode(encoding)
+        return raw.decode(encoding).replace("\ufeff", "")  # files put together have several
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(
@@ -116,6 +138,8 @@ def _check_columns(path: Path, columns: list[str], needed: tuple[str, ...]) -> N
 
 
 def _read_csv(path: Path, text: str, needed: tuple[str, ...]) -> tuple[list[str], list[TableRow]]:
+    if JSON_HEAD.match(text):
+        raise ConfigError(f"{path}: looks like JSON; write one object a line, and call it .jsonl")
     head = text.lstrip("\r\n").split("\n", 1)[0]
     named = head[4:5] if head.lower().startswith("sep=") else ""  # Excel writes such a line
     # Spaces around a cell are no part of it; newline="" leaves line ends inside quotes alone.
@@ -129,11 +153,11 @@ def _read_csv(path: Path, text: str, needed: tuple[str, ...]) -> tuple[list[str]
     lines = _read_lines(path, reader, text, columns)
     if named:
         next(lines)
-    columns += [name.strip() for name in next(lines, (0, []))[1]]
+    columns += _find_columns(next(lines, (0, []))[1])
     _check_columns(path, columns, needed)
     rows = []
     for number, cells in lines:
-        if len(cells) > len(columns):
+        if any(cell.strip() for cell in cells[len(columns) :]):
             raise ConfigError(
                 f"{path}:{number}: has {len(cells)} cells where the head has {len(columns)} "
                 f"({', '.join(columns):.300}); quote cells that hold the separator"
@@ -143,10 +167,24 @@ def _read_csv(path: Path, text: str, needed: tuple[str, ...]) -> tuple[list[str]
                 f"{path}:{number}: has no cell for column {columns[len(cells)]}; add it, if need "
                 "be an empty one"
             )
-        named_cells = zip(columns, cells, strict=True)  # a column without a name is a row's number
-        values = {name: cell.strip() or None for name, cell in named_cells if name}
+        named_cells = zip(columns, cells, strict=False)  # one without a name is a row's number
+        values = {name: _clean_cell(cell) for name, cell in named_cells if name}
         rows.append(TableRow(values, f"{path}:{number}"))
     return columns, rows
+
+
+def _find_columns(cells: list[str]) -> list[str]:
+    """Name the columns; File Name and FILENAME are file_name, where none is so called."""
+    names = [cell.strip() for cell in cells]
+    known = [KNOWN.get(re.sub(r"[\W_]+", "", name.casefold()), name) for name in names]
+    return [name if plain in names else plain for name, plain in zip(names, known, strict=True)]
+
+
+def _clean_cell(cell: str) -> str | None:
+    """Leave out spaces around a cell, and the signs by which spreadsheets keep ="007" a text."""
+    cell = cell.strip()
+    text = re.fullmatch(r'="([^"]*)"', cell)
+    return (text[1].strip() if text else cell) or None
 
 
 def _read_lines(

@@ -219,3 +219,23 @@ def test_a_short_name_that_several_images_bear_is_not_guessed(tmp_path, said):
 def test_a_table_of_other_images_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="none .*'x.png' is none; an image is 'a/1.png'"):
         merge_labels(records(tmp_path, "a/1.png"), rows_of(**{"x.png": "nevus"}))
+
+
+def test_names_that_are_no_image_are_counted(tmp_path, said):
+    table = read(tmp_path, "file_name,label\na.png,x\nTotal,2\n")
+    merge_labels(records(tmp_path, "a.png"), table)
+    assert "--labels: 1 names of the table are no image of the set, as Total" in said()
+
+
+def test_words_for_a_missing_value_are_said(tmp_path, said):
+    text = "file_name,label,group_id,text\na.png,NA,nan,none\nb.png,mel,,x\n"
+    table = read(tmp_path, text)
+    assert table["a.png"].values["label"] == "NA"
+    assert "label is NA in some rows and is taken as that; where none is known" in said()
+    assert "group_id is nan in some rows" in said() and "text is" not in said()
+
+
+def test_whole_numbers_have_no_point(tmp_path):
+    text = '{"file_name": "a.png", "label": 1.0}\n{"file_name": "b.png", "label": 1.5}\n'
+    table = read(tmp_path, text, "t.jsonl")
+    assert [row.values["label"] for row in table.values()] == ["1", "1.5"]

@@ -129,3 +129,41 @@ def test_json_lines_that_cannot_be_read_are_refused_by_line(tmp_path, text, mess
 def test_a_byte_order_mark_is_dropped(encoding):
     assert decode_text("Größe\n".encode(encoding), "it") == "Größe\n"
     assert decode_text(b"", "it") == ""
+
+
+@pytest.mark.parametrize("head", ["File_Name,LABEL", "FileName, Label ", '"file name","label"'])
+def test_columns_are_known_in_any_case_and_with_any_sign_between_words(tmp_path, head):
+    columns, rows = read_table(write(tmp_path / "t.csv", f"{head}\na.png,mel\n"), NEEDED)
+    assert columns == ["file_name", "label"] and rows[0].values == PLAIN[0]
+
+
+def test_a_column_of_the_right_name_goes_before_one_in_another_case(tmp_path):
+    text = "file_name,Label,label\na.png,x,mel\n"
+    _, rows = read_table(write(tmp_path / "t.csv", text), NEEDED)
+    assert rows[0].values == {"file_name": "a.png", "Label": "x", "label": "mel"}
+
+
+def test_what_spreadsheets_add_is_no_part_of_a_cell(tmp_path):
+    text = '\ufeff\ufefffile_name,label\n="a.png",="007",,\nb.png,nev,\n,,,\n'
+    _, rows = read_table(write(tmp_path / "t.csv", text), NEEDED)
+    assert [row.values for row in rows] == [
+        {"file_name": "a.png", "label": "007"}, {"file_name": "b.png", "label": "nev"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("=B2", "label is '=B2', a formula or an error of a spreadsheet; write its value"),
+        ("#REF!", "label is '#REF!', a formula"),
+        ("m\0el", "label holds a control character; take it out"),
+    ],
+)
+def test_cells_that_are_no_value_are_refused(tmp_path, cell, message):
+    with pytest.raises(ConfigError, match=f"t.csv:2: {message}"):
+        read_table(write(tmp_path / "t.csv", f"file_name,label\na.png,{cell}\n"), NEEDED)
+
+
+def test_json_that_is_not_called_so_is_refused_as_json(tmp_path):
+    with pytest.raises(ConfigError, match=r"looks like JSON; write one object a line"):
+        read_table(write(tmp_path / "t.json", '[{"file_name": "a.png"},\n{}]'), NEEDED)
