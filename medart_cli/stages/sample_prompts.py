@@ -19,7 +19,7 @@ from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
 from medart_cli.data.manifest import Record, hash_file
 from medart_cli.data.profiles import Profile, read_profile
-from medart_cli.data.tables import decode_text
+from medart_cli.data.tables import JSON_HEAD, NO_TEXT, decode_text
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 
@@ -91,7 +91,15 @@ def read_lines(name: str) -> list[str]:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise ConfigError(f"{place}: cannot be read: {error.strerror}") from error
-    lines = re.split(r"[\r\n]", decode_text(raw, place))  # splitlines knows U+2028 and others too
+    text = decode_text(raw, place)
+    if JSON_HEAD.match(text):
+        raise ConfigError(
+            f"{place}: is JSON; write a prompt a line, or name a manifest with --from"
+        )
+    lines = re.split(r"\r\n|\r|\n", text)  # splitlines knows U+2028 and others too
+    for number, line in enumerate(lines, start=1):
+        if NO_TEXT.search(line):
+            raise ConfigError(f"{place}: line {number} holds a control character; take it out")
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -110,3 +110,17 @@ def test_prompts_in_another_encoding_are_refused(tmp_path):
     (tmp_path / "prompts.txt").write_bytes("größer\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"prompts\.txt: cannot be read as utf-8 .* UTF-8"):
         read_prompts(build_config(prompts=str(tmp_path / "prompts.txt")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"text": "a", "label": "b"}\n', "is JSON; write a prompt a line, or name a manifest"),
+        ('[\n"a"]', "is JSON"),
+        ("a\n\0\0\0\n", "line 2 holds a control character"),
+    ],
+)
+def test_a_file_that_holds_no_prompts_is_refused(tmp_path, text, message):
+    (tmp_path / "p.txt").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_prompts(build_config(prompts=str(tmp_path / "p.txt")))
