@@ -7,6 +7,7 @@ so a crash costs at most the line in work.
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -129,9 +130,12 @@ def clean_group(group: object) -> str | None:
 
     `P001`, `p001` and `P 001 ` are one patient, and so are a number and its text: taking two for
     one keeps images together that could stand apart, the other way round a test would be too good.
+    `007` and `7.0` are 7, as spreadsheets write them.
     """
     text = "" if group is None else unicodedata.normalize("NFKC", str(group)).casefold()
-    return "".join(text.split()) or None
+    text = "".join(text.split())
+    number = re.fullmatch(r"0*(\d+)(\.0+)?", text)
+    return (number[1] if number else text) or None
 
 
 def warn_of_demonstration(model: str, records: Iterable[Record]) -> None:

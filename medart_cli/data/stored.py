@@ -18,7 +18,7 @@ from medart_cli.data.account import Account
 from medart_cli.data.manifest import Record, read_records, write_manifest
 from medart_cli.errors import ManifestError
 
-UNREAD = b"\xef\xbb\xbf \t\r\n"  # a byte order mark, and blank lines before a record
+UNREAD = b"\xef\xbb\xbf \t\r\n\v\f"  # a byte order mark, and blank lines before a record
 
 
 class StoredRecords(Sequence[Record]):

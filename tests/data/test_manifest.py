@@ -21,6 +21,7 @@ from medart_cli.data.dataset import read_data
 from medart_cli.data.manifest import (
     ManifestWriter,
     Record,
+    clean_group,
     hash_file,
     parse_line,
     read_manifest,
@@ -482,3 +483,12 @@ def test_what_is_read_can_be_written_and_read_again(tmp_path_factory, row):
         path = tmp_path_factory.mktemp("set") / "metadata.jsonl"
         write_manifest(path, [record.fields])
         assert [again.fields for again in read_manifest(path)] == [record.fields]
+
+
+@pytest.mark.parametrize(
+    ("spellings", "group"),
+    [(("7", "007", "7.0", 7, " 07 "), "7"), (("0", "00", "0.0", 0), "0"), (("7a", "7A"), "7a"),
+     (("007a",), "007a"), (("1.20",), "1.20"), (("1.2.826.0",), "1.2.826.0")],
+)  # fmt: skip
+def test_zeros_around_a_number_make_no_other_patient(spellings, group):
+    assert {clean_group(spelling) for spelling in spellings} == {group}

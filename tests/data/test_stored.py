@@ -86,3 +86,9 @@ def test_many_threads_may_read_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda index: stored[index].fields["row"], range(300)))
     assert found == list(range(300))
+
+
+def test_a_page_break_between_lines_is_a_blank_line(tmp_path):
+    path = tmp_path / "metadata.jsonl"
+    path.write_bytes(b'{"file_name": "a.png"}\n\f\n\v\n{"file_name": "b.png"}\n')
+    assert [record.file_name for record in StoredRecords(path)] == ["a.png", "b.png"]
