@@ -210,7 +210,8 @@ def _check_depth(values: Values, dataset: Any) -> None:  # noqa: ANN401
     bits, least, most = int(dataset.BitsStored), int(values.min()), int(values.max())
     if bits <= 8 or bits < int(dataset.BitsAllocated):
         return
-    if most - (least if dataset.PixelRepresentation else 0) < 2**bits / 4:
+    narrow = 0 < most - least < 2**bits / 32  # signed values with an offset: almost one gray
+    if narrow or most - (least if dataset.PixelRepresentation else 0) < 2**bits / 4:
         window = "" if values.ndim == 3 else ", or WindowCenter and WindowWidth"
         raise ImageError(
             f"has {bits} bits but only values from {least} to {most}, so fewer bits may be meant; "

@@ -322,6 +322,11 @@ def _scale_deep(values: npt.NDArray[Any], depth: _Depth, advice: str) -> Image.I
                 f"has {depth.bits} bits but no value above {most:g}, so fewer bits may be meant; "
                 f"{advice}"
             )
+        if 0 < most - least < high / 32:  # signed values with an offset, as CT has them
+            raise ImageError(
+                f"has {depth.bits} bits but only values from {least:g} to {most:g}, which would be "
+                f"almost one gray; {advice}"
+            )
     _say_range(low, high, tag)
     return _from_unit((values - low) / (high - low))
 

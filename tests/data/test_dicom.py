@@ -152,6 +152,12 @@ def test_values_that_need_few_of_16_bits_are_refused(tmp_path, values, found):
         assert loaded.max() == 255
 
 
+def test_signed_values_that_an_offset_made_unsigned_are_refused_without_a_window(tmp_path):
+    values = (RAMP * 30 + 31768).astype("<u2")
+    assert_refused(tmp_path, build_dicom(values), "has 16 bits but only values from 31768 to 33658")
+    assert load_gray(tmp_path, values, WindowCenter="32700", WindowWidth="1900").max() == 255
+
+
 def test_bits_that_are_not_the_lowest_are_refused(tmp_path):
     dataset = build_dicom((RAMP * 1000).astype("<u2"), stored=12, HighBit=15)
     assert_refused(tmp_path, dataset, "has 12 bits a value below bit 15")

@@ -369,6 +369,14 @@ def test_gray_of_16_bits_is_scaled_by_its_whole_range(tmp_path):
     assert np.array_equal(pixels_of(load_bytes(tmp_path, pgm)), expected)
 
 
+def test_signed_values_that_an_offset_made_unsigned_are_refused(tmp_path):
+    values = np.linspace(31768, 33767, 64).astype(np.uint16).reshape(8, 8)
+    reason = "has 16 bits but only values from 31768 to 33767, which would be almost one gray"
+    assert_refused(tmp_path, png_of(values, 0), reason)
+    named = tiff_of(values.astype("<u2"), range_tags=((340, 31700), (341, 33800)))
+    assert pixels_of(load_bytes(tmp_path, named)).max() == 251
+
+
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
 def test_gray_of_fewer_bits_in_16_is_refused_where_no_tag_names_them(tmp_path, bits):
     values = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
