@@ -4,16 +4,29 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from medart_cli.data.folders import Passed
 from medart_cli.data.manifest import Record
+from medart_cli.data.tables import MISSING
 from medart_cli.log import log
 
 MOST_NAMED = 12  # labels or endings that a line names
 FEW_A_LABEL = 10  # images; data sets with fewer of each label may have patients for labels
 PERSON = re.compile(r"(?:patient|pat|pt|subject|subj|sub|case|study|person|pid|mrn|id)?[\W_]*\d+")
+# What is hardly a class: the same with a word before it, a DICOM UID, a date.
+SURE_PERSON = re.compile(
+    r"(?:patient|pat|pt|subject|subj|sub|person|pid|mrn|p)[\W_]*\d+|\d+(?:[.]\d+){3,}|"
+    r"(?:19|20)\d\d[-_. ]?[01]\d[-_. ]?[0-3]\d"
+)
+# Folders of images and of their masks, as sets for segmentation have them.
+NO_CLASSES = frozenset(
+    "image images img imgs data dataset mask masks label labels segmentation segmentations "
+    "annotation annotations gt groundtruth ground_truth".split()
+)
+TABLES = frozenset(".csv .tsv .json .jsonl .ndjson .xlsx .xls .ods .parquet".split())
 
 
 @dataclass
@@ -94,6 +107,8 @@ class Account:
         if self.passed.texts:
             found["text files beside images"] = self.passed.texts
         found |= {f"folders {name}": count for name, count in self.passed.litter.items()}
+        if self.passed.copies:
+            found["backups or unfinished files"] = self.passed.copies
         found |= {f"{name}, written by medart {by}": 1 for name, by in self.passed.outputs.items()}
         found |= {f"{name}, not to be read": 1 for name in self.passed.unreadable}
         found |= {f"images on no line of {name}": n for name, n in self.unlisted.items()}
@@ -125,28 +140,14 @@ class Account:
     def _tell_left_out(self) -> str:
         parts = [f"{name} (written by medart {by})" for name, by in self.passed.outputs.items()]
         parts += [f"{count} folders {name}" for name, count in sorted(self.passed.litter.items())]
+        if self.passed.copies:
+            parts.append(
+                f"{self.passed.copies} backups or unfinished files, as a.png~ or a.png.part"
+            )
         return _some(parts)
 
     def _find_warnings(self) -> list[str]:
-        found = []
-        if self.passed.unreadable:
-            name, why = next(iter(self.passed.unreadable.items()))
-            found.append(
-                f"{len(self.passed.unreadable)} folders may not be read and are passed over, as "
-                f"{name} ({why}); if images in them are wanted, have them made readable"
-            )
-        if self.passed.formats:
-            found.append(
-                f"{sum(self.passed.formats.values())} files are in no format that is read and are "
-                f"passed over: {_name(self.passed.formats)}; convert images to PNG or TIFF"
-            )
-        if self.passed.texts:
-            found.append(
-                f"{self.passed.texts} images have a text file beside them; medart caption --texts "
-                "sidecar takes those texts as captions"
-            )
-        for table, count in self.unlisted.items():
-            found.append(f"{count} images stand on no line of {table} and are left out")
+        found = self._find_unread()
         if self.empty:
             found.append(f"{self.empty} of {self.texts} texts are empty")
         alike = self._find_alike()
@@ -157,14 +158,56 @@ class Account:
             )
         if self._spellings:
             found.append(
-                "patients whose names differ in case or spaces only are taken for one: "
+                "patients whose names differ in case, spaces or zeros only are taken for one: "
                 f"{_some(self._spellings)}; if they are two, give them other names"
             )
-        if self._seem_patients():
+        return found + self._doubt_names() + self._doubt_levels()
+
+    def _find_unread(self) -> list[str]:
+        """Say what is there and is not read."""
+        found = []
+        if self.passed.unreadable:
+            name, why = next(iter(self.passed.unreadable.items()))
             found.append(
-                f"{self.images} images have {len(self.labels)} labels ({_name(self.labels)}), and "
-                "the folders below have the same names in each: if these are patients, say so "
-                "with --folders group_id/label"
+                f"{len(self.passed.unreadable)} folders may not be read and are passed over, as "
+                f"{name} ({why}); if images in them are wanted, have them made readable"
+            )
+        tables = Counter({it: n for it, n in self.passed.formats.items() if it in TABLES})
+        formats = self.passed.formats - tables
+        if formats:
+            found.append(
+                f"{sum(formats.values())} files are in no format that is read and are passed over: "
+                f"{_name(formats)}; convert images to PNG or TIFF"
+            )
+        if tables:
+            found.append(
+                f"{sum(tables.values())} files may be tables and are not read: {_name(tables)}; "
+                "name one with medart caption --labels (as CSV), or call it metadata.csv"
+            )
+        if self.passed.texts:
+            found.append(
+                f"{self.passed.texts} images have a text file beside them; medart caption --texts "
+                "sidecar takes those texts as captions"
+            )
+        for table, count in self.unlisted.items():
+            found.append(f"{count} images stand on no line of {table} and are left out")
+        return found
+
+    def _doubt_names(self) -> list[str]:
+        """Say which names of labels and patients are hardly meant as such."""
+        found = []
+        missing = [name for name in self.labels if name.casefold() in MISSING]
+        missing += [f"patient {name}" for name in self._groups.values() if name.lower() in MISSING]
+        if missing:
+            found.append(
+                f"{_some(missing)} is taken as a class or a patient of that name; if none is "
+                "known, leave it out"
+            )
+        parts = sorted(name for name in self.labels if name.casefold() in NO_CLASSES)
+        if parts:
+            found.append(
+                f"{_some(parts)} is taken as a class; if it is none, move masks away, or name the "
+                "folder of the images itself"
             )
         return found
 
@@ -178,15 +221,54 @@ class Account:
             ", ".join(map(repr, names)) for kind, names in kinds.items() if kind and len(names) > 1
         )
 
-    def _seem_patients(self) -> bool:
+    def _doubt_levels(self) -> list[str]:
+        """Say where the folders of the labels may be patients, or lie above the classes."""
+        if self.levels is not None:
+            return []
+        top = "split/" if self.splits else ""
+        below, shared = list(self._below), self._find_shared()
+        if self._seem_patients(shared):
+            return [
+                f"{self.images} images have {len(self.labels)} labels ({_name(self.labels)}), and "
+                "the folders below have the same names in each: if these are patients, say so "
+                f"with --folders {top}group_id/label"
+            ]
+        if len(below) > 1 and _are_persons(below):
+            return [
+                f"the folders below the labels ({_some(sorted(below))}) may be patients: if so, "
+                f"say --folders {top}label/group_id"
+            ]
+        if len(self.labels) > 1 and _are_persons(self.labels):
+            return [
+                f"the labels ({_name(self.labels)}) may be patients, studies or dates: if so, say "
+                f"--folders {top}group_id, and name the classes in a table for medart caption "
+                "--labels"
+            ]
+        everywhere = set[str]().union(*self._below.values()) == set(self.labels)
+        if len(below) > 1 and everywhere and (len(shared) > 1 or len(self.labels) == 1):
+            return [
+                f"below the labels ({_name(self.labels)}) are folders of the same names "
+                f"({_some(sorted(shared or below))}): if those are the classes, say so with "
+                f"--folders {top}-/label, or {top}group_id/label where patients are above them"
+            ]
+        return []
+
+    def _find_shared(self) -> list[str]:
+        """Find the names of folders that stand below several labels."""
+        return [name for name, above in self._below.items() if len(above) > 1]
+
+    def _seem_patients(self, shared: list[str]) -> bool:
         """Say whether labels may be patients: few images each, with like folders below them."""
-        shared = [name for name, above in self._below.items() if len(above) > 1]
-        if self.levels is not None or len(self.labels) < 2 or not shared:
+        if len(self.labels) < 2 or not shared or _are_persons(shared):
             return False
         if all(PERSON.fullmatch(label.casefold()) for label in self.labels):
             return True
         few = self.images < FEW_A_LABEL * len(self.labels)
-        return few and len(self.labels) > 2 * len(shared)
+        return _are_persons(self.labels) or (few and len(self.labels) > 2 * len(shared))
+
+
+def _are_persons(names: Iterable[str]) -> bool:
+    return all(SURE_PERSON.fullmatch(name.casefold()) for name in names)
 
 
 def _name(counts: Counter[str]) -> str:

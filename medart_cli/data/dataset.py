@@ -29,6 +29,7 @@ from medart_cli.data.manifest import (
 from medart_cli.data.stored import StoredRecords
 from medart_cli.data.tables import TableRow, clean_name, read_table
 from medart_cli.errors import ConfigError, ManifestError
+from medart_cli.log import log
 
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
@@ -76,6 +77,8 @@ def open_data(
     records: Sequence[Record]
     if path.is_file():
         records = StoredRecords(path, root=root, account=account)
+        if path != Path(source) and (path.parent / TABLES[1]).is_file():
+            log.info("%s: is read, and %s beside it is not", path, TABLES[1])
     else:
         records = list(read_data(source, root=root, levels=levels, account=account))
     if images and not any(os.path.isfile(record.path) for record in records):
@@ -206,7 +209,9 @@ def list_images(
             yield _checked(record, root)
     if empty:
         closed = "".join(f"; {name} may not be read" for name in [*account.passed.unreadable][:1])
-        raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image{closed}")
+        other = ", ".join(f"{ending} {n}" for ending, n in account.passed.formats.most_common(5))
+        files = f"; its files are: {other}" if other else ""
+        raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image{closed}{files}")
 
 
 def find_table(folder: Path) -> Path | None:
@@ -230,7 +235,7 @@ def _read_below(
             given["split"] = find_split(str(given["split"])) or given["split"]
         yield Record({**known, **given, "file_name": name}, folder, place)
     passed = Passed()
-    beside = find_images(table.parent, passed)
+    beside = find_images(table.parent, passed, levels=())
     inside = {(below / found["file_name"]).as_posix() for found in beside}
     account.passed.unreadable |= passed.unreadable
     if inside - names:

@@ -23,9 +23,9 @@ ENDINGS = frozenset(
 )
 # Names of splits as data sets have them, without case, digits at the end and words like "set".
 SPLIT_NAMES = {
-    "train": "train", "training": "train", "tr": "train",
+    "train": "train", "training": "train", "trn": "train", "tr": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
+    "test": "test", "testing": "test", "tst": "test", "ts": "test",
 }  # fmt: skip
 SPLIT_WORDS = frozenset("set sets data dataset images image imgs img split folder".split())
 # Names that divide a set in a way that medart cannot know to be train, val or test.
@@ -38,7 +38,15 @@ LITTER = frozenset(
     "__macosx __pycache__ lost+found recycler recycled thumbs thumbnails trash "
     "system_volume_information network_trash_folder temporary_items".split()
 )
-TEXTS = (".txt", ".caption")  # captions beside images, as other trainers write them
+LITTER_PATTERN = re.compile(r"[.@#$~].*|_vti_.*|found\.\d{3}")  # the last two of Windows
+# Files of systems and viewers, which are no images or, as DICOMDIR, only name some.
+SYSTEM_FILES = re.compile(
+    r"[.].*|~\$.*|thumbs\.db|ehthumbs.*\.db|desktop\.ini|picasa\.ini|icon\r|dicomdir|dirfile|"
+    r"syno(file|photo)_thumb.*"
+)
+# Copies that an editor or a download leaves: the image itself stands beside, or is not whole.
+COPIES = re.compile(r".*(~|#|\.(bak|old|orig|tmp|temp|swp|part|partial|crdownload|download))")
+TEXTS = (".txt", ".caption", ".TXT")  # captions beside images, as other trainers write them
 TABLES = ("metadata.jsonl", "metadata.csv")  # where Hugging Face's imagefolder reads them
 SETTINGS_HEAD = b"# Settings of medart "  # how settings.toml of an output begins
 WHOLE_ENDINGS = (".nii.gz", ".ome.tif")  # endings of two parts
@@ -51,6 +59,7 @@ class Passed:
     Attributes:
         formats: How many files of each ending are no images that are read.
         litter: How many folders of each name belong to a file system and not to the data.
+        copies: How many files are backups or unfinished downloads.
         outputs: Folders that medart wrote, with the command.
         texts: Images with a text file of their name beside them.
         unreadable: Folders below the top that may not be read, with the system's reason.
@@ -58,6 +67,7 @@ class Passed:
 
     formats: Counter[str] = field(default_factory=Counter)
     litter: Counter[str] = field(default_factory=Counter)
+    copies: int = 0
     outputs: dict[str, str] = field(default_factory=dict)
     texts: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -87,6 +97,7 @@ def find_images(
     """
     passed = Passed() if passed is None else passed
     known = _know_splits(folder) if levels is None else True
+    kinds: dict[bool, str] = {}  # a folder at the top that is a split, and one that is none
     for path in _visible_files(folder, passed, enter):
         if not _looks_like_image(path):
             _count_passed(path, passed)
@@ -97,16 +108,40 @@ def find_images(
                 "is for training; name them train, val and test, or say with --folders what they "
                 "are (--folders label, or --folders -/label to pass over the level)"
             )
-        passed.texts += find_text(path) is not None
+        passed.texts += bool(find_texts(path))
         name = path.relative_to(folder)
+        if levels is None:
+            _check_levels(folder, name.parts[:-1], kinds)
         yield {"file_name": name.as_posix()} | read_levels(name.parts[:-1], levels)
 
 
-def find_text(path: Path) -> Path | None:
-    """Return the text file beside an image, a.txt beside a.jpg; None where there is none."""
+def find_texts(path: Path) -> list[Path]:
+    """Return the text files beside an image, as a.txt, a.caption and a.jpg.txt beside a.jpg."""
     # Only an image's ending is cut: a DICOM UID without one has dots of its own.
     stem = path.stem if path.suffix.lower() in ENDINGS else path.name
-    return next((it for end in TEXTS if os.path.isfile(it := path.with_name(stem + end))), None)
+    names = [name + end for name in dict.fromkeys((stem, path.name)) for end in TEXTS]
+    return [it for name in names if os.path.isfile(it := path.with_name(name))]
+
+
+def _check_levels(folder: Path, parents: tuple[str, ...], kinds: dict[bool, str]) -> None:
+    """Refuse folders of which some are splits and others are none, or splits below something."""
+    if not parents:
+        return
+    is_split = find_split(parents[0]) is not None
+    kinds.setdefault(is_split, parents[0])
+    if len(kinds) == 2:
+        raise ConfigError(
+            f"{folder}: the folder {kinds[True]!r} is named like a split and {kinds[False]!r} is "
+            "not, so medart cannot know what it is; name all train, val or test, move away what is "
+            "none of them, or say with --folders what they are (--folders label, if all are "
+            "classes)"
+        )
+    if not is_split and len(parents) > 1 and find_split(parents[1]) is not None:
+        raise ConfigError(
+            f"{folder}: the folder {parents[0]!r} holds {parents[1]!r}, which is named like a "
+            "split; say with --folders what the levels are (--folders label/split, or "
+            "-/split/label if the classes are below)"
+        )
 
 
 def read_levels(parents: tuple[str, ...], levels: tuple[str, ...] | None) -> dict[str, str]:
@@ -137,7 +172,7 @@ def read_levels(parents: tuple[str, ...], levels: tuple[str, ...] | None) -> dic
 
 def find_split(name: str) -> str | None:
     """Return train, val or test where a folder's name means one, as Training or validation_set."""
-    words = [word for word in re.split(r"[\W_\d]+", name.casefold()) if word]
+    words = _split_words(name)
     kept = [word for word in words if word not in SPLIT_WORDS]
     if len(kept) != 1:
         return None
@@ -145,22 +180,36 @@ def find_split(name: str) -> str | None:
     return SPLIT_NAMES.get(word) or SPLIT_NAMES.get(word.removesuffix("set"))
 
 
+def _split_words(name: str) -> list[str]:
+    """Give the words of a name without its digits; imagesTr has two."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return [word for word in re.split(r"[\W_\d]+", parted.casefold()) if word]
+
+
 def _know_splits(folder: Path) -> bool:
-    """Say whether the folders can be read: not if all of them are parts of an unknown split."""
+    """Say whether the folders can be read: not if all of them are parts of an unknown split.
+
+    Such are fold_0 and cv-1, and names that hold a split's among other words, as busi_train.
+    """
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
     except OSError:  # said where it is walked
         return True
     names = [name for name in names if not is_litter(name)]
-    words = [re.split(r"[\W_\d]+", name.casefold())[0] for name in names]
-    unknown = [word in UNKNOWN_SPLITS and find_split(name) is None
-               for word, name in zip(words, names, strict=True)]  # fmt: skip
+    unknown = [find_split(name) is None and _tells_split(_split_words(name)) for name in names]
     return not (unknown and all(unknown))
+
+
+def _tells_split(words: list[str]) -> bool:
+    # Two letters among others are too little: TR_severe is a tricuspid regurgitation.
+    named = any(word in SPLIT_NAMES and len(word) > 2 for word in words)
+    return named or (bool(words) and words[0] in UNKNOWN_SPLITS)
 
 
 def is_litter(name: str) -> bool:
     """Say whether a folder of that name belongs to a file system, an archive or a synchronizer."""
-    return name[0] in ".@#$~" or name.casefold().replace(" ", "_") in LITTER
+    plain = name.casefold().replace(" ", "_")
+    return plain in LITTER or LITTER_PATTERN.fullmatch(plain) is not None
 
 
 def find_output(folder: Path) -> str | None:
@@ -195,7 +244,11 @@ def _visible_files(folder: Path, passed: Passed, enter: Callable[[Path], bool]) 
             for name in sorted(folders)
             if _is_entered(Path(parent, name), passed) and enter(Path(parent, name))
         ]
-        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+        for name in sorted(files):
+            if COPIES.fullmatch(name.casefold()) and not name.startswith("."):
+                passed.copies += 1
+            elif not SYSTEM_FILES.fullmatch(name.casefold()):
+                yield Path(parent, name)
 
 
 def _is_entered(path: Path, passed: Passed) -> bool:

@@ -1,9 +1,11 @@
 """Captions in a text file beside each image, as other trainers write them: a.jpg and a.txt."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from medart_cli.data.folders import find_text
+from medart_cli.data.folders import find_texts
 from medart_cli.data.manifest import Record
+from medart_cli.data.tables import decode_text
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 
@@ -15,7 +17,7 @@ def add_sidecar_texts(rows: Sequence[Record]) -> tuple[list[Record], int]:
         The rows, and how many got a text.
 
     Raises:
-        ConfigError: A text file is not UTF-8.
+        ConfigError: A text file cannot be read, or an image has two that disagree.
     """
     found, added = [], 0
     for row in rows:
@@ -27,10 +29,14 @@ def add_sidecar_texts(rows: Sequence[Record]) -> tuple[list[Record], int]:
 
 
 def _read_text(row: Record) -> str | None:
-    path = find_text(row.path)
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8-sig").strip() or None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text in UTF-8: {error}") from error
+    first: dict[str, Path] = {}
+    for path in find_texts(row.path):
+        try:
+            text = decode_text(path.read_bytes(), str(path))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        first.setdefault("\n".join(text.split("\r\n")).strip(), path)
+    if len(first) > 1:
+        one, two, *_ = first.values()
+        raise ConfigError(f"{two}: says something else than {one} of the same image; keep one")
+    return next(iter(first), None) or None

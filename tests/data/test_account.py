@@ -52,9 +52,9 @@ def test_patients_that_are_spelled_in_two_ways_are_one_and_named(tmp_path, said)
     write_rows(tmp_path, *({"file_name": f"{i}.png", "group_id": n} for i, n in enumerate(names)))
     assert open_data(tmp_path, images=False).account.facts()["patients"] == 2
     assert said[1] == (
-        f"warning: {tmp_path}: patients whose names differ in case or spaces only are taken for "
-        "one: 'P001' and 'p001', 'P001' and 'P 001', 'P002' and '\uff30002'; if they are two, give "
-        "them other names"
+        f"warning: {tmp_path}: patients whose names differ in case, spaces or zeros only are "
+        "taken for one: 'P001' and 'p001', 'P001' and 'P 001', 'P002' and '\uff30002'; if they "
+        "are two, give them other names"
     )
 
 
@@ -107,11 +107,64 @@ def test_labels_that_seem_to_be_patients_are_said_with_how_to_name_the_level(
     assert data[0].group_name == folders.format(0)
 
 
-def test_classes_with_like_folders_below_are_no_patients(tmp_path, said):
-    for label in ("mel", "nev"):
-        write_images(tmp_path, f"{label}/left/a.png", f"{label}/right/b.png")
+@pytest.mark.parametrize("tops", [("Siena", "Bern"), ("entrenamiento", "prueba"), ("k1", "k2")])
+def test_folders_with_like_folders_below_are_said_and_taken_for_classes(tmp_path, said, tops):
+    for top in tops:
+        write_images(tmp_path, f"{top}/mel/{top}.png", f"{top}/nev/{top}.png")
+    assert set(open_data(tmp_path).account.labels) == set(tops)
+    assert len(said) == 2 and said[1].endswith(
+        "are folders of the same names (mel, nev): if those are the classes, say so with "
+        "--folders -/label, or group_id/label where patients are above them"
+    )
+
+
+@pytest.mark.parametrize("names", [("PAT-1", "PAT-2"), ("1.2.826.7", "1.2.826.8"),
+                                   ("2021-03-01", "20220412")])  # fmt: skip
+def test_folders_called_like_patients_studies_or_dates_are_said(tmp_path, said, names):
+    for name in names:
+        write_images(tmp_path / "alone", f"{name}/a.png")
+        write_images(tmp_path / "above", f"train/{name}/mel/a.png", f"train/{name}/nev/a.png")
+        write_images(tmp_path / "below", f"mel/{name}/a.png", f"nev/{name}/b.png")
+    for folder, remedy in (
+        (
+            "alone",
+            "--folders group_id, and name the classes in a table for medart caption --labels",
+        ),
+        ("above", "--folders split/group_id/label"),
+        ("below", "--folders label/group_id"),
+    ):
+        open_data(tmp_path / folder)
+        assert len(said) == 2 and said[1].endswith(remedy)
+        said.clear()
+
+
+def test_one_folder_above_all_classes_is_said(tmp_path, said):
+    write_images(tmp_path, "archive/mel/a.png", "archive/nev/b.png")
     open_data(tmp_path)
-    assert len(said) == 1
+    assert len(said) == 2 and "--folders -/label" in said[1]
+
+
+def test_folders_of_images_and_masks_are_said(tmp_path, said):
+    write_images(tmp_path, "images/a.png", "masks/a.png")
+    open_data(tmp_path)
+    assert len(said) == 2 and "images, masks is taken as a class" in said[1]
+
+
+def test_words_for_a_missing_label_or_patient_are_said(tmp_path, said):
+    write_rows(tmp_path, {"file_name": "a.png", "label": "NA", "group_id": "nan"},
+               {"file_name": "b.png", "label": "mel", "group_id": "7"})  # fmt: skip
+    open_data(tmp_path, images=False)
+    assert len(said) == 2 and ": NA, patient nan is taken as" in said[1]
+
+
+def test_files_that_may_be_tables_are_said_with_the_way_to_read_them(tmp_path, said):
+    write_images(tmp_path, "mel/a.png")
+    for name in ("labels.csv", "metadata.parquet"):
+        (tmp_path / name).write_bytes(b"file_name,label\n")
+    open_data(tmp_path)
+    assert (
+        len(said) == 2 and "2 files may be tables and are not read: .csv 1, .parquet 1" in said[1]
+    )
 
 
 def test_empty_texts_are_counted(tmp_path, said):

@@ -140,3 +140,83 @@ def test_what_a_broken_disk_hides_is_not_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(ConfigError, match="mel: Input/output error"):
         open_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("imagesTr", "imagesTs"),
+        ("TrainImages", "TestImages"),
+        ("trn", "tst"),
+        ("1_tr", "2_ts"),
+    ],
+)
+def test_splits_are_known_by_their_words_however_these_are_joined(tmp_path, train, test):
+    for name in (train, test):
+        write_image(tmp_path / name / "nevus" / "a.png")
+    found = {record.file_name: record.fields for record in read_data(tmp_path)}
+    assert found[f"{train}/nevus/a.png"]["split"] == "train"
+    assert found[f"{test}/nevus/a.png"] == {
+        "file_name": f"{test}/nevus/a.png", "split": "test", "label": "nevus",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train/a.png", "external/a.png"), "'train' is named like a split and 'external' is not"),
+        (("imagesTr/a.png", "labelsTr/a.png"), "'imagesTr' .* and 'labelsTr' is not"),
+        (("control/a.png", "test/a.png"), r"--folders label, if all are classes"),
+        (("train/a.png", "train_old/a.png"), "'train_old' is not"),
+        (("nevus/train/a.png", "nevus/test/b.png"), "--folders label/split, or -/split/label"),
+        (("archive/test/nevus/a.png",), "'archive' holds 'test'"),
+        (("busi_train/a.png", "busi_test/b.png"), "look like parts of a split"),
+        (("ISIC_Training_Input/a.png", "ISIC_Test_Input/b.png"), "look like parts of a split"),
+    ],
+)
+def test_folders_that_may_be_splits_or_classes_are_refused_with_the_way_to_say_it(
+    tmp_path, names, message
+):
+    for name in names:
+        write_image(tmp_path / name)
+    with pytest.raises(ConfigError, match=message):
+        list(read_data(tmp_path))
+    levels = ("-",) * names[0].count("/")
+    assert len(list(read_data(tmp_path, levels=levels))) == len(names)
+
+
+@pytest.mark.parametrize("names", [("normal_test", "nevus"), ("TR_mild", "TR_severe")])
+def test_classes_may_have_words_of_splits_in_their_names(tmp_path, names):
+    for name in names:
+        write_image(tmp_path / name / "a.png")
+    assert {record.label for record in read_data(tmp_path)} == {*names}
+
+
+def test_a_table_at_the_top_settles_what_the_folders_do_not(tmp_path):
+    for name in ("train/a.png", "fold_2/b.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name,label,split\ntrain/a.png,mel,train\n")
+    assert [record.label for record in open_data(tmp_path)] == ["mel"]
+
+
+def test_files_of_systems_and_copies_of_editors_are_no_images(tmp_path):
+    write_image(tmp_path / "mel" / "a.png")
+    content = (tmp_path / "mel" / "a.png").read_bytes()
+    names = ["a.png~", "a.png.bak", "b.png.part", "c.png.crdownload", "#a.png#"]
+    system = ["~$a.png", "._a.png", "Thumbs.db", "desktop.ini", "DICOMDIR", "SYNOPHOTO_THUMB_M.jpg"]
+    for name in (*names, *system):
+        (tmp_path / "mel" / name).write_bytes(content)
+    for folder in ("_vti_cnf", "FOUND.000", "mel/_vti_cnf"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(content)
+    data = open_data(tmp_path)
+    assert [record.file_name for record in data] == ["mel/a.png"]
+    assert data.account.facts()["passed_over"] == {
+        "backups or unfinished files": 5, "folders FOUND.000": 1, "folders _vti_cnf": 2,
+    }  # fmt: skip
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match=r"nor an image; its files are: \.parquet 1"):
+        open_data(tmp_path)
