@@ -154,6 +154,11 @@ def find_manifest(source: Path) -> Path:
             f"{manifest}: is still in {PARTS}; run the command that wrote them again, without "
             "--shard, to join them"
         )
+    if listed and manifest.suffix.lower() in (".csv", ".tsv"):
+        raise ConfigError(
+            f"{source}: is a table; name its folder, where it is read if it is called "
+            f"{TABLES[1]}, or give it to medart caption with --labels"
+        )
     return manifest if listed else source
 
 

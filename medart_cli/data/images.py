@@ -183,6 +183,8 @@ def _upright(image: Image.Image, depth: _Depth) -> Image.Image:
     if image.format == "TIFF":
         _check_strips(image)
     image.load()
+    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        raise ImageError("is a CMYK JPEG that does not say whether it is inverted; save it in RGB")
     profile = image.info.get("icc_profile")
     if image.format == "TIFF":
         _check_tiff(image)

@@ -204,7 +204,10 @@ def parse_line(raw: bytes, place: str, folder: Path, root: Path | None = None) -
     except RecursionError as error:
         raise ManifestError(f"{place}: is nested deeper than {DEEPEST} levels") from error
     except ValueError as error:
-        raise ManifestError(f"{place}: is not a JSON object: {error!s:.200}") from error
+        reason = str(error)
+        if raw.lstrip().startswith(b"["):
+            reason = "an array begins here; write one object a line, without [ and commas"
+        raise ManifestError(f"{place}: is not a JSON object: {reason:.200}") from error
     if not isinstance(fields, dict):
         raise ManifestError(f"{place}: is a JSON {type(fields).__name__}, not an object")
     if raw.count(b"[") + raw.count(b"{") > DEEPEST and _deeper(fields, DEEPEST):

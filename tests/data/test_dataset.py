@@ -146,3 +146,10 @@ def test_labels_and_groups_that_are_numbers_are_texts_and_an_empty_group_is_none
     records = list(read_data(tmp_path))
     assert [record.label for record in records] == ["0", "0", "1"]
     assert [record.group for record in records] == ["0", "0", None]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "metadata.csv", "x.TSV"])
+def test_a_table_that_is_named_as_data_is_refused_with_the_way_to_read_it(tmp_path, name):
+    (tmp_path / name).write_text("file_name,label\na.png,mel\n")
+    with pytest.raises(ConfigError, match=f"{name}: is a table; name its folder, where it is read"):
+        open_data(tmp_path / name)

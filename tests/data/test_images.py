@@ -319,6 +319,13 @@ def test_cmyk_without_a_profile_takes_the_plain_formula(tmp_path, form):
         assert np.abs(loaded - expected).max() <= 2
 
 
+def test_a_cmyk_jpeg_without_the_mark_that_tells_its_sense_is_refused(tmp_path):
+    content = encode(Image.new("CMYK", (16, 16), (10, 200, 30, 0)), "JPEG")
+    bare = content.replace(b"Adobe", b"other", 1)
+    assert bare != content
+    assert_refused(tmp_path, bare, "is a CMYK JPEG that does not say whether it is inverted")
+
+
 def test_cmyk_goes_through_its_profile(tmp_path):
     # A lut8 with two points an ink: magenta raises a, yellow b, and all but cyan lower L.
     grid = []

@@ -492,3 +492,9 @@ def test_what_is_read_can_be_written_and_read_again(tmp_path_factory, row):
 )  # fmt: skip
 def test_zeros_around_a_number_make_no_other_patient(spellings, group):
     assert {clean_group(spelling) for spelling in spellings} == {group}
+
+
+@pytest.mark.parametrize("text", ["[\n", '[{"file_name": "a.png"},\n', '  [{"a": 1},'])
+def test_an_array_is_refused_as_one(tmp_path, text):
+    with pytest.raises(ManifestError, match="x:1: .*: an array begins here; write one object a"):
+        parse_line(text.encode(), "x:1", tmp_path)
