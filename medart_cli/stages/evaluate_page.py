@@ -233,12 +233,11 @@ def _show_ranking(ranking: dict[str, Any] | None) -> list[str]:
         _note(
             f"Against {ranking['n_reference']} images of {ranking['reference']}, the same for all "
             "sets. Below zero the first is nearer; * marks an interval without zero. The distance "
-            "is the kernel's in features that are centered on these images and scaled to their "
-            "spread, with intervals so wide that two sets that are equally near have a winner in "
-            "2% of cases at most; intervals of colors have 95%, and so have those of all labels "
-            "together. Color gaps are averages of red, green and blue. A winner is nearer than "
-            "each other set in one of the first two columns and farther in neither; a set that is "
-            "suspected of copies cannot win."
+            "is the energy distance of whitened features, with intervals so wide that two sets "
+            "that are equally near have a winner in 2% of cases at most; intervals of colors have "
+            "95%, and so have those of all labels together. Color gaps are averages of red, green "
+            "and blue. A winner is nearer than each other set in one of the first two columns and "
+            "farther in neither; a set that is suspected of copies cannot win."
         )
     )
     return parts

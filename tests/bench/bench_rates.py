@@ -292,37 +292,81 @@ def pick_sets(random, labels, sizes, classes):
     return found
 
 
-def bench_ranking():
-    """Count winners of two sets of phantoms, A and B, of which B may have lost or rotated classes.
+def bench_ranking_patients():
+    """Count winners of two sets beside 20 real patients of 10 images, shifted to opposite sides.
 
-    B has lost one class of each modality, or has its labels exchanged for the next class's; with
-    an offset both sets are as far from the real images as these are from their mean.
+    The shift is in parts of the deviation along each direction.
+    """
+    patients, unknown = np.arange(200) // 10, np.full(200, -1)
+    for shift in (0, 0.1, 0.3):
+        winners = []
+        for seed in range(1000):
+            random = np.random.default_rng(seed)
+            real = Sample(draw_patients(random, 20, 10), patients, unknown)
+            sets = {
+                name: Sample(draw(random, 60) + by * SCALE, np.arange(60), unknown[:60])
+                for name, by in (("A", shift), ("B", -shift))
+            }
+            winners.append(rank_sets(real, sets, [], {})["winner"])
+        print_winners(f"shifted by {shift}", winners)
+
+
+def print_winners(name, winners):
+    """Print how often each of two sets, A and B, was the winner."""
+    a, b = (winners.count(it) / len(winners) for it in "AB")
+    print(f"{name}: A wins {a:.3f}, B wins {b:.3f}", flush=True)
+
+
+def bench_ranking():
+    """Count winners of two sets of phantoms, A and B, of which B may be worse than A.
+
+    B has lost one class of each modality, has its labels exchanged for the next class's, or varies
+    less or more (its variance is named). With an offset both sets are as far from the real images
+    as these are from their mean, in a random direction or in that from one image to another; on
+    opposite sides they are half as far.
     """
     features, labels = draw_pool()
-    away = np.random.default_rng(0).normal(size=features.shape[1])
-    away *= (features.var(axis=0).sum() / (away @ away)) ** 0.5
-    cases = [("alike", 9, True, 0, 0), ("alike, no labels", 9, False, 0, 0)]
-    cases += [("alike, offset", 9, True, 0, 1), ("B lost 3 of 9 classes", 6, True, 0, 0)]
-    cases += [("the same, no labels", 6, False, 0, 0), ("B has labels rotated", 9, True, 1, 0)]
-    for name, classes, known, turned, offset in cases:
+    middle = features.mean(axis=0)
+    spread = features.var(axis=0).sum() ** 0.5
+    by_chance = np.random.default_rng(0).normal(size=features.shape[1])
+    by_chance *= spread / np.linalg.norm(by_chance)
+    toward = features[5] - features[1]
+    toward *= spread / np.linalg.norm(toward)
+    plain = {"classes": 9, "known": True, "turned": 0, "moved": (0, 0), "size": 1}
+    cases = {
+        "alike": {},
+        "alike, no labels": {"known": False},
+        "alike, offset": {"moved": (by_chance, by_chance)},
+        "alike, offset toward an image": {"moved": (toward, toward)},
+        "alike, on opposite sides": {"moved": (by_chance / 2, -by_chance / 2)},
+        "alike, on opposite sides toward an image": {"moved": (toward / 2, -toward / 2)},
+        "B lost 3 of 9 classes": {"classes": 6},
+        "the same, no labels": {"classes": 6, "known": False},
+        "B has labels rotated": {"turned": 1},
+        "B has 0.64 of the variance": {"size": 0.8},
+        "B has 1.44 of the variance": {"size": 1.2},
+    }
+    for name, case in cases.items():
+        case = plain | case
         for n in (20, 60, 100, 200):
             winners = []
             for seed in range(200):
-                random = np.random.default_rng(seed)
-                sets = pick_sets(random, labels, (n, n, n), (9, 9, classes))
-                samples = [
-                    Sample(
-                        features[rows] + offset * away * (place > 0),
-                        np.arange(n),
-                        (labels[rows] + turned * (place == 2)) % 9 if known else np.full(n, -1),
-                    )
-                    for place, rows in enumerate(sets)
-                ]
-                both = {"A": samples[1], "B": samples[2]}
-                winners.append(rank_sets(samples[0], both, list("abcdefghi"), {})["winner"])
-            a, b = winners.count("A") / 200, winners.count("B") / 200
-            print(f"{name}, n = {n}: A wins {a:.3f}, B wins {b:.3f}", flush=True)
-    middle = features.mean(axis=0)
+                rows = pick_sets(
+                    np.random.default_rng(seed), labels, (n, n, n), (9, 9, case["classes"])
+                )
+                codes = [labels[it] if case["known"] else np.full(n, -1) for it in rows]
+                if case["turned"]:
+                    codes[2] = (codes[2] + 1) % 9
+                tables = [features[it] for it in rows]
+                tables[2] = middle + case["size"] * (tables[2] - middle)
+                tables[1:] = [it + by for it, by in zip(tables[1:], case["moved"], strict=True)]
+                real, first, second = (
+                    Sample(table, np.arange(n), code)
+                    for table, code in zip(tables, codes, strict=True)
+                )
+                found = rank_sets(real, {"A": first, "B": second}, list("abcdefghi"), {})
+                winners.append(found["winner"])
+            print_winners(f"{name}, n = {n}", winners)
     for n in (20, 60, 100, 200):
         found = []
         for seed in range(20):
@@ -341,6 +385,7 @@ BENCHES = {
     "colors": bench_colors,
     "color_pairs": bench_color_pairs,
     "ranking": bench_ranking,
+    "ranking_patients": bench_ranking_patients,
     "patients": bench_patients,
     "infinite": bench_infinite,
     "coverage": bench_coverage,

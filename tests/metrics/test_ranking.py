@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from medart_cli.metrics.distances import frechet_distance
 from medart_cli.metrics.ranking import Sample, rank_sets
 
 WIDTH = 16
@@ -35,7 +36,7 @@ def test_the_ranking_is_json_and_each_pair_has_its_differences():
     assert 0 < low < first["distance"]["value"] < high
     gap = found["distance"]["far"]["value"] - found["distance"]["near"]["value"]
     assert first["distance"]["value"] == pytest.approx(gap)
-    assert set(first["labels"]) == set(NAMES) and first["distance"]["level"] == 0.985
+    assert set(first["labels"]) == set(NAMES) and first["distance"]["level"] == 0.99
     mean = np.mean([it["value"] for it in first["labels"].values()])
     assert first["by_label"]["value"] == pytest.approx(mean)
 
@@ -102,11 +103,11 @@ def test_few_patients_of_many_images_give_no_winner_by_chance():
     for seed in range(40):
         random = np.random.default_rng(seed)
         real = draw(random, 100, patients=patients)
-        sets = {"a": draw(random, 60, shift=0.7), "b": draw(random, 60, shift=-0.7)}
+        sets = {"a": draw(random, 60, shift=0.3), "b": draw(random, 60, shift=-0.3)}
         known += rank_sets(real, sets, NAMES, {})["winner"] is not None
         naive = Sample(real.features, np.arange(100), real.labels)
         unknown += rank_sets(naive, sets, NAMES, {})["winner"] is not None
-    assert known <= 4 < 15 < unknown
+    assert known <= 2 < 6 < unknown
 
 
 def test_labels_of_fewer_than_three_images_have_no_difference_of_their_own():
@@ -115,4 +116,69 @@ def test_labels_of_fewer_than_three_images_have_no_difference_of_their_own():
     few = Sample(first.features, first.groups, np.where(np.arange(60) < 2, 0, 1))
     (pair,) = rank_sets(real, {"a": first, "b": few}, NAMES, {})["pairs"]
     assert set(pair["labels"]) == {"b"} and pair["by_label"] is None
-    assert pair["distance"]["level"] == 0.98
+    assert pair["distance"]["level"] == 0.985
+
+
+def test_what_a_set_lacks_along_directions_of_little_variance_is_seen():
+    """Two directions have most of the variance; classes, two of them lost, differ elsewhere."""
+    wins = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        real, right, poor = draw(random, 100), draw(random, 100), draw(random, 100, 4)
+        for item in (real, right, poor):
+            item.features[:, :2] += 5 * random.normal(size=(100, 2))
+        wins += rank_sets(hide(real), {"a": hide(right), "b": hide(poor)}, [], {})["winner"] == "a"
+    assert wins >= 8
+
+
+def test_a_set_that_varies_less_never_wins_and_loses_where_images_are_many():
+    """The Frechet distance prefers it: of features wider than n it is smaller by 0.64."""
+    winners = {20: [], 80: []}
+    for count, found in winners.items():
+        for seed in range(25):
+            random = np.random.default_rng(seed)
+            real, right, tame = (
+                Sample(random.normal(size=(count, 100)), np.arange(count), np.full(count, -1))
+                for _ in range(3)
+            )
+            tame.features[:] *= 0.8
+            found.append(rank_sets(real, {"tame": tame, "right": right}, [], {})["winner"])
+            assert frechet_distance(real.features, tame.features) < frechet_distance(
+                real.features, right.features
+            )
+    assert "tame" not in winners[20] + winners[80]
+    assert winners[80].count("right") >= 20
+
+
+def test_a_ranking_does_not_depend_on_the_axes_or_on_the_order_of_the_sets():
+    random = np.random.default_rng(0)
+    real, sets = draw(random, 60), {"a": draw(random, 50, shift=0.4), "b": draw(random, 40)}
+    (pair,) = rank_sets(real, sets, NAMES, {})["pairs"]
+    (other,) = rank_sets(real, dict(reversed(sets.items())), NAMES, {})["pairs"]
+    assert other["distance"]["value"] == pytest.approx(-pair["distance"]["value"])
+    turn = np.linalg.qr(random.normal(size=(WIDTH, WIDTH)))[0]
+    turned = [
+        Sample(3 * it.features @ turn + 5, it.groups, it.labels) for it in (real, *sets.values())
+    ]
+    (found,) = rank_sets(turned[0], dict(zip("ab", turned[1:], strict=True)), NAMES, {})["pairs"]
+    assert found["distance"]["value"] == pytest.approx(pair["distance"]["value"])
+    assert found["by_label"]["interval"] == pytest.approx(pair["by_label"]["interval"])
+
+
+def test_a_third_set_far_away_does_not_hide_which_of_two_is_nearer():
+    nearer = []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        real, sets = draw(random, 80), {"a": draw(random, 80), "b": draw(random, 80, classes=2)}
+        sets["c"] = draw(random, 80, shift=30.0)
+        nearer.append(rank_sets(real, sets, NAMES, {})["pairs"][0]["nearer"])
+    assert nearer.count("a") >= 15 and "b" not in nearer
+
+
+def test_equal_images_are_ranked_without_a_winner():
+    one = Sample(np.ones((5, WIDTH)), np.arange(5), np.zeros(5, dtype=int))
+    found = rank_sets(one, {"a": one, "b": one}, NAMES, {})
+    assert found["winner"] is None and found["distance"]["a"]["value"] == 0
+    random = np.random.default_rng(0)
+    found = rank_sets(one, {"a": draw(random, 20), "b": draw(random, 20)}, NAMES, {})
+    assert np.isfinite(found["pairs"][0]["distance"]["interval"]).all()
