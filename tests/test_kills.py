@@ -182,6 +182,7 @@ def test_a_lost_connection_leaves_a_checkpoint_and_code_75(parts, tmp_path):
     if child == 0:
         os.environ["MEDART_CACHE"] = str(tmp_path / "cache")
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         code = 1
         try:
             main(words)

@@ -15,6 +15,7 @@ from medart_cli.errors import Stopped
 @pytest.fixture(autouse=True)
 def handlers():
     before = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     stop.listen()
     yield
     stop.listen()  # forget what came
