@@ -200,6 +200,7 @@ def read_figures(session: Session, test: list[Phantom]) -> dict[str, Any]:
             "spread_gap": _average_gap(colors["base"]["spread"], "floor"),
             "energy": colors["base"]["energy"]["floor"][1],
         },
+        "ranking": {key: report["ranking"][key] for key in ("order", "winner", "reason")},
         "classifiers": {
             name: item["scores"]["balanced_accuracy"]["mean"]
             for name, item in classifier["regimes"].items()
@@ -245,6 +246,7 @@ def build_report(session: Session, figures: dict[str, Any], picture: Image.Image
             "caption and, in the lower three, one noise.",
         ),
         build_table(*format_sets(figures)),
+        f"<p>{html.escape(word_ranking(figures['ranking']))}</p>",
         f"<p class=note>{html.escape(MEASURES)}</p>",
         "<h2>Captions</h2>",
         f"<p>All attributes are right in {captions['all']:.0%} of {4 * TEST} captions. "
@@ -267,6 +269,16 @@ def build_report(session: Session, figures: dict[str, Any], picture: Image.Image
         f"<p class=note>{figures['seconds']:.0f} seconds in all, seed {figures['seed']}.</p>",
     ]
     return build_page("medart demo", parts)
+
+
+def word_ranking(ranking: dict[str, Any]) -> str:
+    """Say what `evaluate` makes of the three sets as a whole, which is not all that HLDF is for."""
+    order = ", ".join(f"{place}. {SETS[name]}" for place, name in enumerate(ranking["order"], 1))
+    winner = SETS[ranking["winner"]] if ranking["winner"] else "none"
+    return (
+        f"Over all that the network sees, medart evaluate ranks them {order}; winner: {winner} "
+        f"({ranking['reason']})."
+    )
 
 
 def format_sets(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -304,3 +316,4 @@ def show_table(figures: dict[str, Any]) -> None:
         hldf["mean_gap"] / lora["mean_gap"], hldf["spread_gap"] / lora["spread_gap"],
         hldf["variety"], lora["variety"], 100 * figures["captions"]["all"], figures["seconds"],
     )  # fmt: skip
+    log.info("%s", word_ranking(figures["ranking"]))
