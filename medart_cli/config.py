@@ -203,15 +203,19 @@ class CommonConfig:
         Raises:
             ConfigError: Names the option, and why it changes nothing.
         """
-        file = read_settings(self.config) if self.config else {}
-        settings = {key.replace("-", "_"): value for key, value in file.items()}
         defaults = {field.name: field.default for field in fields(self)}
-        for applies, why, names in self.list_idle():
-            for name in names.split() if applies else ():
-                value = getattr(self, name)
-                if name in typed or value not in (defaults[name], settings.get(name)):
-                    option = "--" + name.replace("_", "-")
-                    raise ConfigError(f"{option}: changes nothing {why}; leave it out")
+        idle = [(name, why) for applies, why, names in self.list_idle() if applies
+                for name in names.split()]  # fmt: skip
+        for name, why in idle:
+            value, option = getattr(self, name), "--" + name.replace("_", "-")
+            given = value != defaults[name] and value != self._find_in_file(name)
+            if name in typed or given:
+                raise ConfigError(f"{option}: changes nothing {why}; leave it out")
+
+    def _find_in_file(self, name: str) -> object:
+        """Return what the settings file says of an option; None where it says nothing."""
+        file = read_settings(self.config) if self.config else {}
+        return file.get(name, file.get(name.replace("_", "-")))
 
     def _check_roots(self, *names: str) -> None:
         """Refuse a root for a set that is not there."""

@@ -263,7 +263,7 @@ def _tell_hldf(facts: dict[str, Any]) -> str:
     return f"with the HLDF color loss ({kind}) in {count} of them"
 
 
-def tell_patients(count: int | None) -> str:
+def word_patients(count: int | None) -> str:
     """Say how many patients a set is of, where that is known; files are never counted as such."""
     return "patients unknown" if count is None else f"{count} patients"
 
@@ -335,7 +335,7 @@ not a substitute for real cases. A model trained on few images may repeat some o
 near-copies before images are shared, and treat this model as you treat its training data.
 
 ## Data
-{data["images"]} images, hash `{data["hash"][:16]}`; {tell_patients(facts["patients"])}.
+{data["images"]} images, hash `{data["hash"][:16]}`; {word_patients(facts["patients"])}.
 
 | label | images |
 |---|---|

@@ -80,7 +80,7 @@ def rank_sets(
         surely nearer than every other that can win), reason, left_out, distance (of each set
         `value` and `interval`), pairs (see `_compare`).
     """
-    measured = _measure(reference, sets)
+    measured = _measure(reference, sets, by_label=len(sets) == 2)
     pairs = []
     for first, second in combinations(sets, 2):
         # By themselves: a third set that is far off would be most of what whitening evens out.
@@ -104,9 +104,9 @@ def rank_sets(
 
 
 def _measure(
-    reference: Sample, sets: Mapping[str, Sample]
+    reference: Sample, sets: Mapping[str, Sample], *, by_label: bool = True
 ) -> dict[str, dict[int | None, Jackknife]]:
-    """Measure each set's distance over all images (None) and for each label that both have."""
+    """Measure each set's distance over all images (None) and, if asked, for each common label."""
     real, *others = _even_out([reference.features, *(item.features for item in sets.values())])
     own = -pairwise_distances(real, real)
     found: dict[str, dict[int | None, Jackknife]] = {}
@@ -114,7 +114,8 @@ def _measure(
         within = -pairwise_distances(features, features)
         across = -pairwise_distances(real, features)
         found[name] = {}
-        for label in (None, *sorted(reference.list_labels() & item.list_labels())):
+        labels = sorted(reference.list_labels() & item.list_labels()) if by_label else []
+        for label in (None, *labels):
             rows, columns = (np.flatnonzero(one.find(label)) for one in (reference, item))
             found[name][label] = jackknife_tables(
                 (own[np.ix_(rows, rows)], within[np.ix_(columns, columns)]),

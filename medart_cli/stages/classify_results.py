@@ -19,7 +19,7 @@ from medart_cli.data.report import (
     build_inputs,
     build_page,
     build_table,
-    tell_patients,
+    word_patients,
     write_json,
     write_text,
 )
@@ -405,7 +405,7 @@ def _build_notes(metrics: dict[str, Any]) -> str:
     sets = metrics["sets"]
     counts = ", ".join(f"{part['images']} {name}" for name, part in sets.items())
     notes = [
-        f"{counts} images; in the test set {tell_patients(sets['test']['patients'])}. "
+        f"{counts} images; in the test set {word_patients(sets['test']['patients'])}. "
         f"Backbone {metrics['backbone']} at {metrics['image_size']} pixels, "
         f"{metrics['trained']} trained; seeds {', '.join(map(str, metrics['seeds']))}."
     ]

@@ -11,7 +11,9 @@ from medart_cli import stop
 from medart_cli.config import ClassifyConfig, parse_levels
 from medart_cli.data.account import Account
 from medart_cli.data.dataset import open_data
-from medart_cli.data.manifest import Record, clean_group, hash_file
+from medart_cli.data.hashes import hash_files
+from medart_cli.data.latents import try_cache
+from medart_cli.data.manifest import Record, clean_group
 from medart_cli.data.splits import (
     check_labels,
     check_same_classes,
@@ -25,7 +27,7 @@ from medart_cli.data.splits import (
     warn_of_two_labels,
 )
 from medart_cli.errors import ConfigError, ManifestError
-from medart_cli.log import log, progress
+from medart_cli.log import log
 
 HASH_LIST = "training_hashes.txt"  # written by finetune, copied by sample
 SAMPLE_NAME = "sample.json"
@@ -90,7 +92,7 @@ def read_sets(config: ClassifyConfig) -> Sets:
     everything = _read(config, config.data, config.root, accounts)
     refuse_synthetic(everything, "the training images", allowed=config.allow_synthetic)
     check_labels(everything, "the training images")
-    real, failures = _hash_rows(everything, "training")
+    real, failures = _hash_rows(everything)
     train, test, more = _read_test(config, real, accounts)
     failures += more
     classes = check_labels(train.records, "the training images")
@@ -140,17 +142,12 @@ def _warn_of_small_classes(train: Rows, budget: int) -> None:
             )
 
 
-def _hash_rows(records: list[Record], name: str) -> tuple[Rows, int]:
-    kept, hashes = [], []
-    with progress(f"hash {name} images", len(records)) as bar:
-        for record in records:
-            stop.check()
-            try:
-                hashes.append(hash_file(record.path))
-                kept.append(record)
-            except OSError as error:
-                log.warning("%s: cannot be read: %s", record.path, error.strerror)
-            bar.advance()
+def _hash_rows(records: list[Record]) -> tuple[Rows, int]:
+    found, faults = hash_files([it.path for it in records], cache=try_cache(), poll=stop.check)
+    for path, error in faults.items():
+        log.warning("%s: cannot be read: %s", path, error.strerror)
+    kept = [record for record in records if record.path in found]
+    hashes = [found[record.path] for record in kept]
     warn_of_two_labels(kept, hashes)
     return Rows(kept, hashes), len(records) - len(kept)
 
@@ -169,7 +166,7 @@ def _read_test(
             records = [record for record in records if record.split == "test"]
         refuse_synthetic(records, "the test set", allowed=config.allow_synthetic)
         check_labels(records, "the test set")
-        test, failures = _hash_rows(records, "test")
+        test, failures = _hash_rows(records)
         return real.pick(others), test, failures
     if marked and config.test_fraction != ClassifyConfig.test_fraction:
         raise ConfigError(
@@ -198,7 +195,7 @@ def _read_synthetic(
     unmarked = sum(not record.synthetic for record in records)
     if unmarked:
         log.warning("--synthetic: %d of %d rows are not marked synthetic", unmarked, len(records))
-    return _hash_rows(records, "synthetic")
+    return _hash_rows(records)
 
 
 def find_of_test(records: Sequence[Record], test: Rows) -> list[bool]:
