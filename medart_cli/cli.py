@@ -1,17 +1,21 @@
-"""The commands: options from config.py, work from stages/, one line on standard output."""
+"""The commands: options from COMMAND/options.py, work from COMMAND/run.py, one line on stdout."""
 
 import inspect
 import json
 import os
 import sys
 from collections.abc import Collection
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from medart_cli import __version__, config, ranks, stop
+from medart_cli import __version__, ranks, stop
+from medart_cli.caption.options import CaptionConfig
+from medart_cli.classify.options import ClassifyConfig
+from medart_cli.demo.options import DemoConfig
+from medart_cli.doctor.options import DoctorConfig
 from medart_cli.errors import (
     ConfigError,
     MedartError,
@@ -21,19 +25,22 @@ from medart_cli.errors import (
     TooManyFailuresError,
     find_full_memory,
 )
+from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log, start_log
+from medart_cli.options import CommonConfig, check_bounds
+from medart_cli.sample.options import SampleConfig
 
-# Each command's options; its work is `run` in stages/, or in a module of this package's top.
-STAGES: dict[str, type[config.CommonConfig]] = {
-    "caption": config.CaptionConfig,
-    "finetune": config.FinetuneConfig,
-    "sample": config.SampleConfig,
-    "evaluate": config.EvaluateConfig,
-    "classify": config.ClassifyConfig,
-    "demo": config.DemoConfig,
-    "doctor": config.DoctorConfig,
+# The options of each command; its work is `run` in the module `run` of the folder of its name.
+COMMANDS: dict[str, type[CommonConfig]] = {
+    "caption": CaptionConfig,
+    "finetune": FinetuneConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "classify": ClassifyConfig,
+    "demo": DemoConfig,
+    "doctor": DoctorConfig,
 }
-TOP = {"demo": "medart_cli.demo"}
 TYPED = "COMMANDLINE"  # name of typer's source of a value that was typed
 TOGETHER = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
 INTERRUPTED = 130  # what shells give after a SIGINT
@@ -53,31 +60,56 @@ app = typer.Typer(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run medart; a wrong request ends in one line on standard error and exit code 2."""
+    """Run medart, and end the process with its exit code."""
+    sys.exit(call(arguments))
+
+
+def call(arguments: list[str] | None = None) -> int:
+    """Run medart and return its exit code; a wrong request is one line on standard error.
+
+    Args:
+        arguments: The words after `medart`; those of this process by default.
+    """
     try:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
-        typer.echo(f"medart: {error.format_message()}; see --help", err=True)
-        code = error.exit_code
+        return _refuse(error)
     except MedartError as error:  # from --config, which is read before the command runs
         typer.echo(f"medart: {_one_line(error)}", err=True)
-        code = error.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
 
 
-def add_stage(name: str, config_type: type[config.CommonConfig]) -> None:
-    """Give a stage its command: options from `config_type`, work from `stages.<name>.run`.
+def _refuse(error: typer.TyperException) -> int:
+    """Say what is wrong with the words of a request; of a number, as the options would say it."""
+    option, context = getattr(error, "param", None), getattr(error, "ctx", None)
+    faults: list[Any] = getattr(
+        error.__cause__, "errors", list
+    )()  # pydantic's, by which typer checks values
+    if option is not None and context is not None and faults:
+        with suppress(ValueError, TypeError):  # else it is no number
+            try:
+                check_bounds(option.opts[0], float(faults[0]["input"]), option.min, option.max)
+            except ConfigError as beyond:
+                typer.echo(f"medart {context.info_name}: {beyond}", err=True)
+                return beyond.exit_code
+    typer.echo(f"medart: {error.format_message()}; see --help", err=True)
+    return error.exit_code
 
-    The stage is imported when its command runs, so `medart --help` never loads torch.
+
+def add_command(name: str, config_type: type[CommonConfig]) -> None:
+    """Add a command: options from `config_type`, work from `<name>.run.run`.
+
+    Its work is imported when it runs, so `medart --help` never loads torch.
     """
 
     def command(_call: typer.Context, **options: Any) -> None:  # noqa: ANN401 - of many types
         sources = {option: _call.get_parameter_source(option) for option in options}
         typed = {item for item, source in sources.items() if source and source.name == TYPED}
-        raise typer.Exit(run_stage(name, config_type, options, typed))
+        raise typer.Exit(run_command(name, config_type, options, typed))
 
     signature = inspect.signature(config_type)
-    common = {*inspect.signature(config.CommonConfig).parameters}
+    common = {*inspect.signature(CommonConfig).parameters}
     ordered = sorted(signature.parameters.values(), key=lambda item: item.name in common)
     call = inspect.Parameter("_call", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]
@@ -85,19 +117,20 @@ def add_stage(name: str, config_type: type[config.CommonConfig]) -> None:
     )
     hints = get_type_hints(config_type, include_extras=True)
     command.__annotations__ = {"_call": typer.Context, **hints}
-    app.command(name, help=inspect.getdoc(config_type))(command)
+    known = {"obj": config_type}  # for what reads --config
+    app.command(name, help=inspect.getdoc(config_type), context_settings=known)(command)
 
 
-def run_stage(
+def run_command(
     name: str,
-    config_type: type[config.CommonConfig],
+    config_type: type[CommonConfig],
     options: dict[str, Any],
     typed: Collection[str],
 ) -> int:
-    """Run one stage, print its result, and return the exit code (design: 0, 1, 2, 3, 4, 75).
+    """Run one command, print its result, and return the exit code: 0, 1, 2, 3, 4 or 75.
 
     Args:
-        name: Of the stage.
+        name: Of the command.
         config_type: Its options.
         options: Their values.
         typed: Names of those that stand on the command line.
@@ -115,9 +148,9 @@ def run_stage(
         settings.refuse_idle(typed)
         _check_processes(name, options)
         with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
-            stage = import_module(TOP.get(name, f"medart_cli.stages.{name}"))  # takes seconds
+            work = import_module(f"medart_cli.{name}.run")
             stop.listen()
-            summary = stage.run(settings)
+            summary = work.run(settings)
         if first:
             typer.echo(json.dumps(summary) if settings.json else summary["result"])
         failures = summary.get("failures", 0)
@@ -146,9 +179,7 @@ def run_stage(
     return 0
 
 
-def _explain(
-    error: Exception, settings: config.CommonConfig | None
-) -> MedartError | OSError | None:
+def _explain(error: Exception, settings: CommonConfig | None) -> MedartError | OSError | None:
     """Turn an error into one that is said in one line; None for one that nobody expected."""
     if isinstance(error, MedartError | OSError):
         return error
@@ -158,7 +189,7 @@ def _explain(
     if full is None or settings is None:
         return None
     place = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
-    hints = config.name_less_memory(settings, full)
+    hints = settings.name_less_memory(full)
     return RunError(f"{place}the {full}'s memory is full; run again with {hints}")
 
 
@@ -202,5 +233,5 @@ def _medart(
     pass
 
 
-for _name, _config_type in STAGES.items():
-    add_stage(_name, _config_type)
+for _name, _config_type in COMMANDS.items():
+    add_command(_name, _config_type)

@@ -1,4 +1,4 @@
-"""Versions of Python, medart and its libraries: beside every output, and in every cache's keys."""
+"""By what an output is known: versions, beside every output and in every cache's keys."""
 
 import platform
 from functools import cache
@@ -10,6 +10,7 @@ COMPUTING = (
     "torch", "torchvision", "diffusers", "transformers", "tokenizers", "timm", "pillow", "numpy",
     "pydicom", "clean-fid",
 )  # fmt: skip
+SETTINGS_HEAD = "# Settings of medart "  # how settings.toml of an output begins
 LOADER = "loader 2"  # of images; another where it may give other pixels
 
 

@@ -14,7 +14,7 @@ from tests.small import build_base
 from tests.small_captioner import build_llava
 
 LABELS = ("melanoma", "nevus")
-STAGES = ("caption", "finetune", "sample", "evaluate", "classify")
+COMMANDS = ("caption", "finetune", "sample", "evaluate", "classify")
 COUNT = 8  # images a set
 # What a run that was resumed need not have in common with one that was not.
 VARYING = ("seconds", "memory_gb", "drawn", "captioned")

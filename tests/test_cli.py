@@ -7,8 +7,9 @@ from dataclasses import fields
 
 import pytest
 
-from medart_cli import config
-from medart_cli.cli import STAGES, app
+from medart_cli import options as config
+from medart_cli.cli import COMMANDS, app
+from medart_cli.finetune.options import FinetuneConfig
 
 HEAVY = {
     "torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "timm", "numpy",
@@ -34,7 +35,7 @@ def test_python_m_medart_cli_is_the_command():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_a_help_text(medart, name):
     code, output, _ = medart(name, "--help")
     assert code == 0
@@ -47,7 +48,7 @@ def test_every_option_has_a_help_text(medart, name):
 
 
 def test_config_has_no_text_annotations():
-    assert not any(isinstance(field.type, str) for field in fields(config.FinetuneConfig))
+    assert not any(isinstance(field.type, str) for field in fields(FinetuneConfig))
 
 
 def test_the_result_alone_is_on_standard_output(medart, images, small_base, tmp_path):
@@ -93,7 +94,7 @@ def test_the_settings_of_a_run_make_the_same_run_again(medart, images, small_bas
 @pytest.mark.parametrize("recipe", ["paper", "low-memory"])
 def test_a_packaged_recipe_names_options_that_exist_with_values_that_work(recipe):
     table = config.read_settings(recipe)
-    built = config.FinetuneConfig(data="data", out=None, **table)
+    built = FinetuneConfig(data="data", out=None, **table)
     assert all(getattr(built, name) == value for name, value in table.items())
 
 

@@ -112,7 +112,7 @@ def test_a_job_of_the_array_does_its_part_and_queues_itself_again_when_stopped(
         assert log.is_file() == requeued
     assert log.read_text() == "requeue 77_3\n"
     taken = []
-    monkeypatch.setattr(cli, "run_stage", lambda *words: taken.append(words[1](**words[2])) or 0)
+    monkeypatch.setattr(cli, "run_command", lambda *words: taken.append(words[1](**words[2])) or 0)
     with pytest.raises(SystemExit):
         cli.main(shlex.split(said))
     assert taken[0].shard == "3/8"
@@ -133,7 +133,7 @@ def test_commands_for_launchers_are_ones_that_medart_takes(monkeypatch):
     lines = re.findall(r"-m medart_cli (\w+ [^.`\n]*?)\n", text)
     assert len(lines) >= 3
     taken = []
-    monkeypatch.setattr(cli, "run_stage", lambda *words: taken.append(words[1](**words[2])) or 0)
+    monkeypatch.setattr(cli, "run_command", lambda *words: taken.append(words[1](**words[2])) or 0)
     for line in lines:
         with pytest.raises(SystemExit) as ended:
             cli.main(shlex.split(line))

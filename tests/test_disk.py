@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from medart_cli.data.lock import hold_lock
-from tests.jobs import STAGES, build_parts, command, outcome
+from tests.jobs import COMMANDS, build_parts, command, outcome
 from tests.processes import elsewhere, largest_file
 
 LOCKS = {
@@ -69,7 +69,7 @@ def check_error(result, code, *texts):
         assert text in lines[0]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     medart, parts, caches, disk, tmp_path, stage
 ):
@@ -105,7 +105,7 @@ def test_a_full_disk_below_the_cache_is_one_error(medart, parts, caches, disk, t
     assert medart(*words)[0] == 0
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_a_used_up_quota_is_one_error_and_the_run_goes_on_later(
     medart, parts, caches, tmp_path, stage
 ):
@@ -116,7 +116,7 @@ def test_a_used_up_quota_is_one_error_and_the_run_goes_on_later(
     assert medart(*words)[0] == 0
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_a_second_run_on_the_output_is_refused(medart, parts, caches, tmp_path, stage):
     words = command(stage, parts, tmp_path)
     lock = tmp_path / LOCKS[stage]

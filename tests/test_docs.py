@@ -8,7 +8,8 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from medart_cli import cli, config
+from medart_cli import cli
+from medart_cli import options as config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,7 +52,7 @@ def build_cli_page():
         "the request was wrong; 3 finished, but more rows failed than `--max-failures` allows; 4 a "
         "model file is missing; 75 stopped by a signal after saving: run the same command again.\n"
     ]
-    for name, config_type in cli.STAGES.items():
+    for name, config_type in cli.COMMANDS.items():
         parts.append(f"\n## medart {name}\n\n{inspect.getdoc(config_type)}\n")
         panel = ""
         for group, option, kind, default, text in options_of(config_type):
@@ -87,7 +88,7 @@ def test_every_command_in_the_docs_is_one_that_medart_takes(line, monkeypatch):
         taken[-1].refuse_idle(typed)
         return 0
 
-    monkeypatch.setattr(cli, "run_stage", take)
+    monkeypatch.setattr(cli, "run_command", take)
     with pytest.raises(SystemExit) as ended:
         cli.main(shlex.split(line)[1:])
     assert not ended.value.code

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.fsdp import CPUOffloadPolicy
 
-from medart_cli.config import FinetuneConfig
 from medart_cli.errors import ConfigError
-from medart_cli.stages.finetune_setup import check_sharding
+from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.finetune.setup import check_sharding
 
 ROOT = Path(__file__).parents[1]
 TRAIN = (

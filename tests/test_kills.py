@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from medart_cli.cli import main
-from tests.jobs import STAGES, build_parts, command, outcome
+from tests.jobs import COMMANDS, build_parts, command, outcome
 
 ANSWER = 10.0  # seconds in which a run has to answer SIGTERM
 # Imports everything once (many seconds), then forks a child for each line it is told.
@@ -24,9 +24,9 @@ import json, os, sys
 import matplotlib.backends.backend_agg, torch
 from medart_cli.cli import main
 from medart_cli.cli import main
-from tests.jobs import STAGES
-for name in STAGES:
-    __import__(f"medart_cli.stages.{name}")
+from tests.jobs import COMMANDS
+for name in COMMANDS:
+    __import__(f"medart_cli.{name}.run")
 torch.set_num_threads(1)
 print("ready", flush=True)
 for line in sys.stdin:
@@ -146,7 +146,7 @@ def kill_often(zygote, parts, folder, stage, kills):
             return counts
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_killed_runs_go_on_and_end_as_one_that_was_not(zygote, parts, tmp_path, stage):
     counts = kill_often(zygote, parts, tmp_path, stage, 4)
     assert sum(counts.values()) == 4
@@ -177,7 +177,7 @@ def test_a_lost_connection_leaves_a_checkpoint_and_code_75(parts, tmp_path):
     words = command("finetune", parts, tmp_path)
     words[words.index("--quiet")] = "--verbose"  # with a bar, on that terminal
     words += ["--steps", "5000", "--hldf-every", "5000", "--preview-every", "0"]
-    importlib.import_module("medart_cli.stages.finetune")
+    importlib.import_module("medart_cli.finetune.train")
     child, terminal = pty.fork()
     if child == 0:
         os.environ["MEDART_CACHE"] = str(tmp_path / "cache")
@@ -210,7 +210,7 @@ def is_alive(child):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_runs_that_are_killed_very_often_do_too(zygote, parts, tmp_path, stage):
     counts = kill_often(zygote, parts, tmp_path, stage, 24)
     assert sum(counts.values()) == 24 and min(counts.values()) > 4

@@ -1,28 +1,51 @@
 """The house: who may import whom, one door for each library, a test file for each module."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from medart_cli.cli import COMMANDS
 
 PACKAGE = Path(__file__).parents[1] / "medart_cli"
 TESTS = Path(__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 LIBRARIES = {"data", "models", "diffusion", "metrics"}
+# What the libraries may know of the top of the package.
+COMMON = {"errors", "log", "stop", "ranks", "ahead", "versions"}
 DOORS = {
-    "diffusers": {"models", "tiny"},  # tiny makes models
+    "diffusers": {"models", "tiny", "finetune/optimizer.py"},  # tiny makes models
     "transformers": {"models", "tiny"},
     "peft": {"models"},
     "timm": {"models"},
     "cleanfid": {"metrics/features.py"},
-    "typer": {"cli.py", "config.py"},
+    "jinja2": {"data/page.py"},
+    "httpx2": {"caption/endpoint.py"},
+    "typer": {"cli.py", "options.py", *(f"{name}/options.py" for name in COMMANDS)},
     "rich": {"log.py"},
 }
-# Parts of a stage, or of the build of the tiny models, that are files of their own, so that each
-# reads as its story; they are tested with the whole.
-PARTS = {path.stem for path in MODULES if path.parts[0] in ("stages", "tiny") and "_" in path.stem}
+# Parts of a command that are tested with the whole, in its test_run.py.
+PARTS = {
+    "caption": {"ask", "audit", "options", "todo"},
+    "finetune": {"curve", "hldf", "keep", "options", "plan", "resume", "rows", "setup", "state",
+                 "train", "work"},
+    "sample": {"draw", "folder", "options", "source"},
+    "evaluate": {"colors", "networks", "options", "ranking"},
+    "classify": {"options", "train"},
+    "doctor": {"models", "options"},
+    "demo": {"options"},
+    "tiny": {"base", "captioner", "training", "vae"},
+}  # fmt: skip
+# What one command alone uses of a library, and why it is there.
+ALONE = {
+    "metrics": "measures of images and predictions, for notebooks as well",
+    "models/classifier.py": "the door of timm and transformers",
+    "diffusion": "the paper's mathematics, which knows no command",
+}
 
 
+@cache
 def imports_of(module):
     found = set()
     for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
@@ -37,23 +60,52 @@ def own_imports(module):
     return {name.split(".")[1] for name in imports_of(module) if name.startswith("medart_cli.")}
 
 
+@cache
+def modules_used_by(module):
+    """Return the modules of the package that a module imports."""
+    names = {"medart_cli." + ".".join(path.with_suffix("").parts): path for path in MODULES}
+    found = {part for name in imports_of(module) for part in (name, name.rpartition(".")[0])}
+    return {names[name] for name in found & names.keys()}
+
+
 def test_there_are_modules_to_look_at():
     assert len(MODULES) >= 20
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_libraries_import_neither_stages_nor_config_nor_each_other(module):
+def test_libraries_import_neither_commands_nor_each_other(module):
     if module.parts[0] in LIBRARIES:
-        known = {module.parts[0], "errors", "log", "stop", "ahead", "versions"}
-        assert own_imports(module) <= known
+        assert own_imports(module) <= COMMON | {module.parts[0]}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_stages_meet_on_disk(module):
-    if module.parts[0] == "stages" and len(module.parts) == 2:
-        used = {name.split(".")[2] for name in imports_of(module) if ".stages." in name}
-        command = module.stem.split("_")[0]
-        assert all(name.split("_")[0] == command for name in used)
+def test_commands_meet_on_disk(module):
+    if module.parts[0] in COMMANDS:
+        others = {*COMMANDS} - {module.parts[0]}
+        assert not own_imports(module) & others
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_what_is_common_knows_no_command(module):
+    if len(module.parts) == 1 and module.name not in ("cli.py", "__main__.py"):
+        assert not own_imports(module) & {*COMMANDS}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_what_one_command_alone_uses_is_in_its_room(module):
+    if module.parts[0] not in LIBRARIES or module.name == "__init__.py":
+        return
+    if {module.parts[0], module.as_posix()} & ALONE.keys():
+        return
+    users, waiting, seen = set(), [module], set()
+    while waiting:  # also what uses it through another module of the libraries
+        used = waiting.pop()
+        for user in MODULES:
+            if user not in seen and used in modules_used_by(user):
+                seen.add(user)
+                waiting += [user] if user.parts[0] in LIBRARIES else []
+                users |= {user.parts[0]} & {*COMMANDS}
+    assert len(users - {"demo"}) > 1, f"only {users} uses it"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
@@ -65,9 +117,18 @@ def test_each_library_has_one_door(module):
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_every_module_has_its_tests(module):
-    if module.name.startswith("__") or module.stem in PARTS:
+    if module.name.startswith("__") or module.stem in PARTS.get(module.parts[0], ()):
         return
     assert (TESTS / module.parent / f"test_{module.name}").is_file()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_room(name):
+    assert {"__init__.py", "options.py", "run.py"} <= {
+        it.name for it in MODULES if it.parts[0] == name
+    }
+    assert (TESTS / name / "test_run.py").is_file()
+    assert {*PARTS.get(name, ())} <= {it.stem for it in MODULES if it.parts[0] == name}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)

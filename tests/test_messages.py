@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from medart_cli.cli import STAGES, app
+from medart_cli.cli import COMMANDS, app
 from tests.test_layout import MODULES, PACKAGE, imports_of
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
@@ -25,8 +25,8 @@ RIGHT = {
     ("models/hub.py", "--local-dir"): "of hf download",
     ("models/pixart.py", "--base"): "a default; sample passes RUN",
     ("models/pixart.py", "--resolution"): "caption and doctor draw nothing",
-    ("stages/doctor.py", "--shm-size"): "of docker run",
-    ("stages/doctor_models.py", "--create-dirs"): "of curl",
+    ("doctor/run.py", "--shm-size"): "of docker run",
+    ("doctor/models.py", "--create-dirs"): "of curl",
 }
 
 
@@ -57,7 +57,7 @@ def named_options(tree):
     """List the options that texts name without a command before them that has them."""
     for text in find_texts(tree):
         for found in OPTION.finditer(text):
-            before = re.findall(r"\b(?:" + "|".join(STAGES) + r")\b", text[: found.start()])
+            before = re.findall(r"\b(?:" + "|".join(COMMANDS) + r")\b", text[: found.start()])
             if not (before and found[0] in OPTIONS[before[-1]]):
                 yield found[0]
 
@@ -65,7 +65,7 @@ def named_options(tree):
 def used_by(command):
     """Return the modules that a command imports, and they in turn."""
     names = {"medart_cli." + ".".join(path.with_suffix("").parts): path for path in MODULES}
-    waiting, seen = [Path("stages") / f"{command}.py"], set()
+    waiting, seen = [Path(command) / "run.py"], set()
     while waiting:
         module = waiting.pop()
         if module not in seen and module.name not in ("cli.py", "config.py"):
@@ -77,7 +77,7 @@ def used_by(command):
     return seen
 
 
-@pytest.mark.parametrize("command", [name for name in STAGES if name != "demo"])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "demo"])
 def test_messages_name_options_that_the_command_has(command):
     modules = used_by(command)
     assert len(modules) > 10
@@ -91,7 +91,7 @@ def test_messages_name_options_that_the_command_has(command):
 def test_checks_of_options_name_options_of_their_command():
     tree = ast.parse((PACKAGE / "config.py").read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    for name, kind in STAGES.items():
+    for name, kind in COMMANDS.items():
         named = {*named_options(classes[kind.__name__])}
         named |= {*named_options(classes["CommonConfig"])} - {"--resolution"}  # a helper's
         assert named <= OPTIONS[name]

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
+from medart_cli.versions import SETTINGS_HEAD
 
 # The formats that are read, all with a signature of their own: Pillow knows many more, but starts
 # other programs for some (EPS) and guesses at others.
@@ -48,7 +49,6 @@ SYSTEM_FILES = re.compile(
 COPIES = re.compile(r".*(~|#|\.(bak|old|orig|tmp|temp|swp|part|partial|crdownload|download))")
 TEXTS = (".txt", ".caption", ".TXT")  # captions beside images, as other trainers write them
 TABLES = ("metadata.jsonl", "metadata.csv")  # where Hugging Face's imagefolder reads them
-SETTINGS_HEAD = b"# Settings of medart "  # how settings.toml of an output begins
 WHOLE_ENDINGS = (".nii.gz", ".ome.tif")  # endings of two parts
 
 
@@ -215,13 +215,13 @@ def is_litter(name: str) -> bool:
 def find_output(folder: Path) -> str | None:
     """Return the command of medart that wrote a folder; None where none did."""
     try:
-        with (folder / "settings.toml").open("rb") as file:
+        with (folder / "settings.toml").open(encoding="utf-8", errors="replace") as file:
             head = file.readline(200)
     except OSError:
         return None
     if not head.startswith(SETTINGS_HEAD):
         return None
-    return head.removeprefix(SETTINGS_HEAD).split(b",")[0].decode("utf-8", "replace")
+    return head.removeprefix(SETTINGS_HEAD).split(",")[0]
 
 
 def _visible_files(folder: Path, passed: Passed, enter: Callable[[Path], bool]) -> Iterator[Path]:

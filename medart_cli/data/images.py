@@ -17,9 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
-from torch import Tensor
 
 from medart_cli.data.dicom import read_dicom
 from medart_cli.data.files import draft_of
@@ -387,24 +385,6 @@ def fit_image(
         return square
     centering = place if crop == "random" else (0.5, 0.5)
     return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, centering=centering)
-
-
-def image_to_tensor(image: Image.Image) -> Tensor:
-    """Turn an RGB image into a (3, H, W) float32 tensor in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32))  # (H, W, 3)
-    return pixels.permute(2, 0, 1) / 127.5 - 1.0
-
-
-def tensor_to_image(tensor: Tensor) -> Image.Image:
-    """Turn a (3, H, W) tensor in [-1, 1] into an RGB image; values outside are clipped.
-
-    Raises:
-        ImageError: A value is not a finite number, so there is no picture.
-    """
-    if not torch.isfinite(tensor).all():
-        raise ImageError("the decoded image holds values that are not finite; try --precision fp32")
-    unit = (tensor.detach().float().cpu() / 2 + 0.5).clamp(0, 1)
-    return Image.fromarray((unit.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
 
 
 def save_png(path: Path, image: Image.Image, facts: dict[str, Any] | None = None) -> None:

@@ -13,14 +13,7 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from medart_cli.metrics.distances import (
-    BLOCK,
-    AnyArray,
-    Array,
-    blocks,
-    check_pair,
-    square_norms,
-)
+from medart_cli.metrics.distances import BLOCK, AnyArray, Array, blocks, check_pair, square_norms
 
 Indices = npt.NDArray[np.intp]
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # of clean-fid 0.1.35, fid.py

@@ -24,13 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from medart_cli.errors import ConfigError
-from medart_cli.models.hub import (
-    check_code,
-    check_loaded,
-    check_weights,
-    find_model,
-    is_hub_id,
-)
+from medart_cli.models.hub import check_code, check_loaded, check_weights, find_model, is_hub_id
 
 EMBEDDED = "efficientnet-lite0"
 SIZE = "0.1 to 1.2 GB for most image models"  # for messages

@@ -1,4 +1,4 @@
-"""Image classifiers: a backbone and one linear layer; how they are trained, saved and loaded.
+"""Image classifiers in the layouts of timm and of transformers: prepare, run, save, load.
 
 A classifier's folder has Hugging Face's image-classification layout, so that
 `transformers.pipeline("image-classification", folder)` reads it: for a timm backbone that of timm's
@@ -9,7 +9,6 @@ transformers what its own `save_pretrained` writes.
 import copy
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,28 +16,18 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import timm
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from sklearn.linear_model import LogisticRegression
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from medart_cli.errors import ConfigError
 from medart_cli.models.backbone import Backbone
 from medart_cli.models.hub import check_loaded
-
-# Inverse strength of the L2 penalty of the probe. Of 0.003 to 0.1 the best compromise of accuracy
-# and log loss over blood cells and skin lesions, 50 images a class.
-PROBE_C = 0.02
-ABSENT = -30.0  # logit of a class the probe never saw: its probability is nil, gradients are finite
-SMALLEST_CROP = 0.75  # side of the smallest part that `augment` enlarges to the whole image
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,7 @@ def check_backbone(backbone: Backbone) -> None:
     Raises:
         ConfigError: It is no image classifier of timm or transformers with one last linear layer.
     """
-    device, dtype = _place_of(backbone.module)
+    device, dtype = place_of(backbone.module)
     head = nn.Linear(backbone.width, 3).to(device, dtype)
     shape = (2, 3, backbone.image_size, backbone.image_size)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
@@ -105,118 +94,6 @@ def check_backbone(backbone: Backbone) -> None:
         found = found if isinstance(found, Tensor) else found["logits"]
     if not torch.allclose(wanted, found, rtol=1e-3, atol=1e-3):
         raise ConfigError(f"{backbone.name}: its last layer is not a linear one on its features")
-
-
-def _place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    weight = next(module.parameters())
-    return weight.device, weight.dtype
-
-
-def fit_probe(
-    features: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    classes: int,
-    *,
-    balance: bool,
-    worth: int | None = None,
-) -> nn.Linear:
-    """Fit the last layer by logistic regression on features of mean 0 and mean variance 1.
-
-    One scale serves all features: to standardize each one would blow up those that hardly vary in
-    a few dozen images, which costs 0.01 to 0.02 of balanced accuracy.
-
-    Args:
-        features: (N, D).
-        labels: Class indices, (N,).
-        classes: How many classes there are; one that no label names is never predicted.
-        balance: Weigh classes by the inverse of their counts.
-        worth: How many images they count as against the penalty, which is fixed; each as one by
-            default. With one `worth`, images repeated k times give the layer that they give once.
-
-    Returns:
-        A layer on the plain features: center and scale are folded into its weights.
-    """
-    center = features.mean(axis=0, dtype=np.float64)  # (D,)
-    scale = float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())) or 1.0
-    strength = PROBE_C * (1.0 if worth is None else worth / len(labels))
-    probe = LogisticRegression(
-        C=strength, max_iter=2000, class_weight="balanced" if balance else None
-    ).fit((features - center) / scale, labels)
-    weight, bias = probe.coef_, probe.intercept_
-    if len(probe.classes_) == 2:  # scikit-learn keeps one row: the logit of the second class
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    weight = weight / scale
-    bias = bias - weight @ center
-    layer = nn.Linear(features.shape[1], classes)
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.fill_(ABSENT)
-        layer.weight[probe.classes_] = torch.from_numpy(weight).float()
-        layer.bias[probe.classes_] = torch.from_numpy(bias).float()
-    return layer
-
-
-def build_network(backbone: Backbone, head: nn.Linear) -> nn.Sequential:
-    """Copy a backbone and put a last layer on it, ready for fine-tuning.
-
-    The network stays in evaluation mode while it is trained: batch statistics of a few dozen images
-    are worse than those of ImageNet, and without dropout a run depends on its generator alone.
-    """
-    device, _ = _place_of(backbone.module)
-    network = nn.Sequential(copy.deepcopy(backbone.module), copy.deepcopy(head)).to(device)
-    return network.eval()
-
-
-def weigh_classes(labels: Tensor, classes: int) -> Tensor:
-    """Give each class the inverse of its count, 1 on average over the images: (K,)."""
-    counts = torch.bincount(labels, minlength=classes)  # (K,)
-    present = int((counts > 0).sum())
-    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0)
-
-
-def draw_order(
-    labels: Tensor, classes: int, generator: torch.Generator, count: int, *, balance: bool
-) -> Tensor:
-    """Draw the order of the `count` images of an epoch: all in turn, or (`balance`) by class.
-
-    Where `count` is not the number of images there are, they are passed over several times, the
-    last time only so far; with `balance` all classes are drawn equally often.
-    """
-    if not balance:
-        passes = range(math.ceil(count / len(labels)))
-        orders = [torch.randperm(len(labels), generator=generator) for _ in passes]
-        return torch.cat(orders)[:count]
-    weights = weigh_classes(labels, classes)[labels]
-    return torch.multinomial(weights, count, replacement=True, generator=generator)
-
-
-def augment(images: Tensor, generator: torch.Generator, *, flips: bool) -> Tensor:
-    """Enlarge a random part of each image to its whole size, and mirror it where that is allowed.
-
-    Colors are left alone: in stains and skin they carry the diagnosis.
-
-    Args:
-        images: (B, 3, S, S).
-        generator: On the CPU.
-        flips: Whether a mirrored image means the same.
-
-    Returns:
-        Images of the same shape.
-    """
-    count = len(images)
-    scale = SMALLEST_CROP + (1 - SMALLEST_CROP) * torch.rand(count, generator=generator)  # (B,)
-    shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - scale)[:, None]  # (B, 2)
-    signs = torch.randint(0, 2, (count, 2), generator=generator) * 2 - 1  # (B, 2)
-    move = torch.zeros(count, 2, 3)  # affine maps from output to input places in [-1, 1]
-    move[:, 0, 0] = scale * (signs[:, 0] if flips else 1)
-    move[:, 1, 1] = scale * (signs[:, 1] if flips else 1)
-    move[:, :, 2] = shift
-    grid = functional.affine_grid(
-        move.to(images.device, images.dtype), list(images.shape), align_corners=False
-    )
-    return functional.grid_sample(
-        images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
-    )
 
 
 def save_classifier(
@@ -283,14 +160,6 @@ def _join(backbone: Backbone, head: nn.Module, classes: list[str]) -> nn.Module:
     return cast(nn.Module, inner)
 
 
-def encode_images(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Compute what a module in evaluation mode makes of (B, 3, S, S) images: (B, D) on the CPU."""
-    device, dtype = _place_of(module)
-    with torch.inference_mode():
-        found: Tensor = module(inputs.to(device, dtype, memory_format=torch.channels_last))
-    return found.float().cpu()
-
-
 def load_classifier(folder: Path, device: torch.device) -> Classifier:
     """Load a classifier that `save_classifier` wrote, or another one of the same layout.
 
@@ -339,3 +208,17 @@ class _Logits(nn.Module):
         """Map (B, 3, S, S) to (B, K)."""
         logits: Tensor = self.model(pixel_values=images)["logits"]
         return logits
+
+
+def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return where a module is, and in which number format."""
+    weight = next(module.parameters())
+    return weight.device, weight.dtype
+
+
+def run_module(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Compute what a module in evaluation mode makes of (B, 3, S, S) images: (B, D) on the CPU."""
+    device, dtype = place_of(module)
+    with torch.inference_mode():
+        found: Tensor = module(inputs.to(device, dtype, memory_format=torch.channels_last))
+    return found.float().cpu()

@@ -1,5 +1,6 @@
 """Write phantoms as a data set: PNG images and a manifest, as a user's own images would lie."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ import numpy as np
 
 from medart_cli.data.images import save_png
 from medart_cli.data.manifest import MANIFEST_NAME, write_manifest
-from medart_cli.tiny.phantoms import DOMAINS, Phantom, describe_phantom, draw_phantom
+from medart_cli.tiny.phantoms import (
+    DOMAINS,
+    Phantom,
+    describe_phantom,
+    draw_phantom,
+    read_attributes,
+)
 
 
 def choose_phantoms(domain: str, *, per_label: int, seed: int) -> list[Phantom]:
@@ -42,3 +49,16 @@ def write_phantoms(
         row: dict[str, Any] = {"file_name": name, "label": phantom.label, "phantom": True}
         rows.append(row | ({"text": phantom.caption()} if captions else {}))
     write_manifest(folder / MANIFEST_NAME, rows)
+
+
+def compare_captions(texts: Sequence[str], phantoms: Sequence[Phantom]) -> dict[str, float]:
+    """Return the share of captions with each attribute right, and with all of them right."""
+    right, whole = Counter[str](), 0
+    for text, phantom in zip(texts, phantoms, strict=True):
+        told, true = read_attributes(text), phantom.attributes()
+        same = {name for name, value in true.items() if told.get(name) == value}
+        right.update(same)
+        whole += len(same) == len(true)
+    names = phantoms[0].attributes()
+    shares = {name: right[name] / len(phantoms) for name in names}
+    return {**shares, "all": whole / len(phantoms)}

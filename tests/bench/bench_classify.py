@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medart_cli.config import ClassifyConfig
+from medart_cli.classify.options import ClassifyConfig
+from medart_cli.classify.run import run
 from medart_cli.log import start_log
-from medart_cli.stages.classify import run
 
 DATA = Path(__file__).parents[3] / "shared/data"
 PROFILES = {"pbc_blood_cells": "blood-smear", "isic2017_dermoscopy": "dermoscopy"}

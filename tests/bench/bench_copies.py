@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from medart_cli.config import EvaluateConfig
 from medart_cli.data.dataset import open_data
 from medart_cli.data.images import load_image
+from medart_cli.evaluate.networks import build_networks
+from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.metrics import copies
-from medart_cli.stages.evaluate_setup import build_networks
-from medart_cli.tiny.dataset import choose_phantoms, draw_phantom
+from medart_cli.tiny.dataset import choose_phantoms
+from medart_cli.tiny.phantoms import draw_phantom
 
 CPU = torch.device("cpu")
 PLANTED = 16  # images that are changed in each way
@@ -159,7 +160,7 @@ def describe(images, networks):
 
 
 def find_nearest(queries, training, groups, likeness=None):
-    """As `stages/evaluate_copies.py` does; the likeness of layouts may be known."""
+    """As `evaluate/copies.py` does; the likeness of layouts may be known."""
     theirs = np.arange(len(training[0]))
     found = [
         copies.find_nearest_features([queries[a], queries[b]], training[a], groups, theirs)

@@ -70,9 +70,10 @@ def build_images(folder):
 
 def build_work(place, mode, solver_steps):
     """Make finetune's own working state, as `run` does, without its output folder."""
-    from medart_cli.config import FinetuneConfig
+    from medart_cli.finetune import rows as reading
+    from medart_cli.finetune import setup
+    from medart_cli.finetune.options import FinetuneConfig
     from medart_cli.models.device import hush_libraries
-    from medart_cli.stages import finetune as stage
 
     hush_libraries()
     config = FinetuneConfig(
@@ -82,16 +83,17 @@ def build_work(place, mode, solver_steps):
         hldf_checkpoint=mode.split("+")[0] if mode != "plain" else "block",
         gradient_checkpointing=mode == "step+block", caption_dropout=0,
     )  # fmt: skip
-    rows, _, _ = stage.read_rows(config)
-    work = stage.build_work(config, place / "base", rows, stage.build_accelerator(config))
-    stage.cache_images(work)
-    stage.build_optimizer(work, 100)
+    rows, _, _ = reading.read_rows(config)
+    work = setup.build_work(config, place / "base", rows, setup.build_accelerator(config))
+    setup.cache_images(work)
+    setup.build_optimizer(work, 100)
     return work
 
 
 def take_plain_step(work, step, with_color, recompute=True):
     """One step of the plain way, on the same models."""
-    from medart_cli.data.images import fit_image, image_to_tensor, load_image
+    from medart_cli.data.images import fit_image, load_image
+    from medart_cli.data.tensors import image_to_tensor
     from medart_cli.diffusion.losses import color_moments, squared_gap
     from medart_cli.models import pixart
 
@@ -125,7 +127,7 @@ def take_plain_step(work, step, with_color, recompute=True):
 
 
 def take(work, mode, step, with_color):
-    from medart_cli.stages.finetune import take_step
+    from medart_cli.finetune.train import take_step
 
     started = time.perf_counter()
     if mode.startswith("plain"):

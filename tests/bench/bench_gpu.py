@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from medart_cli.sample.draw import build_drawing, draw_images
+from medart_cli.sample.source import find_source
 from tests.bench.bench_finetune import build_images
 from tests.small import build_base as build_small
 
@@ -78,9 +80,11 @@ def matrix_rate(size):
 
 def time_steps(place, resolution, solver_steps, name, options):
     """Print a row: normal step, HLDF step in each mode, peak memory, share of the matrix rate."""
-    from medart_cli.config import FinetuneConfig
+    from medart_cli.finetune import rows as reading
+    from medart_cli.finetune import setup
+    from medart_cli.finetune import train as stage
+    from medart_cli.finetune.options import FinetuneConfig
     from medart_cli.models.device import hush_libraries
-    from medart_cli.stages import finetune as stage
 
     hush_libraries()
     modes = ("none", "block", "step")
@@ -90,11 +94,11 @@ def time_steps(place, resolution, solver_steps, name, options):
             cache=place / "cache", resolution=resolution, hldf_steps=solver_steps, hldf_every=2,
             hldf_checkpoint=mode, **options,
         )  # fmt: skip
-        rows, _, _ = stage.read_rows(config)
-        work = stage.build_work(config, place / "base", rows, stage.build_accelerator(config))
-        stage.cache_images(work)
-        stage.cache_captions(work)
-        stage.build_optimizer(work, 100)
+        rows, _, _ = reading.read_rows(config)
+        work = setup.build_work(config, place / "base", rows, setup.build_accelerator(config))
+        setup.cache_images(work)
+        setup.cache_captions(work)
+        setup.build_optimizer(work, 100)
         try:
             stage.take_step(work, 1)  # warm-up
             normal, normal_gb, flops = measure(stage, work, [3, 5, 7])
@@ -126,19 +130,18 @@ def measure(stage, work, steps):
 
 
 def time_drawing(place, resolution, sizes):
-    from medart_cli.config import SampleConfig
-    from medart_cli.stages import sample as stage
+    from medart_cli.sample.options import SampleConfig
 
     for size in sizes:
         config = SampleConfig(
             run=str(place / "base"), prompt=["nevus"], out=place, batch_size=size,
             resolution=resolution,
         )  # fmt: skip
-        drawing = stage.build_drawing(config, stage.find_source(config), [{"text": "nevus"}])
-        stage.draw_images(drawing, range(size), ["nevus"] * size)  # warm-up
+        drawing = build_drawing(config, find_source(config), [{"text": "nevus"}])
+        draw_images(drawing, range(size), ["nevus"] * size)  # warm-up
         synchronize()
         started = time.perf_counter()
-        stage.draw_images(drawing, range(size), ["nevus"] * size)
+        draw_images(drawing, range(size), ["nevus"] * size)
         synchronize()
         seconds = time.perf_counter() - started
         print(f"| {size} | {size / seconds:.2f} | {peak_gb():.1f} |")

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
+from medart_cli.evaluate.colors import measure_gaps
 from medart_cli.metrics import closeness, color
 from medart_cli.metrics.closeness import find_closeness
 from medart_cli.metrics.distances import (
@@ -24,15 +25,9 @@ from medart_cli.metrics.distances import (
     frechet_distance,
     neighbor_coverage,
 )
-from medart_cli.metrics.kernel import (
-    energy_jackknife,
-    kernel_distance,
-    kernel_jackknife,
-    subtract,
-)
+from medart_cli.metrics.kernel import energy_jackknife, kernel_distance, kernel_jackknife, subtract
 from medart_cli.metrics.ranking import Sample, find_sign, rank_sets
 from medart_cli.models.backbone import load_backbone
-from medart_cli.stages.evaluate_colors import measure_gaps
 from medart_cli.tiny.phantoms import BASE, describe_phantom, draw_phantom
 
 WIDTH = 64

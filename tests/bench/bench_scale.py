@@ -34,19 +34,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medart_cli.caption.journal import Journal
 from medart_cli.cli import main
-from medart_cli.config import EvaluateConfig, SampleConfig
-from medart_cli.data.journal import Journal
 from medart_cli.data.manifest import ManifestWriter, hash_file, write_manifest
 from medart_cli.data.stored import StoredRecords, join_manifests
+from medart_cli.evaluate.networks import build_networks
+from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.metrics import features
 from medart_cli.metrics.features import IMAGES_A_FILE
 from medart_cli.models.backbone import EMBEDDED
 from medart_cli.ranks import Part
-from medart_cli.stages import caption, evaluate, sample  # noqa: F401 - before memory is counted
-from medart_cli.stages.evaluate_setup import build_networks
-from medart_cli.stages.sample import finished_rows
-from medart_cli.stages.sample_prompts import read_prompts
+from medart_cli.sample.folder import finished_rows
+from medart_cli.sample.options import SampleConfig
+from medart_cli.sample.prompts import read_prompts
 
 WORDS = "round oval irregular smooth dark pale brown red border surface spot center streak".split()
 LABELS = ("melanoma", "nevus", "seborrheic keratosis")

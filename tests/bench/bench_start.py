@@ -19,17 +19,17 @@ import time
 from pathlib import Path
 
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "sklearn")
-REPORT = """
+REPORT = f"""
 import atexit, json, os, sys
 def tell():
     own = [m.__file__ for n, m in list(sys.modules.items()) if n.split('.')[0] == 'medart_cli']
     lines = sum(sum(1 for _ in open(f, encoding='utf-8')) for f in own if f)
-    loaded = [n for n in %r if n in sys.modules]
-    open(os.environ['BENCH_REPORT'], 'w').write(json.dumps({'loaded': loaded, 'lines': lines}))
+    loaded = [n for n in {HEAVY!r} if n in sys.modules]
+    open(os.environ['BENCH_REPORT'], 'w').write(json.dumps(dict(loaded=loaded, lines=lines)))
 atexit.register(tell)
 import medart_cli.__main__ as door
 door.main()
-""" % (HEAVY,)
+"""
 IMAGES = "from medart_cli.tiny.dataset import *; from pathlib import Path; write_phantoms(Path({!r}), choose_phantoms('shifted', per_label=5, seed={}), seed={})"  # noqa: E501
 # A name, what to measure, what comes before it (once), and the files it must find anew each time.
 CASES = [

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medart_cli.caption.labels import merge_labels, read_labels
+from medart_cli.data.checks import has_mark, warn_of_two_labels
 from medart_cli.data.dataset import open_data
 from medart_cli.data.images import load_image
-from medart_cli.data.labels import merge_labels, read_labels
 from medart_cli.data.manifest import hash_file
-from medart_cli.data.marks import has_mark
-from medart_cli.data.splits import warn_of_two_labels
 from medart_cli.errors import ConfigError, ImageError, ManifestError
-from medart_cli.stages.sample_prompts import read_lines
+from medart_cli.sample.prompts import read_lines
 from tests.jobs import build_parts
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import medart_cli
-from tests.jobs import STAGES, build_parts, command
+from tests.jobs import COMMANDS, build_parts, command
 
 LABELS = ("Nävus", "Größe")
 # Arguments: an empty folder that becomes a home which cannot be written, then what to run.
@@ -106,7 +106,7 @@ def test_the_box_is_as_bare_as_it_should_be(box):
     assert done.stdout == "Could not determine home directory.\n"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_a_command_ends_well_and_says_nothing_strange(results, stage):
     done = results[stage]
     assert done.returncode == 0, done.stderr
@@ -132,7 +132,7 @@ def test_nothing_is_written_but_the_outputs_and_the_cache(box, results):
     assert found == {"images", "run", "syn", "report", "clf", "cache"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_without_a_place_for_the_cache_one_line_says_what_to_set(
     medart, monkeypatch, tmp_path, tmp_path_factory, stage
 ):

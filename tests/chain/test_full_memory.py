@@ -5,16 +5,17 @@ import re
 import pytest
 import torch
 
-from medart_cli import config
-from medart_cli.cli import STAGES
+from medart_cli.cli import COMMANDS
+from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.sample.options import SampleConfig
 from tests.jobs import build_parts, command
 
 WORK = {  # where each command computes
     "caption": "medart_cli.models.captioner.Captioner._generate",
-    "finetune": "medart_cli.stages.finetune.take_step",
-    "sample": "medart_cli.stages.sample.draw_images",
-    "evaluate": "medart_cli.stages.evaluate_setup._run_network",
-    "classify": "medart_cli.stages.classify.fine_tune",
+    "finetune": "medart_cli.finetune.train.take_step",
+    "sample": "medart_cli.sample.draw.draw_images",
+    "evaluate": "medart_cli.evaluate.networks._run_network",
+    "classify": "medart_cli.classify.train.fine_tune",
 }
 HINTS = {
     "caption": "llava, one image at a time: the GPU's memory is full; run again with "
@@ -82,20 +83,19 @@ def test_an_error_that_nobody_expected_keeps_its_traceback(monkeypatch, parts, t
         main(command("sample", parts, tmp_path))
 
 
-@pytest.mark.parametrize("kind", config.LESS_MEMORY, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in COMMANDS.values() if kind.less_memory], ids=lambda kind: kind.__name__
+)
 def test_hints_name_options_that_the_command_has(kind):
-    assert kind in STAGES.values()
     options = {"--" + name.replace("_", "-") for name in kind.__dataclass_fields__}
-    for name, _, text in config.LESS_MEMORY[kind]:
+    for name, _, text in kind.less_memory:
         assert name in kind.__dataclass_fields__
         assert {*re.findall(r"--[a-z-]+", text)} <= options
 
 
 def test_what_is_spent_is_not_named():
-    spent = config.SampleConfig(run="r", prompt=["a"], out="o", batch_size=1, precision="bf16")
-    assert config.name_less_memory(spent, "GPU") == "a smaller --resolution or --device cpu"
-    assert config.name_less_memory(spent, "machine") == "a smaller --resolution"
-    frozen = config.EvaluateConfig(
-        real="r", synthetic=["s"], out="o", batch_size=1, precision="bf16"
-    )
-    assert config.name_less_memory(frozen, "machine") == "more memory"
+    spent = SampleConfig(run="r", prompt=["a"], out="o", batch_size=1, precision="bf16")
+    assert spent.name_less_memory("GPU") == "a smaller --resolution or --device cpu"
+    assert spent.name_less_memory("machine") == "a smaller --resolution"
+    frozen = EvaluateConfig(real="r", synthetic=["s"], out="o", batch_size=1, precision="bf16")
+    assert frozen.name_less_memory("machine") == "more memory"

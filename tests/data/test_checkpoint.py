@@ -12,6 +12,12 @@ from safetensors.torch import save_file
 
 from medart_cli.data import checkpoint
 from medart_cli.errors import ConfigError, RunError
+from medart_cli.finetune.state import (
+    flatten_optimizer,
+    load_tensors,
+    restore_optimizer,
+    save_tensors,
+)
 
 
 def fill(folder):
@@ -59,7 +65,7 @@ def test_a_full_disk_is_one_error_and_keeps_the_old_folder(tmp_path):
         before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         try:
             tensor = {"a": torch.zeros(10_000)}
-            checkpoint.save_tensors(draft / "a.safetensors", tensor, {})
+            save_tensors(draft / "a.safetensors", tensor, {})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
             signal.signal(signal.SIGXFSZ, before)
@@ -206,9 +212,9 @@ def test_an_optimizer_survives_the_way_through_safetensors(tmp_path, kind):
     first = kind([parts], lr=0.1)
     train(parts, first, 2)
     path = tmp_path / "optimizer.safetensors"
-    checkpoint.save_tensors(path, *checkpoint.flatten_optimizer(first))
+    save_tensors(path, *flatten_optimizer(first))
     second = kind([parts], lr=99.0)
-    checkpoint.restore_optimizer(second, *checkpoint.load_tensors(path))
+    restore_optimizer(second, *load_tensors(path))
     train(parts, second, 2)
     assert torch.equal(whole, parts)
 
@@ -236,9 +242,9 @@ def test_state_that_lies_one_level_down_survives_too(tmp_path):
     (parameter**2).sum().backward()
     optimizer.step()
     path = tmp_path / "optimizer.safetensors"
-    checkpoint.save_tensors(path, *checkpoint.flatten_optimizer(optimizer))
+    save_tensors(path, *flatten_optimizer(optimizer))
     restored = Nested([parameter], lr=0.1, momentum=0.9)
-    checkpoint.restore_optimizer(restored, *checkpoint.load_tensors(path))
+    restore_optimizer(restored, *load_tensors(path))
     kept = optimizer.state[parameter]["momentum_buffer"]
     assert torch.equal(restored.state[parameter]["momentum_buffer"], kept)
 

@@ -13,18 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
-from medart_cli.data.images import (
-    _say_range,
-    fit_image,
-    image_to_tensor,
-    load_image,
-    save_png,
-    tensor_to_image,
-    tile_images,
-)
+from medart_cli.data.images import _say_range, fit_image, load_image, save_png, tile_images
 from medart_cli.errors import ImageError
 
 REAL = Path(__file__).parents[2] / "../shared/data/isic2017_dermoscopy"
@@ -783,24 +774,6 @@ def test_an_image_of_the_right_size_is_not_touched_by_fitting():
     square = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
     for crop in ("center", "pad", "random"):
         assert np.array_equal(np.array(fit_image(Image.fromarray(square), 32, crop)), square)
-
-
-def test_image_to_tensor_and_back_is_exact_for_every_value():
-    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    pixels = np.stack([ramp, ramp[::-1], ramp.T], axis=2)
-    tensor = image_to_tensor(Image.fromarray(pixels))
-    assert (tensor.shape, tensor.dtype) == ((3, 16, 16), torch.float32)
-    assert (tensor.min().item(), tensor.max().item()) == (-1.0, 1.0)
-    assert tensor[0, 0, 5].item() == pytest.approx(5 / 127.5 - 1)
-    for given in (tensor, tensor.double(), tensor.requires_grad_()):
-        assert np.array_equal(np.array(tensor_to_image(given)), pixels)
-
-
-def test_tensor_values_outside_are_clipped_and_nan_is_refused():
-    tensor = torch.tensor([-7.0, 0.0, 7.0]).view(3, 1, 1)
-    assert tensor_to_image(tensor).getpixel((0, 0)) == (0, 128, 255)
-    with pytest.raises(ImageError, match="not finite"):
-        tensor_to_image(torch.full((3, 2, 2), float("nan")))
 
 
 def test_facts_come_back_from_the_text_chunk(tmp_path):

@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from medart_cli.caption.labels import read_labels
 from medart_cli.data.dataset import open_data
 from medart_cli.data.kinds import describe_kind
-from medart_cli.data.labels import read_labels
 from medart_cli.errors import ConfigError, ManifestError
 
 

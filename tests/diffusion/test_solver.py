@@ -10,6 +10,7 @@ from medart_cli.diffusion.losses import color_moments, squared_gap
 from medart_cli.diffusion.noise import mix_velocity
 from medart_cli.diffusion.solver import solve
 from medart_cli.models import pixart
+from medart_cli.models.bases import max_tokens
 from tests.small import build_base
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def alpha_1024(tmp_path_factory):  # a sample size of 128 switches the size cond
 
 def encode(base, prompts):
     text_encoder = pixart.load_text_encoder(base, torch.float32, CPU)
-    tokenizer, limit = pixart.load_tokenizer(base), pixart.max_tokens(base)
+    tokenizer, limit = pixart.load_tokenizer(base), max_tokens(base)
     ids, mask = pixart.tokenize(tokenizer, prompts, limit, pad=True)
     return pixart.encode_tokens(text_encoder, ids, mask), mask
 
@@ -57,7 +58,7 @@ def test_latents_are_those_of_the_pipeline_for_the_same_noise(
     expected = kind.from_pretrained(base)(
         PROMPTS, num_inference_steps=steps, guidance_scale=guidance, latents=noise.clone(),
         height=8 * scale, width=8 * scale, output_type="latent", clean_caption=False,
-        use_resolution_binning=False, max_sequence_length=pixart.max_tokens(base),
+        use_resolution_binning=False, max_sequence_length=max_tokens(base),
     ).images  # fmt: skip
     transformer = pixart.load_transformer(base, torch.float32, CPU)
     text, empty = encode(base, PROMPTS), encode(base, [""])

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from medart_cli.metrics import comparison
-from medart_cli.metrics.comparison import (
-    Effort,
-    compare_features,
-    measure_floor,
-    split_halves,
-)
+from medart_cli.metrics.comparison import Effort, compare_features, measure_floor, split_halves
 from medart_cli.metrics.distances import frechet_distance, neighbor_coverage
 from medart_cli.metrics.kernel import kernel_distance
 

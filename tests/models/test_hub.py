@@ -6,7 +6,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from medart_cli.errors import ConfigError, MissingModelError
-from medart_cli.models import backbone, captioner, hub, pixart
+from medart_cli.models import backbone, captioner, hub
+from medart_cli.models.bases import find_base
 from tests.small_captioner import build_llava
 
 
@@ -22,11 +23,11 @@ def test_tiny_names_the_embedded_models(embedded, small_base, tmp_path):
     (embedded / "base").symlink_to(small_base)
     build_llava(embedded / "captioner")
     assert hub.embedded_model("base") == embedded / "base"
-    assert pixart.find_base("tiny", offline=True) == embedded / "base"
+    assert find_base("tiny", offline=True) == embedded / "base"
     assert captioner.find_captioner("tiny") == embedded / "captioner"
 
 
-@pytest.mark.parametrize("find", [pixart.find_base, captioner.find_captioner])
+@pytest.mark.parametrize("find", [find_base, captioner.find_captioner])
 def test_an_installation_without_embedded_models_says_so(embedded, find):
     with pytest.raises(MissingModelError, match="tiny: this installation lacks its folder .*anew"):
         find("tiny")

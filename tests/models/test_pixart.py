@@ -8,7 +8,12 @@ from safetensors.torch import load_file, save_file
 
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import ConfigError, MissingModelError
-from medart_cli.models import pixart
+from medart_cli.models import hub, pixart
+from medart_cli.models.bases import (
+    find_base,
+    max_tokens,
+    normalize_prompt,
+)
 from tests.small import DAMAGES, build_base, damage
 
 CPU = torch.device("cpu")
@@ -20,9 +25,9 @@ def test_the_hubs_own_layout_loads(small_base):
         "Transformer2DModel"
         == json.loads((small_base / "transformer/config.json").read_text())["_class_name"]
     )
-    assert len(pixart.find_weights(small_base / "text_encoder")) > 1
-    folder = pixart.find_base(str(small_base), offline=True)
-    assert pixart.max_tokens(folder) == 120
+    assert len(hub.find_weights(small_base / "text_encoder")) > 1
+    folder = find_base(str(small_base), offline=True)
+    assert max_tokens(folder) == 120
     vae = pixart.load_vae(folder, CPU)
     transformer = pixart.load_transformer(folder, torch.float32, CPU)
     assert pixart.native_size(folder, transformer, vae) == 64
@@ -41,7 +46,7 @@ def test_every_part_has_the_format_asked_for_and_is_frozen(small_base):
 def test_prompts_are_normalized_as_the_pipeline_does(text):
     pipeline = PixArtAlphaPipeline.__new__(PixArtAlphaPipeline)
     expected = PixArtAlphaPipeline._text_preprocessing(pipeline, text, clean_caption=False)
-    assert pixart.normalize_prompt(text) == expected[0]
+    assert normalize_prompt(text) == expected[0]
 
 
 def test_unpadded_embeddings_are_the_padded_ones(small_base):
@@ -60,7 +65,7 @@ def test_unpadded_embeddings_are_the_padded_ones(small_base):
 
 def test_sigma_reads_longer_prompts(tmp_path):
     base = build_base(tmp_path, sigma=True)
-    assert pixart.max_tokens(base) == 300
+    assert max_tokens(base) == 300
     ids, _ = pixart.tokenize(pixart.load_tokenizer(base), ["cell"], 300, pad=True)
     assert ids.shape == (1, 300)
 
@@ -76,25 +81,12 @@ def test_latents_are_those_of_the_vae_scaled_for_pixart(small_base):
     torch.testing.assert_close(decoded, vae.decode(posterior.mean).sample, rtol=1e-4, atol=1e-5)
 
 
-def test_weights_have_one_hash_wherever_they_lie(small_base, tmp_path):
-    copy = shutil.copytree(small_base / "text_encoder", tmp_path / "copy")
-    assert pixart.hash_weights(copy) == pixart.hash_weights(small_base / "text_encoder")
-    blobs = tmp_path / "blobs"  # as the hub's cache: links to files named by their hash
-    blobs.mkdir()
-    for path in pixart.find_weights(copy):
-        from medart_cli.data.manifest import hash_file
-
-        target = path.replace(blobs / hash_file(path))
-        path.symlink_to(target)
-    assert pixart.hash_weights(copy) == pixart.hash_weights(small_base / "text_encoder")
-
-
 def test_pickled_weights_are_refused_with_the_reason(small_base, tmp_path):
     base = shutil.copytree(small_base, tmp_path / "base")
-    weights = pixart.find_weights(base / "transformer")[0]
+    weights = hub.find_weights(base / "transformer")[0]
     weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
     with pytest.raises(MissingModelError, match="pickled weights"):
-        pixart.find_base(str(base))
+        find_base(str(base))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +99,7 @@ def test_pickled_weights_are_refused_with_the_reason(small_base, tmp_path):
             "no readable",
         ),
         (
-            lambda base: pixart.find_weights(base / "text_encoder")[1].unlink(),
+            lambda base: hub.find_weights(base / "text_encoder")[1].unlink(),
             MissingModelError,
             "model-00002-of-0000. ?.*missing, which model.safetensors.index.json names",
         ),
@@ -122,16 +114,7 @@ def test_an_incomplete_base_is_named(small_base, tmp_path, damage, error, messag
     base = shutil.copytree(small_base, tmp_path / "base")
     damage(base)
     with pytest.raises(error, match=message):
-        pixart.find_base(str(base))
-
-
-@pytest.mark.parametrize("name", ["PixArt-alpha/PixArt-XL-2-512x512", "./nowhere", "a b/c"])
-def test_a_base_that_is_not_there_says_where_to_put_it(name, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MissingModelError) as caught:
-        pixart.find_base(name, offline=True)
-    assert name in str(caught.value)
-    assert caught.value.exit_code == 4
+        find_base(str(base))
 
 
 LOADERS = {
@@ -164,7 +147,7 @@ def test_a_missing_embedding_of_t5_is_not_taken_for_a_tied_one(small_base, tmp_p
 @pytest.mark.parametrize("part", LOADERS)
 def test_a_torn_weight_file_is_one_error(small_base, tmp_path, part):
     base = shutil.copytree(small_base, tmp_path / "base")
-    path = pixart.find_weights(base / part)[0]
+    path = hub.find_weights(base / part)[0]
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(MissingModelError, match=f"{part}: cannot be loaded: .*copy it again"):
         LOADERS[part](base)
@@ -172,7 +155,7 @@ def test_a_torn_weight_file_is_one_error(small_base, tmp_path, part):
 
 def test_the_embedding_that_the_papers_base_holds_for_nothing_is_passed_over(small_base, tmp_path):
     base = shutil.copytree(small_base, tmp_path / "base")
-    path = pixart.find_weights(base / "transformer")[0]
+    path = hub.find_weights(base / "transformer")[0]
     weights = load_file(path) | {"caption_projection.y_embedding": torch.zeros(120, 16)}
     save_file(weights, path, metadata={"format": "pt"})
     LOADERS["transformer"](base)
@@ -181,36 +164,6 @@ def test_the_embedding_that_the_papers_base_holds_for_nothing_is_passed_over(sma
 def edit(place, **changes):
     facts = json.loads(place.read_text())
     place.write_text(json.dumps({**facts, **changes}))
-
-
-def test_the_hashes_of_a_base_follow_all_that_drawing_depends_on(small_base, tmp_path):
-    whole = pixart.hash_base(small_base)
-    changes = {
-        "vae config": lambda it: edit(it / "vae/config.json", scaling_factor=0.5),
-        "transformer config": lambda it: edit(
-            it / "transformer/config.json", interpolation_scale=2
-        ),
-        "text_encoder config": lambda it: edit(it / "text_encoder/config.json", d_kv=4),
-        "scheduler": lambda it: edit(it / "scheduler/scheduler_config.json", beta_end=0.03),
-        "tokenizer": lambda it: (it / "tokenizer/spiece.model").write_bytes(b"other"),
-        "vae": lambda it: damage(it / "vae", "unexpected"),
-    }
-    for name, change in changes.items():
-        base = shutil.copytree(small_base, tmp_path / name)
-        change(base)
-        changed = pixart.hash_base(base)
-        assert {part for part in whole if changed[part] != whole[part]} == {name}
-
-
-def test_the_hashes_of_a_base_pass_over_layout_and_notes_of_the_libraries(small_base, tmp_path):
-    base = shutil.copytree(small_base, tmp_path / "base")
-    place = base / "transformer/config.json"
-    facts = json.loads(place.read_text()) | {"_diffusers_version": "9", "torch_dtype": "float16"}
-    place.write_text(json.dumps(dict(reversed(facts.items())), indent=7))
-    (base / "tokenizer/README.md").write_text("hello")
-    assert pixart.hash_base(base) == pixart.hash_base(small_base)
-    known = {path: "0" * 64 for path in pixart.find_unhashed(base)}
-    assert pixart.hash_base(base, known)["vae"] != pixart.hash_base(small_base)["vae"]
 
 
 @pytest.mark.parametrize(
@@ -263,7 +216,7 @@ def test_the_real_decoder_is_estimated_at_what_it_takes():
 
 def test_an_autoencoder_with_the_names_of_earlier_diffusers_is_whole(small_base, tmp_path):
     base = shutil.copytree(small_base, tmp_path / "base")
-    path = pixart.find_weights(base / "vae")[0]
+    path = hub.find_weights(base / "vae")[0]
     names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     weights = load_file(path)
     for new, old in names.items():

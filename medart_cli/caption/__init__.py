@@ -1,0 +1,1 @@
+"""Describe each image with a vision-language model: `medart caption`."""

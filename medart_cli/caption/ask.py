@@ -1,0 +1,306 @@
+"""Ask a model about images until the rules take what it says: rows -> their new fields."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from medart_cli import stop
+from medart_cli.ahead import map_ahead
+from medart_cli.caption.edits import hash_text
+from medart_cli.caption.endpoint import Endpoint, check_endpoint, is_loopback
+from medart_cli.caption.options import CaptionConfig
+from medart_cli.caption.rules import (
+    TOO_LONG,
+    Rules,
+    cut_caption,
+    find_faults,
+    trim_caption,
+)
+from medart_cli.data.images import load_image
+from medart_cli.data.manifest import Record, hash_file
+from medart_cli.data.profiles import Profile, spoken_label
+from medart_cli.errors import ConfigError, ImageError
+from medart_cli.log import log
+from medart_cli.models.bases import find_base, max_tokens, normalize_prompt
+from medart_cli.models.captioner import Answer, Captioner, Question, Sampling, find_captioner
+from medart_cli.models.device import DTYPES, find_precision
+from medart_cli.models.pixart import load_tokenizer
+from medart_cli.options import DEFAULT_CAPTIONER
+
+KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
+AHEAD = 8  # batches of images that are decoded ahead, and sorted by size
+WORDS_A_TOKEN = 0.45  # T5 takes some 1.4 tokens for an English word, and up to 2 for medical ones
+Asker = Captioner | Endpoint
+
+
+@dataclass
+class Task:
+    """A row on its way to a caption.
+
+    Attributes:
+        row: Its place in the manifest, from 0; seeds follow from it.
+        image: What the model is shown.
+        rules: What the text is held against.
+        attempt: How often it was asked for.
+        draft: The text that is only too long and is being shortened.
+        faults: Why the last text was refused.
+    """
+
+    row: int
+    image: Image.Image
+    rules: Rules
+    attempt: int = 1
+    draft: str | None = None
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Book:
+    """What the rules of all rows have in common.
+
+    Attributes:
+        profile: How the modality is worded.
+        labels: All classes of the data.
+        tokenizer: That of the text encoder captions are for; None where no model is asked.
+        limit: Most tokens a caption may have.
+    """
+
+    profile: Profile
+    labels: Sequence[str]
+    tokenizer: Any = None
+    limit: int = 0
+
+    def count(self, text: str) -> int:
+        """Count tokens as training will, the end mark included."""
+        return len(self.tokenizer(normalize_prompt(text)).input_ids)
+
+    def rules(self, record: Record) -> Rules:
+        """Make the rules for one row's caption."""
+        return Rules(
+            simple=self.profile.simple_caption(record.label),
+            instruction=self.profile.build_prompt(record.fields),
+            label=spoken_label(record.label or ""),
+            others=[spoken_label(other) for other in self.labels if other != record.label],
+            forbidden=self.profile.forbidden,
+            limit=self.limit,
+            count_tokens=self.count,
+        )
+
+
+def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record]) -> Book:
+    """Find the target's tokenizer and limit, and check that all simple captions fit.
+
+    Raises:
+        MissingModelError: The base pipeline is not there.
+        ConfigError: The simple caption of a label is longer than the text encoder reads.
+    """
+    labels = sorted({record.label for record in records if record.label})
+    if config.style != "visual":
+        return Book(profile, labels)
+    base = find_base(config.base, offline=config.offline, parts=["tokenizer"])
+    book = Book(profile, labels, load_tokenizer(base), max_tokens(base))
+    for label in labels:
+        if book.count(profile.simple_caption(label)) > book.limit:
+            raise ConfigError(
+                f"label {label!r}: its simple caption has over {book.limit} T5 tokens; shorten it"
+            )
+    return book
+
+
+def build_asker(config: CaptionConfig, device: torch.device) -> Asker:
+    """Load the model, or reach the server; nothing is written before this has worked."""
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.max_new_tokens)
+    if config.endpoint is not None:
+        url = check_endpoint(config.endpoint, allow_remote=config.allow_remote)
+        if url.startswith("http://") and not is_loopback(url.split("/")[2].rsplit(":", 1)[0]):
+            log.warning("%s: images travel unencrypted; use https", url)
+        endpoint = Endpoint(
+            url,
+            sampling=sampling,
+            concurrency=config.concurrency,
+            timeout=config.timeout,
+            key=os.environ.get(KEY_VARIABLE) or None,
+        )
+        return endpoint.connect(config.model)
+    dtype = DTYPES[find_precision(config.precision, device)]
+    name = config.model or DEFAULT_CAPTIONER
+    folder = find_captioner(name, revision=config.revision, offline=config.offline)
+    log.info("loading %s", name)
+    captioner = Captioner(folder, device=device, dtype=dtype, sampling=sampling)
+    captioner.load(config.load_in)
+    # A hub id says where a model is from; a folder's path would tell about this machine instead.
+    captioner.name = folder.resolve().name if Path(name).is_dir() else name
+    captioner.batch_size = config.batch_size
+    return captioner
+
+
+def caption_rows(
+    config: CaptionConfig,
+    records: Sequence[Record],
+    todo: Sequence[int],
+    book: Book,
+    asker: Asker | None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Caption rows, and yield the new fields of each as soon as they stand.
+
+    A window of some batches is kept full, sorted by size inside the model's `ask`; rows that are
+    asked again go along with new ones, so that batches stay full.
+    """
+    if asker is None:
+        yield from word_rows(config, records, todo, book)
+        return
+    source = describe(config, book, asker)
+    waiting: list[Task] = []
+    window = AHEAD * asker.batch_size
+    ahead = decode_ahead(config, records, todo, window)
+    while True:
+        new = list(islice(ahead, max(0, window - len(waiting))))
+        if not new and not waiting:
+            return
+        for row, image in new:
+            if isinstance(image, ImageError):
+                reason = str(image).removeprefix(f"{records[row].path}: ")
+                yield row, fail_row(config, records[row], reason)
+            else:
+                waiting.append(Task(row, image, book.rules(records[row])))
+        again: list[Task] = []
+        questions = [build_question(config, book, task) for task in waiting]
+        for item in asker.ask(questions):
+            if item is None:
+                stop.check()
+                continue
+            task = waiting[item[0]]
+            record = records[task.row]
+            result = settle(config, record, task, item[1], source)
+            if result is None:
+                again.append(task)
+                continue
+            if "text" in result:
+                result["caption"]["image"] = hash_file(record.path)
+            yield task.row, result
+        waiting = again
+
+
+def word_rows(
+    config: CaptionConfig, records: Sequence[Record], todo: Sequence[int], book: Book
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give rows the caption that needs no model: the simple or the empty one."""
+    for row in todo:
+        stop.check()
+        simple = config.style == "simple"
+        text = book.profile.simple_caption(records[row].label) if simple else ""
+        status = "simple" if simple else "ok"
+        facts = describe(config, book, None) | {"status": status, "text_hash": hash_text(text)}
+        yield row, {"text": text, "caption": facts}
+
+
+def decode_ahead(
+    config: CaptionConfig, records: Sequence[Record], todo: Sequence[int], count: int
+) -> Iterator[tuple[int, Image.Image | ImageError]]:
+    """Decode images in other threads while the model works, at most `count` ahead, in order."""
+
+    def decode(row: int) -> tuple[int, Image.Image | ImageError]:
+        try:
+            image = load_image(records[row].path)
+        except ImageError as error:
+            return row, error
+        image.thumbnail((config.image_side, config.image_side), Image.Resampling.LANCZOS)
+        return row, image
+
+    return map_ahead(decode, todo, threads=4, ahead=count)
+
+
+def build_question(config: CaptionConfig, book: Book, task: Task) -> Question:
+    """Word what the model is asked about a row now."""
+    seed = draw_seed(config.seed, task.row, task.attempt, task.draft is not None)
+    if task.draft is None:
+        return Question(task.image, task.rules.instruction, seed)
+    words = min(book.profile.words, int(WORDS_A_TOKEN * task.rules.limit))
+    return Question(
+        task.image, book.profile.build_shorter(task.draft, task.rules.simple, words), seed
+    )
+
+
+def draw_seed(seed: int, row: int, attempt: int, shorter: bool = False) -> int:
+    """Return the seed of one draw, 31 bits, which follows from nothing but these."""
+    text = f"{seed}/{row}/{attempt}{'/shorter' * shorter}"
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") & 0x7FFFFFFF
+
+
+def settle(
+    config: CaptionConfig, record: Record, task: Task, answer: Answer, source: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Judge an answer by the rules.
+
+    Returns:
+        The row's new fields, or None where `task` now says what is to be asked next.
+    """
+    if answer.error is not None:
+        return fail_row(config, record, answer.error)
+    text = trim_caption(answer.text, task.rules.simple)
+    faults = find_faults(text, task.rules)
+    if not answer.finished and TOO_LONG not in faults:
+        faults.append(TOO_LONG)  # the end of the last sentence is missing
+    status = "ok"
+    if task.draft is not None:
+        status = "shortened"
+        if faults:
+            text, faults = cut_draft([text, task.draft], task.rules), []
+    elif faults == [TOO_LONG]:
+        task.draft = text
+        return None
+    if faults or not text:
+        task.faults = faults or [TOO_LONG]
+        task.draft = None
+        # Without draws the same words would come again.
+        if task.attempt < config.attempts and config.temperature > 0:
+            task.attempt += 1
+            return None
+        text, status = task.rules.simple, "simple"
+    facts = source | {
+        "seed": draw_seed(config.seed, task.row, task.attempt, task.draft is not None),
+        "attempts": task.attempt,
+        "status": status,
+        "text_hash": hash_text(text),
+    }
+    if status == "simple":
+        facts["faults"] = task.faults
+    return {"text": text, "caption": facts}
+
+
+def cut_draft(texts: Sequence[str], rules: Rules) -> str:
+    """Cut the first of several over-long texts that then breaks no rule; empty if none does."""
+    for text in texts:
+        cut = cut_caption(text, rules)
+        if cut and not find_faults(cut, rules):
+            return cut
+    return ""
+
+
+def describe(config: CaptionConfig, book: Book, asker: Asker | None) -> dict[str, Any]:
+    """Return what a row says about where its text came from, seed and status aside."""
+    return {
+        "model": asker.name if asker else None,
+        "revision": asker.revision if asker else None,
+        "profile": Path(config.profile).name,
+        "prompt": book.profile.hash(),
+        "style": config.style,
+        **({"demonstration": True} if asker and asker.demonstration else {}),
+    }
+
+
+def fail_row(config: CaptionConfig, record: Record, reason: str) -> dict[str, Any]:
+    """Return the fields of a row that could not be captioned; a text it has stays."""
+    log.warning("%s: %s", record.path, reason)
+    if record.text is not None:
+        return {"caption": {**(record.fields.get("caption") or {}), "error": reason}}
+    facts = {"profile": Path(config.profile).name, "style": config.style, "status": "rejected"}
+    return {"caption": {**facts, "error": reason}}

@@ -1,0 +1,73 @@
+"""Does the model look? Ask again with a blank and with another image under the same prompt."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from medart_cli import stop
+from medart_cli.caption.ask import Asker, Book, decode_ahead, draw_seed
+from medart_cli.caption.options import CaptionConfig
+from medart_cli.caption.rules import (
+    word_overlap,
+)
+from medart_cli.data.manifest import Record
+from medart_cli.log import log
+from medart_cli.models.captioner import Answer, Question
+
+MOST_SAME = 0.5  # share of texts that may stay the same without the image, before a warning
+
+
+def audit_model(
+    config: CaptionConfig, records: Sequence[Record], book: Book, asker: Asker
+) -> dict[str, Any]:
+    """Ask about some images again, and with a blank and another image under the same prompt.
+
+    Likeliest words, so that a text that stays the same owes nothing to the image.
+
+    Returns:
+        How many images, and for each kind of other image the share of texts that stayed the same
+        and the mean share of words in common.
+    """
+    order = sorted(range(len(records)), key=lambda row: draw_seed(config.seed, row, 0))
+    images: list[tuple[int, Image.Image]] = []
+    for row, image in decode_ahead(config, records, order, config.audit):
+        if len(images) == config.audit:
+            break
+        if isinstance(image, Image.Image):
+            images.append((row, image))
+    questions = []
+    for place, (row, image) in enumerate(images):
+        prompt = book.rules(records[row]).instruction
+        blank = Image.new("RGB", image.size, (127, 127, 127))
+        other = images[(place + 1) % len(images)][1]
+        for shown in (image, image, blank, other):
+            questions.append(Question(shown, prompt, draw_seed(config.seed, row, 0)))
+    answers: dict[int, Answer] = {}
+    for item in asker.ask(questions, greedy=True):
+        stop.check()
+        if item is not None:
+            answers[item[0]] = item[1]
+    fours = [[answers[start + kind] for kind in range(4)] for start in range(0, len(questions), 4)]
+    whole = [[item.text for item in four] for four in fours if not any(a.error for a in four)]
+    if len(whole) < 2:
+        log.warning("audit: needs two images or more that can be read and captioned")
+        return {}
+    return compare_texts(whole)
+
+
+def compare_texts(fours: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Compare the first text of each four with the three that follow."""
+    facts: dict[str, Any] = {"images": len(fours)}
+    for kind, name in enumerate(("repeat", "blank", "other"), start=1):
+        pairs = [(" ".join(four[0].split()), " ".join(four[kind].split())) for four in fours]
+        facts[f"{name}_same"] = sum(one == two for one, two in pairs) / len(pairs)
+        facts[f"{name}_overlap"] = sum(word_overlap(*pair) for pair in pairs) / len(pairs)
+    if max(facts["blank_same"], facts["other_same"]) > MOST_SAME:
+        log.warning(
+            "audit: with a blank image %.0f %% and with another image %.0f %% of the texts stay "
+            "the same: this model hardly looks at the image",
+            100 * facts["blank_same"],
+            100 * facts["other_same"],
+        )
+    return facts

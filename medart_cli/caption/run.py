@@ -1,0 +1,235 @@
+"""Caption images: image folder or manifest -> metadata.jsonl, caption.toml, review.html.
+
+Rows finish out of order, for images of like size go through the model together. Each finished row
+is one line of a journal beside the manifest, at once; the manifest is whole and in order at any
+time, and takes the journal's rows up now and then and at the end.
+"""
+
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from accelerate import PartialState
+
+from medart_cli.caption.ask import build_asker, build_book, caption_rows
+from medart_cli.caption.audit import audit_model
+from medart_cli.caption.edits import Edits
+from medart_cli.caption.journal import Journal
+from medart_cli.caption.labels import merge_labels, read_labels
+from medart_cli.caption.options import CaptionConfig
+from medart_cli.caption.review import build_review, status_of
+from medart_cli.caption.sidecars import add_sidecar_texts
+from medart_cli.caption.target import beside, find_target, find_unlisted, read_target
+from medart_cli.caption.todo import find_replaced, find_todo, tell_edits, warn_of_old_labels
+from medart_cli.data.account import Account
+from medart_cli.data.files import draft_of
+from medart_cli.data.lock import hold_lock
+from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration
+from medart_cli.data.output import first_change, write_text
+from medart_cli.data.profiles import Profile, columns_of, read_profile
+from medart_cli.errors import ConfigError, ManifestError
+from medart_cli.log import log, progress
+from medart_cli.models.device import hush_libraries, join_processes
+from medart_cli.options import parse_levels, parse_shard
+from medart_cli.ranks import count_ranks, own_part
+
+STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "kept", "none")
+# These shape no text where no model is asked.
+MODEL_ONLY = frozenset(
+    "model revision base load_in precision image_side temperature top_k top_p max_new_tokens "
+    "attempts context".split()
+)
+
+
+def run(config: CaptionConfig) -> dict[str, Any]:
+    """Describe each image that has no text yet, or those that --recaption names."""
+    hush_libraries()
+    device = join_processes(config.device)
+    profile = find_profile(config)
+    target, folder = find_target(config.images, config.out, config.root)
+    number = parse_shard(config.shard)[0] if config.shard else 0
+    with hold_lock(target.with_name(f".{target.name}.lock"), target, part=number):
+        return write_captions(config, profile, (target, folder), device)
+
+
+def write_captions(
+    config: CaptionConfig, profile: Profile, places: tuple[Path, Path], device: torch.device
+) -> dict[str, Any]:
+    """Caption the rows that lack it, and write manifest, settings and review."""
+    target, folder = places
+    started = time.monotonic()
+    state, part = PartialState(), own_part(parse_shard(config.shard))
+    rows, changed, account = read_rows(config, target, folder)
+    records = Edits(rows)
+    changed = changed or records.new > 0
+    check_columns(profile, records)
+    journal = Journal(target, records, part.name, alone=config.shard is None)
+    finished = check_session(config, journal, beside(target, "caption.toml"))
+    todo = find_todo(config, journal, profile, finished=finished)
+    if config.style == "visual":
+        todo = sorted({*todo, *find_replaced(journal, part)})
+    tell_edits(config, records)
+    warn_of_old_labels(profile, journal.records, todo)
+
+    book = build_book(config, profile, records)
+    mine = [row for row in todo if row % part.count == part.index]
+    asked = config.style == "visual" and (mine or config.audit)
+    asker = build_asker(config, device) if asked else None
+    if asker and asker.demonstration:
+        warn_of_demonstration(asker.name, (records[row] for row in mine))
+    state.wait_for_everyone()  # all have read; now one may write
+    if state.is_main_process:
+        write_beginning(config, journal, target, changed)
+
+    log.info("%d of %d images to caption", len(mine), len(records))
+    with journal, progress("caption", len(mine)) as bar:
+        try:
+            for row, result in caption_rows(config, journal.records, mine, book, asker):
+                journal.append(row, result)
+                bar.advance()
+        except BaseException:  # also Ctrl-C: what is finished goes into the manifest at once
+            journal.fold()
+            raise
+    state.wait_for_everyone()
+    summary = {
+        "result": str(target), "images": len(records), "captioned": len(todo),
+        "failures": len(journal.failed), "inputs": [account.facts()],
+    }  # fmt: skip
+    if config.shard is not None:
+        log.info("%s is done; when all parts are, leave out --shard to join them", config.shard)
+        return summary | {"captioned": len(mine)}
+    if not state.is_main_process:
+        return summary
+    if part.count > 1:
+        journal = Journal(target, records, seen=journal.seen)
+    summary["failures"] = len(journal.failed)
+    journal.finish()
+    audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
+    page = beside(target, "review.html")
+    if config.review and (changed or todo or audit or not page.is_file()):
+        about = (profile.attributes, audit, account.facts())
+        write_text(page, build_review(journal.records, *about, config.review))
+    texts = {"statuses": count_texts(journal.records), "audit": audit}
+    return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
+
+
+def write_beginning(config: CaptionConfig, journal: Journal, target: Path, changed: bool) -> None:
+    """Write the manifest, where it is not there or lacks rows, and what its texts belong to."""
+    shared = config.shard is not None
+    if config.recaption:
+        journal.begin()  # before the settings say that its texts are of this run
+    if changed or not target.is_file():
+        journal.write(journal.records if shared else journal.merged, shared=shared)
+    with draft_of(beside(target, "caption.toml"), shared=shared) as draft:
+        draft.write_text(tomli_w.dumps(config.settings()), encoding="utf-8")
+
+
+def count_texts(records: Sequence[Record]) -> dict[str, int]:
+    """Count the texts by how they came about, and say so."""
+    counts = Counter(status_of(record) for record in records)
+    log.info("texts: %s", ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name]))
+    return {name: counts[name] for name in STATUSES}
+
+
+def find_profile(config: CaptionConfig) -> Profile:
+    """Read the profile, with the sentences of --context added."""
+    profile = read_profile(config.profile)
+    try:
+        for sentence in config.context or ():
+            columns_of(sentence)
+    except ValueError as error:
+        raise ConfigError(f"--context: {error}") from error
+    return replace(profile, context=(*profile.context, *(config.context or ())))
+
+
+def read_rows(
+    config: CaptionConfig, target: Path, folder: Path
+) -> tuple[Sequence[Record], bool, Account]:
+    """Read the rows to write, with the labels of --labels.
+
+    Returns:
+        The rows, whether they differ from what the manifest on the disk says, and what was found.
+    """
+    rows, changed, account = read_target(
+        config.images, target, folder, config.root, levels=parse_levels(config.folders)
+    )
+    if target.resolve() == (Path(config.images) / MANIFEST_NAME).resolve():
+        new = find_unlisted(
+            Path(config.images), rows, config.root, levels=parse_levels(config.folders)
+        )
+        if new and not config.add_new:
+            log.warning("%d images stand on no line of %s; --add-new adds them", len(new), target)
+        elif new:
+            rows, changed = [*rows, *new], True
+    if config.labels:
+        rows, labeled = merge_labels(rows, read_labels(config.labels))
+        changed = changed or labeled
+    if config.texts == "sidecar":
+        rows, added = add_sidecar_texts(rows)
+        changed = changed or added > 0
+    if not any(row.label for row in rows):
+        log.warning("no image has a label: no caption will name a class; see --labels")
+    return rows, changed, account
+
+
+def check_columns(profile: Profile, records: Sequence[Record]) -> None:
+    """Refuse a context sentence with a column that no row has: a mistyped name."""
+    if not profile.context:
+        return
+    known = {name for record in records for name in record.fields}
+    for sentence in profile.context:
+        if missing := columns_of(sentence) - known:
+            raise ManifestError(
+                f"context {sentence!r}: no row has a column {missing.pop()}; there are "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+def check_session(config: CaptionConfig, journal: Journal, file: Path) -> bool:
+    """Go on with an unfinished run of the same settings, or take its rows up and begin anew.
+
+    Returns:
+        Whether the same command has finished already.
+
+    Raises:
+        ConfigError: The manifest was begun with other settings, and --recaption is not given; or
+            that is for one process alone to do.
+    """
+    try:
+        old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}; mend or remove it") from error
+    free = config.name_run_only() | (set() if config.style == "visual" else MODEL_ONLY)
+    change = None if old is None else first_change(old, config.settings(), free)
+    if change and not config.recaption:
+        raise ConfigError(
+            f"{file.parent}: its captions belong to other settings: {change}; name another "
+            "manifest with --out, or have texts written anew with --recaption"
+        )
+    again = (
+        old is not None
+        and change is None
+        and all(
+            old.get(name, default) == getattr(config, name)
+            for name, default in (("recaption", None), ("overwrite_edits", False))
+        )
+    )
+    if not journal.merged.has_any():
+        return again and not journal.is_begun()
+    if again:
+        log.info("going on with an unfinished run")
+        return False
+    if config.shard is not None or count_ranks() > 1:
+        raise ConfigError(
+            f"{journal.path.parent}: holds an unfinished run of other settings; one process alone "
+            "can take that up: run the same command without --shard or launcher first"
+        )
+    log.info("taking up the rows of an unfinished run")
+    journal.finish()
+    return False

@@ -1,0 +1,1 @@
+"""Train classifiers with and without synthetic images: `medart classify`."""

@@ -1,0 +1,175 @@
+"""The images of `medart classify` as tensors: features from the cache, pixels for fine-tuning."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from medart_cli import stop
+from medart_cli.ahead import map_ahead
+from medart_cli.classify.options import ClassifyConfig
+from medart_cli.classify.sets import Rows, Sets
+from medart_cli.classify.splits import check_labels, check_same_classes
+from medart_cli.data.images import load_image
+from medart_cli.data.manifest import Record
+from medart_cli.errors import ImageError
+from medart_cli.log import log, progress
+from medart_cli.metrics.features import (
+    AHEAD,
+    Extraction,
+    Extractor,
+    Files,
+    count_missing,
+    fill_cache,
+    pack_hashes,
+    read_features,
+)
+from medart_cli.models.backbone import Backbone
+from medart_cli.models.classifier import run_module
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images of a set.
+
+    Attributes:
+        rows: Where they come from, N of them.
+        labels: Class indices, (N,) int64.
+        features: Of the untrained backbone, (N, D).
+        pixels: Inputs of the network, (N, 3, S, S) float16; empty where the backbone is frozen.
+    """
+
+    rows: Rows
+    labels: Tensor
+    features: npt.NDArray[np.float32]
+    pixels: Tensor
+
+    def pick(self, indices: Sequence[int]) -> "Images":
+        """Return some of the images."""
+        index = torch.as_tensor(list(indices), dtype=torch.int64)
+        pixels = self.pixels[index] if len(self.pixels) else self.pixels
+        return Images(
+            self.rows.pick(indices), self.labels[index], self.features[index.numpy()], pixels
+        )
+
+    def join(self, other: "Images") -> "Images":
+        """Return these images and then the others."""
+        return Images(
+            Rows(
+                self.rows.records + other.rows.records,
+                self.rows.hashes + other.rows.hashes,
+            ),
+            torch.cat([self.labels, other.labels]),
+            np.concatenate([self.features, other.features]),
+            torch.cat([self.pixels, other.pixels]),
+        )
+
+
+def load_sets(
+    config: ClassifyConfig, sets: Sets, backbone: Backbone, cache: Path | None
+) -> tuple[dict[str, Images], int]:
+    """Decode all images; those that cannot be are named, left out and counted.
+
+    With a cache only features are kept, and each image's are computed once for all runs.
+
+    Raises:
+        ConfigError: A class has no readable image left in the training or the test set.
+    """
+    extractor = _build_extractor(backbone)
+    broken = compute_features(config, sets, extractor, cache) if cache else set()
+    images = {}
+    for name, rows in sets.rows.items():
+        if cache:
+            good = [i for i, sha256 in enumerate(rows.hashes) if sha256 not in broken]
+            part, pixels = rows.pick(good), torch.zeros(0, 3, 1, 1, dtype=torch.float16)
+        else:
+            part, pixels = _load_pixels(config, name, rows, backbone)
+        found, real = check_labels(part.records, f"the {name} set"), name != "synthetic"
+        check_same_classes(sets.classes, found, f"the {name} set", all_needed=real)
+        if cache:
+            keys = pack_hashes(part.hashes)
+            features = read_features(keys, extractor, cache)
+        else:
+            features = _encode_pixels(pixels, backbone, config.batch_size)
+        indices = [sets.classes.index(label) for label in part.labels]
+        images[name] = Images(part, torch.tensor(indices, dtype=torch.int64), features, pixels)
+    total = sum(len(rows.records) for rows in sets.rows.values())
+    return images, total - sum(len(part.labels) for part in images.values())
+
+
+def _build_extractor(backbone: Backbone) -> Extractor:
+    embed = partial(run_module, backbone.module)
+    return Extractor(backbone.name, backbone.fingerprint, backbone.width, backbone.prepare, embed)
+
+
+def compute_features(
+    config: ClassifyConfig, sets: Sets, extractor: Extractor, cache: Path, *, quiet: bool = False
+) -> set[str]:
+    """Compute the features that the cache lacks; return the hashes of unreadable files.
+
+    Why these cannot be read is said unless `quiet`.
+    """
+    paths = {
+        sha256: record.path
+        for rows in sets.rows.values()
+        for record, sha256 in zip(rows.records, rows.hashes, strict=True)
+    }
+    hashes = sorted(paths)
+    files = Files(pack_hashes(hashes), lambda row: paths[hashes[row]])
+    extraction = Extraction(cache, load_image, config.batch_size, config.workers)
+    broken: set[str] = set()
+    missing = count_missing(files, [extractor], extraction)
+    with progress(f"{extractor.name} features", missing) as bar:
+        for finished in fill_cache(files, [extractor], extraction):
+            for row, reason in finished.items():
+                if reason is not None:
+                    broken.add(hashes[row])
+                    if not quiet:
+                        log.warning("%s", reason)
+            bar.advance(count=len(finished))
+            stop.check()
+    return broken
+
+
+def read_ahead(
+    config: ClassifyConfig, records: Sequence[Record], prepare: Callable[[Image.Image], Tensor]
+) -> Iterator[Tensor | ImageError]:
+    """Read and prepare images in other threads, some batches ahead, in order."""
+
+    def read(record: Record) -> Tensor | ImageError:
+        try:
+            return prepare(load_image(record.path))
+        except ImageError as error:
+            return error
+
+    return map_ahead(read, records, threads=config.workers, ahead=AHEAD * config.batch_size)
+
+
+def _load_pixels(
+    config: ClassifyConfig, name: str, rows: Rows, backbone: Backbone
+) -> tuple[Rows, Tensor]:
+    kept: list[int] = []
+    pixels: list[Tensor] = []
+    with progress(f"read {name} images", len(rows.records)) as bar:
+        for index, image in enumerate(read_ahead(config, rows.records, backbone.prepare)):
+            if isinstance(image, ImageError):
+                log.warning("%s", image)
+            else:
+                pixels.append(image.half())
+                kept.append(index)
+            bar.advance()
+    return rows.pick(kept), torch.stack(pixels) if pixels else torch.zeros(0, 3, 1, 1).half()
+
+
+def _encode_pixels(pixels: Tensor, backbone: Backbone, batch_size: int) -> npt.NDArray[np.float32]:
+    parts = []
+    for batch in torch.split(pixels, batch_size):
+        stop.check()
+        parts.append(run_module(backbone.module, batch.float()))
+    return torch.cat(parts).numpy()

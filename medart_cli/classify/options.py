@@ -1,0 +1,316 @@
+"""The options of `medart classify`."""
+
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from typer import Argument, Option
+
+from medart_cli.errors import ConfigError
+from medart_cli.options import (
+    MORE_THAN_ONE,
+    ONE_CALL,
+    RUN_ONLY,
+    AllowSynthetic,
+    CommonConfig,
+    Folders,
+    Hint,
+    complete_profile,
+    parse_levels,
+)
+
+_output_option = partial(Option, rich_help_panel="Output")
+_data_option = partial(Option, rich_help_panel="Data")
+_training_option = partial(Option, rich_help_panel="Training")
+_regimes_option = partial(Option, rich_help_panel="Regimes")
+
+REGIMES = ("real", "control", "synthetic", "mix", "pretrain")
+# Options that classify looks at where it only predicts.
+PREDICTION = (
+    "data out overwrite checkpoint root folders batch_size workers "
+    "config device offline max_failures json quiet verbose"
+)
+# Options of a training with optimizer steps.
+FINE_TUNING = (
+    "equal epochs learning_rate weight_decay label_smoothing val_fraction patience augment profile "
+    "precision"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(CommonConfig):
+    """Train classifiers with and without synthetic images and test all on the same real images.
+
+    With --checkpoint it only predicts. The same command again goes on where it stopped. Options
+    that change nothing in a call are refused.
+    """
+
+    less_memory: ClassVar[tuple[Hint, ...]] = (
+        ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
+        ("precision", ("fp32",), "--precision bf16"),
+        ("image_size", None, "a smaller --image-size"),
+        ("freeze", (False,), "--freeze"),
+    )
+
+    data: Annotated[
+        str,
+        Argument(help="Real training images, labeled (with --checkpoint: images to predict)."),
+        RUN_ONLY,
+    ]
+    out: Annotated[
+        Path, _output_option(help="Folder for the classifier and its results."), RUN_ONLY
+    ]
+    overwrite: Annotated[
+        bool,
+        _output_option("--overwrite", help="Start anew where the folder is not empty."),
+        ONE_CALL,
+    ] = False
+    checkpoint: Annotated[
+        Path | None,
+        _output_option(help="Only predict, with the classifier of this folder."),
+        RUN_ONLY,
+    ] = None
+
+    test: Annotated[
+        str | None,
+        _data_option(
+            help="Real test images, labeled. Without it: the rows marked split test, else a "
+            "stratified part of the training images."
+        ),
+        RUN_ONLY,
+    ] = None
+    synthetic: Annotated[
+        str | None, _data_option(help="Synthetic images, labeled: what sample wrote."), RUN_ONLY
+    ] = None
+    run: Annotated[
+        list[str] | None,
+        _data_option(
+            help="Run folder of the synthetic images, for its list of training images (repeatable)."
+        ),
+        RUN_ONLY,
+    ] = None
+    root: Annotated[
+        Path | None, _data_option(help="Folder that file names of DATA are relative to."), RUN_ONLY
+    ] = None
+    synthetic_root: Annotated[
+        Path | None,
+        _data_option(help="Folder that file names of --synthetic are relative to."),
+        RUN_ONLY,
+    ] = None
+    test_root: Annotated[
+        Path | None,
+        _data_option(help="Folder that file names of --test are relative to."),
+        RUN_ONLY,
+    ] = None
+    workers: Annotated[
+        int, _data_option(help="Threads that read images ahead; 0 for none.", min=0), RUN_ONLY
+    ] = 2
+    cache: Annotated[
+        Path | None,
+        _data_option(help="Folder for features of images; medart's cache by default."),
+        RUN_ONLY,
+    ] = None
+    folders: Folders = None
+    allow_synthetic: AllowSynthetic = False
+    test_fraction: Annotated[
+        float, _data_option(help="Share to test on where no test set is given.")
+    ] = 0.2
+    duplicates: Annotated[
+        Literal["drop", "refuse"],
+        _data_option(
+            help="What to do with training images that are also in the test set, byte for byte or "
+            "re-encoded, scaled, mirrored or turned."
+        ),
+    ] = "drop"
+    allow_leak: Annotated[
+        bool,
+        _data_option(
+            "--allow-leak",
+            help="Go on where the generator was trained on test images, or on images outside "
+            "--label-budget; the results say so.",
+        ),
+    ] = False
+
+    regimes: Annotated[
+        str | None,
+        _regimes_option(
+            help="Of real, control, synthetic, mix and pretrain, joined by commas; by default all "
+            "that the other options allow."
+        ),
+        RUN_ONLY,
+    ] = None
+    equal: Annotated[
+        Literal["steps", "epochs"],
+        _regimes_option(
+            help="What is equal in all regimes. steps: all take the optimizer steps of mix, and "
+            "control is real with that many; epochs: each passes --epochs times over its images."
+        ),
+    ] = "steps"
+    ratio: Annotated[
+        float | None,
+        _regimes_option(help="Synthetic images for each real one in mix; all by default.", min=0),
+    ] = None
+    label_budget: Annotated[
+        int | None,
+        _regimes_option(help="Real images a class to learn from; all by default.", min=1),
+    ] = None
+    seeds: Annotated[
+        int | None,
+        _regimes_option(
+            help="Trainings of each regime; 5 by default, 1 with --freeze where nothing is drawn.",
+            min=1,
+        ),
+        RUN_ONLY,
+    ] = None
+    bootstrap: Annotated[
+        int,
+        _regimes_option(help="Draws of test images for the intervals of differences.", min=100),
+        RUN_ONLY,
+    ] = 2000
+
+    backbone: Annotated[
+        str,
+        _training_option(help="efficientnet-lite0 (embedded), timm:NAME, a hub id, or a folder."),
+    ] = "efficientnet-lite0"
+    freeze: Annotated[
+        bool,
+        _training_option(
+            "--freeze", help="Train the last layer only, on fixed features: seconds on a CPU."
+        ),
+    ] = False
+    image_size: Annotated[
+        int | None,
+        _training_option(
+            help="Side of the network's input, pixels; its own by default. 128 is quick on a CPU.",
+            min=32,
+        ),
+    ] = None
+    profile: Annotated[
+        str,
+        _training_option(
+            autocompletion=complete_profile,
+            help="Modality, which says whether images may be mirrored: a packaged name or a TOML "
+            "file.",
+        ),
+    ] = "generic"
+    augment: Annotated[
+        bool, _training_option("--augment/--no-augment", help="Vary the images while training.")
+    ] = True
+    balance: Annotated[
+        Literal["weights", "sampling", "none"],
+        _training_option(help="How rare classes get their due: weight in the loss, or more draws."),
+    ] = "weights"
+    epochs: Annotated[int, _training_option(help="Passes over the training images.", min=1)] = 15
+    batch_size: Annotated[int, _training_option(help="Images at a time.", min=1)] = 32
+    learning_rate: Annotated[
+        float, _training_option(help="Highest learning rate of AdamW.", min=0)
+    ] = 3e-4
+    weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.", min=0)] = 0.05
+    label_smoothing: Annotated[
+        float,
+        _training_option(
+            help="Share of each label spread over all classes, against overconfidence.", min=0
+        ),
+    ] = 0.1
+    val_fraction: Annotated[
+        float,
+        _training_option(
+            help="Share of the training images held out for early stopping, where that gives 10 "
+            "or more a class; 0 for none.",
+            min=0,
+        ),
+    ] = 0.15
+    patience: Annotated[
+        int,
+        _training_option(
+            help="Epochs without a better validation score before training stops.", min=1
+        ),
+    ] = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_levels(self.folders)
+        if not 0 < self.test_fraction < 1:
+            raise ConfigError(f"--test-fraction must be between 0 and 1, got {self.test_fraction}")
+        if self.label_smoothing >= 1:
+            raise ConfigError(f"--label-smoothing must be below 1, got {self.label_smoothing}")
+        if self.val_fraction > 0.5:
+            raise ConfigError(f"--val-fraction must be 0.5 or less, got {self.val_fraction}")
+        self._refuse_zero("learning_rate")
+        if self.ratio == 0:
+            raise ConfigError("--ratio 0: leaves no synthetic image to mix; use --regimes real")
+        if self.freeze and self.balance == "sampling":
+            raise ConfigError("--balance sampling: nothing is sampled with --freeze; use weights")
+        if [self.data, self.test, self.synthetic].count("-") > 1:
+            raise ConfigError("only one of the sets can be -, standard input")
+        self._check_roots("test", "synthetic")
+        self._check_regimes()
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls."""
+        predicts, frozen, regimes = self.checkpoint is not None, self.freeze, self.chosen_regimes
+        one_seed = "with --freeze, where all seeds give the same without --label-budget or --ratio"
+        unmixed = "mix" not in regimes and (frozen or self.equal == "epochs")
+        others = {field.name for field in fields(self)} - {*PREDICTION.split()}
+        return [
+            (predicts, "with --checkpoint, which only predicts", " ".join(sorted(others))),
+            (frozen, "with --freeze, which fits the last layer in one go", FINE_TUNING),
+            (frozen and self._draws_nothing, one_seed, "seeds"),
+            (self.synthetic is None, "without --synthetic", "run allow_leak ratio equal"),
+            (len(regimes) < 2, "where no regimes are compared", "bootstrap"),
+            (unmixed, "without the regime mix", "ratio"),
+            (self.test is not None, "with --test", "test_fraction"),
+            (not self.val_fraction, "with --val-fraction 0", "patience"),
+            (not self.augment, "with --no-augment", "profile"),
+        ]
+
+    def _check_regimes(self) -> None:
+        chosen = self.chosen_regimes
+        for name in chosen:
+            if name not in REGIMES:
+                raise ConfigError(f"--regimes {name}: there are {', '.join(REGIMES)}")
+            if name != "real" and self.synthetic is None:
+                raise ConfigError(f"--regimes {name}: needs --synthetic")
+        if len(set(chosen)) < len(chosen):
+            raise ConfigError(f"--regimes {self.regimes}: names one twice")
+        if "control" in chosen and (self.freeze or self.equal == "epochs"):
+            raise ConfigError(
+                "--regimes control: means nothing with --freeze, since a last layer fitted to "
+                "repeated images is the same one; leave one of the two out"
+                if self.freeze
+                else "--regimes control: is real with equal steps; leave out --equal epochs"
+            )
+        if self.freeze and "pretrain" in chosen:
+            raise ConfigError(
+                "--regimes pretrain: means nothing with --freeze, since a last layer alone ends at "
+                "the same weights whatever it starts from; leave one of the two out"
+            )
+
+    @property
+    def chosen_regimes(self) -> list[str]:
+        """The regimes to train: those named, or all that make sense.
+
+        Where regimes with synthetic images are compared with `real`, `control` is one of them.
+        """
+        controlled = self.equal == "steps" and not self.freeze
+        if self.regimes is not None:
+            named = [name.strip() for name in self.regimes.split(",")]
+            if controlled and "control" not in named and "real" in named and len(named) > 1:
+                named.insert(named.index("real") + 1, "control")
+            return named
+        if self.synthetic is None:
+            return ["real"]
+        left_out = {"pretrain", "control"} if self.freeze else set()
+        left_out |= set() if controlled else {"control"}
+        return [name for name in REGIMES if name not in left_out]
+
+    @property
+    def chosen_seeds(self) -> list[int]:
+        """The seeds of the trainings; one alone where nothing in a training depends on it."""
+        count = self.seeds or (1 if self.freeze and self._draws_nothing else 5)
+        return list(range(self.seed, self.seed + count))
+
+    @property
+    def _draws_nothing(self) -> bool:
+        return self.label_budget is None and self.ratio is None

@@ -1,0 +1,340 @@
+"""The sets of `medart classify`: read, and kept apart."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medart_cli import stop
+from medart_cli.classify.options import ClassifyConfig
+from medart_cli.classify.splits import (
+    check_labels,
+    check_same_classes,
+    draw_per_class,
+    drop_duplicates,
+    find_leaks,
+    group_key,
+    refuse_shared_groups,
+    split_groups,
+)
+from medart_cli.data.account import Account
+from medart_cli.data.cache import try_cache
+from medart_cli.data.checks import refuse_synthetic, warn_of_two_labels
+from medart_cli.data.dataset import open_data
+from medart_cli.data.hashes import hash_files
+from medart_cli.data.manifest import Record, clean_group
+from medart_cli.errors import ConfigError, ManifestError
+from medart_cli.log import log
+from medart_cli.options import parse_levels
+
+HASH_LIST = "training_hashes.txt"  # written by finetune, copied by sample
+SAMPLE_NAME = "sample.json"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images of one set: their records, and the SHA-256 of their files."""
+
+    records: list[Record]
+    hashes: list[str]
+
+    @property
+    def labels(self) -> list[str]:
+        """The class names."""
+        return [str(record.label) for record in self.records]
+
+    @property
+    def groups(self) -> list[str]:
+        """What each row must stay together with."""
+        pairs = zip(self.records, self.hashes, strict=True)
+        return [group_key(record, sha256) for record, sha256 in pairs]
+
+    def count_patients(self) -> int | None:
+        """Count the patients; None where no row names one."""
+        named = {record.group for record in self.records} - {None}
+        return len(named) or None
+
+    def pick(self, indices: Sequence[int]) -> "Rows":
+        """Return some of the rows."""
+        return Rows([self.records[i] for i in indices], [self.hashes[i] for i in indices])
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is trained and tested on.
+
+    Attributes:
+        rows: `train`, `test` and, where there are any, `synthetic` rows.
+        classes: Class names, sorted.
+        checks: What was looked for between training and test, and found.
+        failures: Files that could not be read.
+        accounts: What was found in each data set.
+    """
+
+    rows: dict[str, Rows]
+    classes: list[str]
+    checks: dict[str, Any]
+    failures: int
+    accounts: list[Account]
+
+
+def read_sets(config: ClassifyConfig) -> Sets:
+    """Read the sets, keep training and test apart, and drop or refuse what stands in both.
+
+    Raises:
+        ConfigError: A set lacks classes, or cannot be split.
+        ManifestError: A row has no label or is synthetic, a group stands on both sides, a
+            duplicate is refused, or the generator was trained on test images.
+    """
+    accounts: list[Account] = []
+    everything = _read(config, config.data, config.root, accounts)
+    refuse_synthetic(everything, "the training images", allowed=config.allow_synthetic)
+    check_labels(everything, "the training images")
+    real, failures = _hash_rows(everything)
+    train, test, more = _read_test(config, real, accounts)
+    failures += more
+    classes = check_labels(train.records, "the training images")
+    check_same_classes(
+        classes, check_labels(test.records, "the test set"), "the test set", all_needed=True
+    )
+    rows = {"train": train, "test": test}
+    if config.synthetic is not None:
+        rows["synthetic"], more = _read_synthetic(config, classes, test, accounts)
+        failures += more
+    checks = {"split_by": _say_split(config, everything), **_keep_apart(config, rows)}
+    if "synthetic" in rows:
+        checks["generator_leak"] = check_generator(config, rows)
+    if config.label_budget is not None:
+        _warn_of_small_classes(train, config.label_budget)
+    for name, part in rows.items():
+        log.info("%s: %d images of %d classes", name, len(part.records), len(set(part.labels)))
+    return Sets(rows, classes, checks, failures, accounts)
+
+
+def _read(
+    config: ClassifyConfig, source: str, root: Path | None, accounts: list[Account]
+) -> list[Record]:
+    found = open_data(source, root=root, levels=parse_levels(config.folders))
+    accounts.append(found.account)
+    return list(found)
+
+
+def _say_split(config: ClassifyConfig, records: Sequence[Record]) -> str:
+    """Say what kept training and test images apart: `given`, `groups`, or, for want, `images`."""
+    if config.test is not None or any(record.split == "test" for record in records):
+        return "given"
+    if any(record.group is not None for record in records):
+        return "groups"
+    log.warning(
+        "patients unknown: training and test images are split one by one, so images of one patient "
+        "may stand on both sides; name patients in group_id, or with --folders"
+    )
+    return "images"
+
+
+def _warn_of_small_classes(train: Rows, budget: int) -> None:
+    for label, count in count_labels(train).items():
+        if count < budget:
+            log.warning(
+                "class %r has %d training images, --label-budget asks for %d", label, count, budget
+            )
+
+
+def _hash_rows(records: list[Record]) -> tuple[Rows, int]:
+    found, faults = hash_files([it.path for it in records], cache=try_cache(), poll=stop.check)
+    for path, error in faults.items():
+        log.warning("%s: cannot be read: %s", path, error.strerror)
+    kept = [record for record in records if record.path in found]
+    hashes = [found[record.path] for record in kept]
+    warn_of_two_labels(kept, hashes)
+    return Rows(kept, hashes), len(records) - len(kept)
+
+
+def _read_test(
+    config: ClassifyConfig, real: Rows, accounts: list[Account]
+) -> tuple[Rows, Rows, int]:
+    """Return training rows, test rows, and how many test files could not be read."""
+    marked = [i for i, record in enumerate(real.records) if record.split == "test"]
+    others = [i for i, record in enumerate(real.records) if record.split != "test"]
+    if config.test is not None:
+        if marked:
+            log.info("%d training rows are marked split test and left out", len(marked))
+        records = _read(config, config.test, config.test_root, accounts)
+        if any(record.split == "test" for record in records):
+            records = [record for record in records if record.split == "test"]
+        refuse_synthetic(records, "the test set", allowed=config.allow_synthetic)
+        check_labels(records, "the test set")
+        test, failures = _hash_rows(records)
+        return real.pick(others), test, failures
+    if marked and config.test_fraction != ClassifyConfig.test_fraction:
+        raise ConfigError(
+            "--test-fraction: changes nothing where rows are marked test; leave it out"
+        )
+    if marked:
+        return real.pick(others), real.pick(marked), 0
+    first, second = split_groups(real.labels, real.groups, config.test_fraction, config.seed)
+    return real.pick(first), real.pick(second), 0
+
+
+def _read_synthetic(
+    config: ClassifyConfig, classes: list[str], test: Rows, accounts: list[Account]
+) -> tuple[Rows, int]:
+    """Read the synthetic rows, without those that are drawn from the caption of a test image."""
+    name = "--synthetic"
+    found = _read(config, str(config.synthetic), config.synthetic_root, accounts)
+    leaks = find_of_test(found, test)
+    records = [record for record, leak in zip(found, leaks, strict=True) if not leak]
+    if len(records) < len(found):
+        log.warning(
+            "--synthetic: %d of %d images are drawn from captions of test images or test patients, "
+            "and are left out", len(found) - len(records), len(found),
+        )  # fmt: skip
+    check_same_classes(classes, check_labels(records, name), name, all_needed=False)
+    unmarked = sum(not record.synthetic for record in records)
+    if unmarked:
+        log.warning("--synthetic: %d of %d rows are not marked synthetic", unmarked, len(records))
+    return _hash_rows(records)
+
+
+def find_of_test(records: Sequence[Record], test: Rows) -> list[bool]:
+    """Say for each drawn image whether its caption is that of a test image or test patient."""
+    hashes = set(test.hashes)
+    groups = {record.group for record in test.records} - {None}
+    return [
+        "test" in (record.split, record.source.get("split"))
+        or record.source.get("sha256") in hashes
+        or clean_group(record.source.get("group_id")) in groups
+        for record in records
+    ]
+
+
+def _keep_apart(config: ClassifyConfig, rows: dict[str, Rows]) -> dict[str, Any]:
+    """Refuse shared groups; drop (or refuse) duplicates of test images, and count them."""
+    test = rows["test"]
+    dropped_of = {}
+    for name in [name for name in ("train", "synthetic") if name in rows]:
+        refuse_shared_groups(rows[name].records, test.records, f"the {name} set")
+        keep, dropped = drop_duplicates(rows[name].records, rows[name].hashes, set(test.hashes))
+        dropped_of[name] = len(dropped)
+        if dropped and config.duplicates == "refuse":
+            raise ManifestError(
+                f"{dropped[0].place}: the same file stands in the test set ({len(dropped)} such "
+                f"rows in the {name} set); remove them, or use --duplicates drop"
+            )
+        if dropped:
+            log.warning(
+                "%d files of the %s set stand in the test set as well and are dropped, the first "
+                "is %s",
+                *(len(dropped), name, dropped[0].place),
+            )
+        rows[name] = rows[name].pick(keep)
+    return {"shared_groups": 0, "duplicates_dropped": dropped_of}
+
+
+def check_generator(config: ClassifyConfig, rows: Mapping[str, Rows]) -> dict[str, Any]:
+    """Look for what the generator of the synthetic images learned from and classifiers may not.
+
+    That is test images, and with `--label-budget` training images that are not drawn: a generator
+    that knows them brings their labels back. Of images in neither set only the number is noted.
+
+    Raises:
+        ManifestError: There are some, and `--allow-leak` is not given.
+        ConfigError: A folder of `--run` holds no list of training images.
+    """
+    lists = find_hash_lists(config)
+    if not lists:
+        log.warning(
+            "--synthetic: no %s there, so whether its generator was trained on test images cannot "
+            "be checked; name the run with --run",
+            HASH_LIST,
+        )
+    seen = {word for path in lists for word in path.read_text(encoding="utf-8").split()}
+    test, train = rows["test"], rows["train"]
+    return {
+        "checked": bool(lists),
+        "test_images": _refuse_test_leaks(config, test, seen),
+        "outside_budget": _refuse_outside_budget(config, rows, seen),
+        "other_images": len(seen - set(test.hashes) - set(train.hashes)),
+    }
+
+
+def _refuse_test_leaks(config: ClassifyConfig, test: Rows, seen: set[str]) -> int:
+    leaks = find_leaks(test.records, test.hashes, seen)
+    if leaks and not config.allow_leak:
+        raise ManifestError(
+            f"{leaks[0].place}: the generator of --synthetic was trained on this test image (on "
+            f"{len(leaks)} of {len(test.records)} in all); mark test rows with split test before "
+            "finetune, or go on with --allow-leak, and the results will say so"
+        )
+    if leaks:
+        log.warning("the generator was trained on %d of the test images (--allow-leak)", len(leaks))
+    return len(leaks)
+
+
+def _refuse_outside_budget(
+    config: ClassifyConfig, rows: Mapping[str, Rows], seen: set[str]
+) -> int | None:
+    """Count the training images that the generator knows and the budget leaves out; most of a seed.
+
+    It knows an image that it was trained on, or whose caption it drew.
+    """
+    if config.label_budget is None:
+        return None
+    train = rows["train"]
+    seen = seen | {str(record.source.get("sha256")) for record in rows["synthetic"].records}
+    most: list[Record] = []
+    for seed in config.chosen_seeds:
+        drawn = train.pick(draw_per_class(train.labels, config.label_budget, seed))
+        known = seen - set(drawn.hashes)
+        most = max(most, find_leaks(train.records, train.hashes, known), key=len)
+    if most and not config.allow_leak:
+        raise ManifestError(
+            f"{most[0].place}: the generator of --synthetic knows this training image, which "
+            f"--label-budget {config.label_budget} leaves out ({len(most)} such images); train a "
+            "generator on the images of the budget alone, or go on with --allow-leak, and the "
+            "results will say so"
+        )
+    if most:
+        log.warning(
+            "the generator knows %d images outside --label-budget (--allow-leak)", len(most)
+        )
+    return len(most)
+
+
+def find_hash_lists(config: ClassifyConfig) -> list[Path]:
+    """Find the lists of training images: beside the synthetic ones, in their run, in `--run`."""
+    lists = []
+    for run in config.run or []:
+        path = Path(run) / HASH_LIST
+        if not path.is_file():
+            raise ConfigError(f"--run {run}: holds no {HASH_LIST}; is it a run folder of finetune?")
+        lists.append(path)
+    if config.synthetic in (None, "-"):
+        return lists
+    source = Path(str(config.synthetic))
+    folder = source if source.is_dir() else source.parent
+    if (folder / HASH_LIST).is_file():
+        return [*lists, folder / HASH_LIST]
+    if (folder / SAMPLE_NAME).is_file():
+        facts = json.loads((folder / SAMPLE_NAME).read_text(encoding="utf-8"))
+        path = Path(str(facts.get("run_folder", ""))) / HASH_LIST
+        if path.is_file():
+            lists.append(path)
+    return lists
+
+
+def describe_rows(sets: Sets) -> list[dict[str, Any]]:
+    """List which image belongs to which set, for `split.jsonl`."""
+    return [
+        {"set": name, "file_name": record.file_name, "label": record.label, "sha256": sha256}
+        | {key: record.fields[key] for key in ("group_id",) if key in record.fields}
+        for name, rows in sets.rows.items()
+        for record, sha256 in zip(rows.records, rows.hashes, strict=True)
+    ]
+
+
+def count_labels(rows: Rows) -> dict[str, int]:
+    """Count the rows of each class."""
+    return dict(sorted(Counter(rows.labels).items()))

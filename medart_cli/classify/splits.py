@@ -1,0 +1,179 @@
+"""Who may learn from what: labels, groups, duplicates and leaks between training and test.
+
+Pure functions on the manifest's records. A test set that shares a patient, a file or a generator's
+training image with the training side measures memory, so each of these is looked for by name.
+"""
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from medart_cli.data.manifest import Record
+from medart_cli.errors import ConfigError, ManifestError
+
+
+def check_labels(records: Sequence[Record], name: str) -> list[str]:
+    """Return the classes of labeled records, sorted.
+
+    Args:
+        records: Rows of one set.
+        name: What the set is called in messages.
+
+    Raises:
+        ManifestError: A row has no label.
+        ConfigError: There are fewer than two classes.
+    """
+    for record in records:
+        if not record.label:
+            raise ManifestError(
+                f"{record.place}: no label; give every row of {name} one, or lay the images in "
+                "one folder a class"
+            )
+    classes = sorted({str(record.label) for record in records})
+    if len(classes) < 2:
+        raise ConfigError(
+            f"{name}: only one class, {classes[0]!r}; a classifier needs two or more"
+            if classes
+            else f"{name}: no rows; a classifier needs images of two or more classes"
+        )
+    return classes
+
+
+def check_same_classes(
+    classes: Sequence[str], others: Sequence[str], name: str, *, all_needed: bool
+) -> None:
+    """Refuse a set with a class that training lacks, or (`all_needed`) without one it has.
+
+    Raises:
+        ConfigError: Names the class.
+    """
+    strange = sorted(set(others) - set(classes))
+    if strange:
+        raise ConfigError(
+            f"{name}: class {strange[0]!r} is not among the classes of the training images "
+            f"({', '.join(classes)}); the class names must be the same"
+        )
+    absent = sorted(set(classes) - set(others))
+    if absent and all_needed:
+        raise ConfigError(
+            f"{name}: no image of class {absent[0]!r}, which the training images have; add some, "
+            "or leave the class out of training"
+        )
+
+
+def refuse_shared_groups(train: Sequence[Record], test: Sequence[Record], name: str) -> None:
+    """Refuse a group (patient, lesion, study) that stands on both sides.
+
+    Raises:
+        ManifestError: Names the first such group and a row of each side.
+    """
+    where = {record.group: record for record in train if record.group is not None}
+    for record in test:
+        other = where.get(record.group or "")
+        if other is not None:
+            same = other.group_name == record.group_name
+            spelled = "" if same else f", spelled {other.group_name!r},"
+            raise ManifestError(
+                f"{record.place}: group {record.group_name!r} stands in the test set and{spelled} "
+                f"in {name} ({other.place}); keep each patient on one side"
+            )
+
+
+def group_key(record: Record, sha256: str) -> str:
+    """Name what must stay together: the row's group, or for want of one its bytes."""
+    group = record.group
+    return f"sha256:{sha256}" if group is None else f"group:{group}"
+
+
+def drop_duplicates(
+    records: Sequence[Record], hashes: Sequence[str], taken: Collection[str]
+) -> tuple[list[int], list[Record]]:
+    """Find the records whose bytes also stand on the other side.
+
+    Args:
+        records: Rows of one side.
+        hashes: SHA-256 of each row's file.
+        taken: Hashes of the other side.
+
+    Returns:
+        Indices of the rows to keep, and the rows that are duplicates.
+    """
+    keep = [index for index, sha256 in enumerate(hashes) if sha256 not in taken]
+    dropped = [record for record, sha256 in zip(records, hashes, strict=True) if sha256 in taken]
+    return keep, dropped
+
+
+def find_leaks(
+    test: Sequence[Record], hashes: Sequence[str], seen: Collection[str]
+) -> list[Record]:
+    """Find the test images that the generator of synthetic images was trained on."""
+    return [record for record, sha256 in zip(test, hashes, strict=True) if sha256 in seen]
+
+
+def split_groups(
+    labels: Sequence[str], groups: Sequence[str], fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Split rows into two parts that share no group and both hold every class.
+
+    The parts come from scikit-learn's `StratifiedGroupKFold`; where groups are few, the first fold
+    that holds every class is taken, from fewer folds if need be.
+
+    Args:
+        labels: Class of each row.
+        groups: Group of each row.
+        fraction: Share of rows wanted in the second part.
+        seed: Same seed, same split.
+
+    Returns:
+        Indices of the two parts, each in order.
+
+    Raises:
+        ConfigError: No such split exists; names the class with the fewest groups.
+    """
+    wanted = len(set(labels))
+    for folds in range(max(2, round(1 / fraction)), 1, -1):
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        for first, second in _folds(splitter, labels, groups):
+            if len({labels[i] for i in first}) == wanted == len({labels[i] for i in second}):
+                return first, second
+    members: dict[str, set[str]] = defaultdict(set)
+    for label, group in zip(labels, groups, strict=True):
+        members[label].add(group)
+    rarest = min(sorted(members), key=lambda label: len(members[label]))
+    raise ConfigError(
+        f"class {rarest!r} has {len(members[rarest])} group(s) of images: too few to be on both "
+        "sides of a split; add images, or leave the class out"
+    )
+
+
+def _folds(
+    splitter: StratifiedGroupKFold, labels: Sequence[str], groups: Sequence[str]
+) -> list[tuple[list[int], list[int]]]:
+    if splitter.n_splits > min(len(set(groups)), max(Counter(labels).values())):
+        return []
+    with warnings.catch_warnings():  # classes rarer than the number of folds: looked at above
+        warnings.simplefilter("ignore", UserWarning)
+        found = list(splitter.split(np.zeros(len(labels)), list(labels), list(groups)))
+    return [(first.tolist(), second.tolist()) for first, second in found]
+
+
+def draw_per_class(labels: Sequence[str], count: int | Mapping[str, int], seed: int) -> list[int]:
+    """Draw `count` rows of each class (all of a smaller one), in order of rows.
+
+    `count` is a number, or one for each class; a class that it does not name gives no rows.
+
+    A larger count of the same seed holds the smaller one's rows.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    taken: Counter[str] = Counter()
+    chosen = []
+    for index in order.tolist():
+        label = labels[index]
+        if taken[label] < (count if isinstance(count, int) else count.get(label, 0)):
+            taken[label] += 1
+            chosen.append(index)
+    return sorted(chosen)

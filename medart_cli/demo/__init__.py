@@ -1,0 +1,1 @@
+"""All commands on drawn images, on one page: `medart demo`."""

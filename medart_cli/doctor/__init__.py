@@ -1,0 +1,1 @@
+"""Look at this machine and its models: `medart doctor`."""

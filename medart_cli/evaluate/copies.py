@@ -1,0 +1,205 @@
+"""The near-copies of `medart evaluate`: features from the cache -> pairs of images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medart_cli import stop
+from medart_cli.evaluate.networks import Networks
+from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.evaluate.sets import ImageSet
+from medart_cli.log import log
+from medart_cli.metrics import copies
+from medart_cli.metrics.features import read_features
+from medart_cli.models.device import find_device
+
+SPACES = ("features", "features of the middle", "pixels")  # where copies are looked for
+# What the search sees through, as measured in docs/benchmarks.md; for the report's page.
+SEEN_THROUGH = (
+    "Looked for: copies that were saved anew, scaled, blurred, mirrored, turned by any angle, "
+    "brightened, grayed, inverted, cropped to 60 % of the side, shrunk to 70 % of it, shifted by "
+    "15 % or covered in a part. Not looked for, and mostly not found: smaller crops and larger "
+    "shifts; copies that fill half of the side or less; the average of two images; several such "
+    "changes at once; the same lesion or patient in another photograph; a detail alone. An empty "
+    "list is no proof that nothing was copied."
+)
+LISTED = (
+    *("set", "file_name", "label", "nearest", "nearest_label"),
+    *("identical", "score", "space", "ratios"),
+)  # keys of copies.jsonl
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Each image of a synthetic set with its nearest real image.
+
+    Attributes:
+        own: The synthetic set, N images.
+        real: The real set.
+        nearest: The nearest in each of SPACES.
+        verdict: Which are near-copies by these.
+        found: Row of the real image to show beside each, (N,).
+        identical: Whether that has the same bytes, which makes a copy in any case, (N,).
+    """
+
+    own: ImageSet
+    real: ImageSet
+    nearest: list[copies.Nearest]
+    verdict: copies.Verdict
+    found: copies.Indices
+    identical: npt.NDArray[np.bool_]
+
+    @cached_property
+    def copied(self) -> npt.NDArray[np.bool_]:
+        """Whether each is a copy, (N,)."""
+        return np.asarray(self.verdict.flagged | self.identical)
+
+    def worst(self, most: int) -> list[int]:
+        """Return at most so many rows, those of the same bytes first, then by their score."""
+        order = np.lexsort((-self.verdict.score, ~self.identical))
+        return [int(row) for row in order[:most]]
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Put together what is known of one synthetic image."""
+        record, real = self.own.record(row), self.real.record(int(self.found[row]))
+        return {
+            "set": self.own.name,
+            "file_name": record.file_name,
+            "label": record.label,
+            "nearest": real.file_name,
+            "nearest_label": real.label,
+            "copy": bool(self.copied[row]),
+            "identical": bool(self.identical[row]),
+            "score": float(self.verdict.score[row]),
+            "space": SPACES[self.verdict.space[row]],
+            "ratios": {
+                name: float(part.ratio[row])
+                for name, part in zip(SPACES, self.nearest, strict=True)
+            },
+        }
+
+
+def find_copies(
+    config: EvaluateConfig, sets: list[ImageSet], networks: Networks, cache: Path
+) -> list[Pairs]:
+    """Find near-copies in each synthetic set; nothing where they cannot be looked for."""
+    real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
+    if not config.copies:
+        return []
+    if len(real) < copies.LEAST_TRAINING:
+        log.warning("%s: too few images to look for copies", real.name)
+        return []
+    find_nearest = partial(_find_nearest, real, networks, cache, find_device(config.device))
+    trained = config.holdout is None
+    holdout = real if trained else sets[-1]
+    heldout = find_nearest(holdout, real.groups if trained else real.find_groups(holdout))
+    twins = int(copies.find_twins(heldout[-1]).sum())
+    if twins:
+        log.warning(
+            "%s: %d images look like duplicates or retakes of a real image; if they are of one "
+            "patient, give both a group_id",
+            *(holdout.name, twins),
+        )
+    if twins == len(holdout):
+        log.warning("%s: no image is left to set the threshold of copies", holdout.name)
+        return []
+    found = []
+    for item in synthetic:
+        stop.check()
+        nearest = find_nearest(item, np.full(len(item), -1))  # compared with all real images
+        verdict = copies.judge_copies(
+            nearest, heldout, holdout.groups, rate=config.copy_rate, trained=trained
+        )
+        found.append(_pair_up(item, real, nearest, verdict))
+    return found
+
+
+def _find_nearest(
+    real: ImageSet,
+    networks: Networks,
+    cache: Path,
+    device: torch.device,
+    item: ImageSet,
+    groups: copies.Indices,
+) -> list[copies.Nearest]:
+    """Find the nearest real image of each image of a set, in the order of SPACES.
+
+    The features of one space after the other are in memory.
+    """
+    whole, mirrored, middle, middle_mirrored, layout = networks.copies
+    found = []
+    for views in ((whole, mirrored), (middle, middle_mirrored)):
+        training = read_features(real.keys, views[0], cache)
+        queries = [read_features(item.keys, view, cache) for view in views]
+        found.append(copies.find_nearest_features(queries, training, groups, real.groups))
+    del training, queries  # room for the layouts
+    own, theirs = (read_features(keys, layout, cache) for keys in (item.keys, real.keys))
+    return [*found, copies.find_nearest_layouts(own, theirs, groups, real.groups, device)]
+
+
+def _pair_up(
+    item: ImageSet, real: ImageSet, nearest: list[copies.Nearest], verdict: copies.Verdict
+) -> Pairs:
+    """Choose the real image that stands beside each synthetic one."""
+    index = np.stack([part.index for part in nearest])  # (spaces, N)
+    found = index[verdict.space, np.arange(len(item))]
+    order = np.argsort(real.keys, kind="stable")
+    place = np.searchsorted(real.keys, item.keys, side="right", sorter=order) - 1
+    same = order[np.maximum(place, 0)]  # the last image of these bytes, if there is one
+    identical = real.keys[same] == item.keys
+    return Pairs(item, real, nearest, verdict, np.where(identical, same, found), identical)
+
+
+def sum_up(config: EvaluateConfig, pairs: Pairs) -> dict[str, Any]:
+    """Count the copies of one set, for metrics.json."""
+    count, n = int(pairs.copied.sum()), len(pairs.own)
+    low, high = copies.wilson_interval(count, n)
+    chance = copies.find_chance(count, n, pairs.verdict)
+    return {
+        "set": pairs.own.name,
+        "n": n,
+        "copies": count,
+        "identical_files": int(pairs.identical.sum()),
+        "share": count / n,
+        "interval": [low, high],
+        "chance": chance,
+        "excess": chance <= copies.EXCESS,
+        "false_alarms": pairs.verdict.false_alarms,
+        "heldout": pairs.verdict.images,
+        "heldout_units": pairs.verdict.heldout,
+        "calibration": "held-out set" if config.holdout else "each real image left out",
+        "real_twins": pairs.verdict.twins,
+        "thresholds": dict(zip(SPACES, pairs.verdict.thresholds, strict=True)),
+    }
+
+
+def tell_rate(item: dict[str, Any]) -> str:
+    """Say how many unseen real images would be flagged, or how to go on where that is unknown."""
+    behind = f"{item['heldout']} images"
+    if item["heldout_units"] < item["heldout"]:
+        behind += f" of {item['heldout_units']} patients"
+    if item["false_alarms"] is None:
+        return (
+            f"how many unseen real images would be flagged cannot be said from {behind} "
+            f"({copies.LEAST_HELDOUT} are needed): look at the pairs, which are those that are "
+            "closer than any two real images"
+        )
+    twins = f", and {item['real_twins']} that look like another" if item["real_twins"] else ""
+    return (
+        f"of unseen real images at most {100 * item['false_alarms']:.1f}% would be flagged "
+        f"({behind}{twins}; {item['calibration']})"
+    )
+
+
+def list_copies(found: list[Pairs]) -> Iterator[dict[str, Any]]:
+    """List the copies of all sets, for copies.jsonl."""
+    for pairs in found:
+        for row in np.flatnonzero(pairs.copied):
+            facts = pairs.describe(int(row))
+            yield {key: facts[key] for key in LISTED}

@@ -1,0 +1,196 @@
+"""The networks of `medart evaluate`, and the features of all images in the cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from medart_cli import stop
+from medart_cli.data.images import load_image
+from medart_cli.data.manifest import Record, hash_file
+from medart_cli.errors import RunError
+from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.evaluate.sets import UNREAD, ImageSet
+from medart_cli.log import log, progress
+from medart_cli.metrics import color, copies
+from medart_cli.metrics.features import (
+    INCEPTION_NAME,
+    Digests,
+    Extraction,
+    Extractor,
+    Files,
+    build_plain,
+    count_missing,
+    derive_extractor,
+    fill_cache,
+    find_inception,
+    load_inception,
+)
+from medart_cli.models.backbone import EMBEDDED, load_backbone
+from medart_cli.models.device import DTYPES, find_precision, join_processes
+from medart_cli.options import parse_shard
+from medart_cli.ranks import own_part
+
+HASHED = 64  # files between two updates of the progress bar
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is computed of each image.
+
+    Attributes:
+        main: The networks of --features, the first one being that of ranking and copies.
+        colors: Color histograms.
+        copies: The first network on the whole image, mirrored, on its middle, mirrored, and the
+            layout; empty where copies are not looked for.
+    """
+
+    main: list[Extractor]
+    colors: Extractor
+    copies: list[Extractor]
+
+    @property
+    def all(self) -> list[Extractor]:
+        """Every extractor once."""
+        return [*self.main, self.colors, *self.copies[1:]]
+
+
+def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
+    """Load the networks of --features, and derive what colors and copies need."""
+    device = join_processes(config.device)
+    names = config.features
+    if names is None:
+        there = config.inception is not None or (cache / INCEPTION_NAME).is_file()
+        names = ["inception" if there else EMBEDDED]
+        if not there:
+            log.info("no Inception weights here: distances are in %s features, not FID", EMBEDDED)
+    main = [_build_network(name, config, device, cache) for name in names]
+    colors = build_plain("colors", color.FINGERPRINT, color.WIDTH, color.describe_colors)
+    if not config.copies:
+        return Networks(main, colors, [])
+    layout = build_plain(
+        "layout", copies.LAYOUT_FINGERPRINT, copies.LAYOUT_WIDTH, copies.describe_layout
+    )
+    whole = main[0]
+    middle = derive_extractor(whole, "middle", copies.focus_image)
+    spaces = [
+        whole,
+        derive_extractor(whole, "mirrored", copies.mirror_image),
+        middle,
+        derive_extractor(middle, "mirrored", copies.mirror_image),
+        layout,
+    ]
+    return Networks(main, colors, spaces)
+
+
+def _build_network(
+    name: str, config: EvaluateConfig, device: torch.device, cache: Path
+) -> Extractor:
+    if name == "inception":
+        return load_inception(find_inception(config.inception, cache), device)
+    precision = "fp32" if config.precision == "auto" else config.precision  # figures to compare
+    dtype = DTYPES[find_precision(precision, device)]
+    backbone = load_backbone(name, device=device, dtype=dtype, offline=config.offline)
+    module = backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    embed = partial(_run_network, module, dtype)
+    return Extractor(name, backbone.fingerprint, backbone.width, backbone.prepare, embed, device)
+
+
+def _run_network(module: nn.Module, dtype: torch.dtype, images: Tensor) -> Tensor:
+    features: Tensor = module(images.to(dtype))
+    return features
+
+
+def extract(
+    config: EvaluateConfig, sets: Sequence[ImageSet], networks: Networks, cache: Path
+) -> tuple[list[ImageSet], dict[str, str]]:
+    """Hash all images, bring their features into the cache, and leave out what cannot be read.
+
+    Several processes share the work through the cache, and so do shards.
+
+    Returns:
+        The sets with their keys, without unreadable images; and the reasons, by path.
+
+    Raises:
+        RunError: Fewer than two images of a set can be read.
+    """
+    failures: dict[str, str] = {}
+    hashed = []
+    with progress("hash", sum(len(item) for item in sets)) as bar:
+        for item in sets:
+            keys = np.empty(len(item), dtype="S32")
+            for place, record in enumerate(item):
+                keys[place] = _hash(record, failures)
+                stop.check()
+                if place % HASHED == 0:  # a million updates of the bar would take their time
+                    bar.advance(count=min(HASHED, len(item) - place))
+            hashed.append(replace(item, keys=keys))
+    files = _list_files(hashed)
+    state, part = PartialState(), own_part(parse_shard(config.shard))
+    extraction = Extraction(
+        cache, load_image, config.batch_size, config.workers, (part.index, part.count)
+    )
+    reasons = _fill(files, networks, extraction)
+    state.wait_for_everyone()
+    together = state.num_processes > 1 and config.shard is None
+    if together and state.is_main_process:  # what no process could read, once more
+        reasons |= _fill(files, networks, replace(extraction, part=(0, 1)))
+    bad = np.array(list(reasons), dtype="S32")
+    for item in hashed:
+        for row in np.flatnonzero(np.isin(item.keys, bad)):
+            failures[str(item.record(row).path)] = reasons[item.keys[row]]
+    for why in failures.values():
+        log.warning("%s", why)
+    return [_readable(item, bad) for item in hashed], failures
+
+
+def _hash(record: Record, failures: dict[str, str]) -> bytes:
+    try:
+        return bytes.fromhex(hash_file(record.path))
+    except OSError as error:
+        failures[str(record.path)] = f"{record.path}: {error.strerror}"
+        return UNREAD
+
+
+def _list_files(sets: list[ImageSet]) -> Files:
+    """List the files of all sets; of those with the same bytes the last stands for all."""
+    keys = np.concatenate([item.keys for item in sets])
+    unique, place = np.unique(keys[::-1], return_index=True)
+    place = (len(keys) - 1 - place)[unique != UNREAD]
+    ends = np.cumsum([len(item) for item in sets])
+
+    def find(row: int) -> Path:
+        number = int(np.searchsorted(ends, place[row], side="right"))
+        before = ends[number] - len(sets[number])
+        return sets[number].record(place[row] - before).path
+
+    return Files(unique[unique != UNREAD], find)
+
+
+def _fill(files: Files, networks: Networks, extraction: Extraction) -> dict[bytes, str]:
+    """Fill the cache; return why images could not be read, by key."""
+    missing = count_missing(files, networks.all, extraction)
+    reasons: dict[bytes, str] = {}
+    if missing == 0:
+        return reasons
+    log.info("computing features of %d images", missing)
+    with progress("features", missing // extraction.part[1]) as bar:
+        for finished in fill_cache(files, networks.all, extraction):
+            reasons |= {files.keys[row]: why for row, why in finished.items() if why is not None}
+            bar.advance(count=len(finished))
+            stop.check()
+    return reasons
+
+
+def _readable(item: ImageSet, bad: Digests) -> ImageSet:
+    kept = np.flatnonzero((item.keys != UNREAD) & ~np.isin(item.keys, bad))
+    if len(kept) < 2:
+        raise RunError(
+            f"{item.name}: only {len(kept)} of {len(item)} images can be read; a distance needs 2"
+        )
+    return item.pick(kept)

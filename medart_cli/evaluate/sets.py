@@ -1,0 +1,203 @@
+"""What `medart evaluate` needs before it measures: the sets, the networks, the features."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medart_cli.data.account import Account
+from medart_cli.data.checks import refuse_synthetic
+from medart_cli.data.dataset import DataSet, open_data
+from medart_cli.data.manifest import Record
+from medart_cli.errors import ConfigError
+from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.metrics.features import (
+    Digests,
+    Rows,
+)
+from medart_cli.options import parse_levels
+
+UNREAD = b""  # in place of the SHA-256 of a file that cannot be read
+LONGEST_GROUP = 64  # bytes of UTF-8; a UID of DICOM has at most 64
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one set: some 60 bytes of memory each, where a manifest names them.
+
+    Attributes:
+        name: Short and unique.
+        records: All records of the set; those of a manifest stay on the disk.
+        rows: Which of them the N images are, ascending, (N,).
+        labels: Each label and its code.
+        codes: Label code of each image, (N,); -1 for none.
+        demonstration: Whether a demonstration model had a part in the image, (N,).
+        keys: SHA-256 of each image's bytes, (N,); UNREAD before `extract`.
+        account: What was found in the data set.
+    """
+
+    name: str
+    records: Sequence[Record]
+    rows: Rows
+    labels: dict[str, int]
+    codes: npt.NDArray[np.int32]
+    demonstration: npt.NDArray[np.bool_]
+    keys: Digests
+    account: Account
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self.record, range(len(self)))
+
+    def record(self, row: int | np.intp) -> Record:
+        """Return the record of one image."""
+        return self.records[int(self.rows[row])]
+
+    def pick(self, kept: Rows) -> "ImageSet":
+        """Return some of the images."""
+        return replace(
+            self,
+            rows=self.rows[kept],
+            codes=self.codes[kept],
+            demonstration=self.demonstration[kept],
+            keys=self.keys[kept],
+        )
+
+    def rows_of(self, label: str | None) -> Rows:
+        """Return the rows that have a label; all rows for None."""
+        if label is None:
+            return np.arange(len(self))
+        return np.flatnonzero(self.codes == self.labels.get(label, -2))
+
+    def count_labels(self) -> dict[str, int]:
+        """Count the images of each label."""
+        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self.labels))
+        return {name: int(counts[self.labels[name]]) for name in sorted(self.labels)
+                if counts[self.labels[name]]}  # fmt: skip
+
+    def name_groups(self) -> npt.NDArray[np.bytes_]:
+        """Name the patient of each image, (N,); where none is known, images of the same bytes."""
+        names = (
+            _shorten(record.group or key.ljust(32, b"\0").hex())
+            for record, key in zip(self, self.keys, strict=True)
+        )
+        return np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(self))
+
+    @cached_property
+    def patients(self) -> Rows | None:
+        """The code of each image's group, (N,); None where no image names one."""
+        known = any(record.group is not None for record in self)
+        return self.groups if known else None
+
+    def count_patients(self) -> int | None:
+        """Count the patients; None where no image names one."""
+        return None if self.patients is None else len(np.unique(self.patients))
+
+    @property
+    def clusters(self) -> Rows:
+        """The code of what is drawn anew together, (N,): patients, or each image for itself."""
+        return np.arange(len(self)) if self.patients is None else self.patients
+
+    @cached_property
+    def groups(self) -> Rows:
+        """The code of each image's group, (N,): 0 for the first by name, and so on."""
+        names = self.name_groups()
+        order = np.argsort(names, kind="stable")
+        new = np.zeros(len(names), dtype=np.intp)
+        for start in range(1, len(names), 4096):  # np.unique would copy all names twice
+            part = order[start - 1 : start + 4096]
+            new[start : start + 4096] = names[part[1:]] != names[part[:-1]]
+        codes = np.empty(len(names), dtype=np.intp)
+        codes[order] = np.cumsum(new)
+        return codes
+
+    def find_groups(self, other: "ImageSet") -> Rows:
+        """Return the group of this set that each image of another set belongs to, or -1, (M,)."""
+        names = (_shorten(record.group or "") for record in other)
+        theirs = np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(other))
+        own, codes = self.name_groups(), np.sort(self.groups)
+        own.sort()  # as the codes are
+        place = np.searchsorted(own, theirs)
+        known = np.searchsorted(own, theirs, side="right") > place
+        return np.where(known, codes[np.minimum(place, len(codes) - 1)], -1)
+
+
+def _shorten(name: str) -> bytes:
+    """Cut a group's name to a fixed width; names stay different, and in order unless alike."""
+    raw = name.encode()
+    return raw if len(raw) <= LONGEST_GROUP else raw[:32] + hashlib.sha256(raw).digest()
+
+
+def read_sets(config: EvaluateConfig) -> list[ImageSet]:
+    """Read REAL, the synthetic sets and the held-out set, in this order.
+
+    Raises:
+        ConfigError: A set has one image.
+        ManifestError: REAL or the held-out set holds a synthetic image.
+    """
+    sources = [config.real, *config.synthetic, *([config.holdout] if config.holdout else [])]
+    roots = [config.root, *config.synthetic_roots, config.holdout_root]
+    sets = []
+    for index, (name, source) in enumerate(zip(_short_names(sources), sources, strict=True)):
+        real = index == 0 or index > len(config.synthetic)
+        records = open_data(source, root=roots[index], levels=parse_levels(config.folders))
+        if real:
+            refuse_synthetic(records, "the real images", allowed=config.allow_synthetic)
+        item = _read_set(name, records)
+        if len(item) < 2:
+            raise ConfigError(f"{source}: holds {len(item)} image; a distance needs 2 or more")
+        sets.append(item)
+    return sets
+
+
+def _read_set(name: str, records: DataSet) -> ImageSet:
+    labels: dict[str, int] = {}
+    codes = np.full(len(records), -1, dtype=np.int32)
+    demonstration = np.zeros(len(records), dtype=np.bool_)
+    for row, record in enumerate(records):
+        if record.label is not None:
+            codes[row] = labels.setdefault(record.label, len(labels))
+        demonstration[row] = record.demonstration
+    rows, keys = np.arange(len(records)), np.full(len(records), UNREAD, dtype="S32")
+    return ImageSet(name, records, rows, labels, codes, demonstration, keys, records.account)
+
+
+def _short_names(sources: list[str]) -> list[str]:
+    """Name each set by its folder, or by all of its path where folders share a name."""
+    short = []
+    for source in sources:
+        path = Path(source)
+        path = path.parent if path.name == "metadata.jsonl" else path
+        own = path.stem if path.suffix == ".jsonl" else path.name  # a folder may be guidance-4.5
+        short.append("standard input" if source == "-" else own or path.resolve().name)
+    names: list[str] = []
+    for name, source in zip(short, sources, strict=True):
+        unique = name if short.count(name) == 1 else source
+        names.append(unique if unique not in names else f"{unique} ({len(names) + 1})")
+    return names
+
+
+def shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
+    """Labels with two images or more in both sets; one label alone is the overall measure."""
+    first, second = real.count_labels(), item.count_labels()
+    shared = [label for label in first if min(first[label], second.get(label, 0)) > 1]
+    alone = len(shared) == 1 and first[shared[0]] == len(real)
+    return [] if alone and second[shared[0]] == len(item) else shared
+
+
+def code_labels(sets: Sequence[ImageSet]) -> tuple[list[str], list[Rows]]:
+    """Give each label a code that is the same in all sets.
+
+    Returns:
+        The labels by their codes, and the code of each image of each set, -1 for none.
+    """
+    names = list(dict.fromkeys(name for item in sets for name in item.labels))
+    place = {name: code for code, name in enumerate(names)}
+    tables = [np.array([*(place[it] for it in item.labels), -1], dtype=np.intp) for item in sets]
+    return names, [codes[item.codes] for codes, item in zip(tables, sets, strict=True)]

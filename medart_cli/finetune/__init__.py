@@ -1,0 +1,1 @@
+"""Train PixArt with HLDF: `medart finetune`. The loop is in train.py."""

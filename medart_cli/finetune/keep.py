@@ -1,0 +1,138 @@
+"""What a run leaves on the disk: facts, metrics, checkpoints, and at the end its result."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.card import build_card, build_merged_card
+from medart_cli.data.files import named_errors
+from medart_cli.data.output import write_json, write_text
+from medart_cli.finetune.curve import plot_losses
+from medart_cli.finetune.rows import public_settings
+from medart_cli.finetune.state import flatten_optimizer, gather, save_tensors
+from medart_cli.finetune.work import Work, gather_parts
+from medart_cli.models import adapters
+from medart_cli.models.bases import pipeline_class
+from medart_cli.models.device import (
+    peak_memory,
+)
+
+
+def announce(work: Work, first: int) -> None:
+    """Write what is known from the start: the run's facts, and what it is trained on."""
+    out = work.config.out
+    if work.config.log_with:
+        shown = {name: str(value) for name, value in public_settings(work.config).items()}
+        work.accelerator.init_trackers("medart", config=shown)
+    if work.accelerator.is_main_process:
+        checkpoints.trim_log(out / checkpoints.METRICS_NAME, first)
+        write_text(out / checkpoints.TRAINING_HASHES, training_hashes(work))
+        write_status(work, first)
+
+
+def write_status(work: Work, saved: int) -> None:
+    """Write what is known of a run at work; with the step of its last checkpoint, if it has one."""
+    step = {"step": saved} if saved else {}
+    facts = work.facts | step | {"status": "running"}
+    write_json(work.config.out / checkpoints.RUN_NAME, facts)
+
+
+def training_hashes(work: Work) -> str:
+    """List the SHA-256 of each training image's bytes, by which later stages find leaks."""
+    return "".join(f"{row.sha256}\n" for row in work.rows)
+
+
+def save(work: Work, step: int) -> None:
+    """Write a checkpoint, the loss curve, and drop the oldest checkpoints."""
+    parts = gather_parts(work)  # before process 0 goes on alone
+    tensors, facts = flatten_optimizer(work.optimizer)
+    shadow = [gather(tensor) for tensor in work.ema.shadow_params] if work.ema else []
+    if not work.accelerator.is_main_process:
+        return
+    state = {
+        "step": step,
+        "run": work.facts | {"step": step},
+        "schedule": work.schedule.state_dict(),
+        "sums": checkpoints.SUMS_NAME,
+    }
+
+    def write(folder: Path) -> None:
+        for name, model in parts.items():
+            adapters.save_part(model, folder / name)
+        save_tensors(folder / checkpoints.OPTIMIZER_NAME, tensors, facts)
+        if work.ema is not None:
+            averages = {str(i): tensor for i, tensor in enumerate(shadow)}
+            count = {"optimization_step": work.ema.optimization_step}
+            save_tensors(folder / checkpoints.EMA_NAME, averages, count)
+        write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
+        write_json(folder / checkpoints.STATE_NAME, state)
+        checkpoints.write_sums(folder)
+
+    checkpoints.write_folder(checkpoints.checkpoint_folder(work.config.out, step), write)
+    write_status(work, step)
+    checkpoints.prune_checkpoints(work.config.out, work.config.keep, step)
+    plot(work)
+
+
+def plot(work: Work) -> None:
+    """Draw the loss curve up to the last step."""
+    if work.accelerator.is_main_process:
+        plot_losses(work.config.out / checkpoints.METRICS_NAME, work.config.out / "loss.png")
+
+
+def write_metrics(work: Work, step: int, figures: dict[str, float]) -> None:
+    """Append one line to metrics.jsonl and to the trackers."""
+    memory = round(peak_memory(work.accelerator.device), 3)
+    row = {"step": step, **figures, "memory_gb": memory}
+    if work.accelerator.is_main_process:
+        path = work.config.out / checkpoints.METRICS_NAME
+        with named_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    if work.config.log_with:
+        work.accelerator.log(row, step=step)
+
+
+def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
+    """Write the result of the run beside its checkpoints, and return the summary."""
+    config = work.config
+    work.accelerator.wait_for_everyone()  # the first process has written its last line
+    with (config.out / checkpoints.METRICS_NAME).open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    recent = rows[-max(1, len(rows) // 10) :]
+    colors = [row["color_loss"] for row in rows if "color_loss" in row]
+    figures = {
+        "loss": sum(row["loss"] for row in recent) / max(1, len(recent)),
+        "color_loss_first": colors[0] if colors else None,
+        "color_loss_last": colors[-1] if colors else None,
+        "color_losses": len(colors),
+        "seconds": sum(row["seconds"] for row in rows),
+        "memory_gb": max((row["memory_gb"] for row in rows), default=None),
+    }
+    facts = work.facts | {"step": step, "status": "done", "failures": failures, "figures": figures}
+    if work.ema is not None:  # the result is the average; checkpoints keep both
+        work.ema.copy_to(work.parameters)
+    parts = gather_parts(work)
+    if work.accelerator.is_main_process:
+        for name, model in parts.items():
+            checkpoints.write_folder(config.out / name, partial(adapters.save_part, model))
+        facts["checkpoint"] = checkpoints.hash_trained(config.out)
+        write_text(config.out / checkpoints.TRAINING_HASHES, training_hashes(work))
+        card = build_card(facts | {"settings": public_settings(config)})
+        write_text(config.out / "README.md", card)
+        write_json(config.out / checkpoints.RUN_NAME, facts)
+        if config.merge:
+
+            def merge(folder: Path) -> None:
+                side = work.facts["resolution"]
+                adapters.merge_run(work.base, config.out, folder, resolution=side)
+                write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
+                kind = pipeline_class(folder)
+                write_text(folder / "README.md", build_merged_card(facts, kind))
+
+            checkpoints.write_folder(config.out / "merged", merge)
+    if config.log_with:
+        work.accelerator.end_training()
+    work.accelerator.wait_for_everyone()
+    return {"result": str(config.out), **facts}

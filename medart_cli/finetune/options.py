@@ -1,0 +1,314 @@
+"""The options of `medart finetune`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
+
+from typer import Argument, Option
+
+from medart_cli.errors import ConfigError
+from medart_cli.finetune.hldf import parse_every, plan_hldf
+from medart_cli.options import (
+    DEFAULT_BASE,
+    MORE_THAN_ONE,
+    ONE_CALL,
+    RUN_ONLY,
+    AllowSynthetic,
+    CommonConfig,
+    Folders,
+    Hint,
+    complete_profile,
+    parse_levels,
+)
+
+_output_option = partial(Option, rich_help_panel="Output")
+_data_option = partial(Option, rich_help_panel="Data")
+_model_option = partial(Option, rich_help_panel="Model")
+_hldf_option = partial(Option, rich_help_panel="HLDF")
+_training_option = partial(Option, rich_help_panel="Training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(CommonConfig):
+    """Fine-tune PixArt on captioned images: LoRA or all weights, with the HLDF color loss.
+
+    The same command again goes on at the last checkpoint.
+    """
+
+    formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"hldf_loss": "published", "hldf_statistics": "moments"}
+    )
+    less_memory: ClassVar[tuple[Hint, ...]] = (
+        ("gradient_checkpointing", (False,), "--gradient-checkpointing"),
+        ("hldf_checkpoint", ("auto", "none", "block"), "--hldf-checkpoint step"),
+        ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
+        ("precision", ("fp32",), "--precision bf16"),
+        ("resolution", None, "a smaller --resolution"),
+    )
+
+    data: Annotated[
+        str,
+        Argument(help="Image folder, manifest file, or - for a manifest on standard input."),
+        RUN_ONLY,
+    ]
+    out: Annotated[Path, _output_option(help="Run folder to write."), RUN_ONLY]
+    overwrite: Annotated[
+        bool,
+        _output_option("--overwrite", help="Start anew where the run folder is not empty."),
+        ONE_CALL,
+    ] = False
+    save_every: Annotated[
+        int, _output_option(help="Optimizer steps between checkpoints.", min=1), RUN_ONLY
+    ] = 500
+    save_minutes: Annotated[
+        float, _output_option(help="Minutes between checkpoints.", min=0), RUN_ONLY
+    ] = 20.0
+    keep: Annotated[int, _output_option(help="Checkpoints to keep.", min=1), RUN_ONLY] = 2
+    preview_every: Annotated[
+        int,
+        _output_option(help="Optimizer steps between preview pictures; 0 for none.", min=0),
+        RUN_ONLY,
+    ] = 500
+    preview_count: Annotated[
+        int, _output_option(help="Images in a preview picture.", min=1), RUN_ONLY
+    ] = 4
+    merge: Annotated[
+        bool,
+        _output_option("--merge", help="Also write RUN/merged, a whole diffusers pipeline folder."),
+        RUN_ONLY,
+    ] = False
+    log_with: Annotated[
+        list[str] | None,
+        _output_option(help="A tracker of accelerate: tensorboard, wandb, ... (repeatable)."),
+        RUN_ONLY,
+    ] = None
+
+    root: Annotated[
+        Path | None,
+        _data_option(help="Folder that file names are relative to; they may then be absolute."),
+        RUN_ONLY,
+    ] = None
+    folders: Folders = None
+    allow_synthetic: AllowSynthetic = False
+    profile: Annotated[
+        str,
+        _data_option(
+            autocompletion=complete_profile,
+            help="Modality that words the simple caption where a row has no text: a packaged "
+            "name or a TOML file.",
+        ),
+    ] = "generic"
+    resolution: Annotated[
+        int | None, _data_option(help="Image side in pixels; the base model's own by default.")
+    ] = None
+    crop: Annotated[
+        Literal["center", "pad", "random"],
+        _data_option(
+            help="How an image becomes square. random may cut away what the caption names."
+        ),
+    ] = "center"
+    flip: Annotated[
+        bool, _data_option("--flip", help="Mirror images at random; swaps left and right in them.")
+    ] = False
+    balance: Annotated[bool, _data_option("--balance", help="Draw all labels equally often.")] = (
+        False
+    )
+    cache: Annotated[
+        Path | None,
+        _data_option(help="Folder for latents and text embeddings; medart's cache by default."),
+        RUN_ONLY,
+    ] = None
+    use_cache: Annotated[
+        bool,
+        _data_option("--use-cache/--no-cache", help="Encode each image once and keep its latents."),
+        RUN_ONLY,
+    ] = True
+
+    base: Annotated[
+        str, _model_option(help="PixArt-alpha or -Sigma pipeline: a folder or a hub id.")
+    ] = DEFAULT_BASE
+    method: Annotated[
+        Literal["lora", "dora", "rslora", "full"],
+        _model_option(help="What is trained: adapters of a kind, or all transformer weights."),
+    ] = "lora"
+    rank: Annotated[int, _model_option(help="Rank of the adapters.", min=1)] = 8
+    alpha: Annotated[
+        float | None, _model_option(help="Scale of the adapters; the rank by default.", min=0)
+    ] = None
+    target: Annotated[
+        list[str] | None,
+        _model_option(
+            help="End of the names of transformer modules that get an adapter (repeatable)."
+        ),
+    ] = None
+    text_target: Annotated[
+        list[str] | None, _model_option(help="The same for the text encoder (repeatable).")
+    ] = None
+    train_text_encoder: Annotated[
+        bool,
+        _model_option(
+            "--train-text-encoder/--freeze-text-encoder",
+            help="Train adapters in T5 too; frozen, it is run once and then released.",
+        ),
+    ] = True
+
+    hldf_loss: Annotated[
+        Literal["published", "score"],
+        _hldf_option(
+            help="Color loss. score: the energy score, which keeps colors as varied as real ones; "
+            "published: the squared gap to one real image, as in the paper, which makes them alike."
+        ),
+    ] = "score"
+    hldf_every: Annotated[
+        str | None,
+        _hldf_option(
+            help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off. 20 by "
+            "default, which about doubles the time of training; 500 with published. auto: the "
+            "paper's share of the time, but 20 color losses a run or more."
+        ),
+    ] = None
+    hldf_steps: Annotated[
+        int | None,
+        _hldf_option(
+            help="Solver steps of a generated image, M in the paper; 12 by default, 20 with "
+            "published.",
+            min=1,
+        ),
+    ] = None
+    hldf_weight: Annotated[
+        float | None,
+        _hldf_option(
+            help="Weight of the color loss. score: norm of its gradient over that of the noise "
+            "loss, 1 by default; published: factor of the loss, 1/M by default.",
+            min=0,
+        ),
+    ] = None
+    hldf_statistics: Annotated[
+        Literal["moments", "grid"],
+        _hldf_option(
+            help="What of an image's colors is compared: means and deviations of its channels, or "
+            "with the mean colors of a 4 x 4 grid besides."
+        ),
+    ] = "moments"
+    hldf_draws: Annotated[
+        int | None,
+        _hldf_option(
+            help="Images generated for each caption; 2 by default, 1 with published.", min=2
+        ),
+    ] = None
+    hldf_grad_draws: Annotated[
+        int | None,
+        _hldf_option(help="How many of them let the gradient through; all by default.", min=1),
+    ] = None
+    hldf_guidance: Annotated[
+        float, _hldf_option(help="Guidance scale of a generated image.", min=1)
+    ] = 4.5
+    hldf_grad_steps: Annotated[
+        int | None,
+        _hldf_option(
+            help="Let the gradient through the last K solver steps only; 3 by default, all with "
+            "published.",
+            min=1,
+        ),
+    ] = None
+    hldf_checkpoint: Annotated[
+        Literal["auto", "none", "block", "step"],
+        _hldf_option(
+            help="Recompute instead of remember: nothing, transformer blocks, or solver steps "
+            "(least memory)."
+        ),
+        RUN_ONLY,
+    ] = "auto"
+
+    steps: Annotated[
+        int | None, _training_option(help="Optimizer steps; overrides --epochs.", min=1)
+    ] = None
+    epochs: Annotated[float, _training_option(help="Passes over the data.", min=0)] = 15.0
+    batch_size: Annotated[int, _training_option(help="Images a step and process.", min=1)] = 1
+    accumulate: Annotated[
+        int, _training_option(help="Batches whose gradients make one step.", min=1)
+    ] = 1
+    learning_rate: Annotated[float, _training_option(help="Peak learning rate.", min=0)] = 1e-4
+    lr_schedule: Annotated[
+        Literal["constant", "linear", "cosine"],
+        _training_option(help="Course of the learning rate after the warm-up."),
+    ] = "constant"
+    warmup_steps: Annotated[int, _training_option(help="Steps of linear warm-up.", min=0)] = 0
+    optimizer: Annotated[
+        Literal["adamw", "adamw8bit"],
+        _training_option(help="adamw8bit needs a GPU and bitsandbytes: pip install bitsandbytes."),
+    ] = "adamw"
+    weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.", min=0)] = 1e-2
+    max_grad_norm: Annotated[
+        float, _training_option(help="Gradient norm to clip at; 0 for no clipping.", min=0)
+    ] = 1.0
+    caption_dropout: Annotated[
+        float,
+        _training_option(
+            help="Share of captions replaced by the empty one, which guidance relies on.", min=0
+        ),
+    ] = 0.1
+    min_snr: Annotated[
+        float | None,
+        _training_option(help="Gamma of min-SNR loss weighting; off by default.", min=0),
+    ] = None
+    ema: Annotated[
+        float, _training_option(help="Decay of the averaged weights; 0 for none.", min=0)
+    ] = 0.0
+    gradient_checkpointing: Annotated[
+        bool,
+        _training_option(
+            "--gradient-checkpointing",
+            help="Recompute transformer and T5 blocks in backward: less memory, slower.",
+        ),
+        RUN_ONLY,
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_levels(self.folders)
+        self._check_resolution(self.resolution)
+        self._refuse_zero("alpha", "min_snr", "epochs", "hldf_weight", "learning_rate")
+        if self.precision == "fp16":
+            raise ConfigError("--precision fp16: corrupts T5 in training; use bf16 or fp32")
+        if self.offline and set(self.log_with or ()) - {"tensorboard"}:
+            raise ConfigError("--log-with: with --offline only tensorboard, which stays local")
+        if self.caption_dropout > 1:
+            raise ConfigError(f"--caption-dropout must be 1 or less, got {self.caption_dropout}")
+        if self.ema >= 1:
+            raise ConfigError(f"--ema must be below 1, got {self.ema}")
+        every = parse_every(self.hldf_every)
+        object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
+        self._check_draws()
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls."""
+        off, full = parse_every(self.hldf_every) == 0, self.method == "full"
+        frozen = not self.train_text_encoder
+        parts = "steps weight statistics draws grad_draws grad_steps checkpoint".split()
+        words = [f"hldf_{part}" for part in parts]
+        return [
+            (off, "with --hldf-every 0, which turns HLDF off", " ".join(words)),
+            (not self.use_cache, "with --no-cache, which keeps nothing", "cache"),
+            (full, "with --method full, which trains all weights of the transformer", "target"),
+            (frozen, "with --freeze-text-encoder, which trains nothing in T5", "text_target"),
+            (full and frozen, "where nothing gets an adapter", "rank alpha"),
+        ]
+
+    def _check_draws(self) -> None:
+        for name in ("hldf_draws", "hldf_grad_draws"):
+            if self.hldf_loss == "published" and getattr(self, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"{option}: --hldf-loss published has one image for each caption")
+        hldf = plan_hldf(self)
+        if hldf.grad_steps > hldf.steps:
+            raise ConfigError(
+                f"--hldf-grad-steps {hldf.grad_steps} is more than --hldf-steps {hldf.steps}"
+            )
+        if hldf.with_gradient > hldf.draws:
+            raise ConfigError(
+                f"--hldf-grad-draws {hldf.with_gradient} is more than --hldf-draws {hldf.draws}"
+            )

@@ -1,0 +1,82 @@
+"""Where a fine-tuning goes on: the last whole checkpoint, if all is as it was when that was made.
+
+A file of its own only so that finetune.py can be read as the story of the training.
+"""
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from medart_cli.data import checkpoint as checkpoints
+from medart_cli.errors import ConfigError
+from medart_cli.finetune.plan import settle_hldf
+from medart_cli.finetune.state import deal_out, load_tensors, restore_optimizer
+from medart_cli.finetune.work import Work, trained_parts
+from medart_cli.log import log
+from medart_cli.models import adapters
+from medart_cli.models.device import ask_first
+
+
+def resume(work: Work) -> int:
+    """Load the last whole checkpoint of the run folder, if there is one; return its step."""
+    found = ask_first(partial(checkpoints.find_last, work.config.out))
+    if found is None:
+        say_lost_steps(work)
+        return 0
+    folder, state = found
+    if work.auto_hldf and state["run"].get("hldf"):  # what was chosen stays, also in a longer run
+        settle_hldf(work, state["run"]["hldf"]["every"])
+    check_same(work, state["run"])
+    for name, model in trained_parts(work).items():
+        adapters.restore_part(model, folder / name)
+    tensors, facts = load_tensors(folder / checkpoints.OPTIMIZER_NAME)
+    restore_optimizer(work.optimizer, tensors, facts)
+    work.schedule.load_state_dict(state["schedule"])
+    if work.ema is not None:
+        tensors, facts = load_tensors(folder / checkpoints.EMA_NAME)
+        work.ema.load_state_dict({**work.ema.state_dict(), **facts})
+        work.ema.shadow_params = [
+            deal_out(tensors[str(i)], parameter) for i, parameter in enumerate(work.parameters)
+        ]
+        work.ema.to(work.accelerator.device)
+    log.info("going on after step %d, from %s", state["step"], folder)
+    return int(state["step"])
+
+
+def say_lost_steps(work: Work) -> None:
+    """Say that steps of a run that was killed before its first checkpoint are made again."""
+    out = work.config.out
+    steps = ask_first(partial(checkpoints.count_steps, out))
+    if steps:
+        if (out / checkpoints.RUN_NAME).is_file():
+            check_same(work, checkpoints.read_facts(out / checkpoints.RUN_NAME))
+        log.warning("%s: none of its %d steps was saved; it begins at step 1 again", out, steps)
+
+
+def check_same(work: Work, run: dict[str, Any]) -> None:
+    """Check that what the run folder was trained on, and with, is what it goes on with."""
+    facts, changes = work.facts, []
+    if run.get("data", facts["data"]) != facts["data"]:
+        changes.append(f"data ({tell_change(work)})")
+    known = run.get("base_hashes", {}).items()  # older runs have fewer
+    parts = [part for part, digest in known if facts["base_hashes"].get(part, digest) != digest]
+    if parts:
+        changes.append(f"base weights or settings ({', '.join(parts)})")
+    for name in ("precision", "processes", "hldf"):
+        if run.get(name, facts[name]) != facts[name]:
+            changes.append(name)
+    if changes:
+        raise ConfigError(
+            f"{work.config.out}: was trained with other {changes[0]}; name another folder, or "
+            "start anew with --overwrite"
+        )
+
+
+def tell_change(work: Work) -> str:
+    """Say whether images or what is told of them are others than those of the run folder."""
+    path = work.config.out / checkpoints.TRAINING_HASHES
+    old = Counter(path.read_text(encoding="utf-8").split() if path.is_file() else ())
+    new = Counter(row.sha256 for row in work.rows)
+    if old == new:
+        return "captions or labels were edited"
+    return f"{(new - old).total()} images are new or changed, {(old - new).total()} are gone"

@@ -1,0 +1,267 @@
+"""What finetune needs before its first step: rows, models with adapters, caches, optimizer.
+
+A file of its own only so that finetune.py can be read as the story of the training.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin
+from torch.distributed.fsdp import CPUOffloadPolicy
+
+from medart_cli import stop
+from medart_cli.data.images import load_image
+from medart_cli.data.manifest import warn_of_demonstration
+from medart_cli.data.tensors import open_cache
+from medart_cli.diffusion.losses import STATISTICS
+from medart_cli.errors import ConfigError, ImageError
+from medart_cli.finetune import optimizer as optimizers
+from medart_cli.finetune.hldf import AUTO, plan_hldf
+from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.finetune.rows import Row, cache_folder, hash_base
+from medart_cli.finetune.train import read_latents
+from medart_cli.finetune.work import Work, count_weights
+from medart_cli.log import log, progress
+from medart_cli.models import adapters, pixart
+from medart_cli.models.bases import is_demonstration, max_tokens, normalize_prompt
+from medart_cli.models.device import DTYPES, find_precision, join_processes
+from medart_cli.ranks import own_part
+from medart_cli.versions import read_versions
+
+MOST_UNKNOWN = 0.2  # of all tokens of the captions, before a warning
+
+
+def build_accelerator(config: FinetuneConfig) -> Accelerator:
+    """Set up accelerate: device, number format, trackers."""
+    lacking = set(config.log_with or ()) - {str(name) for name in get_available_trackers()}
+    if lacking:
+        raise ConfigError(
+            f"--log-with {sorted(lacking)[0]}: accelerate knows no such tracker, or its package is "
+            "not installed"
+        )
+    device = join_processes(config.device)
+    precision = find_precision(config.precision, device)
+    # Said in full, since accelerate would take what is left open from its settings and environment.
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop divides
+        dynamo_backend="no",
+        log_with=config.log_with,
+        project_dir=str(config.out) if config.log_with else None,
+    )
+    check_sharding(config, accelerator)
+    return accelerator
+
+
+def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
+    """Refuse what accelerate's settings ask for and medart, or accelerate, does not do.
+
+    Raises:
+        ConfigError: Sharding by anything but FSDP 2, or of more than the transformer's weights.
+    """
+    kind = accelerator.distributed_type.name
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() == "true":
+        kind = "PARALLELISM_CONFIG"
+    others = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+    if kind in others or (kind == "FSDP" and not accelerator.is_fsdp2):
+        raise ConfigError(
+            f"accelerate's settings ask for {kind}, which medart does not do; use plain processes, "
+            "as torchrun starts them, or FSDP with fsdp_version 2 (docs/cluster.md)"
+        )
+    if kind != "FSDP":
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            log.warning("accelerate shards on GPUs only: here each process holds all weights")
+        return
+    whole = config.method == "full" and not config.train_text_encoder
+    if not (whole and config.optimizer == "adamw"):
+        raise ConfigError(
+            "FSDP is for all weights of the transformer: give --method full "
+            "--freeze-text-encoder --optimizer adamw; adapters are small, use plain processes, as "
+            "torchrun starts them"
+        )
+    plugin = accelerator.state.fsdp_plugin
+    if (
+        isinstance(plugin.cpu_offload, CPUOffloadPolicy)
+        or plugin.cpu_ram_efficient_loading
+        or plugin.activation_checkpointing
+    ):
+        raise ConfigError(
+            "FSDP: accelerate's settings must have fsdp_offload_params, "
+            "fsdp_cpu_ram_efficient_loading and fsdp_activation_checkpointing at false; for less "
+            "memory give --gradient-checkpointing"
+        )
+
+
+def build_work(
+    config: FinetuneConfig, base: Path, rows: list[Row], accelerator: Accelerator
+) -> Work:
+    """Load the models, put the adapters on, and open the caches."""
+    cache = cache_folder(config)
+    device = accelerator.device
+    precision = find_precision(config.precision, device)
+    frozen_dtype = DTYPES[precision]
+    torch.manual_seed(config.seed)  # the start of the adapters
+    transformer = pixart.load_transformer(
+        base, torch.float32 if config.method == "full" else frozen_dtype, device
+    )
+    kind = "lora" if config.method == "full" else config.method
+    add = partial(adapters.add_adapter, kind=kind, rank=config.rank, alpha=config.alpha)
+    if config.method == "full":
+        transformer.requires_grad_(True)
+    else:
+        transformer = add(transformer, targets=config.target or adapters.TRANSFORMER_TARGETS)
+    text_encoder: Any = None
+    if config.train_text_encoder or not config.use_cache:
+        text_encoder = pixart.load_text_encoder(base, frozen_dtype, device, dropout=0.0)
+    if config.train_text_encoder:  # in training mode, or it would not recompute its blocks
+        text_targets = config.text_target or adapters.TEXT_TARGETS
+        text_encoder = add(text_encoder, targets=text_targets).train()
+    vae = pixart.load_vae(base, device)
+    resolution = config.resolution or pixart.native_size(base, transformer, vae)
+    pixart.check_size(resolution, transformer, vae)
+    hashes = hash_base(config, base)
+    image_cache = None if config.crop == "random" else cache  # no two crops are the same
+    reader = " ".join(hashes[part] for part in ("text_encoder", "text_encoder config", "tokenizer"))
+    text_facts = f"{reader} {max_tokens(base)} {precision}"
+    coder = " ".join(hashes[part] for part in ("vae", "vae config"))
+    image_facts = f"{coder} {resolution} {config.crop} {' '.join(STATISTICS)}"
+    work = Work(
+        config=config, accelerator=accelerator, base=base, rows=rows,
+        facts={
+            "format": 1, "stage": "finetune", "versions": read_versions(),
+            "base": str(base.resolve()) if Path(config.base).is_dir() else config.base,
+            "base_name": base.resolve().name if Path(config.base).is_dir() else config.base,
+            "base_hashes": hashes, "method": config.method, "precision": precision,
+            "resolution": resolution, "demonstration": is_demonstration(base),
+            "processes": accelerator.num_processes,
+            "trained": ["transformer", "text_encoder"][: 1 + config.train_text_encoder],
+        },
+        transformer=transformer, text_encoder=text_encoder, vae=vae,
+        tokenizer=pixart.load_tokenizer(base), scheduler=pixart.load_scheduler(base),
+        latents=open_cache(image_cache, "latents", image_facts),
+        texts=open_cache(cache, "text", text_facts),
+        recompute=config.hldf_checkpoint, auto_hldf=config.hldf_every == AUTO,
+    )  # fmt: skip
+    if work.facts["demonstration"]:
+        warn_of_demonstration(work.facts["base_name"], [row.record for row in rows])
+    if config.gradient_checkpointing:
+        for model in (transformer, text_encoder, vae):
+            if model is not None:
+                pixart.recompute_blocks(model, True)
+    return work
+
+
+def check_captions(work: Work) -> None:
+    """Say what of the captions the text encoder does not see: words, ends, differences."""
+    unknown = total = 0
+    limit, long = max_tokens(work.base), []
+    labels: dict[tuple[int, ...], set[str]] = {}
+    for caption, row in {row.caption: row for row in work.rows}.items():
+        ids = work.tokenizer(normalize_prompt(caption)).input_ids
+        unknown += sum(token == work.tokenizer.unk_token_id for token in ids)
+        total += len(ids)
+        labels.setdefault(tuple(ids), set()).add(row.record.label or "")
+        if len(ids) > limit:
+            long.append((row.record.file_name, len(ids)))
+    if long:
+        log.warning(
+            "%d captions are longer than the %d tokens that the text encoder reads, as that of %s "
+            "(%d); their ends are cut off; medart caption keeps to the limit",
+            len(long), limit, *long[0],
+        )  # fmt: skip
+    if unknown > MOST_UNKNOWN * total:
+        log.warning(
+            "%.0f %% of the captions' tokens are unknown to the text encoder, which sees nothing "
+            "of them; write the captions in English", 100 * unknown / total,
+        )  # fmt: skip
+    alike = next((names for names in labels.values() if len(names) > 1), None)
+    if alike:
+        log.warning(
+            "captions of the labels %s are the same tokens to the text encoder: it cannot tell "
+            "them apart", " and ".join(sorted(alike)),
+        )  # fmt: skip
+
+
+def own_first(count: int) -> list[int]:
+    """Order the places of a list that several processes go through: this process's part first.
+
+    The results meet in a cache, so that a process finds the others' parts finished, or nearly.
+    """
+    part = own_part((1, 1))
+    return sorted(range(count), key=lambda place: place % part.count != part.index)
+
+
+def cache_images(work: Work) -> int:
+    """Encode all images once; leave out, name and count those that cannot be read."""
+    good = set()
+    with progress("images", len(work.rows)) as bar:
+        for place in own_first(len(work.rows)):
+            row = work.rows[place]
+            stop.check()
+            try:
+                for flip in (False, True)[: 1 + work.config.flip]:
+                    if work.latents.folder is None:
+                        load_image(row.record.path)
+                    elif not work.latents.has(row.sha256, str(flip)):
+                        read_latents(work, row, flip, (0.5, 0.5))
+                good.add(place)
+            except ImageError as error:
+                log.warning("%s; left out", error)
+            bar.advance()
+    failures = len(work.rows) - len(good)
+    if not good:
+        raise ConfigError(f"{work.config.data}: none of its {failures} images can be read")
+    work.rows = [row for place, row in enumerate(work.rows) if place in good]
+    return failures
+
+
+def cache_captions(work: Work) -> None:
+    """With T5 frozen, run it once on each distinct caption and let it go."""
+    if work.text_encoder is not None:
+        return
+    captions = sorted({normalize_prompt(row.caption) for row in work.rows} | {""})
+    missing = [caption for caption in captions if work.texts.find(caption) is None]
+    if not missing:
+        return
+    device = work.accelerator.device
+    precision = work.facts["precision"]
+    text_encoder = pixart.load_text_encoder(work.base, DTYPES[precision], device)
+    with progress("captions", len(missing)) as bar, torch.no_grad():
+        for place in own_first(len(missing)):
+            stop.check()
+            bar.advance()
+            if work.texts.find(missing[place]) is not None:  # by another process
+                continue
+            limit = max_tokens(work.base)
+            ids, mask = pixart.tokenize(work.tokenizer, [missing[place]], limit, pad=False)
+            with work.accelerator.autocast():
+                embeds = pixart.encode_tokens(text_encoder, ids.to(device), mask.to(device))
+            work.texts.keep({"embeds": embeds[0]}, missing[place])
+
+
+def build_optimizer(work: Work, total: int) -> None:
+    """Make optimizer, schedule and average, and hand the models to accelerate."""
+    config = work.config
+    work.optimizer = optimizers.build_optimizer(
+        config.optimizer, work.parameters, config.learning_rate, config.weight_decay
+    )
+    work.schedule = optimizers.build_schedule(
+        work.optimizer, config.lr_schedule, config.warmup_steps, total
+    )
+    work.transformer, work.optimizer = work.accelerator.prepare(work.transformer, work.optimizer)
+    if config.train_text_encoder:
+        work.text_encoder = work.accelerator.prepare(work.text_encoder)
+    if work.sharded:
+        share = count_weights(work) / sum(parameter.numel() for parameter in work.parameters)
+        log.info("FSDP: this process holds %.0f %% of the trained weights", 100 * share)
+    if config.ema:
+        work.ema = adapters.build_ema(work.parameters, config.ema, sharded=work.sharded)
+    frugal = config.gradient_checkpointing or work.accelerator.device.type != "cuda"
+    if work.recompute == "auto" and (frugal or not plan_hldf(config).every):
+        work.recompute = "step"  # where blocks are recomputed, the size of a pass says nothing

@@ -1,0 +1,362 @@
+"""Fine-tune PixArt with HLDF: captioned images -> RUN/ (weights, checkpoints, metrics, previews).
+
+The order of this file is the order of the work: read the rows, build the models and what feeds
+them, train, write the result. All randomness of a row comes from the seed and the row's place in
+the endless sequence of rows, so a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from medart_cli import stop
+from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.images import fit_image, load_image, save_png, tile_images
+from medart_cli.data.tensors import image_to_tensor, tensor_to_image
+from medart_cli.diffusion.losses import (
+    STATISTICS,
+    color_statistics,
+    energy_score,
+    min_snr_weights,
+    noise_loss,
+    squared_gap,
+)
+from medart_cli.diffusion.noise import add_noise, mix_velocity, signal_to_noise
+from medart_cli.diffusion.solver import solve
+from medart_cli.errors import RunError, Stopped
+from medart_cli.finetune.hldf import plan_hldf
+from medart_cli.finetune.keep import plot, save, write_metrics
+from medart_cli.finetune.optimizer import balance_gradients, take_gradients
+from medart_cli.finetune.plan import plan_recompute, rehearsal_due
+from medart_cli.finetune.rows import Row
+from medart_cli.finetune.work import Work, trained_parts
+from medart_cli.log import log, progress
+from medart_cli.models import adapters, pixart
+from medart_cli.models.bases import max_tokens, normalize_prompt
+from medart_cli.models.device import (
+    build_generator,
+    peak_memory,
+    used_memory,
+)
+
+
+@dataclass
+class Batch:
+    """Rows of one training step, with every random number they need."""
+
+    captions: list[str]
+    dropped: list[bool]  # rows that the noise loss shows the empty caption
+    positions: list[int]
+    latents: Tensor  # (B, C, h, w), drawn from the posterior
+    noise: Tensor  # (B, C, h, w)
+    timesteps: Tensor  # (B,)
+    statistics: Tensor  # (B, S), of the real images' colors
+
+
+def train(work: Work, first: int, total: int) -> None:
+    """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
+    config, done, saved, saved_at = work.config, first, first, time.monotonic()
+    rehearsed = not rehearsal_due(work, first, total)
+    with progress("finetune", total, done=first) as bar:
+        try:
+            if first:  # what a kill right after the checkpoint has prevented
+                plot(work)
+                draw_preview(work, first)
+            for step in range(first + 1, total + 1):
+                late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
+                started, rate = time.monotonic(), work.schedule.get_last_lr()[0]
+                losses = take_step(work, step)
+                done = step
+                bar.advance(losses)
+                seconds = round(time.monotonic() - started, 4)
+                write_metrics(work, step, losses | {"learning_rate": rate, "seconds": seconds})
+                if step % config.save_every == 0 or step == total or late:
+                    save(work, step)
+                    saved, saved_at = step, time.monotonic()
+                draw_preview(work, step)
+                if not rehearsed:
+                    rehearse(work, step)
+                    rehearsed = True
+        except Stopped:
+            if done > saved:  # a step in work has changed nothing yet and is left out
+                save(work, done)
+            work.accelerator.wait_for_everyone()  # or the launcher would end who still writes
+            raise
+        except torch.OutOfMemoryError as error:
+            error.add_note(f"step {done + 1}")
+            raise
+
+
+def rehearse(work: Work, step: int) -> None:
+    """Make a color loss and its gradients once, early, so that too small a GPU shows at once.
+
+    After the first step, when the optimizer has its memory too. Changes no weight and no result.
+    """
+    state = torch.get_rng_state(), torch.cuda.get_rng_state_all()
+    batches = [draw_batch(work, step * work.config.accumulate)]
+    add_gradients(work, batches, loss_of=latent_loss)
+    noise = take_gradients(work.parameters) if plan_hldf(work.config).loss == "score" else []
+    add_gradients(work, batches, loss_of=pixel_loss)
+    del noise
+    work.optimizer.zero_grad(set_to_none=True)
+    torch.set_rng_state(state[0])
+    torch.cuda.set_rng_state_all(state[1])
+    log.info("HLDF fits: %.1f GB in use at most", peak_memory(work.accelerator.device))
+
+
+def take_step(work: Work, step: int) -> dict[str, float]:
+    """Make one optimizer step: the noise loss on each batch, every N steps the color loss too."""
+    config, hldf = work.config, plan_hldf(work.config)
+    color_due = hldf.every > 0 and step % hldf.every == 0
+    work.optimizer.zero_grad(set_to_none=True)
+    first = (step - 1) * config.accumulate
+    batches = [draw_batch(work, first + part) for part in range(config.accumulate)]
+    losses = {"loss": add_gradients(work, batches, loss_of=latent_loss)}
+    if color_due and hldf.loss == "published":
+        losses["color_loss"] = add_gradients(work, batches, loss_of=pixel_loss, weight=hldf.weight)
+    elif color_due:
+        noise = take_gradients(work.parameters)
+        losses["color_loss"] = add_gradients(work, batches, loss_of=pixel_loss)
+        balance_gradients(work.parameters, noise, hldf.weight)
+    update_weights(work, step, losses)
+    return losses
+
+
+def add_gradients(
+    work: Work, batches: list[Batch], *, loss_of: Callable[[Work, Batch], Tensor], weight: float = 1
+) -> float:
+    """Add the gradients of the mean loss of some batches, times a weight; return the mean loss."""
+    total = 0.0
+    for batch in batches:
+        with nullcontext() if batch is batches[-1] else unsynced(work):
+            loss = loss_of(work, batch)
+            work.accelerator.backward(weight * loss / len(batches))  # frees what it remembered
+        total += work.accelerator.reduce(loss.detach(), "mean").item() / len(batches)
+    return total
+
+
+def update_weights(work: Work, step: int, losses: dict[str, float]) -> None:
+    """Clip the gradients and step, unless a number is not finite."""
+    norm = work.accelerator.clip_grad_norm_(work.parameters, work.config.max_grad_norm or math.inf)
+    losses["grad_norm"] = float(norm)
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            saved = checkpoints.find_checkpoints(work.config.out)
+            kept = f"{saved[-1]} is the last good checkpoint" if saved else "no checkpoint yet"
+            raise RunError(f"step {step}: {name} is {value}; {kept}; try a lower --learning-rate")
+    work.optimizer.step()
+    work.schedule.step()
+    if work.ema is not None:
+        work.ema.step(work.parameters)
+
+
+def draw_batch(work: Work, number: int) -> Batch:
+    """Draw the batch of a number, counted over micro-batches; each row from its own generator."""
+    config, accelerator = work.config, work.accelerator
+    start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
+    steps, names = len(work.scheduler.alphas_cumprod), plan_hldf(config).statistics
+    drawn = []
+    for position in range(start, start + config.batch_size):
+        row = work.rows[work.order[position]]
+        generator = build_generator(config.seed, "train", position)
+        chances = torch.rand(4, generator=generator).tolist()
+        flip = config.flip and chances[0] < 0.5
+        tensors = read_latents(work, row, flip, (chances[1], chances[2]))
+        mean = tensors["mean"]
+        latents = mean + tensors["std"] * torch.randn(mean.shape, generator=generator)
+        noise = torch.randn(mean.shape, generator=generator)
+        timestep = torch.randint(steps, (), generator=generator)
+        dropped = chances[3] < config.caption_dropout
+        told = torch.cat([tensors[name] for name in names])  # (S,)
+        drawn.append((row.caption, dropped, position, latents, noise, timestep, told))
+    captions, drops, positions, *stacks = zip(*drawn, strict=True)
+    stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
+    return Batch(list(captions), list(drops), list(positions), *stacked)
+
+
+def latent_loss(work: Work, batch: Batch) -> Tensor:
+    """Return the loss of predicting noise, or for some bases velocity, of a batch."""
+    alpha_bar = work.scheduler.alphas_cumprod
+    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alpha_bar)
+    pairs = zip(batch.captions, batch.dropped, strict=True)
+    captions = ["" if dropped else caption for caption, dropped in pairs]
+    with work.accelerator.autocast():
+        embeds, mask = embed(work, captions)
+        before = used_memory(work.accelerator.device)
+        predicted = pixart.predict_noise(work.transformer, noisy, batch.timesteps, embeds, mask)
+    if work.recompute == "auto":
+        work.recompute = plan_recompute(work, used_memory(work.accelerator.device) - before, embeds)
+    weights, target = None, batch.noise
+    velocity = work.scheduler.config.prediction_type == "v_prediction"
+    if velocity:
+        target = mix_velocity(batch.latents, batch.noise, batch.timesteps, alpha_bar)
+    if work.config.min_snr is not None:
+        ratio = signal_to_noise(batch.timesteps, alpha_bar)
+        weights = min_snr_weights(ratio, work.config.min_snr, velocity=velocity)
+    return noise_loss(predicted, target, weights)
+
+
+def pixel_loss(work: Work, batch: Batch) -> Tensor:
+    """Return the color loss of HLDF: images from noise for each row, against its real one.
+
+    Gradients pass the solver and the VAE decoder to the transformer and to T5.
+    """
+    config, hldf = work.config, plan_hldf(work.config)
+    blockwise = work.recompute == "block" or config.gradient_checkpointing
+    pixart.recompute_blocks(work.transformer, blockwise)
+    pixart.recompute_blocks(work.vae, True)  # one pass among M, and large at full size
+    with work.accelerator.autocast():
+        denoise = denoiser(work, batch.captions, config.hldf_guidance)
+    drawn = []
+    for draw in reversed(range(hldf.draws)):  # those without gradient first: they hold no memory
+        with torch.set_grad_enabled(draw < hldf.with_gradient):
+            drawn.append(draw_statistics(work, batch, denoise=denoise, draw=draw))
+    pixart.recompute_blocks(work.transformer, config.gradient_checkpointing)
+    if hldf.loss == "published":
+        return squared_gap(drawn[0], batch.statistics)
+    return energy_score(torch.stack(drawn), batch.statistics)
+
+
+def draw_statistics(
+    work: Work, batch: Batch, *, denoise: Callable[[Tensor, Tensor], Tensor], draw: int
+) -> Tensor:
+    """Draw an image for each row from fresh noise, and return its color statistics, (B, S)."""
+    hldf, stepwise = plan_hldf(work.config), work.recompute == "step" and torch.is_grad_enabled()
+    words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
+    generators = [build_generator(work.config.seed, *words, place) for place in batch.positions]
+    noise = torch.stack([torch.randn(batch.noise.shape[1:], generator=it) for it in generators])
+    with work.accelerator.autocast():
+        latents = solve(
+            denoise,
+            noise.to(work.accelerator.device),
+            pixart.renew_scheduler(work.scheduler),
+            hldf.steps,
+            grad_steps=hldf.grad_steps,
+            recompute=stepwise,
+        )
+
+        def tell(latents: Tensor) -> Tensor:
+            return color_statistics(pixart.decode_latents(work.vae, latents), hldf.statistics)
+
+        # The decoder runs again in the backward pass, so that it is remembered for one draw alone.
+        again = torch.is_grad_enabled() and (stepwise or hldf.with_gradient > 1)
+        return checkpoint(tell, latents, use_reentrant=False) if again else tell(latents)
+
+
+def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -> dict[str, Tensor]:
+    """Return mean and std of a row's latents (C, h, w), and its color statistics by name."""
+
+    def encode() -> dict[str, Tensor]:
+        image = load_image(row.record.path)
+        fitted = fit_image(image, work.facts["resolution"], work.config.crop, place)
+        tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
+        tensor = tensor.flip(3) if flip else tensor
+        mean, std = pixart.encode_images(work.vae, tensor)
+        colors = {name: color_statistics(tensor, [name])[0] for name in STATISTICS}
+        return {"mean": mean[0].cpu(), "std": std[0].cpu(), **colors}
+
+    return work.latents.get(encode, row.sha256, str(flip))
+
+
+def embed(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Return embeddings (B, L, D) and mask (B, L) of captions, padded to the longest of them."""
+    device = work.accelerator.device
+    if work.text_encoder is None:
+        rows = [work.texts.find(normalize_prompt(caption)) for caption in captions]
+        if any(row is None for row in rows):
+            raise RunError("the text cache lost an entry while in use; run the same command again")
+        return pixart.pad_embeds([row["embeds"].to(device) for row in rows if row])
+    limit = max_tokens(work.base)
+    ids, mask = pixart.tokenize(work.tokenizer, captions, limit, pad=False)
+    mask = mask.to(device)
+    return pixart.encode_tokens(work.text_encoder, ids.to(device), mask), mask
+
+
+def denoiser(
+    work: Work, captions: list[str], guidance: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make the solver's denoise function for captions; it polls for a stop before each pass.
+
+    One of several processes does not: they leave together, between two steps.
+    """
+    embeds, mask = embed(work, [*captions, ""])
+    text, empty = (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:])
+    if work.accelerator.num_processes > 1:
+        return pixart.build_denoiser(work.transformer, text, empty, guidance)
+    return pixart.build_denoiser(work.transformer, text, empty, guidance, poll=stop.check)
+
+
+def check_stop(work: Work, late: bool) -> bool:
+    """Leave all processes at the same step if a stop signal has reached any of them.
+
+    Args:
+        work: What lives during the run.
+        late: Whether this process finds it time for a checkpoint.
+
+    Returns:
+        Whether any process does.
+
+    Raises:
+        Stopped: In all processes.
+    """
+    if work.accelerator.num_processes == 1:
+        stop.check()
+        return late
+    marks = torch.tensor([stop.received(), late], device=work.accelerator.device).float()
+    stopped, any_late = (work.accelerator.reduce(marks, "sum") > 0).tolist()
+    if stopped:
+        raise Stopped("stopped by a signal; run the same command again to go on")
+    return bool(any_late)
+
+
+def unsynced(work: Work) -> ExitStack:
+    """Keep several processes from exchanging gradients until the last backward pass of a step.
+
+    With FSDP they do exchange them: to wait, each process would need room for all gradients.
+    """
+    stack = ExitStack()
+    for name in () if work.sharded else work.facts["trained"]:
+        stack.enter_context(work.accelerator.no_sync(getattr(work, name)))
+    return stack
+
+
+PREVIEW_STEPS = 20
+
+
+def draw_preview(work: Work, step: int) -> None:
+    """Draw the same few captions from the same noise, where that is due and not done yet."""
+    path = work.config.out / "previews" / f"step-{step:06d}.png"
+    if not work.config.preview_every or step % work.config.preview_every:
+        return
+    wanted = work.accelerator.is_main_process and not path.is_file()
+    if work.sharded:  # every process has a part in each pass; process 0 decides for all
+        mark = torch.tensor(float(wanted), device=work.accelerator.device)
+        wanted = bool(work.accelerator.reduce(mark, "sum") > 0)
+    if not wanted:
+        return
+    # Without the wrapper for several processes: it would wait for the others, who draw nothing.
+    work = replace(work, **trained_parts(work))
+    config, images = work.config, []
+    captions = list(dict.fromkeys(row.caption for row in work.rows))
+    chosen = captions[:: max(1, len(captions) // config.preview_count)][: config.preview_count]
+    shape = read_latents(work, work.rows[0], False, (0.5, 0.5))["mean"].shape
+    for index in range(config.preview_count):
+        noise = torch.randn(shape, generator=build_generator(config.seed, "preview", index))
+        with torch.no_grad(), work.accelerator.autocast():
+            latents = solve(
+                denoiser(work, [chosen[index % len(chosen)]], config.hldf_guidance),
+                noise[None].to(work.accelerator.device),
+                pixart.renew_scheduler(work.scheduler),
+                PREVIEW_STEPS,
+            )
+            images.append(tensor_to_image(pixart.decode_latents(work.vae, latents)[0]))
+    adapters.reshard(work.transformer)
+    if work.accelerator.is_main_process:
+        path.parent.mkdir(exist_ok=True)
+        save_png(path, tile_images(images))

@@ -1,0 +1,77 @@
+"""What lives during a run of `medart finetune`: models, caches, optimizer."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from medart_cli.data.tensors import TensorCache
+from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.finetune.order import RowOrder
+from medart_cli.finetune.rows import Row
+from medart_cli.models import adapters
+
+
+@dataclass
+class Work:
+    """What lives during a run: models, caches, optimizer."""
+
+    config: FinetuneConfig
+    accelerator: Accelerator
+    base: Path
+    rows: list[Row]
+    facts: dict[str, Any]
+    transformer: Any
+    text_encoder: Any  # None where T5 is frozen and its embeddings are cached
+    tokenizer: Any
+    vae: Any
+    scheduler: Any
+    latents: TensorCache
+    texts: TensorCache
+    optimizer: Any = None
+    schedule: Any = None
+    ema: Any = None
+    recompute: str = "step"
+    auto_hldf: bool = False  # whether N is to be chosen
+
+    @cached_property
+    def order(self) -> RowOrder:
+        """The order in which rows are trained on, once no more are left out."""
+        labels = [row.record.label or "" for row in self.rows]
+        return RowOrder(labels, self.config.seed, balance=self.config.balance)
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The weights that are trained, in a fixed order."""
+        models = [self.transformer, self.text_encoder]
+        return [p for model in models if model for p in model.parameters() if p.requires_grad]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the transformer's weights (FSDP)."""
+        return bool(self.accelerator.is_fsdp2)
+
+
+def count_weights(work: Work) -> int:
+    """Count the trained weights that this process holds."""
+    parameters: list[Any] = work.parameters  # DTensors, where they are sharded
+    return sum((item.to_local() if work.sharded else item).numel() for item in parameters)
+
+
+def trained_parts(work: Work) -> dict[str, Any]:
+    """Return the models whose weights the run saves, without the wrapper for several processes."""
+    models = {"transformer": work.transformer, "text_encoder": work.text_encoder}
+    return {name: work.accelerator.unwrap_model(models[name]) for name in work.facts["trained"]}
+
+
+def gather_parts(work: Work) -> dict[str, Any]:
+    """Return the models to save, with whole weights; of several processes all must call it."""
+    parts = trained_parts(work)
+    if work.sharded:
+        state = work.accelerator.get_state_dict(work.transformer)  # process 0 alone gets it
+        if work.accelerator.is_main_process:
+            parts["transformer"] = adapters.gather_transformer(parts["transformer"], state)
+    return parts

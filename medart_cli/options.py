@@ -1,0 +1,347 @@
+"""What the options of all commands have in common: `--config`, checks, marks, the common options.
+
+Each command's own options stand at its door, in `COMMAND/options.py`: one frozen dataclass is the
+command's signature. An option says all about itself there: its help, its bounds (`min`, `max`), and
+by a mark whether an output may be continued with another value of it. Bounds are checked when the
+dataclass is made, so the command line and a notebook hear the same sentence.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Collection, Container, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from typer import CallbackParam, Context, Option
+
+from medart_cli.errors import ConfigError
+from medart_cli.versions import SETTINGS_HEAD
+
+DEFAULT_BASE = "PixArt-alpha/PixArt-XL-2-512x512"  # the paper's base model
+DEFAULT_CAPTIONER = "llava-hf/llama3-llava-next-8b-hf"  # the paper's captioner
+
+FEATURES = ("inception", "efficientnet-lite0", "dinov2")  # networks with short names
+MOST_SHARDS = 10_000  # a mistyped number is likelier than more
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+# What takes less memory: an option, the values at which it helps (None: all), and what to say.
+Hint = tuple[str, Container[Any] | None, str]
+MORE_THAN_ONE = range(2, 1 << 31)
+
+_common_option = partial(Option, rich_help_panel="Common")
+_data_option = partial(Option, rich_help_panel="Data")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What an option is, besides its type and its text; stands beside them in its annotation.
+
+    Attributes:
+        saved: Whether it stands in the settings file of an output.
+    """
+
+    saved: bool
+
+
+# It says how to run and not what to make: an output may be continued with another value of it.
+RUN_ONLY = Mark(saved=True)
+# The same, and it belongs to this one call, so that it stands in no settings file either.
+ONE_CALL = Mark(saved=False)
+
+
+def complete_profile(incomplete: str) -> list[str]:
+    """Offer the packaged profiles, and TOML files, to a shell that completes --profile."""
+    return _complete("profiles", incomplete)
+
+
+def complete_config(incomplete: str) -> list[str]:
+    """Offer the packaged recipes, and TOML files, to a shell that completes --config."""
+    return _complete("recipes", incomplete)
+
+
+def complete_features(incomplete: str) -> list[str]:
+    """Offer the networks of --features that have short names."""
+    return [name for name in FEATURES if name.startswith(incomplete)]
+
+
+def _complete(folder: str, incomplete: str) -> list[str]:
+    names = [name for name in list_packaged(folder) if name.startswith(incomplete)]
+    place = Path(incomplete if incomplete.endswith("/") else incomplete + "?").parent
+    files = sorted(str(path) for path in place.glob("*") if path.suffix == ".toml" or path.is_dir())
+    return [*names, *(file for file in files if file.startswith(incomplete))]
+
+
+def list_packaged(folder: str) -> list[str]:
+    """Name the TOML files of a folder of the package, `profiles` or `recipes`, without ending."""
+    items = (resources.files("medart_cli") / folder).iterdir()
+    return sorted(it.name.removesuffix(".toml") for it in items if it.name.endswith(".toml"))
+
+
+Folders = Annotated[
+    str | None,
+    _data_option(
+        help="What the folders of an image folder are, from the top: split, label, group_id (a "
+        "patient) or -, joined by /; by default the first is the label, below one like train."
+    ),
+]
+
+
+AllowSynthetic = Annotated[
+    bool,
+    _data_option("--allow-synthetic", help="Take generated images where real ones are expected."),
+]
+
+
+def read_settings(source: str, formerly: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    """Read a TOML settings file, or a packaged recipe by its name.
+
+    Args:
+        source: The file or the recipe.
+        formerly: What a settings file that medart wrote means where it does not name an option,
+            since it is from before there was that one.
+
+    Raises:
+        ConfigError: There is no such file or recipe, or it is not TOML.
+    """
+    path = Path(source)
+    recipe = resources.files("medart_cli") / "recipes" / f"{source}.toml"
+    try:
+        if path.suffix == ".toml" or path.is_file():
+            text = path.read_text(encoding="utf-8")
+            ours = text.startswith(SETTINGS_HEAD)
+            return (dict(formerly) if ours else {}) | tomllib.loads(text)
+        if recipe.is_file():
+            return tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config {source}: cannot be read as TOML: {error}") from error
+    known = list_packaged("recipes")
+    raise ConfigError(f"--config {source}: no such file; packaged recipes: {', '.join(known)}")
+
+
+def _apply_settings(context: Context, parameter: CallbackParam, value: str | None) -> str | None:
+    """Let the settings of `--config` stand between the defaults and the command line.
+
+    The context's object is the command's class of options.
+    """
+    if value is None or context.resilient_parsing:
+        return value
+    known = {item.name for item in context.command.params if item.name}
+    settings = {}
+    for key, setting in read_settings(value, context.obj.formerly).items():
+        name = key.replace("-", "_")
+        if name.startswith("_"):  # not an option: medart notes there what an output belongs to
+            continue
+        if name not in known - {"help", "config"}:
+            close = difflib.get_close_matches(name, sorted(item for item in known if item), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"--config {value}: {context.info_name} has no option {key}{hint}")
+        if isinstance(setting, dict):
+            raise ConfigError(f"--config {value}: {key} is a table; settings are flat: key = value")
+        settings[name] = setting
+    context.default_map = settings
+    return value
+
+
+LEVELS = ("split", "label", "group_id", "-")
+
+
+def parse_levels(text: str | None) -> tuple[str, ...] | None:
+    """Return what the folders of a data set mean, from the top; None where that is to be found out.
+
+    Raises:
+        ConfigError: A level is unknown or stands twice.
+    """
+    if text is None:
+        return None
+    levels = tuple(text.split("/"))
+    named = [level for level in levels if level != "-"]
+    if not set(levels) <= set(LEVELS) or len(set(named)) < len(named):
+        raise ConfigError(
+            f"--folders {text}: must be some of split, label, group_id and -, from the top, joined "
+            "by /, as group_id/label for a folder a patient with a folder a class in it"
+        )
+    return levels
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """Return the number of a shard, from 1, and how many there are; (1, 1) without --shard.
+
+    Raises:
+        ConfigError: The text is not I/N.
+    """
+    if text is None:
+        return 1, 1
+    number, _, count = text.partition("/")
+    plain = all(part.isascii() and part.isdigit() for part in (number, count))
+    if not plain or not 1 <= int(number) <= int(count) <= MOST_SHARDS:
+        raise ConfigError(f"--shard {text}: must be I/N, as 2/3 for the second part of three")
+    return int(number), int(count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonConfig:
+    """Options that every command has.
+
+    Attributes:
+        formerly: What an option of an output means where its settings do not name it, since they
+            are from before there was that option.
+        less_memory: What to say where memory is full, the least loss first.
+    """
+
+    formerly: ClassVar[Mapping[str, Any]] = NOTHING
+    less_memory: ClassVar[tuple[Hint, ...]] = ()
+
+    config: Annotated[
+        str | None,
+        _common_option(
+            help="Settings to start from: a TOML file, or a packaged recipe by name.",
+            callback=_apply_settings,
+            is_eager=True,
+            autocompletion=complete_config,
+        ),
+        ONE_CALL,
+    ] = None
+    device: Annotated[str, _common_option(help="auto, cpu, cuda or cuda:N."), RUN_ONLY] = "auto"
+    precision: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"],
+        _common_option(help="Number format of the models; auto is bf16 on a GPU, fp32 on a CPU."),
+    ] = "auto"
+    seed: Annotated[int, _common_option(help="All randomness follows from it.", min=0)] = 0
+    offline: Annotated[
+        bool, _common_option("--offline", help="Never use the network."), RUN_ONLY
+    ] = False
+    max_failures: Annotated[
+        int,
+        _common_option(
+            help="Rows that may fail (a broken image, say) before the exit code is 3.", min=0
+        ),
+        RUN_ONLY,
+    ] = 0
+    json: Annotated[
+        bool, _common_option("--json", help="Print the summary as one JSON object."), ONE_CALL
+    ] = False
+    quiet: Annotated[
+        bool, _common_option("--quiet", "-q", help="Warnings and errors only."), ONE_CALL
+    ] = False
+    verbose: Annotated[bool, _common_option("--verbose", "-v", help="Say more."), ONE_CALL] = False
+
+    def __post_init__(self) -> None:
+        kind, colon, index = self.device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (
+            colon and (kind != "cuda" or not (index.isascii() and index.isdigit()))
+        ):
+            raise ConfigError(f"--device {self.device}: not auto, cpu, cuda or cuda:N")
+        self._check_bounds()
+        self.refuse_idle()
+
+    def _check_bounds(self) -> None:
+        """Check each number by the bounds that its option states."""
+        for name, notes in _list_notes(type(self)):
+            low, high = getattr(notes[0], "min", None), getattr(notes[0], "max", None)
+            check_bounds("--" + name.replace("_", "-"), getattr(self, name), low, high)
+
+    @classmethod
+    def name_run_only(cls) -> frozenset[str]:
+        """Name the options with another value of which an output may be continued."""
+        marked = [name for name, notes in _list_notes(cls) if isinstance(notes[-1], Mark)]
+        return frozenset(marked)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the flat table that `--config` reads: no unset options, paths as text.
+
+        What belongs to one call is left out; so all parts of an output have the same settings.
+        """
+        table: dict[str, Any] = {}
+        for name, notes in _list_notes(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                value = [str(item) if isinstance(item, Path) else item for item in value]
+            if notes[-1] != ONE_CALL and value is not None:
+                table[name] = str(value) if isinstance(value, Path) else value
+        return table
+
+    def name_less_memory(self, full: str) -> str:
+        """Name the options that would take less memory than this call took.
+
+        Args:
+            full: Whose memory was full, `GPU` or `machine`.
+        """
+        hints = [
+            text
+            for name, helps, text in self.less_memory
+            if helps is None or getattr(self, name) in helps
+        ]
+        if full == "GPU":
+            hints.append("--device cpu")
+        return " or ".join(part for part in (", ".join(hints[:-1]), *hints[-1:]) if part) or (
+            "more memory"
+        )
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that change nothing in some calls: whether this is one, why, and which."""
+        return []
+
+    def refuse_idle(self, typed: Collection[str] = ()) -> None:
+        """Refuse a given option that changes nothing in this call.
+
+        An option is given if it has another value than its default, unless that stands in the
+        settings file, which may be for other calls too.
+
+        Args:
+            typed: Names of options that stand on the command line, given whatever their values.
+
+        Raises:
+            ConfigError: Names the option, and why it changes nothing.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        idle = [(name, why) for applies, why, names in self.list_idle() if applies
+                for name in names.split()]  # fmt: skip
+        for name, why in idle:
+            value, option = getattr(self, name), "--" + name.replace("_", "-")
+            given = value != defaults[name] and value != self._find_in_file(name)
+            if name in typed or given:
+                raise ConfigError(f"{option}: changes nothing {why}; leave it out")
+
+    def _find_in_file(self, name: str) -> object:
+        """Return what the settings file says of an option; None where it says nothing."""
+        file = read_settings(self.config, self.formerly) if self.config else {}
+        return file.get(name, file.get(name.replace("_", "-")))
+
+    def _check_roots(self, *names: str) -> None:
+        """Refuse a root for a set that is not there."""
+        for name in names:
+            if getattr(self, f"{name}_root") is not None and getattr(self, name) is None:
+                raise ConfigError(f"--{name}-root: names the folder of --{name}, which is missing")
+
+    def _refuse_zero(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) == 0:
+                raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
+
+    def _check_resolution(self, resolution: int | None) -> None:
+        if resolution is not None and (resolution < 16 or resolution % 8):
+            raise ConfigError(f"--resolution must be a multiple of 8 from 16 on, got {resolution}")
+
+
+def check_bounds(option: str, value: object, low: float | None, high: float | None) -> None:
+    """Check a number, or nothing else, by the bounds of its option; NaN is refused as well.
+
+    Raises:
+        ConfigError: It is beyond one.
+    """
+    if not isinstance(value, int | float):
+        return
+    if low is not None and not value >= low:
+        raise ConfigError(f"{option} must be {low} or more, got {value}")
+    if high is not None and not value <= high:
+        raise ConfigError(f"{option} must be {high} or less, got {value}")
+
+
+def _list_notes(kind: type[CommonConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """List the options of a command with what stands beside the type of each: option, mark."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        yield field.name, getattr(hints[field.name], "__metadata__", (None,))

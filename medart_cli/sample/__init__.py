@@ -1,0 +1,1 @@
+"""Draw images: `medart sample`."""

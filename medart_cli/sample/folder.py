@@ -1,0 +1,119 @@
+"""The output folder of `medart sample`: what of it is done, and how its parts are joined."""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.images import save_png, tile_images
+from medart_cli.data.manifest import (
+    MANIFEST_NAME,
+    PARTS,
+    read_manifest,
+)
+from medart_cli.data.output import write_json, write_text
+from medart_cli.data.stored import join_manifests
+from medart_cli.errors import ConfigError
+from medart_cli.log import log
+from medart_cli.ranks import Part
+from medart_cli.sample.options import SampleConfig
+from medart_cli.sample.prompts import Prompts
+from medart_cli.sample.source import Source
+
+SHEET_IMAGES = 64  # a contact sheet of more is too small to look at
+
+
+SUMMARY_NAME = "sample.json"
+
+
+SHEET_NAME = "contact-sheet.png"
+
+
+Flags = npt.NDArray[np.bool_]
+
+
+def own_file(out: Path, part: Part) -> Path:
+    """Return the file that takes the manifest lines of this process."""
+    return out / PARTS / f"{part.name}.jsonl" if part.count > 1 else out / MANIFEST_NAME
+
+
+def list_files(config: SampleConfig, out: Path, part: Part) -> list[Path]:
+    """Return the files that list finished rows.
+
+    Other shards may be at work: one looks at its own file, and at what was joined before.
+    """
+    others = [own_file(out, part)] if config.shard else sorted((out / PARTS).glob("*-of-*.jsonl"))
+    return list(dict.fromkeys((out / MANIFEST_NAME, *others)))
+
+
+def finished_rows(out: Path, files: Sequence[Path], rows: Prompts) -> Flags:
+    """Say for each row whether it is done; one whose image is gone is drawn again.
+
+    More rows than before may be asked for, as long as those that are drawn stay what they are.
+
+    Raises:
+        ConfigError: The folder holds images of other prompts, or more than are asked for.
+    """
+    done = np.zeros(len(rows), dtype=np.bool_)
+    for path in files:
+        if path.is_file() and path.stat().st_size:
+            for record in read_manifest(path, root=out):
+                row = int(record.fields["row"])
+                if row >= len(rows):
+                    raise _other_rows(out, f"it holds image {row + 1}, of {len(rows)} asked for")
+                now = rows[row]
+                if (record.text, record.label) != (now["text"], now.get("label")):
+                    raise _other_rows(out, f"image {row + 1} is of {record.text!r:.80}")
+                done[row] |= record.path.is_file()
+    return done
+
+
+def _other_rows(out: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{out}: belongs to other prompts: {what}; name another folder, or start anew with "
+        "--overwrite"
+    )
+
+
+def say_what_is_left(out: Path, done: Flags) -> None:
+    """Say how far the folder is, where there is something; and what of a finished one is gone."""
+    facts = out / SUMMARY_NAME
+    finished = json.loads(facts.read_text(encoding="utf-8"))["images"] if facts.is_file() else 0
+    gone = int((~done[:finished]).sum())
+    if gone:
+        log.warning(
+            "%s: was finished, and %d of its %d images are gone or no longer in its %s; they are "
+            "drawn again", out, gone, finished, MANIFEST_NAME,
+        )  # fmt: skip
+    elif done.any():
+        log.info("%s: %d of %d images are there", out, int(done.sum()), len(done))
+
+
+def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:
+    """Join the lines of all processes, in order, and write what stands beside the images."""
+    parts = sorted((out / PARTS).glob("*-of-*.jsonl"))
+    files = [path for path in (out / MANIFEST_NAME, *parts) if path.is_file()]
+    join_manifests(out / MANIFEST_NAME, [path for path in files if path.stat().st_size], "row")
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+    write_sheet(out, summary["images"])
+    training = source.trained / checkpoints.TRAINING_HASHES
+    if training.is_file():  # lets classify see whether test images were trained on
+        write_text(out / training.name, training.read_text(encoding="utf-8"))
+    write_json(out / SUMMARY_NAME, summary)
+
+
+def write_sheet(out: Path, count: int) -> None:
+    """Lay the first images on one sheet, to look at."""
+    names = [f"{index:06d}.png" for index in range(min(count, SHEET_IMAGES))]
+    images = []
+    for name in names:
+        with Image.open(out / name) as image:
+            images.append(image.convert("RGB"))
+    save_png(out / SHEET_NAME, tile_images(images, columns=math.ceil(math.sqrt(len(images)))))

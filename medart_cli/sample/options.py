@@ -1,0 +1,147 @@
+"""The options of `medart sample`."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from typer import Argument, Option
+
+from medart_cli.errors import ConfigError
+from medart_cli.options import (
+    MORE_THAN_ONE,
+    ONE_CALL,
+    RUN_ONLY,
+    CommonConfig,
+    Folders,
+    Hint,
+    complete_profile,
+    parse_levels,
+    parse_shard,
+)
+
+_output_option = partial(Option, rich_help_panel="Output")
+_model_option = partial(Option, rich_help_panel="Model")
+_prompts_option = partial(Option, rich_help_panel="Prompts")
+_drawing_option = partial(Option, rich_help_panel="Drawing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(CommonConfig):
+    """Draw images from a run folder or a base model, one for each prompt.
+
+    Prompts come from --prompt, --prompts or --from. The same command again skips finished images.
+    """
+
+    less_memory: ClassVar[tuple[Hint, ...]] = (
+        ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
+        ("precision", ("fp32",), "--precision bf16"),
+        ("resolution", None, "a smaller --resolution"),
+    )
+
+    run: Annotated[
+        str,
+        Argument(help="Run folder, one of its checkpoints, a pipeline folder or a hub id."),
+        RUN_ONLY,
+    ]
+    base: Annotated[
+        str | None,
+        _model_option(
+            help="The run's base, where it lies elsewhere by now: a folder or a hub id. Its "
+            "weights must be the same."
+        ),
+        RUN_ONLY,
+    ] = None
+    out: Annotated[
+        Path | None, _output_option(help="Folder for the images and their manifest."), RUN_ONLY
+    ] = None
+    overwrite: Annotated[
+        bool,
+        _output_option("--overwrite", help="Start anew where the folder is not empty."),
+        ONE_CALL,
+    ] = False
+    merge_to: Annotated[
+        Path | None,
+        _output_option(
+            help="Write the run as a whole diffusers pipeline folder; draws only with --out."
+        ),
+    ] = None
+
+    prompt: Annotated[
+        list[str] | None, _prompts_option(help="A prompt (repeatable)."), RUN_ONLY
+    ] = None
+    prompts: Annotated[
+        str | None, _prompts_option(help="Text file with a prompt a line, or -."), RUN_ONLY
+    ] = None
+    from_data: Annotated[
+        str | None,
+        _prompts_option("--from", help="Image folder or manifest whose captions are drawn, or -."),
+        RUN_ONLY,
+    ] = None
+    root: Annotated[
+        Path | None,
+        _prompts_option(help="Folder that file names of --from are relative to."),
+        RUN_ONLY,
+    ] = None
+    split: Annotated[
+        list[str] | None,
+        _prompts_option(
+            help="Split of --from whose captions are drawn, train, val or test (repeatable); by "
+            "default what finetune trains on: train, and rows that name none."
+        ),
+        RUN_ONLY,
+    ] = None
+    folders: Annotated[Folders, RUN_ONLY] = None
+    profile: Annotated[
+        str,
+        _prompts_option(
+            autocompletion=complete_profile,
+            help="Modality that words the simple caption where a row has no text.",
+        ),
+        RUN_ONLY,
+    ] = "generic"
+    count: Annotated[
+        int | None,
+        _prompts_option(help="Images in all; by default one for each prompt.", min=1),
+        RUN_ONLY,
+    ] = None
+    per_label: Annotated[
+        int | None, _prompts_option(help="Images for each label of --from.", min=1), RUN_ONLY
+    ] = None
+
+    resolution: Annotated[
+        int | None, _drawing_option(help="Image side in pixels; the run's own by default.")
+    ] = None
+    steps: Annotated[int, _drawing_option(help="Solver steps an image.", min=1)] = 20
+    guidance: Annotated[float, _drawing_option(help="Guidance scale; 1 for none.", min=1)] = 4.5
+    batch_size: Annotated[int, _drawing_option(help="Images drawn at a time.", min=1), RUN_ONLY] = 4
+    shard: Annotated[
+        str | None,
+        _drawing_option(
+            help="Draw only part I/N of the images, as 2/3, for job arrays. When all parts are "
+            "there, the same command without --shard joins them."
+        ),
+        ONE_CALL,
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_levels(self.folders)
+        self._check_resolution(self.resolution)
+        parse_shard(self.shard)
+        if self.shard is not None and (self.overwrite or self.out is None or self.merge_to):
+            raise ConfigError("--shard: needs --out, and goes without --overwrite and --merge-to")
+        sources = [bool(self.prompt), self.prompts is not None, self.from_data is not None]
+        if self.out is None and self.merge_to is None:
+            raise ConfigError("--out: missing; name a folder for the images, or use --merge-to")
+        if self.out is not None and sum(sources) != 1:
+            raise ConfigError("give prompts by exactly one of --prompt, --prompts and --from")
+        if any("\ud800" <= letter <= "\udfff" for text in self.prompt or () for letter in text):
+            raise ConfigError("--prompt: is not valid text in the terminal's encoding")
+        for name in self.split or ():
+            if name not in ("train", "val", "test"):
+                raise ConfigError(f"--split {name}: must be train, val or test")
+        if self.split and self.from_data is None:
+            raise ConfigError("--split: names rows of --from, which is missing")
+        if self.per_label is not None and (self.from_data is None or self.count is not None):
+            raise ConfigError("--per-label needs --from, and goes without --count")

@@ -1,0 +1,110 @@
+"""What images are drawn with: a run, one of its checkpoints, or a base."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medart_cli import stop
+from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.cache import try_cache
+from medart_cli.data.card import build_merged_card
+from medart_cli.data.hashes import hash_files
+from medart_cli.data.output import write_text
+from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.log import log
+from medart_cli.models import adapters, bases
+from medart_cli.models.device import (
+    ask_first,
+)
+from medart_cli.models.hub import EMBEDDED, is_hub_id
+from medart_cli.sample.options import SampleConfig
+
+
+@dataclass
+class Source:
+    """What the images are drawn with.
+
+    Attributes:
+        base: Pipeline folder of the base model.
+        trained: Folder with trained parts; the base itself where nothing was trained.
+        facts: The run's facts; empty for a plain base.
+        mark: What `run` says in each manifest line: the checkpoint's hash.
+    """
+
+    base: Path
+    trained: Path
+    facts: dict[str, Any]
+    mark: str
+
+
+def find_source(config: SampleConfig) -> Source:
+    """Find the run, checkpoint or base that is asked for, and check that its base is the same.
+
+    One process reads large files for their hashes, and tells the others.
+    """
+    found = ask_first(partial(checkpoints.find_run, Path(config.run)))
+    if found is None:
+        if config.base is not None:
+            raise ConfigError(f"--base {config.base}: {config.run} is no run, but a base itself")
+        known = config.run == EMBEDDED or is_hub_id(config.run) or Path(config.run).is_dir()
+        if not known:
+            raise MissingModelError(
+                f"{config.run}: no such folder; RUN is a run folder that medart finetune wrote, "
+                "one of its checkpoints, a pipeline folder, a hub id (OWNER/NAME), or tiny"
+            )
+        base = bases.find_base(config.run, offline=config.offline, option="RUN")
+        return Source(base, base, {}, ask_first(partial(hash_transformer, base)))
+    trained, facts = found
+    base = bases.find_base(config.base or facts["base"], offline=config.offline)
+    hashes = ask_first(partial(hash_base, base))
+    for part, known in facts["base_hashes"].items():
+        if hashes.get(part, known) != known:
+            raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")
+    mark = facts.get("checkpoint")  # a checkpoint of a run has none
+    mark = mark or ask_first(partial(checkpoints.hash_trained, trained))
+    return Source(base, trained, facts, mark)
+
+
+def hash_base(base: Path) -> dict[str, str]:
+    """Return the hashes of a run's base."""
+    return bases.hash_base(base, hash_once(base, bases.WEIGHTS))
+
+
+def hash_transformer(base: Path) -> str:
+    """Return what tells a base that was not trained."""
+    return bases.hash_weights(base / "transformer", hash_once(base, ["transformer"]))
+
+
+def hash_once(base: Path, parts: Sequence[str]) -> dict[Path, str]:
+    """Hash weight files of some parts of the base, with the memory of `hash_files`."""
+    files = bases.find_unhashed(base, parts)
+    hashes, faults = hash_files(files, cache=try_cache(), poll=stop.check)
+    for error in faults.values():
+        raise error
+    return hashes
+
+
+def merge(source: Source, out: Path) -> None:
+    """Write run and base as one pipeline folder that plain diffusers opens."""
+    if out.exists():
+        raise ConfigError(f"{out}: is there already; name a new folder")
+
+    def write(folder: Path) -> None:
+        side = source.facts.get("resolution")
+        adapters.merge_run(source.base, source.trained, folder, resolution=side)
+        training = source.trained / checkpoints.TRAINING_HASHES
+        if training.is_file():
+            write_text(folder / training.name, training.read_text(encoding="utf-8"))
+        if source.facts:
+            card = build_merged_card(source.facts, bases.pipeline_class(folder))
+            write_text(folder / "README.md", card)
+
+    checkpoints.write_folder(out, write)
+    log.info("%s: whole pipeline written", out)
+
+
+def demonstration_mark(source: Source) -> dict[str, Any]:
+    """Return what images of a demonstration model say of themselves; nothing for real models."""
+    return {"demonstration": True} if bases.is_demonstration(source.base) else {}

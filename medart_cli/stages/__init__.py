@@ -1,4 +1,0 @@
-"""The commands, one file each; each reads and writes files and has run(config) -> summary.
-
-A stage may import data, models, diffusion and metrics, and never another stage.
-"""

@@ -1,0 +1,1 @@
+"""The trainings that made the demonstration models; not in the wheel."""

@@ -1,0 +1,296 @@
+import base64
+import importlib.util
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medart_cli.caption.endpoint import Endpoint, check_endpoint, is_loopback
+from medart_cli.errors import ConfigError, RunError
+from medart_cli.models.captioner import Question, Sampling
+from tests.small_captioner import build_llava
+from tests.stub_server import completion, prompt_of, serve
+
+
+def connect(stub, sampling=None, **options):
+    endpoint = Endpoint(
+        check_endpoint(stub.url, allow_remote=False), sampling=sampling or Sampling(), **options
+    )
+    endpoint.first_wait = 0.01
+    return endpoint.connect(None)
+
+
+def questions(count=1):
+    return [
+        Question(Image.new("RGB", (8, 6), (40, index, 90)), f"prompt {index}", index)
+        for index in range(count)
+    ]
+
+
+def ask(endpoint, count=1, **options):
+    found = dict(item for item in endpoint.ask(questions(count), **options) if item)
+    return [found[index] for index in range(count)]
+
+
+def in_turn(*answers):
+    left = list(answers)
+    return lambda body: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_a_request_carries_prompt_image_seed_and_sampling():
+    with serve(lambda body: "a text") as stub:
+        answer = ask(connect(stub))[0]
+    assert answer.text == "a text" and answer.finished and answer.error is None
+    body = stub.requests[0]
+    assert body["model"] == "stub-model" and body["seed"] == 0
+    assert (body["temperature"], body["top_p"], body["top_k"], body["max_tokens"]) == (
+        0.8, 0.9, 50, 150,
+    )  # fmt: skip
+    assert prompt_of(body) == "prompt 0"
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    sent = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    assert np.array_equal(np.asarray(sent), np.asarray(questions()[0].image))
+
+
+def test_greedy_asks_for_no_temperature():
+    with serve(lambda body: "a text") as stub:
+        ask(connect(stub), greedy=True)
+        ask(connect(stub, Sampling(temperature=0)))
+    assert [body["temperature"] for body in stub.requests] == [0, 0]
+    assert not any("top_k" in body for body in stub.requests)
+
+
+def test_answers_belong_to_their_questions_and_requests_run_side_by_side():
+    def reply(body):
+        time.sleep(0.02)
+        return prompt_of(body).upper()
+
+    with serve(reply) as stub:
+        texts = [answer.text for answer in ask(connect(stub, concurrency=3), 12)]
+    assert texts == [f"PROMPT {index}" for index in range(12)]
+    assert 1 < stub.most_at_once <= 3
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [429, 500, 503, None, b"garbage", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{x}",
+     (200, {"choices": []}, {}), (200, [1], {}), (200, {"choices": [{"message": {}}]}, {})],
+    ids=["429", "500", "503", "dropped", "no-http", "no-json", "empty", "list", "no-text"],
+)  # fmt: skip
+def test_what_may_pass_is_asked_again(trouble):
+    with serve(in_turn(trouble, trouble, "a text")) as stub:
+        assert ask(connect(stub))[0].text == "a text"
+    assert len(stub.requests) == 3
+
+
+def test_tries_are_bounded_and_the_last_reason_is_kept():
+    with serve(lambda body: 500) as stub:
+        answer = ask(connect(stub))[0]
+    assert answer.text == "" and "answers 500: stub says no (5 tries)" in answer.error
+    assert len(stub.requests) == 5
+
+
+def test_a_hang_ends_at_the_time_limit():
+    leave = threading.Event()
+    with serve(lambda body: leave.wait(20) and None) as stub:
+        endpoint = connect(stub, timeout=0.2)
+        endpoint.retries = 1
+        started = time.monotonic()
+        answer = ask(endpoint)[0]
+        leave.set()
+    assert "no reply in time (2 tries)" in answer.error and time.monotonic() - started < 5
+
+
+def test_the_caller_is_given_the_chance_to_stop_while_nothing_comes():
+    leave = threading.Event()
+    with serve(lambda body: leave.wait(20) and None) as stub:
+        asked = connect(stub).ask(questions())
+        started = time.monotonic()
+        assert next(asked) is None
+        asked.close()
+        leave.set()
+    assert time.monotonic() - started < 3
+
+
+def test_a_server_s_wish_to_wait_is_granted():
+    with serve(in_turn((429, {}, {"Retry-After": "1"}), "a text")) as stub:
+        started = time.monotonic()
+        assert ask(connect(stub))[0].text == "a text"
+    assert time.monotonic() - started >= 1
+
+
+def test_a_request_that_is_wrong_is_not_sent_again():
+    with serve(lambda body: 413) as stub:
+        assert "answers 413" in ask(connect(stub))[0].error
+    assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_no_other_image_changes_ends_the_run(status):
+    with serve(lambda body: status) as stub, pytest.raises(RunError, match=str(status)):
+        ask(connect(stub), 3)
+
+
+def test_a_redirect_is_not_followed_for_the_image_would_go_elsewhere():
+    with serve(lambda body: "elsewhere") as other:
+        headers = {"Location": other.url + "/v1/chat/completions"}
+        with serve(lambda body: (307, {}, headers)) as stub, pytest.raises(RunError, match="307"):
+            ask(connect(stub))
+    assert other.requests == []
+
+
+def test_a_server_that_fails_on_every_image_ends_the_run():
+    with serve(lambda body: 400) as stub, pytest.raises(RunError, match="10 images in a row"):
+        ask(connect(stub, concurrency=2), 30)
+
+
+def test_now_and_then_a_failure_does_not_end_the_run():
+    with serve(lambda body: 400 if prompt_of(body)[-1] in "13579" else "a text") as stub:
+        found = ask(connect(stub, concurrency=1), 40)
+    assert sum(answer.error is not None for answer in found) == 20
+
+
+def test_a_refused_connection_names_the_way_on():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(RunError, match="cannot be reached: connection refused"):
+        Endpoint(url + "/v1", sampling=Sampling()).connect("any")
+    endpoint = Endpoint(url + "/v1", sampling=Sampling())
+    endpoint.first_wait = 0.01
+    with pytest.raises(RunError, match="start the server"):
+        ask(endpoint)
+
+
+def test_a_server_without_top_k_is_asked_in_other_words_once_and_for_all():
+    def reply(body):
+        for name in ("top_k", "generation_config"):
+            if name in body:
+                return 422, {"detail": f"Unexpected fields in the request: {{'{name}'}}"}, {}
+        return "a text"
+
+    with serve(reply) as stub:
+        endpoint = connect(stub, concurrency=1)
+        assert [answer.text for answer in ask(endpoint, 3)] == ["a text"] * 3
+    assert len(stub.requests) == 5
+    assert json.loads(stub.requests[1]["generation_config"]) == {"do_sample": True, "top_k": 50}
+
+
+def test_a_text_cut_at_the_limit_is_not_finished_and_broken_letters_are_mended():
+    with serve(lambda body: (200, completion("half \ud83d", "length"), {})) as stub:
+        answer = ask(connect(stub))[0]
+    assert answer.text == "half ?" and not answer.finished
+
+
+def test_the_key_goes_into_the_header_alone(caplog):
+    with serve(in_turn(500, "a text")) as stub:
+        ask(connect(stub, key="secret-key"))
+    assert stub.headers[0]["Authorization"] == "Bearer secret-key"
+    assert "secret-key" not in json.dumps(stub.requests) + caplog.text
+
+
+def test_proxies_of_the_environment_do_not_see_loopback_requests(monkeypatch):
+    with serve(lambda body: "through the proxy") as proxy, serve(lambda body: "direct") as stub:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        assert ask(connect(stub))[0].text == "direct"
+    assert proxy.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
+        ("http://localhost:8000/v1/", "http://localhost:8000/v1"),
+        ("http://[::1]:8000/v1/chat/completions", "http://[::1]:8000/v1"),
+        ("https://127.8.9.1/api/v3", "https://127.8.9.1/api/v3"),
+    ],
+)
+def test_loopback_addresses_are_taken(url, whole):
+    assert check_endpoint(url, allow_remote=False) == whole
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://10.0.0.5:8000/v1", "https://api.example.org/v1", "http://localhost.example.org",
+     "http://127.0.0.1.example.org", "http://0.0.0.0:8000", "http://[::2]/v1"],
+)  # fmt: skip
+def test_addresses_off_the_loopback_need_leave(url):
+    with pytest.raises(ConfigError, match="--allow-remote"):
+        check_endpoint(url, allow_remote=False)
+    assert check_endpoint(url, allow_remote=True).startswith(url.split("/v1")[0])
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://127.0.0.1", "http://", "http://me:secret@127.0.0.1/v1",
+            "http://127.0.0.1/v1?key=secret"]
+)  # fmt: skip
+def test_what_is_no_plain_address_is_refused_without_showing_a_password(url):
+    with pytest.raises(ConfigError) as caught:
+        check_endpoint(url, allow_remote=True)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_loopback_is_this_machine_alone():
+    assert is_loopback("LOCALHOST") and is_loopback("127.1.2.3") and is_loopback("::1")
+    assert not is_loopback("192.168.0.1") and not is_loopback("example.org")
+
+
+def test_a_model_must_be_named_where_there_are_several(monkeypatch):
+    with serve(lambda body: "a text") as stub:
+        endpoint = Endpoint(stub.url + "/v1", sampling=Sampling())
+        listed = {"data": [{"id": "one"}, {"id": "two"}]}
+        monkeypatch.setattr(endpoint, "_send", lambda path, fields: (200, listed))
+        with pytest.raises(ConfigError, match="it lists one, two"):
+            endpoint.connect(None)
+        assert endpoint.connect("two").name == "two"
+
+
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory):
+    """`transformers serve` itself, with a small model."""
+    if importlib.util.find_spec("uvicorn") is None:
+        pytest.skip("needs transformers[serving]")
+    folder = build_llava(tmp_path_factory.mktemp("served") / "llava")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = "from transformers.cli.transformers import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "serve", str(folder), "--port", str(port), "--host",
+         "127.0.0.1", "--device", "cpu", "--dtype", "float32"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, "transformers serve ended"
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield url, str(folder)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_transformers_serve_answers(real_server):
+    url, model = real_server
+    sampling = Sampling(max_new_tokens=10)
+    endpoint = Endpoint(check_endpoint(url, allow_remote=False), sampling=sampling).connect(model)
+    answers = ask(endpoint, 3)
+    assert all(answer.error is None and answer.text for answer in answers)
+    assert not all(answer.finished for answer in answers)
+    greedy = [answer.text for answer in ask(endpoint, 3, greedy=True)]
+    assert greedy == [answer.text for answer in ask(endpoint, 3, greedy=True)]
+    assert greedy != [answer.text for answer in answers]  # it drew, as it was asked to

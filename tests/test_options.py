@@ -1,0 +1,164 @@
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medart_cli import cli
+from medart_cli.data import output as report
+from medart_cli.demo.options import DemoConfig
+from medart_cli.errors import ConfigError
+from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.finetune.hldf import choose_every, count_passes, plan_hldf
+from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.options import read_settings
+from medart_cli.sample.options import SampleConfig
+
+
+def test_a_notebook_hears_the_same_sentence_as_the_command_line():
+    with pytest.raises(ConfigError, match="^--batch-size must be 1 or more, got 0$"):
+        FinetuneConfig(data="d", out=Path("o"), batch_size=0)
+    with pytest.raises(ConfigError, match="^--out: missing"):
+        SampleConfig(run="r", prompt=["a"])
+
+
+def test_settings_are_flat_and_leave_unset_options_out():
+    settings = FinetuneConfig(data="d", out=Path("run"), target=["to_q"]).settings()
+    assert settings["out"] == "run"
+    assert settings["target"] == ["to_q"]
+    assert "steps" not in settings
+    assert "config" not in settings
+    assert all(isinstance(value, str | int | float | list) for value in settings.values())
+
+
+def test_paths_are_texts_in_settings_within_lists_too():
+    config = EvaluateConfig(real="a", synthetic=["b"], out=Path("o"), synthetic_root=[Path("r")])
+    assert config.settings()["synthetic_root"] == ["r"]
+
+
+def test_a_config_cannot_be_changed_afterwards():
+    config = FinetuneConfig(data="d", out=Path("o"))
+    with pytest.raises(AttributeError):
+        config.rank = 3
+
+
+COMMANDS = ("caption", "finetune", "sample", "evaluate", "classify")
+NEEDED = {
+    "caption": {"images": "d"},
+    "finetune": {"data": "d", "out": Path("o")},
+    "sample": {"run": "r", "prompt": ["a"], "out": Path("o")},
+    "evaluate": {"real": "a", "synthetic": ["b"], "out": Path("o")},
+    "classify": {"data": "a", "out": Path("o")},
+}
+TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)
+VALUES = {int: st.integers(0, 10**6), float: st.floats(0, 1e6), str: TEXTS, bool: st.booleans()}
+
+
+def values_of(kind):
+    """Draw values of an option's type, without None."""
+    kinds = [item for item in (get_args(kind) or (kind,)) if item is not type(None)]
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) is list:
+        return st.lists(values_of(get_args(kind)[0]), min_size=1, max_size=3)
+    if kind is Path:
+        return TEXTS.map(Path)
+    return VALUES[kind] if kind in VALUES else st.one_of(*map(values_of, kinds))
+
+
+def options_of(stage):
+    kinds = get_type_hints(cli.COMMANDS[stage])
+    names = sorted(kinds.keys() - NEEDED[stage].keys() - {"config", "shard"})
+    return st.lists(st.sampled_from(names), max_size=4, unique=True).flatmap(
+        lambda chosen: st.fixed_dictionaries({name: values_of(kinds[name]) for name in chosen})
+    )
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_settings_written_by_a_run_are_read_back_the_same(stage, tmp_path, monkeypatch):
+    read = []
+    module = import_module(f"medart_cli.{stage}.run")
+    monkeypatch.setattr(module, "run", lambda config: read.append(config) or {"result": ""})
+
+    @settings(max_examples=20, deadline=None)
+    @given(options_of(stage))
+    def round_trip(options):
+        try:
+            config = cli.COMMANDS[stage](**NEEDED[stage], **options)
+        except ConfigError:
+            return
+        file = tmp_path / "settings.toml"
+        file.write_text(tomli_w.dumps(config.settings()), encoding="utf-8")
+        with pytest.raises(SystemExit) as ended:
+            cli.main([stage, "--config", str(file)])
+        assert ended.value.code == 0
+        assert read[-1].settings() == config.settings()
+
+    round_trip()
+    assert len(read) >= 3
+
+
+def test_settings_from_before_there_was_a_score_mean_the_published_loss(tmp_path):
+    old = tmp_path / "settings.toml"
+    old.write_text(report._head("finetune") + "hldf_every = 500\n")
+    assert read_settings(str(old), FinetuneConfig.formerly)["hldf_loss"] == "published"
+    own = tmp_path / "own.toml"
+    own.write_text("hldf_every = 500\n")  # somebody's own file means today's defaults
+    assert "hldf_loss" not in read_settings(str(own), FinetuneConfig.formerly)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"hldf_every": 0, "hldf_steps": 5}, "--hldf-steps: changes nothing with --hldf-every 0"),
+        ({"hldf_every": "0", "hldf_checkpoint": "step"}, "--hldf-checkpoint: changes nothing with"),
+        ({"method": "full", "target": ["to_q"]}, "--target: changes nothing with --method full"),
+        (
+            {"train_text_encoder": False, "text_target": ["q"]},
+            "--text-target: changes nothing with --freeze-text-encoder",
+        ),
+        (
+            {"method": "full", "train_text_encoder": False, "rank": 4},
+            "--rank: changes nothing where nothing gets",
+        ),
+        ({"use_cache": False, "cache": Path("c")}, "--cache: changes nothing with --no-cache"),
+        ({"learning_rate": 0}, "--learning-rate 0 would train nothing"),
+        ({"hldf_every": "often"}, "--hldf-every must be 0 or more, or auto, got often"),
+        ({"hldf_every": -1}, "--hldf-every must be 0 or more, or auto, got -1"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused_with_the_reason(options, told):
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        FinetuneConfig(data="d", out=Path("o"), **options)
+
+
+def test_what_a_recipe_says_for_other_cases_is_not_refused():
+    """The ablation without HLDF is `--config paper --hldf-every 0`."""
+    table = {**read_settings("paper"), "hldf_every": 0}
+    FinetuneConfig(data="d", out=Path("o"), config="paper", **table)
+    with pytest.raises(ConfigError, match="--hldf-steps: changes nothing"):
+        FinetuneConfig(data="d", out=Path("o"), config="paper", **{**table, "hldf_steps": 21})
+
+
+def test_demo_refuses_options_that_it_has_no_use_for():
+    for options in ({"precision": "bf16"}, {"max_failures": 3}):
+        with pytest.raises(ConfigError, match="changes nothing here"):
+            DemoConfig(**options)
+
+
+def test_how_one_call_was_to_talk_is_no_setting_of_the_next():
+    config = FinetuneConfig(data="d", out=Path("o"), json=True, quiet=True, overwrite=True)
+    assert config.settings().keys().isdisjoint({"json", "quiet", "verbose", "overwrite"})
+
+
+def test_a_color_loss_costs_what_the_method_page_counts():
+    plans = {loss: plan_hldf(FinetuneConfig(data="d", out=Path("o"), hldf_loss=loss))
+             for loss in ("published", "score")}  # fmt: skip
+    assert [count_passes(plans[loss]) for loss in ("published", "score")] == [120, 72]
+    assert [choose_every(plans["published"], total) for total in (4, 900, 10_000, 10**6)] == [
+        1, 45, 500, 500,
+    ]  # fmt: skip
+    assert choose_every(plans["score"], 10**6) == 300  # 72 of 120 passes, as much oftener
