@@ -445,15 +445,12 @@ def find_chance(count: int, total: int, verdict: Verdict) -> float:
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share.
+    """Give the 95 % interval of a share; of no images, any share.
 
     Source:
         Wilson 1927.
     """
     if total == 0:
         return 0.0, 1.0
-    z = 1.959963984540054
-    share, square = count / total, z * z / total
-    center = (share + square / 2) / (1 + square)
-    half = z * np.sqrt(share * (1 - share) / total + square / (4 * total)) / (1 + square)
-    return float(max(0.0, center - half)), float(min(1.0, center + half))
+    low, high = stats.binomtest(count, total).proportion_ci(method="wilson")
+    return float(low), float(high)

@@ -136,7 +136,10 @@ def average_limits(linear: Linear, codes: Integers) -> tuple[float, float]:
 
 
 def _wilson(mean: Floats, share: Floats, reach: Floats) -> Floats:
-    """Wilson's limits, (K, 2), with `share` for one over the number of images."""
+    """Wilson's limits, (K, 2), with `share` for one over the number of images.
+
+    By hand: scipy.stats.binomtest takes whole numbers of images, and the normal quantile alone.
+    """
     push = reach**2 * share  # (K,)
     middle = (mean + push / 2) / (1 + push)
     half = np.sqrt(push * mean * (1 - mean) + push**2 / 4) / (1 + push)

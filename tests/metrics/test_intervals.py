@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from medart_cli.metrics.intervals import (
     Linear,
     _linearize,
+    _wilson,
     average_limits,
     find_class_intervals,
     find_limits,
@@ -14,12 +15,22 @@ from medart_cli.metrics.intervals import (
 from medart_cli.metrics.scores import SURE, score_predictions
 from tests.bench.bench_intervals import Scene, measure
 
+NORMAL = norm.ppf(0.975)
+
 
 def make_predictions(right, classes=2):
     """Make predictions that are right where they should be."""
     truth = np.arange(len(right)) % classes
     said = np.where(right, truth, (truth + 1) % classes)
     return truth, np.eye(classes)[said] * 0.8 + 0.1
+
+
+@pytest.mark.parametrize("total", [1, 7, 612])
+def test_for_whole_numbers_the_limits_are_scipy_s(total):
+    counts = np.unique([0, 1, total // 3, total - 1, total])
+    limits = _wilson(counts / total, np.full(len(counts), 1 / total), np.full(len(counts), NORMAL))
+    known = [binomtest(int(count), total).proportion_ci(method="wilson") for count in counts]
+    np.testing.assert_allclose(limits, [[one.low, one.high] for one in known], atol=1e-12)
 
 
 def test_a_share_of_independent_images_has_wilsons_interval():
