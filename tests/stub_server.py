@@ -14,7 +14,7 @@ class Stub:
     """
 
     def __init__(self, reply):
-        self.reply, self.requests, self.headers = reply, [], []
+        self.reply, self.requests, self.headers, self.clients = reply, [], [], set()
         self.at_once, self.most_at_once = 0, 0
         self.lock = Lock()
         self.url = ""
@@ -35,6 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
         with stub.lock:
             stub.requests.append(body)
             stub.headers.append(dict(self.headers))
+            stub.clients.add(self.client_address)
             stub.at_once += 1
             stub.most_at_once = max(stub.most_at_once, stub.at_once)
         try:
@@ -76,11 +77,15 @@ class _Server(ThreadingHTTPServer):
         pass  # a client that gave up is what some tests are about
 
 
+class _Keeping(_Handler):
+    protocol_version = "HTTP/1.1"
+
+
 @contextmanager
-def serve(reply):
-    """Run a stub on a free loopback port."""
+def serve(reply, *, keep_alive=False):
+    """Run a stub on a free loopback port; kept connections outlive it, so few tests want them."""
     stub = Stub(reply)
-    server = _Server(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Keeping if keep_alive else _Handler)
     server.stub = stub
     stub.url = f"http://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -5,19 +5,20 @@ redirects are never followed and proxies are never used for a server on the loop
 """
 
 import base64
-import http.client
 import io
 import ipaddress
 import json
+import logging
 import random
-import urllib.error
-import urllib.request
+import re
 from collections.abc import Iterator, Sequence
+from errno import ECONNREFUSED
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import httpx2
 from PIL import Image
 
 from medart_cli.errors import ConfigError, RunError
@@ -30,6 +31,9 @@ DIALECTS = ("top_k", "generation_config", "")
 REFUSED = "connection refused"
 LONGEST_REPLY = 1 << 20  # bytes
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+# Seconds for which an idle connection is kept; less than the 5 after which uvicorn, under all these
+# servers, closes one, perhaps just as a request is sent.
+KEEP_IDLE = 2.0
 IDLE = 0.5  # seconds after which `ask` lets its caller look around
 FAILURES_IN_A_ROW = 10  # the server is then taken to be broken, not the images
 
@@ -41,20 +45,20 @@ def check_endpoint(url: str, *, allow_remote: bool) -> str:
         ConfigError: It is no http address, carries a password, or is not on the loopback although
             images may not leave this machine.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--endpoint {url}: not of the form http://127.0.0.1:8000/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    parts = _read_url(url)
+    if parts is None:  # and may hold a password: it is not shown
+        raise ConfigError("--endpoint: not of the form http://127.0.0.1:8000/v1")
+    if parts.userinfo or parts.query or parts.fragment:
         raise ConfigError(
             "--endpoint: holds more than an address; a key comes from MEDART_ENDPOINT_KEY alone"
         )
-    if not allow_remote and not is_loopback(parts.hostname):
+    if not allow_remote and not is_loopback(parts.host):
         raise ConfigError(
             f"--endpoint {url}: is not on this machine's loopback; --allow-remote says that images "
             "may leave the machine"
         )
-    path = parts.path.rstrip("/").removesuffix("/chat/completions")
-    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+    path = parts.raw_path.decode("ascii").rstrip("/?").removesuffix("/chat/completions")
+    return f"{parts.scheme}://{parts.netloc.decode('ascii')}{path or '/v1'}"
 
 
 def is_loopback(host: str) -> bool:
@@ -63,11 +67,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:  # noqa: ANN401 - of the standard library
-        return None  # the reply then counts as an error: an image is sent where it was asked for
 
 
 class Endpoint:
@@ -97,16 +96,16 @@ class Endpoint:
             concurrency: Requests that are under way at a time.
             timeout: Seconds after which a silent server is given up.
             key: Sent as bearer token; never logged.
+
+        Raises:
+            ConfigError: The key holds what no header may.
+            RunError: The environment's proxy for the server is no HTTP proxy.
         """
         self.url, self.sampling, self.batch_size = url, sampling, concurrency
         self.name, self.revision, self.demonstration = "", None, False
         self.retries = 4
         self.first_wait = 1.0  # seconds; doubles with each try
-        self._timeout, self._key = timeout, key
-        proxies: dict[str, str] | None = {} if is_loopback(urlsplit(url).hostname or "") else None
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler(proxies), _NoRedirect
-        )
+        self._client = _build_client(httpx2.URL(url), timeout, (key or "").strip())
         self._dialect = 0
         self._failures = 0
 
@@ -119,7 +118,7 @@ class Endpoint:
         """
         try:
             status, body = self._send("/models", None)
-        except (OSError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             raise RunError(f"{self.url}: cannot be reached: {_reason(error)}") from error
         if status in (401, 403):
             raise RunError(f"{self.url}: refuses the key; set MEDART_ENDPOINT_KEY ({status})")
@@ -215,7 +214,7 @@ class Endpoint:
                     raise RunError(f"{self.url}: {reason}")
                 if status not in RETRY_STATUS:
                     return Answer("", error=f"{self.url}: {reason}")
-            except (OSError, ValueError) as error:
+            except (httpx2.HTTPError, ValueError) as error:
                 reason, wait = _reason(error), None
             if attempt == self.retries or leave.wait(self._pause(attempt, wait)):
                 break
@@ -254,24 +253,69 @@ class Endpoint:
         """Send one request and return the status and the JSON object of the reply.
 
         Raises:
-            OSError: The connection failed, broke or was silent for too long.
+            httpx2.HTTPError: The connection failed, broke or was silent for too long.
             ValueError: The reply is no JSON object.
         """
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        data = None if fields is None else json.dumps(fields).encode("utf-8")
-        request = urllib.request.Request(self.url + path, data=data, headers=headers)
-        try:
-            with self._opener.open(request, timeout=self._timeout) as reply:
-                return reply.status, _read_object(reply.read(LONGEST_REPLY))
-        except urllib.error.HTTPError as error:
-            with error:
-                body = _read_failure(error.read(LONGEST_REPLY))
-            asked = error.headers.get("Retry-After", "")
-            return error.code, body | ({"retry_after": float(asked)} if asked.isdigit() else {})
-        except http.client.HTTPException as error:
-            raise ConnectionError(f"broken reply ({type(error).__name__})") from error
+        method, data = ("GET", None) if fields is None else ("POST", json.dumps(fields).encode())
+        with self._client.stream(method, self.url + path, content=data) as reply:
+            raw = next(reply.iter_bytes(LONGEST_REPLY), b"")  # the rest is never read
+        if reply.is_success:
+            return reply.status_code, _read_object(raw)
+        asked = reply.headers.get("Retry-After", "")
+        wait = float(asked) if asked.isdigit() else None
+        return reply.status_code, _read_failure(raw) | {"retry_after": wait}
+
+
+def _build_client(url: httpx2.URL, timeout: float, key: str) -> httpx2.Client:
+    """Build what the threads send requests through; it follows no redirect."""
+    for library in ("httpx2", "httpcore2"):  # they log each request
+        logging.getLogger(library).setLevel(logging.WARNING)
+    headers = {"Content-Type": "application/json"}
+    if key:
+        if not re.fullmatch("[!-~]+", key):  # httpx2 would refuse it as well, and show it
+            raise ConfigError(
+                "MEDART_ENDPOINT_KEY: holds a space, a line break or a letter not of ASCII; mend it"
+            )
+        headers["Authorization"] = f"Bearer {key}"
+    return httpx2.Client(
+        headers=headers,
+        timeout=timeout,
+        # As many as there are threads: none waits for one that still hangs from an earlier `ask`.
+        limits=httpx2.Limits(max_connections=None, keepalive_expiry=KEEP_IDLE),
+        proxy=_find_proxy(url),
+        verify=httpx2.create_ssl_context(trust_env=not is_loopback(url.host)),
+        trust_env=False,
+        follow_redirects=False,
+    )
+
+
+def _find_proxy(url: httpx2.URL) -> httpx2.URL | None:
+    """Return the proxy that the environment names for this server; none for the loopback.
+
+    httpx2 would also look at ALL_PROXY, and refuse to start over a proxy that nothing here uses.
+    """
+    if is_loopback(url.host) or proxy_bypass(url.netloc.decode("ascii")):
+        return None
+    named = getproxies().get(url.scheme)
+    if named is None:
+        return None
+    proxy = _read_url(named if "://" in named else f"http://{named}")
+    if proxy is None:
+        raise RunError(
+            f"{url}: cannot be reached: {url.scheme}_proxy is not of the form http://host:port; "
+            "mend it, or name the server in no_proxy"
+        )
+    return proxy
+
+
+def _read_url(text: str) -> httpx2.URL | None:
+    """Read an http address as it is read when it is used, or return None where it is none."""
+    try:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL:
+        return None
+    whole = url.scheme in ("http", "https") and url.host and (url.port or 0) < 1 << 16
+    return url if whole else None
 
 
 def _inline(image: Image.Image) -> str:
@@ -318,12 +362,15 @@ def _detail(body: dict[str, Any]) -> str:
     return " ".join(str(text).split())[:200]
 
 
-def _reason(error: OSError | ValueError) -> str:
-    cause = getattr(error, "reason", error)  # urllib wraps the error of the socket
-    if isinstance(cause, ConnectionRefusedError):
-        return REFUSED
-    if isinstance(cause, TimeoutError):
+def _reason(error: httpx2.HTTPError | ValueError) -> str:
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, httpx2.TimeoutException):
         return "no reply in time"
-    if isinstance(cause, json.JSONDecodeError):
+    if isinstance(error, (httpx2.ProtocolError, httpx2.DecodingError)):
+        return f"broken reply ({text})"
+    if isinstance(error, httpx2.ProxyError):
+        return f"Tunnel connection failed: {text}"
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return "the reply is not JSON"
-    return " ".join(str(cause).split())[:200] or type(cause).__name__
+    # httpx2 keeps the text of the socket's error, not the error.
+    return REFUSED if f"[Errno {ECONNREFUSED}]" in text else text

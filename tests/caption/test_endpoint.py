@@ -2,6 +2,7 @@ import base64
 import importlib.util
 import io
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medart_cli.caption.endpoint import Endpoint, check_endpoint, is_loopback
+from medart_cli.caption.endpoint import LONGEST_REPLY, Endpoint, check_endpoint, is_loopback
 from medart_cli.errors import ConfigError, RunError
 from medart_cli.models.captioner import Question, Sampling
 from tests.small_captioner import build_llava
 from tests.stub_server import completion, prompt_of, serve
+
+HALF = b'HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\n{"choices":'
 
 
 def connect(stub, sampling=None, **options):
@@ -83,8 +86,11 @@ def test_answers_belong_to_their_questions_and_requests_run_side_by_side():
 @pytest.mark.parametrize(
     "trouble",
     [429, 500, 503, None, b"garbage", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{x}",
-     (200, {"choices": []}, {}), (200, [1], {}), (200, {"choices": [{"message": {}}]}, {})],
-    ids=["429", "500", "503", "dropped", "no-http", "no-json", "empty", "list", "no-text"],
+     b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Encoding: gzip\r\n\r\n{x}", HALF,
+     (200, {"choices": []}, {}), (200, [1], {}), (200, {"choices": [{"message": {}}]}, {}),
+     (429, {"error": "slow", "retry_after": "soon"}, {})],
+    ids=["429", "500", "503", "dropped", "no-http", "no-json", "no-gzip", "half", "empty", "list",
+         "no-text", "odd-wait"],
 )  # fmt: skip
 def test_what_may_pass_is_asked_again(trouble):
     with serve(in_turn(trouble, trouble, "a text")) as stub:
@@ -97,6 +103,35 @@ def test_tries_are_bounded_and_the_last_reason_is_kept():
         answer = ask(connect(stub))[0]
     assert answer.text == "" and "answers 500: stub says no (5 tries)" in answer.error
     assert len(stub.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (None, "broken reply (Server disconnected without sending a response.)"),
+        (HALF, "broken reply (peer closed connection without sending complete message body"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{\xe9}", "the reply is not JSON"),
+        ((200, completion("x" * LONGEST_REPLY), {}), "the reply is not JSON"),
+        ((500, {"error": "x" * LONGEST_REPLY}, {}), "answers 500: {"),
+        ((400, {"error": {"message": "context  length\n4096"}}, {}), "400: context length 4096"),
+    ],
+    ids=["dropped", "half", "no-json", "endless", "endless-500", "too-long"],
+)
+def test_what_a_broken_reply_lacks_is_said(trouble, said):
+    with serve(lambda body: trouble) as stub:
+        endpoint = connect(stub)
+        endpoint.retries = 1
+        answer = ask(endpoint)[0]
+    assert said in answer.error and len(answer.error) < 300
+
+
+def test_requests_share_connections():
+    with serve(lambda body: "a text", keep_alive=True) as stub:
+        endpoint = connect(stub, concurrency=2)
+        for _ in range(3):
+            ask(endpoint, 10)
+    assert len(stub.requests) == 30
+    assert len(stub.clients) <= 2
 
 
 def test_a_hang_ends_at_the_time_limit():
@@ -140,10 +175,14 @@ def test_what_no_other_image_changes_ends_the_run(status):
         ask(connect(stub), 3)
 
 
-def test_a_redirect_is_not_followed_for_the_image_would_go_elsewhere():
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_for_the_image_would_go_elsewhere(status):
     with serve(lambda body: "elsewhere") as other:
         headers = {"Location": other.url + "/v1/chat/completions"}
-        with serve(lambda body: (307, {}, headers)) as stub, pytest.raises(RunError, match="307"):
+        with (
+            serve(lambda body: (status, {}, headers)) as stub,
+            pytest.raises(RunError, match=str(status)),
+        ):
             ask(connect(stub))
     assert other.requests == []
 
@@ -190,11 +229,26 @@ def test_a_text_cut_at_the_limit_is_not_finished_and_broken_letters_are_mended()
     assert answer.text == "half ?" and not answer.finished
 
 
+def test_no_request_is_logged(caplog):
+    caplog.set_level(logging.DEBUG)
+    with serve(in_turn(500, None, "a text")) as stub:
+        assert ask(connect(stub))[0].text == "a text"
+    assert [name for name, _, _ in caplog.record_tuples if name.startswith("http")] == []
+
+
 def test_the_key_goes_into_the_header_alone(caplog):
+    caplog.set_level(logging.DEBUG)
     with serve(in_turn(500, "a text")) as stub:
-        ask(connect(stub, key="secret-key"))
+        ask(connect(stub, key="secret-key\n"))
     assert stub.headers[0]["Authorization"] == "Bearer secret-key"
     assert "secret-key" not in json.dumps(stub.requests) + caplog.text
+
+
+@pytest.mark.parametrize("key", ["secret\nkey", "secret key", "secrét"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key):
+    with pytest.raises(ConfigError, match="MEDART_ENDPOINT_KEY") as caught:
+        Endpoint("http://127.0.0.1:9/v1", sampling=Sampling(), key=key)
+    assert "secr" not in str(caught.value)
 
 
 def test_proxies_of_the_environment_do_not_see_loopback_requests(monkeypatch):
@@ -203,6 +257,42 @@ def test_proxies_of_the_environment_do_not_see_loopback_requests(monkeypatch):
             monkeypatch.setenv(name, proxy.url)
         assert ask(connect(stub))[0].text == "direct"
     assert proxy.requests == []
+
+
+def ask_afar(monkeypatch, **proxies):
+    """Ask a server of an unknown name; no name server is asked, which is slow where none is."""
+    find_address = socket.getaddrinfo
+
+    def find_local(host, *options, **more):
+        if host != "127.0.0.1":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return find_address(host, *options, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", find_local)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    url = check_endpoint("http://server.invalid", allow_remote=True)
+    return ask(Endpoint(url, sampling=Sampling()).connect(None))[0].text
+
+
+def test_a_server_off_the_loopback_is_reached_by_the_environment_s_proxy(monkeypatch):
+    with serve(lambda body: "through the proxy") as proxy:
+        bare = proxy.url.removeprefix("http://")
+        assert ask_afar(monkeypatch, http_proxy=proxy.url) == "through the proxy"
+        assert ask_afar(monkeypatch, HTTP_PROXY=bare) == "through the proxy"
+        for more in ({"all_proxy": proxy.url}, {"http_proxy": proxy.url, "no_proxy": ".invalid"}):
+            with pytest.raises(RunError, match="server.invalid/v1: cannot be reached"):
+                ask_afar(monkeypatch, **more)
+    assert len(proxy.requests) == 2
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://me:secret@host:port", "http://"])
+def test_a_proxy_that_is_none_is_named_without_its_password(monkeypatch, proxy):
+    with pytest.raises(RunError, match="http_proxy is not of the form") as caught:
+        ask_afar(monkeypatch, http_proxy=proxy)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +321,8 @@ def test_addresses_off_the_loopback_need_leave(url):
 
 @pytest.mark.parametrize(
     "url", ["localhost:8000", "ftp://127.0.0.1", "http://", "http://me:secret@127.0.0.1/v1",
-            "http://127.0.0.1/v1?key=secret"]
+            "http://127.0.0.1/v1?key=secret", "ftp://me:secret@127.0.0.1", "http://me:secret@[::1",
+            "http://127.0.0.1:secret", "http://127.0.0.1:99999", "http://127.0.0.1\\@secret.org"]
 )  # fmt: skip
 def test_what_is_no_plain_address_is_refused_without_showing_a_password(url):
     with pytest.raises(ConfigError) as caught:
