@@ -1,6 +1,5 @@
 """What `medart classify` found: scores, comparisons, charts and the report."""
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +16,13 @@ from medart_cli.classify.sets import Rows, count_labels
 from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.output import write_json, write_text
-from medart_cli.data.report import (
+from medart_cli.data.page import (
     DEMONSTRATION,
-    build_figure,
-    build_inputs,
-    build_page,
-    build_table,
+    Picture,
+    Table,
+    embed,
+    format_inputs,
+    render,
     word_patients,
 )
 from medart_cli.log import log, table
@@ -46,6 +46,7 @@ from medart_cli.metrics.scores import (
 from medart_cli.versions import read_versions
 
 Floats = npt.NDArray[np.float64]
+PAGE = "classify/results.html.jinja"
 BASELINES = ("real", "control")  # regimes of real images alone: who is better is better than both
 VERDICTS = {1: "better", -1: "worse", 0: "no difference shown"}
 TITLES = {
@@ -316,47 +317,47 @@ def word_verdict(name: str, found: dict[str, Any]) -> str:
 def write_report(out: Path, metrics: dict[str, Any]) -> None:
     """Write report.html from metrics.json and the charts."""
     regimes, classes = metrics["regimes"], metrics["classes"]
-    sentences = word_leak(metrics["checks"]) + [
-        word_verdict(name, found) for name, found in regimes.items() if found["verdict"]
-    ]
-    if metrics["demonstration"]:
-        sentences.insert(0, DEMONSTRATION)
-    parts = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences]
-    parts += [build_table(*build_rows(regimes, MEASURES)), _build_notes(metrics)]
-    parts.append(f"<p class='note'>{_word_method(metrics)}</p>")
-    if len(metrics["seeds"]) > 1:
-        parts.append("<h2>Seeds: balanced accuracy</h2>")
-        parts.append(_build_seed_table(metrics))
-    for name, found in regimes.items():
-        parts.append(f"<h2>{name}: classes</h2>")
-        parts.append(
-            build_table(
-                ["class", "test images", "sensitivity", "specificity", "AUROC"],
-                [_class_row(label, found["classes"][label]) for label in classes],
-            )
-        )
+    verdicts = [DEMONSTRATION] if metrics["demonstration"] else []
+    verdicts += word_leak(metrics["checks"])
+    verdicts += [word_verdict(name, found) for name, found in regimes.items() if found["verdict"]]
+    text = render(
+        PAGE,
+        verdicts=verdicts,
+        regimes=build_rows(regimes, MEASURES),
+        notes=_word_notes(metrics),
+        classifier=metrics["classifier"],
+        seeds=_format_seeds(metrics) if len(metrics["seeds"]) > 1 else None,
+        classes=[
+            (name, [_class_row(label, found["classes"][label]) for label in classes])
+            for name, found in regimes.items()
+        ],
+        charts=_show_charts(out),
+        inputs=format_inputs(metrics["inputs"]),
+    )
+    write_text(out / "report.html", text)
+
+
+def _show_charts(out: Path) -> list[Picture]:
     captions = {
         "confusion": "Share of each true class (row) that was called each class, over all seeds.",
         "roc": "ROC of each class against the rest, first seed.",
         "calibration": "How often predictions of a confidence were right, over all seeds.",
     }
-    parts.append("<h2>Charts</h2>")
+    charts = []
     for name, caption in captions.items():
         with Image.open(out / f"{name}.png") as chart:
-            parts.append(build_figure(chart, caption))
-    parts.append(build_inputs(metrics["inputs"]))
-    write_text(out / "report.html", build_page("Does the synthetic data help?", parts))
+            charts.append(embed(chart, caption))
+    return charts
 
 
-def _build_seed_table(metrics: dict[str, Any]) -> str:
+def _format_seeds(metrics: dict[str, Any]) -> Table:
     rows = []
     for name, found in metrics["regimes"].items():
         score = found["scores"][PRIMARY]
         low, high = score["seed_interval"]
         each = [f"{item[PRIMARY]:.3f}" for item in found["by_seed"]]
         rows.append([name, *each, f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"])
-    columns = ["regime", *(f"seed {seed}" for seed in metrics["seeds"]), "mean and its 95 %"]
-    return build_table(columns, rows)
+    return ["regime", *(f"seed {seed}" for seed in metrics["seeds"]), "mean and its 95 %"], rows
 
 
 def _class_row(label: str, found: dict[str, Any]) -> list[str]:
@@ -400,7 +401,7 @@ def word_leak(checks: dict[str, Any]) -> list[str]:
     return words
 
 
-def _build_notes(metrics: dict[str, Any]) -> str:
+def _word_notes(metrics: dict[str, Any]) -> list[str]:
     sets = metrics["sets"]
     counts = ", ".join(f"{part['images']} {name}" for name, part in sets.items())
     notes = [
@@ -420,8 +421,7 @@ def _build_notes(metrics: dict[str, Any]) -> str:
     notes += [
         f"{n} files of the {k} set were test images too: dropped." for k, n in dropped.items()
     ]
-    notes += tell_duplicates(metrics["checks"])
-    return "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    return notes + tell_duplicates(metrics["checks"])
 
 
 def tell_duplicates(checks: dict[str, Any]) -> list[str]:
@@ -444,14 +444,3 @@ def tell_duplicates(checks: dict[str, Any]) -> list[str]:
                 "another label."
             )
     return notes
-
-
-def _word_method(metrics: dict[str, Any]) -> str:
-    return (
-        "Scores are means over the seeds. Their 95 % intervals are Wilson's, for the effective "
-        "number of test images: images of one patient count for less. Differences have 95 % "
-        "bootstrap intervals over groups of test images and seeds, paired on the same draws. "
-        "p-values are not corrected for the number of regimes. The calibration error lies high "
-        "where test images are few, and has no interval. The classifier in this folder is that of "
-        f"{metrics['classifier']['regime']}, seed {metrics['classifier']['seed']}."
-    )

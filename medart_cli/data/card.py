@@ -6,7 +6,7 @@ from typing import Any
 import tomli_w
 from huggingface_hub import ModelCardData
 
-from medart_cli.data.report import DEMONSTRATION, word_patients
+from medart_cli.data.page import DEMONSTRATION, word_patients
 
 
 def _tell_hldf(facts: dict[str, Any]) -> str:

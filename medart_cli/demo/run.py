@@ -4,7 +4,6 @@ Types the commands that a user would type, in one process, and lays their result
 what fine-tuning changed, and what the color loss of HLDF changed.
 """
 
-import html
 import json
 import shlex
 import shutil
@@ -19,13 +18,14 @@ from medart_cli import cli, stop
 from medart_cli.data.images import load_image, save_png, tile_images
 from medart_cli.data.manifest import MANIFEST_NAME, Record, read_manifest, write_manifest
 from medart_cli.data.output import Output, open_output, write_json, write_text
-from medart_cli.data.report import build_figure, build_page, build_table
+from medart_cli.data.page import embed, render
 from medart_cli.demo.options import DemoConfig
 from medart_cli.errors import RunError, Stopped
 from medart_cli.log import log, table
 from medart_cli.tiny.dataset import choose_phantoms, compare_captions, write_phantoms
 from medart_cli.tiny.phantoms import PROFILE, Phantom
 
+PAGE = "demo/page.html.jinja"
 TRAIN, TEST = 60, 30  # phantoms of each of the four classes
 FEW = 8  # real images of each class that the classifier of the last step has
 SYNTHETIC = 30  # drawn images of each class that it may have besides
@@ -40,20 +40,6 @@ FINETUNE = (
 )
 HLDF = "--hldf-every 4 --hldf-statistics grid"
 SAMPLE = "--steps 15 --batch-size 30"
-NOTICE = (
-    "Everything here is drawn: no patient is in these images. The models are small ones that come "
-    "with medart for demonstration; they know nothing but such drawings. The real models run by "
-    "the same commands, with --model and --base left out."
-)
-MEASURES = (
-    "Frechet and kernel distances in the features of EfficientNet-Lite0 (not FID: only Inception's "
-    "is), against the held-out real images. Gaps: the absolute difference of the sets' channel "
-    "means, and of the mean deviation inside an image, averaged over red, green and blue; the "
-    "whole range is 1. Variety: how much the images of a set differ from each other in color, as a "
-    "share of the real images' (their channel means' standard deviation, averaged); 1 is right. "
-    "Energy: the distance between the distributions of the images' channel means and deviations, "
-    "which is what HLDF brings down. Both runs have the same data, steps and seed."
-)
 REGIMES = {
     "real": f"{FEW} real images a class",
     "synthetic": f"{SYNTHETIC} drawn images a class",
@@ -228,41 +214,28 @@ def draw_picture(folder: Path) -> Image.Image:
 
 def build_report(session: Session, figures: dict[str, Any], picture: Image.Image) -> str:
     """Make the page: the picture, what was measured, and every command."""
-    texts = list(read_manifest(session.folder / "test" / MANIFEST_NAME))[:4]
-    captions = figures["captions"]
-    parts = [
-        f"<p>{html.escape(NOTICE)}</p>",
-        "<h2>What fine-tuning changed, and what HLDF changed</h2>",
-        build_figure(
+    rows = list(read_manifest(session.folder / "test" / MANIFEST_NAME))[:4]
+    return render(
+        PAGE,
+        picture=embed(
             picture,
             "Rows from the top: real images that no model was trained on; images drawn from their "
             "captions before fine-tuning; after LoRA; after LoRA with HLDF. A column is one "
             "caption and, in the lower three, one noise.",
         ),
-        build_table(*format_sets(figures)),
-        f"<p>{html.escape(word_ranking(figures['ranking']))}</p>",
-        f"<p class=note>{html.escape(MEASURES)}</p>",
-        "<h2>Captions</h2>",
-        f"<p>All attributes are right in {captions['all']:.0%} of {4 * TEST} captions. "
-        "The first ones:</p>",
-        "".join(
-            build_figure(load_image(row.path).resize((128, 128)), row.text or "") for row in texts
-        ),
-        "<h2>Does the synthetic data help a classifier?</h2>",
-        build_table(
-            ["Trained on", "Balanced accuracy"],
-            [[REGIMES[name], f"{value:.3f}"] for name, value in figures["classifiers"].items()],
-        ),
-        f"<p class=note>{4 * TEST} real test images, last layer alone trained. What drew the "
-        f"synthetic images had learned from {TRAIN} real images a class.</p>",
-        "<h2>Commands</h2>",
-        build_table(
-            ["Command", "Seconds"],
-            [[item["line"], f"{item['seconds']:.0f}"] for item in figures["commands"]],
-        ),
-        f"<p class=note>{figures['seconds']:.0f} seconds in all, seed {figures['seed']}.</p>",
-    ]
-    return build_page("medart demo", parts)
+        sets=format_sets(figures),
+        ranking=word_ranking(figures["ranking"]),
+        right=f"{figures['captions']['all']:.0%}",
+        captions=[embed(load_image(row.path).resize((128, 128)), row.text or "") for row in rows],
+        classifiers=[
+            [REGIMES[name], f"{value:.3f}"] for name, value in figures["classifiers"].items()
+        ],
+        trained=TRAIN,
+        tested=4 * TEST,
+        commands=[[item["line"], f"{item['seconds']:.0f}"] for item in figures["commands"]],
+        seconds=f"{figures['seconds']:.0f}",
+        seed=figures["seed"],
+    )
 
 
 def word_ranking(ranking: dict[str, Any]) -> str:

@@ -1,7 +1,5 @@
 """The report page of `medart evaluate`: tables, plots and pictures in one self-contained file."""
 
-import base64
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,7 @@ from PIL import Image, ImageDraw
 from medart_cli.data.charts import save_figure
 from medart_cli.data.images import fit_image, load_image, tile_images
 from medart_cli.data.output import write_text
-from medart_cli.data.report import (
-    DEMONSTRATION,
-    build_figure,
-    build_inputs,
-    build_page,
-    build_table,
-)
+from medart_cli.data.page import DEMONSTRATION, Picture, Table, embed, format_inputs, render
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_rate
 from medart_cli.evaluate.sets import ImageSet
@@ -34,16 +26,11 @@ from medart_cli.evaluate.verdict import (
 from medart_cli.metrics.color import CHANNELS, MEASURES
 from medart_cli.metrics.comparison import COVERAGES, STRAIGHT_FROM, UNKNOWN, count_units
 
+PAGE = "evaluate/page.html.jinja"
 THUMB = 112  # pixels of a picture in a grid
 GRID_COLUMNS = 8
 MOST_LABELS = 12
 MOST_PAIRS = 12
-ABOUT_FLOOR = (
-    "Each measure with the synthetic set cut to the n of halves of the real set that share no "
-    "patient; in braces the lowest and highest of these halves. A good generator's lies within. "
-    "< marks a value at infinite n that is an upper bound; ! a set that is closer to the real one "
-    "than sets of one source are to each other, a sign of copies."
-)
 PLOT_COLORS = ("#1b1f24", "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989")
 
 
@@ -177,21 +164,28 @@ def write_page(
         pairs: Near-copies of each synthetic set; empty where none were looked for.
         histograms: (4, 256) of each set, by name.
     """
-    parts = [_introduce(facts), *_show_distances(out, facts), *_show_colors(out, facts, histograms)]
-    parts += [*_show_ranking(facts["ranking"]), *_show_copies(facts, pairs)]
-    parts += ["<h2>Images by label</h2>", *_show_grids(sets)]
-    parts.append(build_inputs(facts["inputs"]))
-    parts.append("<h2>Settings and versions</h2>")
-    settings = {**facts["settings"], **facts["versions"]}
-    parts.append(build_table(["Name", "Value"], [[key, str(it)] for key, it in settings.items()]))
-    write_text(out / "report.html", build_page("Synthetic against real images", parts))
+    grids, more_labels = _show_grids(sets)
+    text = render(
+        PAGE,
+        findings=_introduce(facts),
+        networks=_show_distances(out, facts),
+        colors=[_show_colors(item) for item in facts["color"]],
+        collapsed=COLLAPSED,
+        histograms=_place_plot(
+            draw_histograms(histograms), out / "colors.png", "All pixels of each set."
+        ),
+        ranking=_show_ranking(facts["ranking"]),
+        copies=[_show_copies(*found) for found in zip(facts["copies"], pairs, strict=True)],
+        looked_for=SEEN_THROUGH,
+        grids=grids,
+        more_labels=more_labels,
+        inputs=format_inputs(facts["inputs"]),
+        settings=[[key, str(it)] for key, it in (facts["settings"] | facts["versions"]).items()],
+    )
+    write_text(out / "report.html", text)
 
 
-def _note(text: str) -> str:
-    return f"<p class=note>{html.escape(text)}</p>"
-
-
-def _introduce(facts: dict[str, Any]) -> str:
+def _introduce(facts: dict[str, Any]) -> list[str]:
     """Say in a few sentences what was found."""
     lines = [DEMONSTRATION] if facts["demonstration"] else []
     primary = facts["features"][0]
@@ -211,13 +205,13 @@ def _introduce(facts: dict[str, Any]) -> str:
         lines.append(f"{name}: not compared by label: {'; '.join(reasons)}.")
     if facts["failures"]:
         lines.append(f"{len(facts['failures'])} files could not be read; metrics.json names them.")
-    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+    return lines
 
 
-def _show_ranking(ranking: dict[str, Any] | None) -> list[str]:
-    """Show the differences of all pairs of sets as tables."""
+def _show_ranking(ranking: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Write the differences of all pairs of sets as tables, where there are any."""
     if not ranking or "pairs" not in ranking:
-        return []
+        return None
     rows, labels = [], []
     for pair in ranking["pairs"]:
         name = f"{pair['first']} less {pair['second']}"
@@ -226,21 +220,8 @@ def _show_ranking(ranking: dict[str, Any] | None) -> list[str]:
         labels += [[f"{name}: {key}", with_sign(it)] for key, it in pair["labels"].items()]
     head = ["Difference", "distance", "mean over labels"]
     head += [*(f"color {key}" for key in MEASURES), "color energy"]
-    parts = ["<h2>Which set is nearest</h2>", f"<div class=wide>{build_table(head, rows)}</div>"]
-    if labels:
-        parts.append(build_table(["Difference by label", "distance"], labels))
-    parts.append(
-        _note(
-            f"Against {ranking['n_reference']} images of {ranking['reference']}, the same for all "
-            "sets. Below zero the first is nearer; * marks an interval without zero. The distance "
-            "is the energy distance of whitened features, with intervals so wide that two sets "
-            "that are equally near have a winner in 2% of cases at most; intervals of colors have "
-            "95%, and so have those of all labels together. Color gaps are averages of red, green "
-            "and blue. A winner is nearer than each other set in one of the first two columns and "
-            "farther in neither; a set that is suspected of copies cannot win."
-        )
-    )
-    return parts
+    about = {key: ranking[key] for key in ("reference", "n_reference")}
+    return about | {"pairs": (head, rows), "labels": labels}
 
 
 def _sum_up(item: dict[str, Any], name: str) -> str:
@@ -267,33 +248,33 @@ def _count_copies(item: dict[str, Any]) -> str:
     )
 
 
-def _show_distances(out: Path, facts: dict[str, Any]) -> list[str]:
-    parts = []
-    for number, network in enumerate(facts["features"]):
+def _show_distances(out: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Show what was measured in each feature space: tables, a plot and notes."""
+    shown = []
+    for number, network in enumerate(facts["features"], start=1):
         chosen = [it for it in facts["comparisons"] if it["features"] == network["name"]]
-        parts.append(f"<h2>{html.escape(network['title'])}</h2>")
-        rows = [format_comparison(item) for item in chosen]
-        parts.append(f"<div class=wide>{build_table(head_comparison(network), rows)}</div>")
-        if any(item["floor"] for item in chosen):
-            rows = [format_floor(item) for item in chosen]
-            parts.append(f"<div class=wide>{build_table(head_floor(network), rows)}</div>")
-            parts.append(_note(ABOUT_FLOOR))
-        figure = draw_distances(chosen, network["frechet"])
-        parts.append(
-            _place_plot(
-                figure,
-                out / f"distances-{number + 1}.png",
-                "Full dot and bar: all images, with the 95% interval. Open dot: the synthetic set "
-                "at the smaller n at which halves of the real set (gray, all splits) are compared; "
-                "an open dot in the gray is as near as real images are to each other.",
-            )
+        plot = _place_plot(
+            draw_distances(chosen, network["frechet"]),
+            out / f"distances-{number}.png",
+            "Full dot and bar: all images, with the 95% interval. Open dot: the synthetic set "
+            "at the smaller n at which halves of the real set (gray, all splits) are compared; "
+            "an open dot in the gray is as near as real images are to each other.",
         )
         overall = [item for item in chosen if item["label"] is None]
         notes = dict.fromkeys(
             f"{it['set']}: {text}" for it in overall for text in it["notes"] if text != UNKNOWN
         )
-        parts += [_note(text) for text in notes]
-    return parts
+        shown.append(
+            {
+                "title": network["title"],
+                "comparisons": (head_comparison(network), [format_comparison(it) for it in chosen]),
+                "has_floor": any(item["floor"] for item in chosen),
+                "floor": (head_floor(network), [format_floor(item) for item in chosen]),
+                "plot": plot,
+                "notes": list(notes),
+            }
+        )
+    return shown
 
 
 def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
@@ -319,57 +300,35 @@ def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
     return figure
 
 
-def _place_plot(figure: Figure, path: Path, caption: str) -> str:
+def _place_plot(figure: Figure, path: Path, caption: str) -> Picture:
     """Save a plot beside the page, and put it into the page as well."""
     save_figure(figure, path, dpi=130)
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return (
-        f"<figure><img src='data:image/png;base64,{data}' alt=''>"
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+    with Image.open(path) as plot:
+        return embed(plot, caption)
 
 
-def _show_colors(
-    out: Path, facts: dict[str, Any], histograms: dict[str, npt.NDArray[np.float64]]
-) -> list[str]:
-    parts = ["<h2>Colors</h2>"]
-    for item in facts["color"]:
-        rows = []
-        for channel in CHANNELS:
-            cells = [channel]
-            for name in ("mean", "spread", "histogram"):
-                measure = item[name][channel]
-                mark = " *" if measure["beyond_floor"] else ""
-                cells.append(_with_interval(measure["value"], measure["interval"], ".3f") + mark)
-                cells.append("-" if measure["floor"] is None else f"{measure['floor']:.3f}")
-            rows.append(cells)
-        chance = "by chance"
-        head = ["Channel", "mean gap", chance, "spread gap", chance, "histogram", chance]
-        parts.append(f"<h3>{html.escape(item['set'])}, n = {item['n']}</h3>")
-        parts.append(build_table(head, rows))
-        parts.append(build_table(*format_varieties(item)))
-    parts.append(
-        _note(
-            "Synthetic less real, the whole range being 1, with 95% intervals; histogram is the "
-            "Wasserstein distance. By chance: the sizes that of two sets of one source, at these "
-            "n, only one pair in 25 exceeds in any of the twelve. * lies beyond it."
-        )
-    )
-    parts.append(
-        _note(
-            "Variety: the standard deviation over images of their channel means, synthetic over "
-            "real; 1 is as varied as real images. In braces lowest and highest of halves of the "
-            "real set. Energy: the distance between the distributions of the images' channel means "
-            "and deviations; halves of the real set in braces, 0 is none. * the variety has "
-            f"collapsed: the interval of a color ends below {COLLAPSED} and below all halves."
-        )
-    )
-    figure = draw_histograms(histograms)
-    parts.append(_place_plot(figure, out / "colors.png", "All pixels of each set."))
-    return parts
+def _show_colors(item: dict[str, Any]) -> dict[str, Any]:
+    """Write how a set's colors differ from the real ones as tables."""
+    rows = []
+    for channel in CHANNELS:
+        cells = [channel]
+        for name in ("mean", "spread", "histogram"):
+            measure = item[name][channel]
+            mark = " *" if measure["beyond_floor"] else ""
+            cells.append(_with_interval(measure["value"], measure["interval"], ".3f") + mark)
+            cells.append("-" if measure["floor"] is None else f"{measure['floor']:.3f}")
+        rows.append(cells)
+    chance = "by chance"
+    head = ["Channel", "mean gap", chance, "spread gap", chance, "histogram", chance]
+    return {
+        "name": item["set"],
+        "n": item["n"],
+        "gaps": (head, rows),
+        "varieties": format_varieties(item),
+    }
 
 
-def format_varieties(item: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def format_varieties(item: dict[str, Any]) -> Table:
     """Write how much a set's images vary in color as a table: all of them, then each label."""
     head = ["Variety", *CHANNELS, "energy x 1000"]
     rows = []
@@ -414,30 +373,19 @@ def draw_histograms(histograms: dict[str, npt.NDArray[np.float64]]) -> Figure:
     return figure
 
 
-def _show_copies(facts: dict[str, Any], found: list[Pairs]) -> list[str]:
-    parts = ["<h2>Near-copies of real images</h2>"]
-    if not facts["copies"]:
-        return [*parts, _note("Not looked for.")]
-    parts.append(_note(SEEN_THROUGH))
-    for item, pairs in zip(facts["copies"], found, strict=True):
-        parts.append(
-            f"<h3>{html.escape(item['set'])}</h3><p>{html.escape(_count_copies(item))}</p>"
-        )
-        if item["real_twins"]:
-            parts.append(
-                _note(
-                    f"{item['real_twins']} real images look like duplicates or retakes of another "
-                    "real image; they were left out of the threshold, and their share is part of "
-                    "the rate."
-                )
-            )
-        tiles = [_draw_pair(pairs, row) for row in pairs.worst(MOST_PAIRS)]
-        caption = (
-            "The nearest pairs, synthetic left, real right; a red frame marks those taken for "
-            "copies. The number is the score: above 1 is closer than the threshold."
-        )
-        parts.append(build_figure(tile_images(tiles, columns=4, gap=10), caption, lossy=True))
-    return parts
+def _show_copies(item: dict[str, Any], pairs: Pairs) -> dict[str, Any]:
+    """Show the pairs of a set that are most alike, and say how many are copies."""
+    tiles = [_draw_pair(pairs, row) for row in pairs.worst(MOST_PAIRS)]
+    caption = (
+        "The nearest pairs, synthetic left, real right; a red frame marks those taken for "
+        "copies. The number is the score: above 1 is closer than the threshold."
+    )
+    return {
+        "name": item["set"],
+        "counted": _count_copies(item),
+        "real_twins": item["real_twins"],
+        "nearest": embed(tile_images(tiles, columns=4, gap=10), caption, lossy=True),
+    }
 
 
 def _draw_pair(pairs: Pairs, row: int) -> Image.Image:
@@ -456,19 +404,22 @@ def _thumb(item: ImageSet, row: int) -> Image.Image:
     return fit_image(load_image(item.record(row).path), THUMB, "pad")
 
 
-def _show_grids(sets: Sequence[ImageSet]) -> list[str]:
-    """Show the first images of each label, the real ones and each set's below one another."""
+def _show_grids(sets: Sequence[ImageSet]) -> tuple[list[tuple[str, list[Picture]]], int]:
+    """Show the first images of each label, the real ones and each set's below one another.
+
+    Returns:
+        Each label that is shown with its pictures, and how many labels are not shown.
+    """
     labels: list[str | None] = list(dict.fromkeys(key for it in sets for key in it.count_labels()))
-    parts = []
+    grids = []
     for label in labels[:MOST_LABELS] or [None]:
-        parts.append(f"<h3>{html.escape(label or 'all')}</h3>")
+        pictures = []
         for item in sets:
             rows = item.rows_of(label)
             if len(rows):
                 chosen = np.linspace(0, len(rows) - 1, min(len(rows), GRID_COLUMNS)).round()
                 tiles = [_thumb(item, rows[int(place)]) for place in chosen]
                 sheet = tile_images(tiles, columns=GRID_COLUMNS)
-                parts.append(build_figure(sheet, f"{item.name}, {len(rows)} images", lossy=True))
-    if len(labels) > MOST_LABELS:
-        parts.append(_note(f"{len(labels) - MOST_LABELS} more labels are not shown."))
-    return parts
+                pictures.append(embed(sheet, f"{item.name}, {len(rows)} images", lossy=True))
+        grids.append((label or "all", pictures))
+    return grids, max(0, len(labels) - MOST_LABELS)

@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from medart_cli.caption import review
 from medart_cli.caption.review import build_review, status_of
 from medart_cli.data.account import Account
 from medart_cli.data.manifest import Record
@@ -42,6 +43,14 @@ def test_the_page_counts_states_attributes_and_twins(rows):
     assert "<td>A brown spot.</td><td>2</td>" in page
     assert "<td>rejected</td><td>1</td>" in page
     assert "5 images, 4 captions" in page and "Does the model look" not in page
+
+
+def test_texts_that_repeat_are_listed_up_to_the_most_and_the_rest_is_counted(rows, monkeypatch):
+    assert "<p>None.</p>" in build_review(rows[2:], ATTRIBUTES, None, FOUND, 0)
+    monkeypatch.setattr(review, "MOST_TWINS", 1)
+    page = build_review([*rows, rows[2]], ATTRIBUTES, None, FOUND, 0)
+    assert "<td>A brown spot.</td><td>2</td>" in page and "<td>A border.</td>" not in page
+    assert "and 1 more" in page and "<p>None.</p>" not in page
 
 
 def test_an_image_that_cannot_be_read_is_a_gray_place_beside_the_others(rows):

@@ -4,9 +4,12 @@ import json
 import shlex
 
 import pytest
+from PIL import Image
 
 from medart_cli.cli import COMMANDS
+from medart_cli.data.manifest import write_manifest
 from medart_cli.demo import run as demo
+from medart_cli.demo.options import DemoConfig
 
 STAGES_SHOWN = ("caption", "finetune", "sample", "evaluate", "classify")
 
@@ -86,6 +89,33 @@ def test_a_stage_that_fails_ends_the_demo_with_its_reason(short, medart, monkeyp
     assert code == 1
     assert "medart finetune: --hldf-steps must be 1 or more, got 0" in err
     assert err.rstrip().endswith("medart demo: medart finetune ended with exit code 2, see above")
+
+
+def test_the_page_shows_what_was_measured_and_escapes_it(tmp_path):
+    (tmp_path / "test").mkdir()
+    image = Image.new("RGB", (32, 32), "teal")
+    image.save(tmp_path / "test" / "a.png")
+    rows = [{"file_name": "a.png", "text": "A <b>spot</b> & a rim."}] * 5
+    write_manifest(tmp_path / "test" / "metadata.jsonl", rows)
+    measured = {"frechet": 41.52, "kernel": 0.0123, "variety": 0.9, "energy": 0.0051}
+    gaps = {"mean_gap": 0.04, "spread_gap": 0.02}
+    figures = {
+        "seed": 3,
+        "captions": {"all": 0.75},
+        "sets": dict.fromkeys(demo.SETS, measured | gaps),
+        "floor": {"frechet": 12.3, "energy": 0.001} | gaps,
+        "ranking": {"order": ["hldf", "lora", "base"], "winner": None, "reason": "a < b"},
+        "classifiers": {"real": 0.5, "mix": 0.625},
+        "commands": [{"line": "medart sample '<x>'", "seconds": 1.4}],
+        "seconds": 99.6,
+    }
+    page = demo.build_report(demo.Session(DemoConfig(), tmp_path), figures, image)
+    assert page.count("<figcaption>A &lt;b&gt;spot&lt;/b&gt; &amp; a rim.</figcaption>") == 4
+    assert "right in 75% of 120 captions" in page and "winner: none (a &lt; b)." in page
+    assert "<td>LoRA + HLDF</td><td>41.5</td><td>12</td><td>0.0400</td>" in page
+    assert "<td>both</td><td>0.625</td>" in page and "had learned from 60 real" in page
+    assert "&#39;&lt;x&gt;&#39;</td><td>1</td>" in page
+    assert "<p class='note'>100 seconds in all, seed 3.</p>" in page
 
 
 def test_the_demo_shows_every_stage():

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from medart_cli.cli import app
 from medart_cli.evaluate import colors as evaluate_colors
 from medart_cli.evaluate import networks
+from medart_cli.evaluate import page as evaluate_page
 from medart_cli.evaluate.colors import measure_variety
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.metrics import copies
@@ -357,6 +358,20 @@ def test_sets_of_two_images_have_no_ranking_and_say_so(network, sets, tmp_path):
     ranking = read_metrics(tmp_path / "r")["ranking"]
     assert ranking["winner"] is None and "pairs" not in ranking
     assert ranking["reason"] == "fewer than three images or patients in a, b"
+
+
+def test_labels_that_are_not_shown_and_twins_among_real_images_are_counted_on_the_page(
+    network, sets, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluate_page, "MOST_LABELS", 1)
+    with Image.open(f"{sets[0]}/nevus/0.png") as image:
+        image.save(f"{sets[0]}/nevus/again.png", compress_level=1)
+    out = tmp_path / "report"
+    assert evaluate(network, *sets, out=out, extra=("--bootstrap", "0")).exit_code == 0
+    assert read_metrics(out)["copies"][0]["real_twins"] == 2
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "2 real images look like duplicates or retakes of another" in page
+    assert "1 more labels are not shown." in page and "<h3>nevus</h3>" not in page
 
 
 def test_the_summary_as_json(network, sets, tmp_path):

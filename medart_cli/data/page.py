@@ -1,0 +1,96 @@
+"""HTML pages that need nothing from outside: a template filled with values, images inside it.
+
+A template stands beside the code that gathers what it shows, as `<page>.html.jinja`; the frame and
+the style that all share are data/page.html.jinja, tables and figures data/parts.html.jinja.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:  # what writes a page does so in the end, and loads jinja2 only then
+    from jinja2 import Environment
+
+DEMONSTRATION = (
+    "Some of these images or captions were made with demonstration models, which know drawn "
+    "phantoms only: these figures show how medart works and mean nothing for science."
+)
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # heads of the columns, cells of each row
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image inside a page.
+
+    Attributes:
+        source: The whole image as a data URI.
+        caption: What it shows.
+    """
+
+    source: str
+    caption: str
+
+
+def embed(image: Image.Image, caption: str, *, lossy: bool = False) -> Picture:
+    """Make an image part of a page, as PNG; `lossy` saves space with JPEG."""
+    buffer, kind = io.BytesIO(), "jpeg" if lossy else "png"
+    image.save(buffer, format=kind, quality=88)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(f"data:image/{kind};base64,{data}", caption)
+
+
+def render(template: str, **values: object) -> str:
+    """Fill a template; every value is escaped.
+
+    Args:
+        template: Its path in the package.
+        values: What it shows, by name.
+
+    Raises:
+        jinja2.UndefinedError: The template names a value that is not there.
+    """
+    return _open_templates().get_template(template).render(values)
+
+
+@cache
+def _open_templates() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("medart_cli", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def format_inputs(inputs: Sequence[Mapping[str, Any]]) -> Table:
+    """Write what was read as a table: a row for each data set, from `Account.facts`."""
+    columns = ["data set", "images", "labels", "splits", "patients", "texts", "passed over"]
+    return columns, [_tell_input(item) for item in inputs]
+
+
+def _tell_input(item: Mapping[str, Any]) -> list[str]:
+    patients = "unknown" if item["patients"] is None else str(item["patients"])
+    if item["patients"] and item["without_patient"]:
+        patients += f"; {item['without_patient']} images without one"
+    texts = str(item["texts"]) + (f", {item['empty_texts']} empty" if item["empty_texts"] else "")
+    counts = [_list_counts(item[key]) for key in ("labels", "splits")]
+    cells = [str(item["source"]), str(item["images"]), *counts, patients, texts]
+    return [*cells, _list_counts(item["passed_over"])]
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+
+
+def word_patients(count: int | None) -> str:
+    """Say how many patients a set is of, where that is known; files are never counted as such."""
+    return "patients unknown" if count is None else f"{count} patients"

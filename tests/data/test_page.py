@@ -1,0 +1,147 @@
+import ast
+import io
+import re
+import subprocess
+import sys
+import tomllib
+from base64 import b64decode
+from pathlib import Path
+
+import pytest
+from jinja2 import UndefinedError
+from PIL import Image
+
+from medart_cli.data import page
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "medart_cli"
+TEMPLATES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.html.jinja"))
+# Names of elements that a page could hold; <image>, <s> and the like are a tokenizer's.
+TAG = re.compile(
+    r"<!doctype|</?(html|head|body|meta|title|style|script|link|main|section|nav|header|footer|h[1-6]"
+    r"|p|div|span|a|b|i|em|strong|small|sub|sup|code|pre|br|hr|ul|ol|li|dl|dt|dd|img|svg|figure"
+    r"|figcaption|table|caption|thead|tbody|tr|th|td|details|summary)(?=[\s/>]|$)",
+    re.IGNORECASE,
+)
+
+
+def find_html(source):
+    """Find HTML tags in texts of a module, f-strings among them, and the library that escapes."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += [match[0] for match in TAG.finditer(node.value)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name in ("html", "markupsafe")]
+        elif isinstance(node, ast.ImportFrom) and node.module in ("html", "markupsafe"):
+            found.append(node.module)
+    return found
+
+
+def fill(text, **values):
+    return page._open_templates().from_string(text).render(values)
+
+
+def test_html_is_written_in_templates_alone():
+    modules = sorted(PACKAGE.rglob("*.py"))
+    assert len(modules) > 50
+    found = {str(path): find_html(path.read_text(encoding="utf-8")) for path in modules}
+    assert {name: tags for name, tags in found.items() if tags} == {}
+
+
+def test_templates_are_filled_in_one_place():
+    texts = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    using = [path for path, text in texts.items() if re.search(r"(import|from) jinja2", text)]
+    assert using == [PACKAGE / "data" / "page.py"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["f'<p class=note>{text}</p>'", "f\"<img src='{data}'>\"", "'<TD>' + x", "import html",
+     "from html import escape", "from markupsafe import Markup", "'<br>'"],
+)  # fmt: skip
+def test_html_in_a_module_would_be_found(source):
+    assert find_html(source)
+
+
+def test_what_only_looks_like_a_tag_is_none():
+    assert not find_html("'stages.<name>.run', '<image><s>', 'a < b', '<pad>', 'i <ba'")
+
+
+def test_every_template_is_in_the_wheel():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["medart_cli"]
+    packed = {path.relative_to(PACKAGE) for pattern in patterns for path in PACKAGE.glob(pattern)}
+    assert len(TEMPLATES) >= 6 and packed.issuperset(TEMPLATES)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=str)
+def test_every_template_can_be_compiled(template):
+    page._open_templates().get_template(template.as_posix())
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=str)
+def test_a_template_asks_for_nothing_from_outside_and_switches_no_escaping_off(template):
+    text = (PACKAGE / template).read_text(encoding="utf-8")
+    assert not re.search(r"(?:https?:|//|@import|<script|<link|\|\s*safe\b|autoescape)", text)
+    assert set(re.findall(r"(?:src|href)\s*=\s*(\S+)", text)) <= {"'{{"}
+
+
+def test_values_are_escaped_wherever_they_stand():
+    label = "<b>&\"'"
+    picture = page.embed(Image.new("RGB", (2, 2)), label)
+    text = "{% from 'data/parts.html.jinja' import figure, inputs_section, table %}"
+    text += "{{ label }}{{ table([label], [[label]]) }}{{ figure(picture) }}"
+    text += "{{ inputs_section(([label], [[label]])) }}"
+    shown = fill(text, label=label, picture=picture)
+    shown += page.render("data/page.html.jinja", title=label)
+    assert shown.count("&lt;b&gt;&amp;&#34;&#39;") == 8
+    assert "<b>" not in shown and '"' not in shown
+
+
+def test_a_page_needs_nothing_from_outside_and_escapes_what_it_shows():
+    shown = fill(
+        "{% extends 'data/page.html.jinja' %}"
+        "{% from 'data/parts.html.jinja' import figure, table %}"
+        "{% block content %}{{ table(['name'], [[name]]) }}{{ figure(picture) }}{% endblock %}",
+        title="A <title>",
+        name="<script>alert(1)</script>",
+        picture=page.embed(Image.new("RGB", (2, 2)), "a & b"),
+    )
+    assert "<script>" not in shown
+    assert "a &amp; b" in shown
+    assert re.findall(r"(?:src|href)=.(\w+:)", shown) == ["data:"]
+    assert "http" not in shown
+
+
+def test_a_value_that_is_not_there_is_an_error():
+    with pytest.raises(UndefinedError, match="'title' is undefined"):
+        page.render("data/page.html.jinja")
+    for text in ("{% if gone %}{% endif %}", "{% for it in gone %}{% endfor %}", "{{ item.gone }}"):
+        with pytest.raises(UndefinedError, match="gone"):
+            fill(text, item={})
+
+
+def test_a_page_has_the_title_the_style_and_its_content():
+    text = "{% extends 'data/page.html.jinja' %}{% set title = 'A & B' %}"
+    shown = fill(text + "{% block content %}\n<p>Here.</p>\n{% endblock %}")
+    assert shown.startswith("<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n")
+    assert "<title>A &amp; B</title>" in shown and "<style>\nbody {" in shown
+    assert shown.endswith("<h1>A &amp; B</h1><p>Here.</p>\n</html>\n")
+
+
+@pytest.mark.parametrize(("lossy", "kind"), [(False, "png"), (True, "jpeg")])
+def test_an_image_stands_in_the_page_itself(lossy, kind):
+    image = Image.new("RGB", (9, 5), "teal")
+    picture = page.embed(image, "teal", lossy=lossy)
+    head, data = picture.source.split(",")
+    assert (head, picture.caption) == (f"data:image/{kind};base64", "teal")
+    with Image.open(io.BytesIO(b64decode(data))) as found:
+        assert (found.format, found.size) == (kind.upper(), (9, 5))
+        assert found.getpixel((4, 2)) == pytest.approx((0, 128, 128), abs=2)
+
+
+def test_a_module_that_writes_a_page_loads_no_templates_before():
+    code = "import sys, medart_cli.data.page; print('jinja2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
