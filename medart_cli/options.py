@@ -83,15 +83,16 @@ def list_packaged(folder: str) -> list[str]:
 Folders = Annotated[
     str | None,
     _data_option(
-        help="What the folders of an image folder are, from the top: split, label, group_id (a "
-        "patient) or -, joined by /; by default the first is the label, below one like train."
+        help="Subfolder levels from the top, joined by /: split, label, group_id (a patient) "
+        "or - (ignored); by default the top level is the label, or the level below a "
+        "split such as train."
     ),
 ]
 
 
 AllowSynthetic = Annotated[
     bool,
-    _data_option("--allow-synthetic", help="Take generated images where real ones are expected."),
+    _data_option("--allow-synthetic", help="Accept synthetic images where real ones are expected."),
 ]
 
 
@@ -197,26 +198,31 @@ class CommonConfig:
     config: Annotated[
         str | None,
         _common_option(
-            help="Settings to start from: a TOML file, or a packaged recipe by name.",
+            help="TOML settings file or packaged recipe name; command-line options override it.",
             callback=_apply_settings,
             is_eager=True,
             autocompletion=complete_config,
         ),
         ONE_CALL,
     ] = None
-    device: Annotated[str, _common_option(help="auto, cpu, cuda or cuda:N."), RUN_ONLY] = "auto"
+    device: Annotated[str, _common_option(help="Device: auto, cpu, cuda or cuda:N."), RUN_ONLY] = (
+        "auto"
+    )
     precision: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
-        _common_option(help="Number format of the models; auto is bf16 on a GPU, fp32 on a CPU."),
+        _common_option(
+            help="Model precision; auto is bf16 if the GPU supports it, else fp32; in evaluate it "
+            "is fp32."
+        ),
     ] = "auto"
-    seed: Annotated[int, _common_option(help="All randomness follows from it.", min=0)] = 0
+    seed: Annotated[int, _common_option(help="Random seed.", min=0)] = 0
     offline: Annotated[
         bool, _common_option("--offline", help="Never use the network."), RUN_ONLY
     ] = False
     max_failures: Annotated[
         int,
         _common_option(
-            help="Rows that may fail (a broken image, say) before the exit code is 3.", min=0
+            help="Failed rows (such as broken images) allowed before the exit code is 3.", min=0
         ),
         RUN_ONLY,
     ] = 0
@@ -224,9 +230,11 @@ class CommonConfig:
         bool, _common_option("--json", help="Print the summary as one JSON object."), ONE_CALL
     ] = False
     quiet: Annotated[
-        bool, _common_option("--quiet", "-q", help="Warnings and errors only."), ONE_CALL
+        bool, _common_option("--quiet", "-q", help="Log warnings and errors only."), ONE_CALL
     ] = False
-    verbose: Annotated[bool, _common_option("--verbose", "-v", help="Say more."), ONE_CALL] = False
+    verbose: Annotated[bool, _common_option("--verbose", "-v", help="Debug logging."), ONE_CALL] = (
+        False
+    )
 
     def __post_init__(self) -> None:
         kind, colon, index = self.device.partition(":")
@@ -239,14 +247,14 @@ class CommonConfig:
 
     def _check_bounds(self) -> None:
         """Check each number by the bounds that its option states."""
-        for name, notes in _list_notes(type(self)):
+        for name, notes in list_options(type(self)):
             low, high = getattr(notes[0], "min", None), getattr(notes[0], "max", None)
             check_bounds("--" + name.replace("_", "-"), getattr(self, name), low, high)
 
     @classmethod
     def name_run_only(cls) -> frozenset[str]:
         """Name the options with another value of which an output may be continued."""
-        marked = [name for name, notes in _list_notes(cls) if isinstance(notes[-1], Mark)]
+        marked = [name for name, notes in list_options(cls) if isinstance(notes[-1], Mark)]
         return frozenset(marked)
 
     def settings(self) -> dict[str, Any]:
@@ -255,7 +263,7 @@ class CommonConfig:
         What belongs to one call is left out; so all parts of an output have the same settings.
         """
         table: dict[str, Any] = {}
-        for name, notes in _list_notes(type(self)):
+        for name, notes in list_options(type(self)):
             value = getattr(self, name)
             if isinstance(value, list | tuple):
                 value = [str(item) if isinstance(item, Path) else item for item in value]
@@ -322,7 +330,7 @@ class CommonConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} 0 would train nothing")
 
     def _check_resolution(self, resolution: int | None) -> None:
-        if resolution is not None and (resolution < 16 or resolution % 8):
+        if resolution is not None and resolution % 8:
             raise ConfigError(f"--resolution must be a multiple of 8 from 16 on, got {resolution}")
 
 
@@ -340,7 +348,7 @@ def check_bounds(option: str, value: object, low: float | None, high: float | No
         raise ConfigError(f"{option} must be {high} or less, got {value}")
 
 
-def _list_notes(kind: type[CommonConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def list_options(kind: type[CommonConfig]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """List the options of a command with what stands beside the type of each: option, mark."""
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):

@@ -21,7 +21,7 @@ def options_of(config_type):
     common = {*inspect.signature(config.CommonConfig).parameters}
     parameters = inspect.signature(config_type).parameters.values()
     for parameter in sorted(parameters, key=lambda item: item.name in common):
-        kind, information = get_args(parameter.annotation)
+        kind, information, *_ = get_args(parameter.annotation)
         name = "--" + parameter.name.replace("_", "-")
         if type(information).__name__ == "ArgumentInfo":
             name = parameter.name.upper()
@@ -31,8 +31,17 @@ def options_of(config_type):
         unset = default in (None, parameter.empty, ()) or default is False
         shown = "" if unset else f"`{default}`"
         yield (
-            information.rich_help_panel or "Arguments", name, values(kind), shown, information.help
+            information.rich_help_panel or "Arguments", name, values(kind) + bounds(information),
+            shown, information.help,
         )  # fmt: skip
+
+
+def bounds(information):
+    """Word the bounds of a number as its help does."""
+    low, high = information.min, information.max
+    if low is None:
+        return ""
+    return f", {low} or more" if high is None else f", {low} to {high}"
 
 
 def values(kind):

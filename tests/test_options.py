@@ -1,3 +1,4 @@
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -14,7 +15,14 @@ from medart_cli.errors import ConfigError
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.finetune.hldf import choose_every, count_passes, plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.options import read_settings
+from medart_cli.options import (
+    FEATURES,
+    complete_config,
+    complete_features,
+    complete_profile,
+    list_options,
+    read_settings,
+)
 from medart_cli.sample.options import SampleConfig
 
 
@@ -71,7 +79,8 @@ def values_of(kind):
 
 def options_of(stage):
     kinds = get_type_hints(cli.COMMANDS[stage])
-    names = sorted(kinds.keys() - NEEDED[stage].keys() - {"config", "shard"})
+    options = {field.name for field in fields(cli.COMMANDS[stage])}
+    names = sorted(options - NEEDED[stage].keys() - {"config", "shard"})
     return st.lists(st.sampled_from(names), max_size=4, unique=True).flatmap(
         lambda chosen: st.fixed_dictionaries({name: values_of(kinds[name]) for name in chosen})
     )
@@ -162,3 +171,55 @@ def test_a_color_loss_costs_what_the_method_page_counts():
         1, 45, 500, 500,
     ]  # fmt: skip
     assert choose_every(plans["score"], 10**6) == 300  # 72 of 120 passes, as much oftener
+
+
+@pytest.mark.parametrize(
+    ("complete", "start", "found"),
+    [
+        (complete_profile, "der", ["dermoscopy"]),
+        (complete_config, "", ["low-memory", "paper"]),
+        (complete_features, "d", ["dinov2"]),
+        (complete_profile, "own", ["own.toml"]),
+        (complete_config, "my/o", ["my/own.toml"]),
+        (complete_profile, "nothing", []),
+    ],
+)
+def test_a_shell_is_offered_packaged_names_and_settings_files(
+    complete, start, found, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my").mkdir()
+    for name in ("own.toml", "my/own.toml", "notes.txt"):
+        (tmp_path / name).write_text("")
+    offered = complete(start)
+    assert [name for name in offered if start or "own" not in name and name != "my"] == found
+
+
+def test_the_networks_that_are_offered_are_known():
+    from medart_cli.models.backbone import EMBEDDED, SHORT_NAMES
+
+    assert {*FEATURES} == {"inception", EMBEDDED, *SHORT_NAMES}
+
+
+@pytest.mark.parametrize("kind", cli.COMMANDS.values(), ids=lambda kind: kind.__name__)
+def test_every_number_states_its_bounds(kind):
+    for name, notes in list_options(kind):
+        hint = get_type_hints(kind)[name]
+        if {int, float} & {hint, *get_args(hint)}:
+            assert notes[0].min is not None, name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--batch-size", "0"], "medart finetune: --batch-size must be 1 or more, got 0"),
+        (["--learning-rate", "nan"], "--learning-rate must be 0 or more, got nan"),
+        (["--caption-dropout", "2"], "--caption-dropout must be 1 or less, got 2.0"),
+        (["--rank", "many"], "Invalid value for '--rank'"),
+        (["--method", "none"], "Invalid value for '--method'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_code_2(medart, words, said):
+    code, out, err = medart("finetune", "images", "--out", "run", *words)
+    assert (code, out) == (2, "")
+    assert said in err and err.count("\n") == 1

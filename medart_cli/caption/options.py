@@ -30,9 +30,9 @@ _server_option = partial(Option, rich_help_panel="Server")
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig(CommonConfig):
-    """Describe each image with a vision-language model: write or complete metadata.jsonl.
+    """Caption images with a vision-language model: write or complete metadata.jsonl.
 
-    Texts that are there are kept unless --recaption asks. The same command again goes on.
+    Existing texts are kept unless --recaption is given. Run the same command again to resume.
     """
 
     less_memory: ClassVar[tuple[Hint, ...]] = (  # its batches are halved without being asked
@@ -49,16 +49,16 @@ class CaptionConfig(CommonConfig):
     out: Annotated[
         Path | None,
         _output_option(
-            help="Manifest file to write instead of the folder's own, as for other settings; "
-            "texts that medart wrote in that one are not taken over."
+            help="Manifest file to write instead of the folder's own, such as for other settings; "
+            "captions that medart wrote in the folder's own are not reused."
         ),
         RUN_ONLY,
     ] = None
     recaption: Annotated[
         Literal["rejected", "simple", "all"] | None,
         _output_option(
-            help="Caption again: rows whose texts the rules refused, rows with the simple caption, "
-            "or all rows. Texts that a person wrote or changed are kept."
+            help="Rows to caption again: rejected (captions failed the rules), simple (template "
+            "caption) or all. Texts that a person wrote or edited are kept."
         ),
         RUN_ONLY,
     ] = None
@@ -66,22 +66,22 @@ class CaptionConfig(CommonConfig):
         bool,
         _output_option(
             "--overwrite-edits",
-            help="With --recaption all: write texts anew that a person wrote or changed, too.",
+            help="With --recaption all: also replace texts that a person wrote or edited.",
         ),
         RUN_ONLY,
     ] = False
     review: Annotated[
         int,
         _output_option(
-            help="Most images shown in review.html, refused ones first; 0 writes none.", min=0
+            help="Maximum images in review.html, rejected ones first; 0 writes no page.", min=0
         ),
         RUN_ONLY,
     ] = 200
     audit: Annotated[
         int,
         _output_option(
-            help="Images to caption again with a blank and with another image, to see whether the "
-            "model looks at them.",
+            help="Number of images to caption again with a blank and a swapped image, to check "
+            "that the model looks at them.",
             min=0,
         ),
         RUN_ONLY,
@@ -90,34 +90,39 @@ class CaptionConfig(CommonConfig):
     shard: Annotated[
         str | None,
         _data_option(
-            help="Caption only part I/N of the rows, as 2/3, for job arrays. When all parts are "
-            "done, the same command without --shard joins them."
+            help="Caption only shard I/N of the rows, such as 2/3, for job arrays. When all "
+            "shards are done, the same command without --shard joins them."
         ),
         ONE_CALL,
     ] = None
     root: Annotated[
         Path | None,
-        _data_option(help="Folder that file names are relative to; they may then be absolute."),
+        _data_option(
+            help="Folder that file names are relative to; also allows absolute file names."
+        ),
         RUN_ONLY,
     ] = None
     folders: Folders = None
     labels: Annotated[
         Path | None,
         _data_option(
-            help="Table with the column file_name and some of label, group_id, split and text: "
-            ".csv or .jsonl."
+            help="Table (.csv or .jsonl) with a file_name column and any of label, group_id, "
+            "split and text."
         ),
         RUN_ONLY,
     ] = None
     texts: Annotated[
         Literal["none", "sidecar"],
-        _data_option(help="Texts to take for rows without one: sidecar for a.txt beside a.jpg."),
+        _data_option(
+            help="Caption source for rows without text: sidecar reads a.txt next to a.jpg."
+        ),
         RUN_ONLY,
     ] = "none"
     add_new: Annotated[
         bool,
         _data_option(
-            "--add-new", help="Also caption images of the folder that its manifest does not list."
+            "--add-new",
+            help="Also caption images in the folder that are missing from its manifest.",
         ),
         RUN_ONLY,
     ] = False
@@ -125,30 +130,35 @@ class CaptionConfig(CommonConfig):
         str,
         _caption_option(
             autocompletion=complete_profile,
-            help="Modality that words prompt and simple caption: a packaged name or a TOML file.",
+            help="Modality profile for the prompt and template caption: packaged name or TOML "
+            "file.",
         ),
     ] = "generic"
     style: Annotated[
         Literal["visual", "simple", "empty"],
         _caption_option(
-            help="What the model sees, the simple caption alone, or nothing: the paper's ablation."
+            help="Caption type: visual (by the model), simple (template caption) or empty; the "
+            "paper's ablation."
         ),
     ] = "visual"
     context: Annotated[
         list[str] | None,
         _caption_option(
-            help="Sentence for the prompt with manifest columns in braces, as 'Body site: {site}.' "
-            "(repeatable)."
+            help="Extra prompt sentence with manifest columns in braces, such as 'Body site: "
+            "{site}.' (repeatable)."
         ),
     ] = None
     attempts: Annotated[
         int,
-        _caption_option(help="Times a row is asked for before its simple caption stands.", min=1),
+        _caption_option(
+            help="Maximum attempts per row before the template caption is used.", min=1
+        ),
     ] = 5
     base: Annotated[
         str,
         _caption_option(
-            help="PixArt pipeline whose T5 tokenizer counts: 120 tokens for alpha, 300 for Sigma."
+            help="PixArt pipeline whose T5 tokenizer sets the caption limit: 120 tokens (alpha), "
+            "300 (Sigma)."
         ),
     ] = DEFAULT_BASE
 
@@ -156,7 +166,7 @@ class CaptionConfig(CommonConfig):
         str | None,
         _model_option(
             help=f"Image-text-to-text model, a folder or a hub id ({DEFAULT_CAPTIONER} by "
-            "default); with --endpoint, its name there."
+            "default); with --endpoint, the model name on the server."
         ),
     ] = None
     revision: Annotated[str | None, _model_option(help="Commit, branch or tag of a hub model.")] = (
@@ -164,32 +174,44 @@ class CaptionConfig(CommonConfig):
     )
     load_in: Annotated[
         Literal["4bit", "8bit"] | None,
-        _model_option(help="Quantize at loading; needs bitsandbytes: pip install bitsandbytes."),
+        _model_option(
+            help="Quantize the weights on loading; needs bitsandbytes: pip install bitsandbytes."
+        ),
     ] = None
     batch_size: Annotated[
         int,
-        _model_option(help="Images at a time; halved when memory does not suffice.", min=1),
+        _model_option(help="Per-device batch size; halved when out of memory.", min=1),
         RUN_ONLY,
     ] = 8
     image_side: Annotated[
-        int, _model_option(help="Longest image side in pixels that the model is shown.", min=28)
+        int,
+        _model_option(
+            help="Maximum image side in pixels for the model; larger images are downscaled.", min=28
+        ),
     ] = 1024
     temperature: Annotated[
-        float, _model_option(help="Spread of the draws; 0 always takes the likeliest word.", min=0)
+        float, _model_option(help="Sampling temperature; 0 is greedy.", min=0)
     ] = 0.8
     top_k: Annotated[
-        int, _model_option(help="Draw from that many likeliest tokens; 0 for all.", min=0)
+        int, _model_option(help="Top-k sampling: number of tokens kept; 0 for all.", min=0)
     ] = 50
     top_p: Annotated[
-        float, _model_option(help="Draw from the likeliest tokens with this share together.", min=0)
+        float,
+        _model_option(
+            help="Nucleus (top-p) sampling: cumulative probability of the tokens kept.",
+            min=0,
+            max=1,
+        ),
     ] = 0.9
-    max_new_tokens: Annotated[int, _model_option(help="Most tokens of an answer.", min=1)] = 150
+    max_new_tokens: Annotated[int, _model_option(help="Maximum new tokens per answer.", min=1)] = (
+        150
+    )
 
     endpoint: Annotated[
         str | None,
         _server_option(
-            help="Ask an OpenAI-compatible server instead (vLLM, SGLang, transformers serve), as "
-            "http://127.0.0.1:8000/v1. A key is read from MEDART_ENDPOINT_KEY."
+            help="Use an OpenAI-compatible server instead (vLLM, SGLang, transformers serve), "
+            "such as http://127.0.0.1:8000/v1. The API key is read from MEDART_ENDPOINT_KEY."
         ),
         RUN_ONLY,
     ] = None
@@ -197,24 +219,22 @@ class CaptionConfig(CommonConfig):
         bool,
         _server_option(
             "--allow-remote",
-            help="Images may leave this machine: the server need not be on the loopback.",
+            help="Let images leave this machine: allow servers other than localhost (loopback).",
         ),
         RUN_ONLY,
     ] = False
-    concurrency: Annotated[
-        int, _server_option(help="Requests under way at a time.", min=1), RUN_ONLY
-    ] = 8
+    concurrency: Annotated[int, _server_option(help="Concurrent requests.", min=1), RUN_ONLY] = 8
     timeout: Annotated[
         float,
-        _server_option(help="Seconds after which a silent server is asked again.", min=1),
+        _server_option(help="Request timeout in seconds; the request is then retried.", min=1),
         RUN_ONLY,
     ] = 120.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
+        if not self.top_p:
+            raise ConfigError("--top-p must be above 0")
         parse_shard(self.shard)
         if self.images == "-" and self.out is None:
             raise ConfigError("--out: missing; name the manifest to write for standard input")

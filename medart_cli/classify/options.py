@@ -42,8 +42,8 @@ FINE_TUNING = (
 class ClassifyConfig(CommonConfig):
     """Train classifiers with and without synthetic images and test all on the same real images.
 
-    With --checkpoint it only predicts. The same command again goes on where it stopped. Options
-    that change nothing in a call are refused.
+    With --checkpoint it only predicts. Run the same command again to resume. Options that have no
+    effect in a call are rejected.
     """
 
     less_memory: ClassVar[tuple[Hint, ...]] = (
@@ -55,38 +55,43 @@ class ClassifyConfig(CommonConfig):
 
     data: Annotated[
         str,
-        Argument(help="Real training images, labeled (with --checkpoint: images to predict)."),
+        Argument(help="Labeled real training images (with --checkpoint: images to predict)."),
         RUN_ONLY,
     ]
     out: Annotated[
-        Path, _output_option(help="Folder for the classifier and its results."), RUN_ONLY
+        Path, _output_option(help="Output folder for the classifier and its results."), RUN_ONLY
     ]
     overwrite: Annotated[
         bool,
-        _output_option("--overwrite", help="Start anew where the folder is not empty."),
+        _output_option(
+            "--overwrite", help="Delete the contents of the output folder and start over."
+        ),
         ONE_CALL,
     ] = False
     checkpoint: Annotated[
         Path | None,
-        _output_option(help="Only predict, with the classifier of this folder."),
+        _output_option(help="Only predict, with the classifier in this folder."),
         RUN_ONLY,
     ] = None
 
     test: Annotated[
         str | None,
         _data_option(
-            help="Real test images, labeled. Without it: the rows marked split test, else a "
-            "stratified part of the training images."
+            help="Labeled real test images. By default the rows with split test, else a "
+            "stratified subset of the training images."
         ),
         RUN_ONLY,
     ] = None
     synthetic: Annotated[
-        str | None, _data_option(help="Synthetic images, labeled: what sample wrote."), RUN_ONLY
+        str | None,
+        _data_option(help="Labeled synthetic images, as medart sample writes them."),
+        RUN_ONLY,
     ] = None
     run: Annotated[
         list[str] | None,
         _data_option(
-            help="Run folder of the synthetic images, for its list of training images (repeatable)."
+            help="Run folder that generated the synthetic images, for its list of training images "
+            "(repeatable)."
         ),
         RUN_ONLY,
     ] = None
@@ -104,85 +109,95 @@ class ClassifyConfig(CommonConfig):
         RUN_ONLY,
     ] = None
     workers: Annotated[
-        int, _data_option(help="Threads that read images ahead; 0 for none.", min=0), RUN_ONLY
+        int, _data_option(help="Data-loading threads; 0 loads in the main thread.", min=0), RUN_ONLY
     ] = 2
     cache: Annotated[
         Path | None,
-        _data_option(help="Folder for features of images; medart's cache by default."),
+        _data_option(help="Cache folder for features; medart's cache by default."),
         RUN_ONLY,
     ] = None
     folders: Folders = None
     allow_synthetic: AllowSynthetic = False
     test_fraction: Annotated[
-        float, _data_option(help="Share to test on where no test set is given.")
+        float,
+        _data_option(help="Fraction of images to test on if no test set is given.", min=0, max=1),
     ] = 0.2
     duplicates: Annotated[
         Literal["drop", "refuse"],
         _data_option(
-            help="What to do with training images that are also in the test set, byte for byte or "
-            "re-encoded, scaled, mirrored or turned."
+            help="What to do with training images that are also in the test set, byte-identical "
+            "or re-encoded, scaled, mirrored or rotated."
         ),
     ] = "drop"
     allow_leak: Annotated[
         bool,
         _data_option(
             "--allow-leak",
-            help="Go on where the generator was trained on test images, or on images outside "
-            "--label-budget; the results say so.",
+            help="Continue despite leakage: a generator trained on test images, or on images "
+            "outside --label-budget; the results note it.",
         ),
     ] = False
 
     regimes: Annotated[
         str | None,
         _regimes_option(
-            help="Of real, control, synthetic, mix and pretrain, joined by commas; by default all "
-            "that the other options allow."
+            help="Training regimes, comma-separated: real, control, synthetic, mix, pretrain; by "
+            "default all that the other options allow."
         ),
         RUN_ONLY,
     ] = None
     equal: Annotated[
         Literal["steps", "epochs"],
         _regimes_option(
-            help="What is equal in all regimes. steps: all take the optimizer steps of mix, and "
-            "control is real with that many; epochs: each passes --epochs times over its images."
+            help="What is equal across regimes. steps: all take the optimizer steps of mix, and "
+            "control is real with that many; epochs: each trains --epochs epochs on its own "
+            "images."
         ),
     ] = "steps"
     ratio: Annotated[
         float | None,
-        _regimes_option(help="Synthetic images for each real one in mix; all by default.", min=0),
+        _regimes_option(help="Synthetic images per real image in mix; all by default.", min=0),
     ] = None
     label_budget: Annotated[
         int | None,
-        _regimes_option(help="Real images a class to learn from; all by default.", min=1),
+        _regimes_option(help="Real training images per class; all by default.", min=1),
     ] = None
     seeds: Annotated[
         int | None,
         _regimes_option(
-            help="Trainings of each regime; 5 by default, 1 with --freeze where nothing is drawn.",
+            help="Training seeds per regime; 5 by default, 1 with --freeze and no --label-budget "
+            "or --ratio.",
             min=1,
         ),
         RUN_ONLY,
     ] = None
     bootstrap: Annotated[
         int,
-        _regimes_option(help="Draws of test images for the intervals of differences.", min=100),
+        _regimes_option(
+            help="Bootstrap resamples of the test images for confidence intervals of differences.",
+            min=100,
+        ),
         RUN_ONLY,
     ] = 2000
 
     backbone: Annotated[
         str,
-        _training_option(help="efficientnet-lite0 (embedded), timm:NAME, a hub id, or a folder."),
+        _training_option(
+            help="Backbone: efficientnet-lite0 (bundled), timm:NAME, a hub id, or a folder."
+        ),
     ] = "efficientnet-lite0"
     freeze: Annotated[
         bool,
         _training_option(
-            "--freeze", help="Train the last layer only, on fixed features: seconds on a CPU."
+            "--freeze",
+            help="Linear probe: train only the last layer, on fixed features; seconds on a CPU.",
         ),
     ] = False
     image_size: Annotated[
         int | None,
         _training_option(
-            help="Side of the network's input, pixels; its own by default. 128 is quick on a CPU.",
+            help="Input resolution (side in pixels); the backbone's by default. 128 is fast on a "
+            "CPU.",
             min=32,
         ),
     ] = None
@@ -190,41 +205,40 @@ class ClassifyConfig(CommonConfig):
         str,
         _training_option(
             autocompletion=complete_profile,
-            help="Modality, which says whether images may be mirrored: a packaged name or a TOML "
-            "file.",
+            help="Modality profile, which decides whether flips are allowed: packaged name or "
+            "TOML file.",
         ),
     ] = "generic"
     augment: Annotated[
-        bool, _training_option("--augment/--no-augment", help="Vary the images while training.")
+        bool, _training_option("--augment/--no-augment", help="Data augmentation during training.")
     ] = True
     balance: Annotated[
         Literal["weights", "sampling", "none"],
-        _training_option(help="How rare classes get their due: weight in the loss, or more draws."),
+        _training_option(help="Class balancing: loss weights or oversampling."),
     ] = "weights"
-    epochs: Annotated[int, _training_option(help="Passes over the training images.", min=1)] = 15
-    batch_size: Annotated[int, _training_option(help="Images at a time.", min=1)] = 32
+    epochs: Annotated[int, _training_option(help="Training epochs.", min=1)] = 15
+    batch_size: Annotated[int, _training_option(help="Batch size.", min=1)] = 32
     learning_rate: Annotated[
-        float, _training_option(help="Highest learning rate of AdamW.", min=0)
+        float, _training_option(help="Peak learning rate of AdamW.", min=0)
     ] = 3e-4
     weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.", min=0)] = 0.05
     label_smoothing: Annotated[
         float,
-        _training_option(
-            help="Share of each label spread over all classes, against overconfidence.", min=0
-        ),
+        _training_option(help="Label smoothing, against overconfidence.", min=0),
     ] = 0.1
     val_fraction: Annotated[
         float,
         _training_option(
-            help="Share of the training images held out for early stopping, where that gives 10 "
-            "or more a class; 0 for none.",
+            help="Fraction of training images held out for validation (early stopping), if that "
+            "gives at least 10 per class; 0 for none.",
             min=0,
+            max=0.5,
         ),
     ] = 0.15
     patience: Annotated[
         int,
         _training_option(
-            help="Epochs without a better validation score before training stops.", min=1
+            help="Early stopping patience: epochs without a better validation score.", min=1
         ),
     ] = 5
 
@@ -235,8 +249,6 @@ class ClassifyConfig(CommonConfig):
             raise ConfigError(f"--test-fraction must be between 0 and 1, got {self.test_fraction}")
         if self.label_smoothing >= 1:
             raise ConfigError(f"--label-smoothing must be below 1, got {self.label_smoothing}")
-        if self.val_fraction > 0.5:
-            raise ConfigError(f"--val-fraction must be 0.5 or less, got {self.val_fraction}")
         self._refuse_zero("learning_rate")
         if self.ratio == 0:
             raise ConfigError("--ratio 0: leaves no synthetic image to mix; use --regimes real")

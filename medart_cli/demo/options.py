@@ -15,16 +15,16 @@ _output_option = partial(Option, rich_help_panel="Output")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(CommonConfig):
-    """Run all stages on drawn images and the embedded tiny models: minutes, no GPU, no network.
+    """Run all five stages on phantom images with bundled tiny models: minutes, no GPU, no network.
 
-    Ends in demo/report.html: what fine-tuning changed, and what the color loss of HLDF changed.
+    Writes demo/report.html: what fine-tuning changed, and what the color loss of HLDF changed.
     """
 
     keep: Annotated[
         Path | None,
         _output_option(
-            help="Folder for the page and all that the stages wrote; without it only the page is "
-            "kept, in demo."
+            help="Folder for the report and all outputs of the commands; by default only the "
+            "report is kept, in demo."
         ),
         RUN_ONLY,
     ] = None

@@ -9,35 +9,35 @@ from typer import Option
 
 from medart_cli.options import RUN_ONLY, CommonConfig, complete_features
 
-_looking_option = partial(Option, rich_help_panel="What to look at")
+_looking_option = partial(Option, rich_help_panel="Checks")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig(CommonConfig):
-    """Look at this machine and the model files on its disk: what is there, and what is missing.
+    """Check this machine and the model files on its disk: what is there, and what is missing.
 
-    Nothing is fetched, loaded or written. Ends with code 4 if a model that is named cannot be used.
+    Nothing is downloaded, loaded or written. Exits with code 4 if a named model cannot be used.
     """
 
     base: Annotated[
         str | None,
-        _looking_option(help="Base of finetune and sample, or a run folder with its base."),
+        _looking_option(help="Base model of finetune and sample, or a run folder with its base."),
     ] = None
-    model: Annotated[str | None, _looking_option(help="Captioner of caption.")] = None
+    model: Annotated[str | None, _looking_option(help="Vision-language model for caption.")] = None
     features: Annotated[
         list[str] | None,
         _looking_option(
             autocompletion=complete_features,
-            help="Network of evaluate or classify: inception, efficientnet-lite0, dinov2, ... "
-            "(repeatable).",
+            help="Feature network of evaluate or backbone of classify: inception, "
+            "efficientnet-lite0, dinov2, ... (repeatable).",
         ),
     ] = None
     out: Annotated[
         Path | None,
-        _looking_option(help="Output folder: can it be written, and is there room?"),
+        _looking_option(help="Output folder to check for write access and free space."),
         RUN_ONLY,
     ] = None
     hash: Annotated[
         bool,
-        _looking_option("--hash", help="Hash files above 500 MB too, which may take minutes."),
+        _looking_option("--hash", help="Also hash files above 500 MB, which may take minutes."),
     ] = False

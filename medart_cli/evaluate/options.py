@@ -23,15 +23,16 @@ from medart_cli.options import (
 
 _output_option = partial(Option, rich_help_panel="Output")
 _data_option = partial(Option, rich_help_panel="Data")
-_measures_option = partial(Option, rich_help_panel="Measures")
-_copies_option = partial(Option, rich_help_panel="Copies")
+_measures_option = partial(Option, rich_help_panel="Metrics")
+_copies_option = partial(Option, rich_help_panel="Near-copies")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(CommonConfig):
     """Measure how close synthetic images are to real ones, and whether they copy them.
 
-    Writes metrics.json, copies.jsonl, plots and report.html. Several sets are ranked in one table.
+    Writes metrics.json, copies.jsonl, plots and report.html. Several synthetic sets are ranked in
+    one table.
     """
 
     less_memory: ClassVar[tuple[Hint, ...]] = (
@@ -40,22 +41,27 @@ class EvaluateConfig(CommonConfig):
     )
 
     real: Annotated[
-        str, Argument(help="Real images: folder, manifest, or - for one on standard input.")
+        str,
+        Argument(
+            help="Real images: image folder, manifest, or - for a manifest on standard input."
+        ),
     ]
     synthetic: Annotated[
-        list[str], Argument(help="One synthetic set or several: folders or manifests.")
+        list[str], Argument(help="One or more synthetic sets: image folders or manifests.")
     ]
-    out: Annotated[Path, _output_option(help="Report folder to write."), RUN_ONLY]
+    out: Annotated[Path, _output_option(help="Output folder for the report."), RUN_ONLY]
     overwrite: Annotated[
         bool,
-        _output_option("--overwrite", help="Start anew where the report folder is not empty."),
+        _output_option(
+            "--overwrite", help="Delete the contents of the output folder and start over."
+        ),
         ONE_CALL,
     ] = False
 
     root: Annotated[
         Path | None,
         _data_option(
-            help="Folder that file names of REAL are relative to; they may then be absolute."
+            help="Folder that file names of REAL are relative to; also allows absolute file names."
         ),
         RUN_ONLY,
     ] = None
@@ -63,7 +69,7 @@ class EvaluateConfig(CommonConfig):
         list[Path] | None,
         _data_option(
             help="Folder that file names of a synthetic set are relative to (repeatable: one for "
-            "all sets, or one for each, in order)."
+            "all sets, or one per set, in order)."
         ),
         RUN_ONLY,
     ] = None
@@ -75,22 +81,23 @@ class EvaluateConfig(CommonConfig):
     folders: Folders = None
     allow_synthetic: AllowSynthetic = False
     per_label: Annotated[
-        bool, _data_option("--per-label/--overall", help="Measure each label by itself as well.")
+        bool, _data_option("--per-label/--overall", help="Also compute metrics per label.")
     ] = True
-    batch_size: Annotated[
-        int, _data_option(help="Images in one pass of a network.", min=1), RUN_ONLY
-    ] = 32
+    batch_size: Annotated[int, _data_option(help="Per-device batch size.", min=1), RUN_ONLY] = 32
     workers: Annotated[
-        int, _data_option(help="Threads that read images ahead; 0 for none.", min=0), RUN_ONLY
+        int, _data_option(help="Data-loading threads; 0 loads in the main thread.", min=0), RUN_ONLY
     ] = 2
     cache: Annotated[
-        Path | None, _data_option(help="Folder for features; medart's cache by default."), RUN_ONLY
+        Path | None,
+        _data_option(help="Cache folder for features; medart's cache by default."),
+        RUN_ONLY,
     ] = None
     shard: Annotated[
         str | None,
         _data_option(
-            help="Only compute the features of part I/N of the images, as 2/3, for job arrays; "
-            "then the same command without --shard finds all in the cache, and measures."
+            help="Only compute the features of shard I/N of the images, such as 2/3, for job "
+            "arrays; then the same command without --shard reads all from the cache and "
+            "computes the metrics."
         ),
         ONE_CALL,
     ] = None
@@ -99,42 +106,54 @@ class EvaluateConfig(CommonConfig):
         list[str] | None,
         _measures_option(
             autocompletion=complete_features,
-            help="Network (repeatable): inception, efficientnet-lite0, dinov2, a folder that "
-            "medart classify wrote, any image model of transformers or timm. By default inception "
-            "where its weights are, else efficientnet-lite0.",
+            help="Feature network (repeatable): inception, efficientnet-lite0, dinov2, a folder "
+            "that medart classify wrote, any image model of transformers or timm. By default "
+            "inception if its weights are found, else efficientnet-lite0.",
         ),
     ] = None
     inception: Annotated[
         Path | None,
         _measures_option(
-            help="File inception-2015-12-05.pt or its folder; medart's cache by default."
+            help="Inception weights: inception-2015-12-05.pt or its folder; medart's cache by "
+            "default."
         ),
     ] = None
     bootstrap: Annotated[
-        int, _measures_option(help="Resamples of a 95% interval; 0 for no intervals.", min=0)
+        int,
+        _measures_option(
+            help="Bootstrap resamples for 95% confidence intervals; 0 for none.", min=0
+        ),
     ] = 200
     floor_repeats: Annotated[
-        int, _measures_option(help="Random splits of the real set for its floor.", min=1)
+        int,
+        _measures_option(
+            help="Random splits of the real set for the real-vs-real baseline (floor).", min=1
+        ),
     ] = 10
 
     copies: Annotated[
-        bool, _copies_option("--copies/--no-copies", help="Look for near-copies of real images.")
+        bool,
+        _copies_option(
+            "--copies/--no-copies", help="Detect near-copies of real images (memorization)."
+        ),
     ] = True
     holdout: Annotated[
         str | None,
         _copies_option(
-            help="Real images that were not trained on, to set the threshold of copies; by default "
-            "each real image is held against the others."
+            help="Real images not used for training, to set the near-copy threshold; by default "
+            "each real image is compared with the others (leave-one-out)."
         ),
     ] = None
     copy_rate: Annotated[
         float,
-        _copies_option(help="Share of unseen real images that may be taken for copies.", min=0),
+        _copies_option(
+            help="Maximum false-positive rate of near-copy detection on unseen real images.", min=0
+        ),
     ] = 0.01
     fail_on_copies: Annotated[
         float | None,
         _copies_option(
-            help="Exit with code 1 if more than this share of a set are near-copies.", min=0
+            help="Exit with code 1 if more than this fraction of a set are near-copies.", min=0
         ),
         RUN_ONLY,
     ] = None

@@ -33,9 +33,10 @@ _training_option = partial(Option, rich_help_panel="Training")
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(CommonConfig):
-    """Fine-tune PixArt on captioned images: LoRA or all weights, with the HLDF color loss.
+    """Fine-tune PixArt on captioned images: LoRA or full fine-tuning, with the HLDF color loss.
 
-    The same command again goes on at the last checkpoint.
+    HLDF is the hybrid-level diffusion fine-tuning of the paper, Med-Art (arXiv 2506.20449). Run
+    the same command again to resume from the last checkpoint.
     """
 
     formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -54,41 +55,49 @@ class FinetuneConfig(CommonConfig):
         Argument(help="Image folder, manifest file, or - for a manifest on standard input."),
         RUN_ONLY,
     ]
-    out: Annotated[Path, _output_option(help="Run folder to write."), RUN_ONLY]
+    out: Annotated[Path, _output_option(help="Output folder (the run folder)."), RUN_ONLY]
     overwrite: Annotated[
         bool,
-        _output_option("--overwrite", help="Start anew where the run folder is not empty."),
+        _output_option(
+            "--overwrite", help="Delete the contents of the output folder and start over."
+        ),
         ONE_CALL,
     ] = False
     save_every: Annotated[
         int, _output_option(help="Optimizer steps between checkpoints.", min=1), RUN_ONLY
     ] = 500
     save_minutes: Annotated[
-        float, _output_option(help="Minutes between checkpoints.", min=0), RUN_ONLY
+        float, _output_option(help="Maximum minutes between checkpoints.", min=0), RUN_ONLY
     ] = 20.0
-    keep: Annotated[int, _output_option(help="Checkpoints to keep.", min=1), RUN_ONLY] = 2
+    keep: Annotated[
+        int, _output_option(help="Number of latest checkpoints to keep.", min=1), RUN_ONLY
+    ] = 2
     preview_every: Annotated[
         int,
-        _output_option(help="Optimizer steps between preview pictures; 0 for none.", min=0),
+        _output_option(help="Optimizer steps between preview grids; 0 for none.", min=0),
         RUN_ONLY,
     ] = 500
     preview_count: Annotated[
-        int, _output_option(help="Images in a preview picture.", min=1), RUN_ONLY
+        int, _output_option(help="Images per preview grid.", min=1), RUN_ONLY
     ] = 4
     merge: Annotated[
         bool,
-        _output_option("--merge", help="Also write RUN/merged, a whole diffusers pipeline folder."),
+        _output_option(
+            "--merge", help="Also write RUN/merged, a complete diffusers pipeline folder."
+        ),
         RUN_ONLY,
     ] = False
     log_with: Annotated[
         list[str] | None,
-        _output_option(help="A tracker of accelerate: tensorboard, wandb, ... (repeatable)."),
+        _output_option(help="Tracker of accelerate: tensorboard, wandb, ... (repeatable)."),
         RUN_ONLY,
     ] = None
 
     root: Annotated[
         Path | None,
-        _data_option(help="Folder that file names are relative to; they may then be absolute."),
+        _data_option(
+            help="Folder that file names are relative to; also allows absolute file names."
+        ),
         RUN_ONLY,
     ] = None
     folders: Folders = None
@@ -97,119 +106,135 @@ class FinetuneConfig(CommonConfig):
         str,
         _data_option(
             autocompletion=complete_profile,
-            help="Modality that words the simple caption where a row has no text: a packaged "
-            "name or a TOML file.",
+            help="Modality profile for the template caption of rows without text: packaged name "
+            "or TOML file.",
         ),
     ] = "generic"
     resolution: Annotated[
-        int | None, _data_option(help="Image side in pixels; the base model's own by default.")
+        int | None,
+        _data_option(
+            help="Image resolution (side in pixels); the base model's by default.", min=16
+        ),
     ] = None
     crop: Annotated[
         Literal["center", "pad", "random"],
         _data_option(
-            help="How an image becomes square. random may cut away what the caption names."
+            help="How images are made square; random may crop out what the caption describes."
         ),
     ] = "center"
     flip: Annotated[
-        bool, _data_option("--flip", help="Mirror images at random; swaps left and right in them.")
+        bool,
+        _data_option(
+            "--flip", help="Random horizontal flips; these swap left and right in the image."
+        ),
     ] = False
-    balance: Annotated[bool, _data_option("--balance", help="Draw all labels equally often.")] = (
-        False
-    )
+    balance: Annotated[
+        bool, _data_option("--balance", help="Class balancing: sample all labels equally often.")
+    ] = False
     cache: Annotated[
         Path | None,
-        _data_option(help="Folder for latents and text embeddings; medart's cache by default."),
+        _data_option(
+            help="Cache folder for latents and text embeddings; medart's cache by default."
+        ),
         RUN_ONLY,
     ] = None
     use_cache: Annotated[
         bool,
-        _data_option("--use-cache/--no-cache", help="Encode each image once and keep its latents."),
+        _data_option(
+            "--use-cache/--no-cache", help="Encode each image once and cache its latents."
+        ),
         RUN_ONLY,
     ] = True
 
     base: Annotated[
-        str, _model_option(help="PixArt-alpha or -Sigma pipeline: a folder or a hub id.")
+        str,
+        _model_option(help="Base model: PixArt-alpha or -Sigma pipeline, a folder or a hub id."),
     ] = DEFAULT_BASE
     method: Annotated[
         Literal["lora", "dora", "rslora", "full"],
-        _model_option(help="What is trained: adapters of a kind, or all transformer weights."),
+        _model_option(
+            help="Adapter type (LoRA, DoRA, rsLoRA), or full fine-tuning of the transformer."
+        ),
     ] = "lora"
-    rank: Annotated[int, _model_option(help="Rank of the adapters.", min=1)] = 8
+    rank: Annotated[int, _model_option(help="LoRA rank.", min=1)] = 8
     alpha: Annotated[
-        float | None, _model_option(help="Scale of the adapters; the rank by default.", min=0)
+        float | None, _model_option(help="LoRA alpha; equals the rank by default.", min=0)
     ] = None
     target: Annotated[
         list[str] | None,
-        _model_option(
-            help="End of the names of transformer modules that get an adapter (repeatable)."
-        ),
+        _model_option(help="LoRA target modules of the transformer, by name suffix (repeatable)."),
     ] = None
     text_target: Annotated[
-        list[str] | None, _model_option(help="The same for the text encoder (repeatable).")
+        list[str] | None,
+        _model_option(help="LoRA target modules of the text encoder, by name suffix (repeatable)."),
     ] = None
     train_text_encoder: Annotated[
         bool,
         _model_option(
             "--train-text-encoder/--freeze-text-encoder",
-            help="Train adapters in T5 too; frozen, it is run once and then released.",
+            help="Train adapters in T5 too; if frozen, T5 runs once and is then unloaded.",
         ),
     ] = True
 
     hldf_loss: Annotated[
         Literal["published", "score"],
         _hldf_option(
-            help="Color loss. score: the energy score, which keeps colors as varied as real ones; "
-            "published: the squared gap to one real image, as in the paper, which makes them alike."
+            help="Color loss. score: energy score, keeps colors as varied as real ones; "
+            "published: squared difference to one real image, as in the paper, makes colors "
+            "uniform."
         ),
     ] = "score"
     hldf_every: Annotated[
         str | None,
         _hldf_option(
-            help="Optimizer steps between color losses, N in the paper; 0 turns HLDF off. 20 by "
-            "default, which about doubles the time of training; 500 with published. auto: the "
-            "paper's share of the time, but 20 color losses a run or more."
+            help="Optimizer steps between color losses (N in the paper); 0 turns HLDF off. 20 by "
+            "default, which about doubles training time; 500 with published. auto: the "
+            "paper's share of the time, but at least 20 color losses per run."
         ),
     ] = None
     hldf_steps: Annotated[
         int | None,
         _hldf_option(
-            help="Solver steps of a generated image, M in the paper; 12 by default, 20 with "
-            "published.",
+            help="Inference (solver) steps per generated image, M in the paper; 12 by default, 20 "
+            "with published.",
             min=1,
         ),
     ] = None
     hldf_weight: Annotated[
         float | None,
         _hldf_option(
-            help="Weight of the color loss. score: norm of its gradient over that of the noise "
-            "loss, 1 by default; published: factor of the loss, 1/M by default.",
+            help="Color loss weight. score: its gradient norm relative to that of the noise loss, "
+            "1 by default; published: factor of the loss, 1/M by default.",
             min=0,
         ),
     ] = None
     hldf_statistics: Annotated[
         Literal["moments", "grid"],
         _hldf_option(
-            help="What of an image's colors is compared: means and deviations of its channels, or "
-            "with the mean colors of a 4 x 4 grid besides."
+            help="Color statistics to compare: channel means and standard deviations (moments), "
+            "plus the mean colors of a 4 x 4 grid (grid)."
         ),
     ] = "moments"
     hldf_draws: Annotated[
         int | None,
-        _hldf_option(
-            help="Images generated for each caption; 2 by default, 1 with published.", min=2
-        ),
+        _hldf_option(help="Images generated per caption; 2 by default, 1 with published.", min=2),
     ] = None
     hldf_grad_draws: Annotated[
         int | None,
-        _hldf_option(help="How many of them let the gradient through; all by default.", min=1),
+        _hldf_option(
+            help="Generated images per caption that carry gradients; all by default.", min=1
+        ),
     ] = None
     hldf_guidance: Annotated[
-        float, _hldf_option(help="Guidance scale of a generated image.", min=1)
+        float,
+        _hldf_option(
+            help="Guidance scale (classifier-free) of generated images and previews.", min=1
+        ),
     ] = 4.5
     hldf_grad_steps: Annotated[
         int | None,
         _hldf_option(
-            help="Let the gradient through the last K solver steps only; 3 by default, all with "
+            help="Backpropagate through the last K solver steps only; 3 by default, all with "
             "published.",
             min=1,
         ),
@@ -217,7 +242,7 @@ class FinetuneConfig(CommonConfig):
     hldf_checkpoint: Annotated[
         Literal["auto", "none", "block", "step"],
         _hldf_option(
-            help="Recompute instead of remember: nothing, transformer blocks, or solver steps "
+            help="Activation checkpointing of the color loss: none, per block, or per solver step "
             "(least memory)."
         ),
         RUN_ONLY,
@@ -226,29 +251,31 @@ class FinetuneConfig(CommonConfig):
     steps: Annotated[
         int | None, _training_option(help="Optimizer steps; overrides --epochs.", min=1)
     ] = None
-    epochs: Annotated[float, _training_option(help="Passes over the data.", min=0)] = 15.0
-    batch_size: Annotated[int, _training_option(help="Images a step and process.", min=1)] = 1
-    accumulate: Annotated[
-        int, _training_option(help="Batches whose gradients make one step.", min=1)
-    ] = 1
+    epochs: Annotated[float, _training_option(help="Training epochs.", min=0)] = 15.0
+    batch_size: Annotated[int, _training_option(help="Per-device batch size.", min=1)] = 1
+    accumulate: Annotated[int, _training_option(help="Gradient accumulation steps.", min=1)] = 1
     learning_rate: Annotated[float, _training_option(help="Peak learning rate.", min=0)] = 1e-4
     lr_schedule: Annotated[
         Literal["constant", "linear", "cosine"],
-        _training_option(help="Course of the learning rate after the warm-up."),
+        _training_option(help="Learning rate schedule after warmup."),
     ] = "constant"
-    warmup_steps: Annotated[int, _training_option(help="Steps of linear warm-up.", min=0)] = 0
+    warmup_steps: Annotated[int, _training_option(help="Linear warmup steps.", min=0)] = 0
     optimizer: Annotated[
         Literal["adamw", "adamw8bit"],
-        _training_option(help="adamw8bit needs a GPU and bitsandbytes: pip install bitsandbytes."),
+        _training_option(
+            help="Optimizer; adamw8bit needs a GPU and bitsandbytes: pip install bitsandbytes."
+        ),
     ] = "adamw"
     weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.", min=0)] = 1e-2
     max_grad_norm: Annotated[
-        float, _training_option(help="Gradient norm to clip at; 0 for no clipping.", min=0)
+        float, _training_option(help="Gradient clipping norm; 0 for no clipping.", min=0)
     ] = 1.0
     caption_dropout: Annotated[
         float,
         _training_option(
-            help="Share of captions replaced by the empty one, which guidance relies on.", min=0
+            help="Caption dropout probability; classifier-free guidance relies on empty captions.",
+            min=0,
+            max=1,
         ),
     ] = 0.1
     min_snr: Annotated[
@@ -256,13 +283,13 @@ class FinetuneConfig(CommonConfig):
         _training_option(help="Gamma of min-SNR loss weighting; off by default.", min=0),
     ] = None
     ema: Annotated[
-        float, _training_option(help="Decay of the averaged weights; 0 for none.", min=0)
+        float, _training_option(help="EMA decay of the weights; 0 for no EMA.", min=0)
     ] = 0.0
     gradient_checkpointing: Annotated[
         bool,
         _training_option(
             "--gradient-checkpointing",
-            help="Recompute transformer and T5 blocks in backward: less memory, slower.",
+            help="Activation checkpointing of transformer and T5 blocks: less memory, slower.",
         ),
         RUN_ONLY,
     ] = False
@@ -276,8 +303,6 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError("--precision fp16: corrupts T5 in training; use bf16 or fp32")
         if self.offline and set(self.log_with or ()) - {"tensorboard"}:
             raise ConfigError("--log-with: with --offline only tensorboard, which stays local")
-        if self.caption_dropout > 1:
-            raise ConfigError(f"--caption-dropout must be 1 or less, got {self.caption_dropout}")
         if self.ema >= 1:
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
         every = parse_every(self.hldf_every)

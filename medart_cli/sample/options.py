@@ -23,14 +23,15 @@ from medart_cli.options import (
 _output_option = partial(Option, rich_help_panel="Output")
 _model_option = partial(Option, rich_help_panel="Model")
 _prompts_option = partial(Option, rich_help_panel="Prompts")
-_drawing_option = partial(Option, rich_help_panel="Drawing")
+_drawing_option = partial(Option, rich_help_panel="Sampling")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(CommonConfig):
-    """Draw images from a run folder or a base model, one for each prompt.
+    """Generate images from a run folder or a base model, one per prompt.
 
-    Prompts come from --prompt, --prompts or --from. The same command again skips finished images.
+    Prompts come from --prompt, --prompts or --from. Run the same command again to resume: finished
+    images are skipped.
     """
 
     less_memory: ClassVar[tuple[Hint, ...]] = (
@@ -41,41 +42,53 @@ class SampleConfig(CommonConfig):
 
     run: Annotated[
         str,
-        Argument(help="Run folder, one of its checkpoints, a pipeline folder or a hub id."),
+        Argument(
+            help="Run folder, one of its checkpoints, a diffusers pipeline folder or a hub id."
+        ),
         RUN_ONLY,
     ]
     base: Annotated[
         str | None,
         _model_option(
-            help="The run's base, where it lies elsewhere by now: a folder or a hub id. Its "
-            "weights must be the same."
+            help="Base model of the run, if it has moved: a folder or a hub id. Its weights must "
+            "be the same."
         ),
         RUN_ONLY,
     ] = None
     out: Annotated[
-        Path | None, _output_option(help="Folder for the images and their manifest."), RUN_ONLY
+        Path | None,
+        _output_option(help="Output folder for the images and their manifest."),
+        RUN_ONLY,
     ] = None
     overwrite: Annotated[
         bool,
-        _output_option("--overwrite", help="Start anew where the folder is not empty."),
+        _output_option(
+            "--overwrite", help="Delete the contents of the output folder and start over."
+        ),
         ONE_CALL,
     ] = False
     merge_to: Annotated[
         Path | None,
         _output_option(
-            help="Write the run as a whole diffusers pipeline folder; draws only with --out."
+            help="Write the run as a complete diffusers pipeline folder; generates images only "
+            "with --out."
         ),
     ] = None
 
     prompt: Annotated[
-        list[str] | None, _prompts_option(help="A prompt (repeatable)."), RUN_ONLY
+        list[str] | None, _prompts_option(help="Text prompt (repeatable)."), RUN_ONLY
     ] = None
     prompts: Annotated[
-        str | None, _prompts_option(help="Text file with a prompt a line, or -."), RUN_ONLY
+        str | None,
+        _prompts_option(help="Text file with one prompt per line, or - for standard input."),
+        RUN_ONLY,
     ] = None
     from_data: Annotated[
         str | None,
-        _prompts_option("--from", help="Image folder or manifest whose captions are drawn, or -."),
+        _prompts_option(
+            "--from",
+            help="Image folder or manifest whose captions are used, or - for standard input.",
+        ),
         RUN_ONLY,
     ] = None
     root: Annotated[
@@ -86,8 +99,8 @@ class SampleConfig(CommonConfig):
     split: Annotated[
         list[str] | None,
         _prompts_option(
-            help="Split of --from whose captions are drawn, train, val or test (repeatable); by "
-            "default what finetune trains on: train, and rows that name none."
+            help="Split of --from to use: train, val or test (repeatable); by default what "
+            "finetune trains on: train, and rows without a split."
         ),
         RUN_ONLY,
     ] = None
@@ -96,30 +109,34 @@ class SampleConfig(CommonConfig):
         str,
         _prompts_option(
             autocompletion=complete_profile,
-            help="Modality that words the simple caption where a row has no text.",
+            help="Modality profile for the template caption of rows without text: packaged name "
+            "or TOML file.",
         ),
         RUN_ONLY,
     ] = "generic"
     count: Annotated[
         int | None,
-        _prompts_option(help="Images in all; by default one for each prompt.", min=1),
+        _prompts_option(help="Total number of images; by default one per prompt.", min=1),
         RUN_ONLY,
     ] = None
     per_label: Annotated[
-        int | None, _prompts_option(help="Images for each label of --from.", min=1), RUN_ONLY
+        int | None, _prompts_option(help="Images per label of --from.", min=1), RUN_ONLY
     ] = None
 
     resolution: Annotated[
-        int | None, _drawing_option(help="Image side in pixels; the run's own by default.")
+        int | None,
+        _drawing_option(help="Image resolution (side in pixels); the run's by default.", min=16),
     ] = None
-    steps: Annotated[int, _drawing_option(help="Solver steps an image.", min=1)] = 20
-    guidance: Annotated[float, _drawing_option(help="Guidance scale; 1 for none.", min=1)] = 4.5
-    batch_size: Annotated[int, _drawing_option(help="Images drawn at a time.", min=1), RUN_ONLY] = 4
+    steps: Annotated[int, _drawing_option(help="Number of inference (solver) steps.", min=1)] = 20
+    guidance: Annotated[
+        float, _drawing_option(help="Guidance scale (classifier-free); 1 for none.", min=1)
+    ] = 4.5
+    batch_size: Annotated[int, _drawing_option(help="Per-device batch size.", min=1), RUN_ONLY] = 4
     shard: Annotated[
         str | None,
         _drawing_option(
-            help="Draw only part I/N of the images, as 2/3, for job arrays. When all parts are "
-            "there, the same command without --shard joins them."
+            help="Generate only shard I/N of the images, such as 2/3, for job arrays. When all "
+            "shards are done, the same command without --shard joins them."
         ),
         ONE_CALL,
     ] = None
