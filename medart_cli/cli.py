@@ -146,7 +146,7 @@ def run_command(
             log.info("%s", passed_over)
         settings = config_type(**options)
         settings.refuse_idle(typed)
-        _check_processes(name, options)
+        _check_processes(name, options, settings.device)
         with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
             work = import_module(f"medart_cli.{name}.run")
             stop.listen()
@@ -193,8 +193,8 @@ def _explain(error: Exception, settings: CommonConfig | None) -> MedartError | O
     return RunError(f"{place}the {full}'s memory is full; run again with {hints}")
 
 
-def _check_processes(name: str, options: dict[str, Any]) -> None:
-    """Refuse what several processes cannot do."""
+def _check_processes(name: str, options: dict[str, Any], device: str) -> None:
+    """Refuse what several processes cannot do, and join the others."""
     if ranks.count_ranks() == 1:
         return
     if name not in TOGETHER:
@@ -206,6 +206,7 @@ def _check_processes(name: str, options: dict[str, Any]) -> None:
         "one of %d processes; waiting for the others at %s:%s",
         *(ranks.count_ranks(), os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]),
     )
+    import_module("medart_cli.models.device").join_processes(device)
 
 
 def _items(value: object) -> list[object]:

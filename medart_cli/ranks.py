@@ -6,9 +6,9 @@ other. Both only choose rows: what a row becomes depends on the seed and the row
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from medart_cli.errors import ConfigError
 
@@ -19,6 +19,7 @@ MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 LAUNCHERS = "several are started by torchrun or accelerate launch (docs/cluster.md)"
 
 Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,29 @@ def own_rank() -> int:
 def count_ranks() -> int:
     """Return how many processes were started together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Say whether this is process 0, which writes what all have in common."""
+    return own_rank() == 0
+
+
+def wait_for_all() -> None:
+    """Wait until all processes are here; one process alone does not wait, nor load accelerate."""
+    if count_ranks() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def ask_first(find: Callable[[], Found]) -> Found:
+    """Let process 0 find something out for all; the others wait for it."""
+    if count_ranks() == 1:
+        return find()
+    from accelerate.utils import broadcast_object_list
+
+    found: list[Any] = [find() if is_first() else None]
+    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
 
 def own_part(shard: tuple[int, int]) -> Part:

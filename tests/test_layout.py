@@ -31,7 +31,9 @@ PARTS = {
     "finetune": {"curve", "hldf", "keep", "options", "plan", "resume", "rows", "setup", "state",
                  "train", "work"},
     "sample": {"draw", "folder", "options", "source"},
-    "evaluate": {"colors", "networks", "options", "ranking"},
+    "evaluate": {"colors", "measure", "networks", "options", "ranking"},
+    "metrics": {"arrays"},  # names of types alone
+    "models": {"questions"},
     "classify": {"options", "train"},
     "doctor": {"models", "options"},
     "demo": {"options"},

@@ -351,3 +351,21 @@ def test_processes_of_accelerates_mpirun_pass(monkeypatch):
     launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500, "OMPI_COMM_WORLD_SIZE": 2}
     set_launch(monkeypatch, **launch)
     ranks.check_environment()
+
+
+def test_what_process_0_finds_is_what_all_get(monkeypatch):
+    assert ranks.ask_first(lambda: "found") == "found"
+
+    def refuse():
+        raise AssertionError("process 1 looks by itself")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", lambda found: ["heard"])
+    assert ranks.ask_first(refuse) == "heard"
+
+
+def test_one_process_alone_waits_for_nobody_and_loads_nothing_for_it():
+    code = "import sys; from medart_cli import ranks; ranks.wait_for_all(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "accelerate"} & {*done.stdout.split()}

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from PIL import Image
 
 from medart_cli import stop
@@ -28,16 +27,17 @@ from medart_cli.data.manifest import Record, hash_file
 from medart_cli.data.profiles import Profile, spoken_label
 from medart_cli.errors import ConfigError, ImageError
 from medart_cli.log import log
-from medart_cli.models.bases import find_base, max_tokens, normalize_prompt
-from medart_cli.models.captioner import Answer, Captioner, Question, Sampling, find_captioner
-from medart_cli.models.device import DTYPES, find_precision
-from medart_cli.models.pixart import load_tokenizer
+from medart_cli.models.bases import find_base, load_tokenizer, max_tokens, normalize_prompt
+from medart_cli.models.questions import Answer, Question, Sampling
 from medart_cli.options import DEFAULT_CAPTIONER
+
+if TYPE_CHECKING:
+    from medart_cli.models.captioner import Captioner
 
 KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
 AHEAD = 8  # batches of images that are decoded ahead, and sorted by size
 WORDS_A_TOKEN = 0.45  # T5 takes some 1.4 tokens for an English word, and up to 2 for medical ones
-Asker = Captioner | Endpoint
+Asker: TypeAlias = "Captioner | Endpoint"
 
 
 @dataclass
@@ -94,7 +94,9 @@ class Book:
         )
 
 
-def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record]) -> Book:
+def build_book(
+    config: CaptionConfig, profile: Profile, records: Sequence[Record], *, asked: bool
+) -> Book:
     """Find the target's tokenizer and limit, and check that all simple captions fit.
 
     Raises:
@@ -102,7 +104,7 @@ def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record
         ConfigError: The simple caption of a label is longer than the text encoder reads.
     """
     labels = sorted({record.label for record in records if record.label})
-    if config.style != "visual":
+    if not asked:
         return Book(profile, labels)
     base = find_base(config.base, offline=config.offline, parts=["tokenizer"])
     book = Book(profile, labels, load_tokenizer(base), max_tokens(base))
@@ -114,7 +116,7 @@ def build_book(config: CaptionConfig, profile: Profile, records: Sequence[Record
     return book
 
 
-def build_asker(config: CaptionConfig, device: torch.device) -> Asker:
+def build_asker(config: CaptionConfig) -> Asker:
     """Load the model, or reach the server; nothing is written before this has worked."""
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.max_new_tokens)
     if config.endpoint is not None:
@@ -129,7 +131,12 @@ def build_asker(config: CaptionConfig, device: torch.device) -> Asker:
             key=os.environ.get(KEY_VARIABLE) or None,
         )
         return endpoint.connect(config.model)
-    dtype = DTYPES[find_precision(config.precision, device)]
+    from medart_cli.models import device as places  # these load torch: seconds
+    from medart_cli.models.captioner import Captioner, find_captioner
+
+    places.hush_libraries("transformers")
+    device = places.join_processes(config.device)
+    dtype = places.DTYPES[places.find_precision(config.precision, device)]
     name = config.model or DEFAULT_CAPTIONER
     folder = find_captioner(name, revision=config.revision, offline=config.offline)
     log.info("loading %s", name)
@@ -146,7 +153,7 @@ def caption_rows(
     records: Sequence[Record],
     todo: Sequence[int],
     book: Book,
-    asker: Asker | None,
+    asker: "Asker | None",
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Caption rows, and yield the new fields of each as soon as they stand.
 
@@ -285,7 +292,7 @@ def cut_draft(texts: Sequence[str], rules: Rules) -> str:
     return ""
 
 
-def describe(config: CaptionConfig, book: Book, asker: Asker | None) -> dict[str, Any]:
+def describe(config: CaptionConfig, book: Book, asker: "Asker | None") -> dict[str, Any]:
     """Return what a row says about where its text came from, seed and status aside."""
     return {
         "model": asker.name if asker else None,

@@ -13,7 +13,7 @@ from medart_cli.caption.rules import (
 )
 from medart_cli.data.manifest import Record
 from medart_cli.log import log
-from medart_cli.models.captioner import Answer, Question
+from medart_cli.models.questions import Answer, Question
 
 MOST_SAME = 0.5  # share of texts that may stay the same without the image, before a warning
 

@@ -22,7 +22,7 @@ import httpx2
 from PIL import Image
 
 from medart_cli.errors import ConfigError, RunError
-from medart_cli.models.captioner import Answer, Question, Sampling
+from medart_cli.models.questions import Answer, Question, Sampling
 
 RETRY_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
 HOPELESS_STATUS = {301, 302, 303, 307, 308, 401, 403, 404, 405}  # no other image fares better

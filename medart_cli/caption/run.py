@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
-from accelerate import PartialState
 
 from medart_cli.caption.ask import build_asker, build_book, caption_rows
 from medart_cli.caption.audit import audit_model
@@ -35,9 +33,8 @@ from medart_cli.data.output import first_change, write_text
 from medart_cli.data.profiles import Profile, columns_of, read_profile
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log, progress
-from medart_cli.models.device import hush_libraries, join_processes
 from medart_cli.options import parse_levels, parse_shard
-from medart_cli.ranks import count_ranks, own_part
+from medart_cli.ranks import count_ranks, is_first, own_part, wait_for_all
 
 STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "kept", "none")
 # These shape no text where no model is asked.
@@ -49,22 +46,20 @@ MODEL_ONLY = frozenset(
 
 def run(config: CaptionConfig) -> dict[str, Any]:
     """Describe each image that has no text yet, or those that --recaption names."""
-    hush_libraries()
-    device = join_processes(config.device)
     profile = find_profile(config)
     target, folder = find_target(config.images, config.out, config.root)
     number = parse_shard(config.shard)[0] if config.shard else 0
     with hold_lock(target.with_name(f".{target.name}.lock"), target, part=number):
-        return write_captions(config, profile, (target, folder), device)
+        return write_captions(config, profile, (target, folder))
 
 
 def write_captions(
-    config: CaptionConfig, profile: Profile, places: tuple[Path, Path], device: torch.device
+    config: CaptionConfig, profile: Profile, places: tuple[Path, Path]
 ) -> dict[str, Any]:
     """Caption the rows that lack it, and write manifest, settings and review."""
     target, folder = places
     started = time.monotonic()
-    state, part = PartialState(), own_part(parse_shard(config.shard))
+    part = own_part(parse_shard(config.shard))
     rows, changed, account = read_rows(config, target, folder)
     records = Edits(rows)
     changed = changed or records.new > 0
@@ -77,14 +72,14 @@ def write_captions(
     tell_edits(config, records)
     warn_of_old_labels(profile, journal.records, todo)
 
-    book = build_book(config, profile, records)
     mine = [row for row in todo if row % part.count == part.index]
-    asked = config.style == "visual" and (mine or config.audit)
-    asker = build_asker(config, device) if asked else None
+    asked = config.style == "visual" and bool(mine or config.audit)
+    book = build_book(config, profile, records, asked=asked)
+    asker = build_asker(config) if asked else None
     if asker and asker.demonstration:
         warn_of_demonstration(asker.name, (records[row] for row in mine))
-    state.wait_for_everyone()  # all have read; now one may write
-    if state.is_main_process:
+    wait_for_all()  # all have read; now one may write
+    if is_first():
         write_beginning(config, journal, target, changed)
 
     log.info("%d of %d images to caption", len(mine), len(records))
@@ -96,7 +91,7 @@ def write_captions(
         except BaseException:  # also Ctrl-C: what is finished goes into the manifest at once
             journal.fold()
             raise
-    state.wait_for_everyone()
+    wait_for_all()
     summary = {
         "result": str(target), "images": len(records), "captioned": len(todo),
         "failures": len(journal.failed), "inputs": [account.facts()],
@@ -104,7 +99,7 @@ def write_captions(
     if config.shard is not None:
         log.info("%s is done; when all parts are, leave out --shard to join them", config.shard)
         return summary | {"captioned": len(mine)}
-    if not state.is_main_process:
+    if not is_first():
         return summary
     if part.count > 1:
         journal = Journal(target, records, seen=journal.seen)

@@ -1,6 +1,5 @@
 """Predict with a classifier that is there: images -> OUT/predictions.jsonl."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -15,27 +14,29 @@ from medart_cli.classify.images import read_ahead
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.data.cache import try_cache
 from medart_cli.data.dataset import open_data
-from medart_cli.data.hashes import hash_files
+from medart_cli.data.hashes import hash_files, hash_model
 from medart_cli.data.manifest import ManifestWriter, Record, repair_manifest, write_manifest
 from medart_cli.data.output import Output, open_output
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
 from medart_cli.models.classifier import Classifier, load_classifier, run_module
+from medart_cli.models.device import find_device, hush_libraries
 from medart_cli.options import parse_levels
 
 PREDICTIONS_NAME = "predictions.jsonl"
 PREDICTED = ("predicted", "probabilities", "sha256")  # what a prediction adds to a row
 
 
-def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -> dict[str, Any]:
+def predict_folder(config: ClassifyConfig, folder: Path) -> dict[str, Any]:
     """Write one line an image, with the probability of each class; those that still hold stay."""
-    classifier = load_classifier(folder, device)
+    hush_libraries("transformers")
+    classifier = load_classifier(folder, find_device(config.device))
     records = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     paths = list({record.path for record in records})
     found, _ = hash_files(paths, cache=try_cache(), poll=stop.check)
     hashes = {record.file_name: found.get(record.path) for record in records}
     inputs = (config.data, config.checkpoint)
-    settings = config.settings() | {"_classifier": hash_classifier(folder)}
+    settings = config.settings() | {"_classifier": hash_model(folder, try_cache(), poll=stop.check)}
     ignore = config.name_run_only() - {"data"}
     output = Output(config.out, "classify", settings, ignore, config.overwrite, inputs)
     path = config.out / PREDICTIONS_NAME
@@ -60,16 +61,6 @@ def predict_folder(config: ClassifyConfig, folder: Path, device: torch.device) -
         "accuracy": _score(rows, classifier.classes),
         "inputs": [records.account.facts()],
     }
-
-
-def hash_classifier(folder: Path) -> str:
-    """Return a SHA-256 over a classifier's weights and settings, wherever it lies."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-    hashes, _ = hash_files(files, cache=try_cache(), poll=stop.check)
-    own = ("config.json", "preprocessor_config.json")
-    facts = [f"{path.name} {digest}" for path, digest in sorted(hashes.items())
-             if path.suffix == ".safetensors" or path.name in own]  # fmt: skip
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 def renew_rows(path: Path, records: Sequence[Record], hashes: Mapping[str, str | None]) -> set[str]:

@@ -26,6 +26,7 @@ from medart_cli.data.page import (
     word_patients,
 )
 from medart_cli.log import log, table
+from medart_cli.metrics.arrays import Array
 from medart_cli.metrics.intervals import find_class_intervals, find_score_intervals
 from medart_cli.metrics.scores import (
     MEASURES,
@@ -45,7 +46,6 @@ from medart_cli.metrics.scores import (
 )
 from medart_cli.versions import read_versions
 
-Floats = npt.NDArray[np.float64]
 PAGE = "classify/results.html.jinja"
 BASELINES = ("real", "control")  # regimes of real images alone: who is better is better than both
 VERDICTS = {1: "better", -1: "worse", 0: "no difference shown"}
@@ -122,7 +122,7 @@ def write_results(
 
 def compare_regimes(
     truth: npt.NDArray[np.int64],
-    runs: Mapping[str, Sequence[Floats]],
+    runs: Mapping[str, Sequence[Array]],
     groups: Sequence[str],
     config: ClassifyConfig,
 ) -> dict[str, dict[str, Any]]:
@@ -198,7 +198,7 @@ def choose_regime(regimes: Mapping[str, dict[str, Any]]) -> str:
 
 def _describe_classes(
     truth: npt.NDArray[np.int64],
-    runs: Sequence[Floats],
+    runs: Sequence[Array],
     groups: Sequence[str],
     classes: list[str],
 ) -> dict[str, dict[str, Any]]:
@@ -236,7 +236,7 @@ def _list_predictions(
 def _draw_charts(
     out: Path,
     truth: npt.NDArray[np.int64],
-    runs: Mapping[str, Sequence[Floats]],
+    runs: Mapping[str, Sequence[Array]],
     classes: list[str],
 ) -> None:
     tables = {name: count_confusions(truth, items) for name, items in runs.items()}

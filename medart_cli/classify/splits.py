@@ -7,12 +7,15 @@ training image with the training side measures memory, so each of these is looke
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from medart_cli.data.manifest import Record
 from medart_cli.errors import ConfigError, ManifestError
+
+if TYPE_CHECKING:
+    from sklearn.model_selection import StratifiedGroupKFold
 
 
 def check_labels(records: Sequence[Record], name: str) -> list[str]:
@@ -133,6 +136,8 @@ def split_groups(
     Raises:
         ConfigError: No such split exists; names the class with the fewest groups.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # takes a second
+
     wanted = len(set(labels))
     for folds in range(max(2, round(1 / fraction)), 1, -1):
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -150,7 +155,7 @@ def split_groups(
 
 
 def _folds(
-    splitter: StratifiedGroupKFold, labels: Sequence[str], groups: Sequence[str]
+    splitter: "StratifiedGroupKFold", labels: Sequence[str], groups: Sequence[str]
 ) -> list[tuple[list[int], list[int]]]:
     if splitter.n_splits > min(len(set(groups)), max(Counter(labels).values())):
         return []

@@ -6,6 +6,7 @@ With `--checkpoint` it only predicts: images -> OUT/predictions.jsonl.
 import copy
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,23 +19,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medart_cli import stop
-from medart_cli.classify.images import Images
+from medart_cli.classify.duplicates import drop_same
+from medart_cli.classify.images import Images, load_sets
 from medart_cli.classify.network import augment, build_network, draw_order, fit_probe, weigh_classes
 from medart_cli.classify.options import ClassifyConfig
+from medart_cli.classify.results import write_results
+from medart_cli.classify.sets import Sets, describe_rows
 from medart_cli.classify.splits import draw_per_class, split_groups
+from medart_cli.data.cache import make_cache, try_cache
 from medart_cli.data.checkpoint import write_folder
-from medart_cli.data.output import write_text
-from medart_cli.errors import RunError
+from medart_cli.data.files import draft_of
+from medart_cli.data.finished import forget_finished, note_finished
+from medart_cli.data.manifest import write_manifest
+from medart_cli.data.output import Output, open_output, write_text
+from medart_cli.data.profiles import read_profile
+from medart_cli.errors import ConfigError, RunError
 from medart_cli.log import log, progress
-from medart_cli.models.backbone import Backbone
-from medart_cli.models.classifier import save_classifier
+from medart_cli.models.backbone import Backbone, load_backbone
+from medart_cli.models.classifier import check_backbone, resize_input, save_classifier
 from medart_cli.models.device import (
     DTYPES,
     build_generator,
+    find_device,
+    find_precision,
+    hush_libraries,
 )
 
 LEAST_VAL = 10  # images (or groups) a class; fewer cannot tell which epoch is best
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
+
+
+SPLIT_NAME = "split.jsonl"
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,82 @@ class Phase:
     train: Images
     val: Images | None
     size: int
+
+
+def train_regimes(
+    config: ClassifyConfig, sets: Sets, output: Output, made_of: str | None
+) -> dict[str, Any]:
+    """Train each regime with each seed, test all on the same images, and write the results.
+
+    Args:
+        config: The options.
+        sets: The images, kept apart.
+        output: The folder.
+        made_of: A hash over all that the results depend on, where it can be told.
+    """
+    hush_libraries("transformers")
+    device = find_device(config.device)
+    precision = find_precision(config.precision, device)
+    flips = read_profile(config.profile).flips
+    cache = make_cache(config.cache) if config.freeze or config.cache else try_cache()
+    backbone = load_backbone(
+        config.backbone, device=device, offline=config.offline, option="--backbone"
+    )
+    backbone = resize_input(backbone, config.image_size)
+    check_backbone(backbone)
+    backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    sets, same = drop_same(config, sets, cache)
+    with open_output(output):
+        forget_finished(config.out)
+        keep_split(config, sets)
+        write_manifest(config.out / "duplicates.jsonl", same)
+        images, lost = load_sets(config, sets, backbone, cache if config.freeze else None)
+        setup = Setup(config, sets.classes, backbone, device, precision, flips)
+        for regime in config.chosen_regimes:
+            for seed in config.chosen_seeds:
+                stop.check()
+                if is_done(result_path(config.out, regime, seed), images["test"]):
+                    log.info("%s, seed %d: done before", regime, seed)
+                else:
+                    train_and_test(setup, regime, seed, images)
+        summary = finish(setup, sets, images, lost)
+        if made_of is not None and not lost:
+            note_finished(config.out, made_of, summary)
+        return summary
+
+
+def keep_split(config: ClassifyConfig, sets: Sets) -> None:
+    """Write which image belongs to which set; a folder made from other images is refused."""
+    path, rows = config.out / SPLIT_NAME, describe_rows(sets)
+    if path.is_file():
+        with path.open(encoding="utf-8") as file:
+            old = [json.loads(line) for line in file]
+        for number, (then, now) in enumerate(zip(old, rows, strict=False)):
+            if then != now:
+                raise _changed(config.out, f"row {number + 1} was {then}, is now {now}")
+        if len(old) != len(rows):
+            raise _changed(config.out, f"there were {len(old)} rows, now there are {len(rows)}")
+    write_manifest(path, rows)
+
+
+def _changed(folder: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{folder}: belongs to other images: {what}; name another folder, or start anew with "
+        "--overwrite"
+    )
+
+
+def result_path(out: Path, regime: str, seed: int) -> Path:
+    """Return where the test of one training is kept."""
+    return out / "regimes" / regime / f"seed-{seed}.json"
+
+
+def is_done(path: Path, test: Images) -> bool:
+    """Say whether a training was finished and tested on exactly these images."""
+    if not path.is_file():
+        return False
+    tested: list[str] = json.loads(path.read_text(encoding="utf-8"))["test_images"]
+    return tested == test.rows.hashes
 
 
 def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Images]) -> None:
@@ -289,14 +380,33 @@ def compute_logits(setup: Setup, network: nn.Sequential, images: Images) -> Tens
     return torch.cat(parts)
 
 
-def result_path(out: Path, regime: str, seed: int) -> Path:
-    """Return where the test of one training is kept."""
-    return out / "regimes" / regime / f"seed-{seed}.json"
-
-
-def is_done(path: Path, test: Images) -> bool:
-    """Say whether a training was finished and tested on exactly these images."""
-    if not path.is_file():
-        return False
-    tested: list[str] = json.loads(path.read_text(encoding="utf-8"))["test_images"]
-    return tested == test.rows.hashes
+def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> dict[str, Any]:
+    """Compare the regimes, write results, and put the recommended classifier at the top."""
+    config = setup.config
+    results = {
+        regime: [
+            json.loads(result_path(config.out, regime, seed).read_text(encoding="utf-8"))
+            for seed in config.chosen_seeds
+        ]
+        for regime in config.chosen_regimes
+    }
+    facts = {
+        "classes": sets.classes,
+        "backbone": setup.backbone.name,
+        "trained": "last layer" if config.freeze else "all weights",
+        "image_size": setup.backbone.image_size,
+        "label_budget": config.label_budget,
+        "equal": None if config.freeze or config.synthetic is None else config.equal,
+        "inputs": [account.facts() for account in sets.accounts],
+        "checks": sets.checks,
+        "failures": sets.failures + lost,
+        "demonstration": any(
+            row.demonstration for part in images.values() for row in part.rows.records
+        ),
+    }
+    summary = write_results(config, results, images, facts)
+    source = config.out / "regimes" / summary["classifier"]["regime"] / "model"
+    for path in sorted(source.iterdir()):
+        with draft_of(config.out / path.name) as draft:
+            shutil.copyfile(path, draft)
+    return summary

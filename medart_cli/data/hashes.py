@@ -118,3 +118,23 @@ def _keep_known(cache: Path | None, entries: dict[Path, list[Any]]) -> None:
         with draft_of(place, shared=True) as draft:
             text = json.dumps(_read_known(cache, parent) | known, ensure_ascii=False)
             draft.write_text(text, encoding="utf-8")
+
+
+def hash_model(
+    name: Path, cache: Path | None, *, poll: Callable[[], None] = lambda: None
+) -> str | None:
+    """Return a SHA-256 over the weights and settings of a model on this disk; None elsewhere.
+
+    Args:
+        name: A folder, of which safetensors files and what prepares images count; or a file.
+        cache: As for `hash_files`.
+        poll: As for `hash_files`.
+    """
+    own = ("config.json", "preprocessor_config.json")
+    files = [name] if name.is_file() else sorted(name.glob("*")) if name.is_dir() else []
+    files = [
+        path for path in files if path == name or path.suffix == ".safetensors" or path.name in own
+    ]
+    hashes, _ = hash_files(files, cache=cache, poll=poll)
+    facts = [f"{path.name} {digest}" for path, digest in sorted(hashes.items())]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest() if facts else None

@@ -68,7 +68,7 @@ class Model:
 
 def look_at_models(config: DoctorConfig) -> list[Model]:
     """Look for the models that are asked about, or where none is, for all that medart names."""
-    hush_libraries()
+    hush_libraries("transformers", "diffusers")
     bases, captioners = [config.base], [config.model]
     features = config.features or []
     if not (config.base or config.model or config.features):

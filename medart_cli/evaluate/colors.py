@@ -10,6 +10,7 @@ from medart_cli import stop
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.sets import ImageSet, shared_labels
 from medart_cli.metrics import color
+from medart_cli.metrics.arrays import AnyArray, Array, Indices
 from medart_cli.metrics.comparison import PAIRS_LIMIT, choose_rows, split_halves
 from medart_cli.metrics.distances import centered_interval
 from medart_cli.metrics.features import Extractor, read_features
@@ -56,9 +57,9 @@ def compare_colors(
 
 
 def measure_gaps(
-    real: color.AnyArray,
-    synthetic: color.AnyArray,
-    groups: tuple[color.Indices, color.Indices],
+    real: AnyArray,
+    synthetic: AnyArray,
+    groups: tuple[Indices, Indices],
     generator: np.random.Generator,
     repeats: int,
 ) -> dict[str, dict[str, Any]]:
@@ -134,10 +135,10 @@ def _differ_in_labels(real: ImageSet, item: ImageSet) -> bool:
 
 
 def measure_variety(
-    real: color.AnyArray,
-    synthetic: color.AnyArray,
+    real: AnyArray,
+    synthetic: AnyArray,
     *,
-    groups: tuple[color.Indices, color.Indices],
+    groups: tuple[Indices, Indices],
     config: EvaluateConfig,
 ) -> dict[str, Any]:
     """Measure how much the images of two sets vary in color.
@@ -187,10 +188,10 @@ def measure_variety(
 
 
 def _measure_ratios(
-    real: color.Array,
-    synthetic: color.Array,
+    real: Array,
+    synthetic: Array,
     halves: Halves,
-    draws: color.Array,
+    draws: Array,
 ) -> dict[str, Any]:
     """Put each channel's ratio of varieties beside its interval and the range of real halves."""
     values = color.color_variety(real, synthetic)

@@ -16,6 +16,7 @@ from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.sets import ImageSet
 from medart_cli.log import log
 from medart_cli.metrics import copies
+from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.features import read_features
 from medart_cli.models.device import find_device
 
@@ -52,7 +53,7 @@ class Pairs:
     real: ImageSet
     nearest: list[copies.Nearest]
     verdict: copies.Verdict
-    found: copies.Indices
+    found: Indices
     identical: npt.NDArray[np.bool_]
 
     @cached_property
@@ -126,7 +127,7 @@ def _find_nearest(
     cache: Path,
     device: torch.device,
     item: ImageSet,
-    groups: copies.Indices,
+    groups: Indices,
 ) -> list[copies.Nearest]:
     """Find the nearest real image of each image of a set, in the order of SPACES.
 

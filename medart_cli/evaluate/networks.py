@@ -1,26 +1,23 @@
 """The networks of `medart evaluate`, and the features of all images in the cache."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from medart_cli import stop
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import Record, hash_file
 from medart_cli.errors import RunError
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.sets import UNREAD, ImageSet
 from medart_cli.log import log, progress
 from medart_cli.metrics import color, copies
+from medart_cli.metrics.arrays import Digests
 from medart_cli.metrics.features import (
     INCEPTION_NAME,
-    Digests,
     Extraction,
     Extractor,
     Files,
@@ -34,9 +31,7 @@ from medart_cli.metrics.features import (
 from medart_cli.models.backbone import EMBEDDED, load_backbone
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.options import parse_shard
-from medart_cli.ranks import own_part
-
-HASHED = 64  # files between two updates of the progress bar
+from medart_cli.ranks import count_ranks, is_first, own_part, wait_for_all
 
 
 @dataclass(frozen=True)
@@ -107,54 +102,45 @@ def _run_network(module: nn.Module, dtype: torch.dtype, images: Tensor) -> Tenso
 
 
 def extract(
-    config: EvaluateConfig, sets: Sequence[ImageSet], networks: Networks, cache: Path
+    config: EvaluateConfig,
+    hashed: tuple[list[ImageSet], dict[str, str]],
+    networks: Networks,
+    cache: Path,
 ) -> tuple[list[ImageSet], dict[str, str]]:
-    """Hash all images, bring their features into the cache, and leave out what cannot be read.
+    """Bring the features of all images into the cache, and leave out what cannot be read.
 
     Several processes share the work through the cache, and so do shards.
 
+    Args:
+        config: The options.
+        hashed: The sets with their keys, and why files could not be read, from `hash_sets`.
+        networks: What is computed of each image.
+        cache: Where features lie.
+
     Returns:
-        The sets with their keys, without unreadable images; and the reasons, by path.
+        The sets without unreadable images; and the reasons, by path.
 
     Raises:
         RunError: Fewer than two images of a set can be read.
     """
-    failures: dict[str, str] = {}
-    hashed = []
-    with progress("hash", sum(len(item) for item in sets)) as bar:
-        for item in sets:
-            keys = np.empty(len(item), dtype="S32")
-            for place, record in enumerate(item):
-                keys[place] = _hash(record, failures)
-                stop.check()
-                if place % HASHED == 0:  # a million updates of the bar would take their time
-                    bar.advance(count=min(HASHED, len(item) - place))
-            hashed.append(replace(item, keys=keys))
-    files = _list_files(hashed)
-    state, part = PartialState(), own_part(parse_shard(config.shard))
+    sets, failures = hashed[0], dict(hashed[1])
+    files = _list_files(sets)
+    part = own_part(parse_shard(config.shard))
     extraction = Extraction(
         cache, load_image, config.batch_size, config.workers, (part.index, part.count)
     )
     reasons = _fill(files, networks, extraction)
-    state.wait_for_everyone()
-    together = state.num_processes > 1 and config.shard is None
-    if together and state.is_main_process:  # what no process could read, once more
+    wait_for_all()
+    together = count_ranks() > 1 and config.shard is None
+    if together and is_first():  # what no process could read, once more
         reasons |= _fill(files, networks, replace(extraction, part=(0, 1)))
     bad = np.array(list(reasons), dtype="S32")
-    for item in hashed:
+    for item in sets:
         for row in np.flatnonzero(np.isin(item.keys, bad)):
             failures[str(item.record(row).path)] = reasons[item.keys[row]]
     for why in failures.values():
         log.warning("%s", why)
-    return [_readable(item, bad) for item in hashed], failures
-
-
-def _hash(record: Record, failures: dict[str, str]) -> bytes:
-    try:
-        return bytes.fromhex(hash_file(record.path))
-    except OSError as error:
-        failures[str(record.path)] = f"{record.path}: {error.strerror}"
-        return UNREAD
+    return [_readable(item, bad) for item in sets], failures
 
 
 def _list_files(sets: list[ImageSet]) -> Files:

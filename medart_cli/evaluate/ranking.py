@@ -11,9 +11,10 @@ from medart_cli.evaluate.networks import Networks
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.sets import ImageSet, code_labels
 from medart_cli.metrics import color
+from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.comparison import choose_rows
 from medart_cli.metrics.features import Extractor, read_features
-from medart_cli.metrics.kernel import Indices, energy_jackknife, subtract
+from medart_cli.metrics.kernel import energy_jackknife, subtract
 from medart_cli.metrics.ranking import LEVEL, Sample, count_groups, rank_sets
 
 LEAST_HELD_OUT = 20  # images or patients; fewer tell no sets apart, all real ones might

@@ -1,6 +1,7 @@
-"""What `medart evaluate` needs before it measures: the sets, the networks, the features."""
+"""The sets of `medart evaluate`: read, and hashed."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medart_cli import stop
 from medart_cli.data.account import Account
 from medart_cli.data.checks import refuse_synthetic
 from medart_cli.data.dataset import DataSet, open_data
-from medart_cli.data.manifest import Record
+from medart_cli.data.manifest import Record, hash_file
 from medart_cli.errors import ConfigError
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.metrics.features import (
-    Digests,
-    Rows,
-)
+from medart_cli.log import progress
+from medart_cli.metrics.arrays import Digests, Indices
 from medart_cli.options import parse_levels
 
+HASHED = 64  # files between two updates of the progress bar
 UNREAD = b""  # in place of the SHA-256 of a file that cannot be read
 LONGEST_GROUP = 64  # bytes of UTF-8; a UID of DICOM has at most 64
 
@@ -36,13 +37,13 @@ class ImageSet:
         labels: Each label and its code.
         codes: Label code of each image, (N,); -1 for none.
         demonstration: Whether a demonstration model had a part in the image, (N,).
-        keys: SHA-256 of each image's bytes, (N,); UNREAD before `extract`.
+        keys: SHA-256 of each image's bytes, (N,); UNREAD before `hash_sets`.
         account: What was found in the data set.
     """
 
     name: str
     records: Sequence[Record]
-    rows: Rows
+    rows: Indices
     labels: dict[str, int]
     codes: npt.NDArray[np.int32]
     demonstration: npt.NDArray[np.bool_]
@@ -59,7 +60,7 @@ class ImageSet:
         """Return the record of one image."""
         return self.records[int(self.rows[row])]
 
-    def pick(self, kept: Rows) -> "ImageSet":
+    def pick(self, kept: Indices) -> "ImageSet":
         """Return some of the images."""
         return replace(
             self,
@@ -69,7 +70,7 @@ class ImageSet:
             keys=self.keys[kept],
         )
 
-    def rows_of(self, label: str | None) -> Rows:
+    def rows_of(self, label: str | None) -> Indices:
         """Return the rows that have a label; all rows for None."""
         if label is None:
             return np.arange(len(self))
@@ -90,7 +91,7 @@ class ImageSet:
         return np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(self))
 
     @cached_property
-    def patients(self) -> Rows | None:
+    def patients(self) -> Indices | None:
         """The code of each image's group, (N,); None where no image names one."""
         known = any(record.group is not None for record in self)
         return self.groups if known else None
@@ -100,12 +101,12 @@ class ImageSet:
         return None if self.patients is None else len(np.unique(self.patients))
 
     @property
-    def clusters(self) -> Rows:
+    def clusters(self) -> Indices:
         """The code of what is drawn anew together, (N,): patients, or each image for itself."""
         return np.arange(len(self)) if self.patients is None else self.patients
 
     @cached_property
-    def groups(self) -> Rows:
+    def groups(self) -> Indices:
         """The code of each image's group, (N,): 0 for the first by name, and so on."""
         names = self.name_groups()
         order = np.argsort(names, kind="stable")
@@ -117,7 +118,7 @@ class ImageSet:
         codes[order] = np.cumsum(new)
         return codes
 
-    def find_groups(self, other: "ImageSet") -> Rows:
+    def find_groups(self, other: "ImageSet") -> Indices:
         """Return the group of this set that each image of another set belongs to, or -1, (M,)."""
         names = (_shorten(record.group or "") for record in other)
         theirs = np.fromiter(names, dtype=f"S{LONGEST_GROUP}", count=len(other))
@@ -191,7 +192,7 @@ def shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
     return [] if alone and second[shared[0]] == len(item) else shared
 
 
-def code_labels(sets: Sequence[ImageSet]) -> tuple[list[str], list[Rows]]:
+def code_labels(sets: Sequence[ImageSet]) -> tuple[list[str], list[Indices]]:
     """Give each label a code that is the same in all sets.
 
     Returns:
@@ -201,3 +202,40 @@ def code_labels(sets: Sequence[ImageSet]) -> tuple[list[str], list[Rows]]:
     place = {name: code for code, name in enumerate(names)}
     tables = [np.array([*(place[it] for it in item.labels), -1], dtype=np.intp) for item in sets]
     return names, [codes[item.codes] for codes, item in zip(tables, sets, strict=True)]
+
+
+def hash_sets(sets: Sequence[ImageSet]) -> tuple[list[ImageSet], dict[str, str]]:
+    """Read all images for their hashes.
+
+    Returns:
+        The sets with their keys, and by path why files could not be read.
+    """
+    failures: dict[str, str] = {}
+    hashed = []
+    with progress("hash", sum(len(item) for item in sets)) as bar:
+        for item in sets:
+            keys = np.empty(len(item), dtype="S32")
+            for place, record in enumerate(item):
+                keys[place] = _hash(record, failures)
+                stop.check()
+                if place % HASHED == 0:  # a million updates of the bar would take their time
+                    bar.advance(count=min(HASHED, len(item) - place))
+            hashed.append(replace(item, keys=keys))
+    return hashed, failures
+
+
+def _hash(record: Record, failures: dict[str, str]) -> bytes:
+    try:
+        return bytes.fromhex(hash_file(record.path))
+    except OSError as error:
+        failures[str(record.path)] = f"{record.path}: {error.strerror}"
+        return UNREAD
+
+
+def describe_set(item: ImageSet) -> str:
+    """Return a hash over all of a set that what is measured depends on, and over its names."""
+    digest = hashlib.sha256(item.name.encode())
+    for record, key in zip(item, item.keys, strict=True):
+        facts = (record.file_name, record.label, record.group, record.demonstration, key.hex())
+        digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()

@@ -1,7 +1,6 @@
 """Optimizer, learning-rate schedule, and how much of HLDF to recompute on the memory there is."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -9,7 +8,7 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from medart_cli.errors import ConfigError
+from medart_cli.finetune.options import check_optimizer
 
 Recompute = Literal["none", "block", "step"]  # from most memory to least
 HEADROOM = 0.8  # share of free memory that HLDF may fill; the allocator wastes some
@@ -29,30 +28,6 @@ def build_optimizer(
 
         return AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)  # type: ignore[no-any-return]
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-
-
-def check_optimizer(name: str, device: torch.device | None = None) -> None:
-    """Refuse an optimizer that cannot work here, before any work is done for it.
-
-    Args:
-        name: `adamw` or `adamw8bit`.
-        device: Where it will run, once that is known.
-
-    Raises:
-        ConfigError: 8-bit is asked for and bitsandbytes is not installed, or on a CPU, where its
-            state is in memory that cannot be saved.
-    """
-    if name != "adamw8bit":
-        return
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "--optimizer adamw8bit: bitsandbytes is not installed; pip install bitsandbytes, or "
-            "use --optimizer adamw"
-        )
-    if device is not None and device.type == "cpu":
-        raise ConfigError(
-            "--optimizer adamw8bit: its state cannot be saved on a CPU; use --optimizer adamw"
-        )
 
 
 def build_schedule(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
@@ -337,3 +338,27 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError(
                 f"--hldf-grad-draws {hldf.with_gradient} is more than --hldf-draws {hldf.draws}"
             )
+
+
+def check_optimizer(name: str, device: str | None = None) -> None:
+    """Refuse an optimizer that cannot work here, before any work is done for it.
+
+    Args:
+        name: `adamw` or `adamw8bit`.
+        device: Kind of the device it will run on, once that is known.
+
+    Raises:
+        ConfigError: 8-bit is asked for and bitsandbytes is not installed, or on a CPU, where its
+            state is in memory that cannot be saved.
+    """
+    if name != "adamw8bit":
+        return
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "--optimizer adamw8bit: bitsandbytes is not installed; pip install bitsandbytes, or "
+            "use --optimizer adamw"
+        )
+    if device == "cpu":
+        raise ConfigError(
+            "--optimizer adamw8bit: its state cannot be saved on a CPU; use --optimizer adamw"
+        )

@@ -14,7 +14,7 @@ from medart_cli.finetune.state import deal_out, load_tensors, restore_optimizer
 from medart_cli.finetune.work import Work, trained_parts
 from medart_cli.log import log
 from medart_cli.models import adapters
-from medart_cli.models.device import ask_first
+from medart_cli.ranks import ask_first
 
 
 def resume(work: Work) -> int:

@@ -21,8 +21,8 @@ from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
 from medart_cli.models import bases
-from medart_cli.models.device import ask_first
 from medart_cli.options import parse_levels
+from medart_cli.ranks import ask_first
 
 
 @dataclass
@@ -34,12 +34,23 @@ class Row:
     caption: str
 
 
-def read_rows(config: FinetuneConfig) -> tuple[list[Row], int, Account]:
-    """Read the training rows: those without text get the simple caption, lost files are counted.
+@dataclass(frozen=True)
+class Data:
+    """What is trained on.
 
-    Returns:
-        The rows, how many files were lost, and what was found in the data set.
+    Attributes:
+        rows: The training images.
+        failures: How many files could not be opened.
+        account: What was found in the data set.
     """
+
+    rows: list[Row]
+    failures: int
+    account: Account
+
+
+def read_rows(config: FinetuneConfig) -> Data:
+    """Read the training rows: those without text get the simple caption, lost files are counted."""
     profile = read_profile(config.profile)
     rows, failures, plain = [], 0, 0
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
@@ -70,7 +81,7 @@ def read_rows(config: FinetuneConfig) -> tuple[list[Row], int, Account]:
             '%d of %d images have no caption; they get the simple one, such as "%s"; --profile '
             "words it, medart caption writes better ones", plain, len(rows), example,
         )  # fmt: skip
-    return rows, failures, found.account
+    return Data(rows, failures, found.account)
 
 
 def hash_once(

@@ -1,64 +1,44 @@
-"""Fine-tune PixArt with HLDF: captioned images -> RUN/ (weights, checkpoints, previews, card)."""
+"""Fine-tune PixArt with HLDF: captioned images -> RUN/ (weights, checkpoints, previews, card).
 
-from contextlib import nullcontext
+Here a request is read and checked, and a finished run answered: in less than a second, without
+torch. What trains is in train.py.
+"""
+
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from medart_cli.data import checkpoint as checkpoints
-from medart_cli.data.output import Output, check_output, open_output
-from medart_cli.finetune.hldf import choose_every, plan_hldf
-from medart_cli.finetune.keep import announce, finish
-from medart_cli.finetune.optimizer import check_optimizer
-from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.plan import say_how_often, settle_hldf
-from medart_cli.finetune.resume import resume
-from medart_cli.finetune.rows import count_steps, describe_data, read_rows
-from medart_cli.finetune.setup import (
-    build_accelerator,
-    build_optimizer,
-    build_work,
-    cache_captions,
-    cache_images,
-    check_captions,
-)
-from medart_cli.finetune.train import train
+from medart_cli.data.output import Output, check_output
+from medart_cli.errors import ConfigError
+from medart_cli.finetune.options import FinetuneConfig, check_optimizer
+from medart_cli.finetune.rows import Data, count_steps, describe_data, hash_base, read_rows
 from medart_cli.log import log
 from medart_cli.models.bases import find_base
-from medart_cli.models.device import (
-    hush_libraries,
-)
+from medart_cli.ranks import ask_first, count_ranks
 
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; go on where a run stopped."""
-    hush_libraries()
     check_optimizer(config.optimizer)
-    accelerator = build_accelerator(config)
-    check_optimizer(config.optimizer, accelerator.device)
-    rows, failures, account = read_rows(config)
+    data = read_rows(config)
     base = find_base(config.base, offline=config.offline)
     output = describe_output(config)
+    hashes = hash_base(config, base)
     if check_output(output):
         checkpoints.refuse_lost(config.out)
+        facts = ask_first(partial(find_finished, config, data, hashes))
+        if facts is not None:
+            log.info(
+                "%s: is finished, after step %d; nothing is left to do",
+                *(config.out, facts["step"]),
+            )
+            return {"result": str(config.out), **facts}
+    from medart_cli.finetune.train import (
+        fine_tune,  # loads torch and diffusers, which takes seconds
+    )
 
-    work = build_work(config, base, rows, accelerator)
-    check_captions(work)
-    failures += cache_images(work)
-    total = count_steps(config, len(work.rows), accelerator.num_processes)
-    work.facts |= describe_data(work.rows) | {"settings": output.settings}
-    work.facts["inputs"] = [account.facts()]
-    settle_hldf(work, choose_every(plan_hldf(config), total))
-    cache_captions(work)
-    build_optimizer(work, total)
-    # Only now: nothing is wiped for a request that cannot work.
-    with open_output(output) if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
-        first = resume(work)
-        announce(work, first)
-
-        say_how_often(work, total)
-        log.info("training %s: steps %d to %d", config.method, first + 1, total)
-        train(work, first, total)
-        return finish(work, max(first, total), failures)
+    return fine_tune(config, data, (base, hashes), output)
 
 
 def describe_output(config: FinetuneConfig) -> Output:
@@ -71,3 +51,45 @@ def describe_output(config: FinetuneConfig) -> Output:
         config.out, "finetune", config.settings(), config.name_run_only() | may_differ,
         config.overwrite, inputs=(config.data, config.base), formerly=config.formerly,
     )  # fmt: skip
+
+
+def find_finished(
+    config: FinetuneConfig, data: Data, hashes: dict[str, str]
+) -> dict[str, Any] | None:
+    """Return the facts of a run that has made all its steps on the same data; None for any other.
+
+    A run that left out images is not taken for finished: they may be readable by now.
+    """
+    place = config.out / checkpoints.RUN_NAME
+    facts = checkpoints.read_facts(place) if place.is_file() else {}
+    total, processes = count_steps(config, len(data.rows), count_ranks()), count_ranks()
+    same = (
+        (facts.get("status"), facts.get("step"), facts.get("failures")) == ("done", total, 0)
+        and data.failures == 0
+        and facts["processes"] == processes
+        and facts["data"] == describe_data(data.rows)["data"]
+        and facts["base_hashes"] == hashes
+        and config.precision in ("auto", facts["precision"])
+    )
+    if not same or not all(path.exists() for path in list_results(config, total)):
+        return None
+    whole = facts["checkpoint"] == checkpoints.hash_trained(config.out)
+    return facts if whole and is_last_whole(config.out) else None
+
+
+def is_last_whole(out: Path) -> bool:
+    """Say whether the newest checkpoint is what was saved: a longer run would go on there."""
+    try:
+        checkpoints.read_checkpoint(checkpoints.find_checkpoints(out)[-1])
+    except ConfigError:
+        return False
+    return True
+
+
+def list_results(config: FinetuneConfig, total: int) -> list[Path]:
+    """List what a finished run leaves beside its weights."""
+    names = ["README.md", checkpoints.TRAINING_HASHES, checkpoints.METRICS_NAME, "loss.png"]
+    names += ["merged/model_index.json"] * config.merge
+    if config.preview_every and total % config.preview_every == 0:
+        names.append(f"previews/step-{total:06d}.png")
+    return [config.out / name for name in names]

@@ -23,12 +23,11 @@ from medart_cli.errors import ConfigError, ImageError
 from medart_cli.finetune import optimizer as optimizers
 from medart_cli.finetune.hldf import AUTO, plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.rows import Row, cache_folder, hash_base
-from medart_cli.finetune.train import read_latents
-from medart_cli.finetune.work import Work, count_weights
+from medart_cli.finetune.rows import Row, cache_folder
+from medart_cli.finetune.work import Work, count_weights, read_latents
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
-from medart_cli.models.bases import is_demonstration, max_tokens, normalize_prompt
+from medart_cli.models.bases import is_demonstration, load_tokenizer, max_tokens, normalize_prompt
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.ranks import own_part
 from medart_cli.versions import read_versions
@@ -99,9 +98,20 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
 
 
 def build_work(
-    config: FinetuneConfig, base: Path, rows: list[Row], accelerator: Accelerator
+    config: FinetuneConfig,
+    named: tuple[Path, dict[str, str]],
+    rows: list[Row],
+    accelerator: Accelerator,
 ) -> Work:
-    """Load the models, put the adapters on, and open the caches."""
+    """Load the models, put the adapters on, and open the caches.
+
+    Args:
+        config: The options.
+        named: Folder of the base, and its hashes.
+        rows: The training images.
+        accelerator: Of this process.
+    """
+    base, hashes = named
     cache = cache_folder(config)
     device = accelerator.device
     precision = find_precision(config.precision, device)
@@ -125,7 +135,6 @@ def build_work(
     vae = pixart.load_vae(base, device)
     resolution = config.resolution or pixart.native_size(base, transformer, vae)
     pixart.check_size(resolution, transformer, vae)
-    hashes = hash_base(config, base)
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     reader = " ".join(hashes[part] for part in ("text_encoder", "text_encoder config", "tokenizer"))
     text_facts = f"{reader} {max_tokens(base)} {precision}"
@@ -143,7 +152,7 @@ def build_work(
             "trained": ["transformer", "text_encoder"][: 1 + config.train_text_encoder],
         },
         transformer=transformer, text_encoder=text_encoder, vae=vae,
-        tokenizer=pixart.load_tokenizer(base), scheduler=pixart.load_scheduler(base),
+        tokenizer=load_tokenizer(base), scheduler=pixart.load_scheduler(base),
         latents=open_cache(image_cache, "latents", image_facts),
         texts=open_cache(cache, "text", text_facts),
         recompute=config.hldf_checkpoint, auto_hldf=config.hldf_every == AUTO,

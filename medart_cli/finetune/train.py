@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from medart_cli import stop
 from medart_cli.data import checkpoint as checkpoints
-from medart_cli.data.images import fit_image, load_image, save_png, tile_images
-from medart_cli.data.tensors import image_to_tensor, tensor_to_image
+from medart_cli.data.images import save_png, tile_images
+from medart_cli.data.output import Output, open_output
+from medart_cli.data.tensors import tensor_to_image
 from medart_cli.diffusion.losses import (
-    STATISTICS,
     color_statistics,
     energy_score,
     min_snr_weights,
@@ -30,17 +32,28 @@ from medart_cli.diffusion.losses import (
 from medart_cli.diffusion.noise import add_noise, mix_velocity, signal_to_noise
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
-from medart_cli.finetune.hldf import plan_hldf
-from medart_cli.finetune.keep import plot, save, write_metrics
+from medart_cli.finetune.hldf import choose_every, plan_hldf
+from medart_cli.finetune.keep import announce, finish, plot, save, write_metrics
 from medart_cli.finetune.optimizer import balance_gradients, take_gradients
-from medart_cli.finetune.plan import plan_recompute, rehearsal_due
-from medart_cli.finetune.rows import Row
-from medart_cli.finetune.work import Work, trained_parts
+from medart_cli.finetune.options import FinetuneConfig, check_optimizer
+from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
+from medart_cli.finetune.resume import resume
+from medart_cli.finetune.rows import Data, count_steps, describe_data
+from medart_cli.finetune.setup import (
+    build_accelerator,
+    build_optimizer,
+    build_work,
+    cache_captions,
+    cache_images,
+    check_captions,
+)
+from medart_cli.finetune.work import Work, read_latents, trained_parts
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
 from medart_cli.models.bases import max_tokens, normalize_prompt
 from medart_cli.models.device import (
     build_generator,
+    hush_libraries,
     peak_memory,
     used_memory,
 )
@@ -57,6 +70,40 @@ class Batch:
     noise: Tensor  # (B, C, h, w)
     timesteps: Tensor  # (B,)
     statistics: Tensor  # (B, S), of the real images' colors
+
+
+def fine_tune(
+    config: FinetuneConfig, data: Data, base: tuple[Path, dict[str, str]], output: Output
+) -> dict[str, Any]:
+    """Build the models and what feeds them, train, and write the result.
+
+    Args:
+        config: The options.
+        data: The training rows.
+        base: Folder of the base, and its hashes.
+        output: The run folder, which has been checked.
+    """
+    hush_libraries("transformers", "diffusers")
+    accelerator = build_accelerator(config)
+    check_optimizer(config.optimizer, accelerator.device.type)
+    work = build_work(config, base, data.rows, accelerator)
+    check_captions(work)
+    failures = data.failures + cache_images(work)
+    total = count_steps(config, len(work.rows), accelerator.num_processes)
+    work.facts |= describe_data(work.rows) | {"settings": output.settings}
+    work.facts["inputs"] = [data.account.facts()]
+    settle_hldf(work, choose_every(plan_hldf(config), total))
+    cache_captions(work)
+    build_optimizer(work, total)
+    # Only now: nothing is wiped for a request that cannot work.
+    with open_output(output) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        first = resume(work)
+        announce(work, first)
+        say_how_often(work, total)
+        log.info("training %s: steps %d to %d", config.method, first + 1, total)
+        train(work, first, total)
+        return finish(work, max(first, total), failures)
 
 
 def train(work: Work, first: int, total: int) -> None:
@@ -247,21 +294,6 @@ def draw_statistics(
         # The decoder runs again in the backward pass, so that it is remembered for one draw alone.
         again = torch.is_grad_enabled() and (stepwise or hldf.with_gradient > 1)
         return checkpoint(tell, latents, use_reentrant=False) if again else tell(latents)
-
-
-def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -> dict[str, Tensor]:
-    """Return mean and std of a row's latents (C, h, w), and its color statistics by name."""
-
-    def encode() -> dict[str, Tensor]:
-        image = load_image(row.record.path)
-        fitted = fit_image(image, work.facts["resolution"], work.config.crop, place)
-        tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
-        tensor = tensor.flip(3) if flip else tensor
-        mean, std = pixart.encode_images(work.vae, tensor)
-        colors = {name: color_statistics(tensor, [name])[0] for name in STATISTICS}
-        return {"mean": mean[0].cpu(), "std": std[0].cpu(), **colors}
-
-    return work.latents.get(encode, row.sha256, str(flip))
 
 
 def embed(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:

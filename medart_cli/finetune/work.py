@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from medart_cli.data.tensors import TensorCache
+from medart_cli.data.images import fit_image, load_image
+from medart_cli.data.tensors import TensorCache, image_to_tensor
+from medart_cli.diffusion.losses import (
+    STATISTICS,
+    color_statistics,
+)
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.order import RowOrder
 from medart_cli.finetune.rows import Row
-from medart_cli.models import adapters
+from medart_cli.models import adapters, pixart
 
 
 @dataclass
@@ -75,3 +81,18 @@ def gather_parts(work: Work) -> dict[str, Any]:
         if work.accelerator.is_main_process:
             parts["transformer"] = adapters.gather_transformer(parts["transformer"], state)
     return parts
+
+
+def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -> dict[str, Tensor]:
+    """Return mean and std of a row's latents (C, h, w), and its color statistics by name."""
+
+    def encode() -> dict[str, Tensor]:
+        image = load_image(row.record.path)
+        fitted = fit_image(image, work.facts["resolution"], work.config.crop, place)
+        tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
+        tensor = tensor.flip(3) if flip else tensor
+        mean, std = pixart.encode_images(work.vae, tensor)
+        colors = {name: color_statistics(tensor, [name])[0] for name in STATISTICS}
+        return {"mean": mean[0].cpu(), "std": std[0].cpu(), **colors}
+
+    return work.latents.get(encode, row.sha256, str(flip))

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medart_cli.metrics.distances import AnyArray, Array
+from medart_cli.metrics.arrays import AnyArray, Array, Groups
 from medart_cli.metrics.kernel import kernel_matrix
 
-Labels = Sequence[str] | npt.NDArray[np.intp]  # names or codes
 ROWS = 1_000  # images of each set that are dealt anew, at most
 DEALS = 1_999
 LEVEL = 0.01  # at most this share of honest sets is suspected
@@ -23,7 +22,7 @@ LEVEL = 0.01  # at most this share of honest sets is suspected
 def find_closeness(
     real: AnyArray,
     synthetic: AnyArray,
-    labels: Sequence[Labels] | None,
+    labels: Sequence[Groups] | None,
     generator: np.random.Generator,
 ) -> dict[str, Any] | None:
     """Test by the kernel distance whether two sets are closer than sets of one source are.

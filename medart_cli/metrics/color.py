@@ -9,17 +9,14 @@ color as much as real ones do, which no average shows.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from scipy.spatial.distance import cdist, pdist
 from torch import Tensor
 
+from medart_cli.metrics.arrays import AnyArray, Array, Indices
 from medart_cli.metrics.resampling import draw_counts
 
-Array = npt.NDArray[np.float64]
-AnyArray = npt.NDArray[np.floating]
-Indices = npt.NDArray[np.intp]
 CHANNELS = ("red", "green", "blue", "saturation")
 BINS = 256
 WIDTH = len(CHANNELS) * BINS

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medart_cli.metrics.arrays import AnyArray, Groups, Indices
 from medart_cli.metrics.closeness import find_closeness
 from medart_cli.metrics.copies import wilson_interval
 from medart_cli.metrics.distances import (
     NEIGHBORS,
-    AnyArray,
-    Indices,
     bootstrap_frechet,
     centered_interval,
     cut_rows,
@@ -30,7 +29,6 @@ from medart_cli.metrics.kernel import (
     kernel_jackknife,
 )
 
-Groups = Sequence[str] | npt.NDArray[np.intp]  # names or codes
 Patients = tuple[Indices, Indices]  # codes of the real and of the synthetic rows
 PAIRS_LIMIT = 10_000  # rows; measures over all pairs take that many random rows of a larger set
 BOOTSTRAP_LIMIT = 1_000  # rows of a resample; the spread of larger sets is scaled from there

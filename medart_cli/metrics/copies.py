@@ -18,12 +18,9 @@ from PIL import Image, ImageOps
 from scipy import signal, stats
 from torch import Tensor
 
+from medart_cli.metrics.arrays import AnyArray, Array, Indices, Mask
 from medart_cli.metrics.distances import blocks
 
-Array = npt.NDArray[np.float64]
-AnyArray = npt.NDArray[np.floating]
-Indices = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 LAYOUT_SIDE = 48  # pixels of the stored gray image
 LAYOUT_WIDTH = LAYOUT_SIDE**2
 LAYOUT_FINGERPRINT = "layout 1: gray, box-shrunk to 48 x 48"

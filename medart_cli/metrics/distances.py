@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from medart_cli.metrics.arrays import AnyArray, Array, Indices
 from medart_cli.metrics.resampling import draw_counts
 
-Array = npt.NDArray[np.float64]
-AnyArray = npt.NDArray[np.floating]
-Indices = npt.NDArray[np.intp]
-Groups = tuple[Indices, Indices] | None  # of the real and of the synthetic rows
+Clusters = tuple[Indices, Indices] | None  # of the real and of the synthetic rows
 Drawn = tuple[Indices, Indices]  # rows, and how often
 ROWS = 4096  # rows in float64 at a time: 64 MB at a width of 2048
 BLOCK = 1024  # rows of one set that are compared at a time
@@ -151,7 +148,7 @@ def extrapolate_frechet(
     generator: np.random.Generator,
     *,
     points: int = 10,
-    groups: Groups = None,
+    groups: Clusters = None,
 ) -> Extrapolation:
     """Extrapolate the Frechet distance to infinite n, where it is free of its upward bias.
 
@@ -204,7 +201,7 @@ def bootstrap_frechet(
     synthetic: AnyArray,
     generator: np.random.Generator,
     repeats: int,
-    groups: Groups = None,
+    groups: Clusters = None,
 ) -> Array:
     """Frechet distances of `repeats` resampled pairs of sets, (repeats,).
 

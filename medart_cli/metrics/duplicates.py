@@ -14,11 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medart_cli.metrics.arrays import AnyArray, Indices
 from medart_cli.metrics.copies import LAYOUT_SIDE
 from medart_cli.metrics.distances import blocks
 
-AnyArray = npt.NDArray[np.floating]
-Indices = npt.NDArray[np.intp]
 SIDE = 24  # pixels of the picture that is looked at
 MIDDLE = slice(4, 20)  # of these, on both sides: two thirds
 AROUND = 5  # pixels whose mean is taken off: what is left is fine structure
@@ -55,7 +54,7 @@ def find_repeats(
         device: Where to compute.
 
     Yields:
-        Rows, earlier rows with the same picture, and their likeness, for some pairs at a time.
+        Indices, earlier rows with the same picture, and their likeness, for some pairs at a time.
     """
     yield from _compare(layouts, layouts, device, within=True)
 

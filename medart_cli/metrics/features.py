@@ -32,11 +32,9 @@ from medart_cli import stop
 from medart_cli.ahead import map_ahead
 from medart_cli.errors import ConfigError, ImageError, MissingModelError, RunError
 from medart_cli.log import log
+from medart_cli.metrics.arrays import Digests, Features, Indices
 from medart_cli.versions import name_versions
 
-Features = npt.NDArray[np.float32]
-Digests = npt.NDArray[np.bytes_]  # (N,) SHA-256 of files' bytes, 32 bytes each: dtype S32
-Rows = npt.NDArray[np.intp]
 INCEPTION_NAME = "inception-2015-12-05.pt"
 # The TorchScript file that StyleGAN2-ADA and clean-fid use, 95,607,719 bytes; the same hash stands
 # in k-diffusion (evaluation.py) and in several other public evaluation codes.
@@ -236,7 +234,9 @@ def count_missing(files: Files, extractors: Sequence[Extractor], extraction: Ext
     return int(np.count_nonzero(_find_missing(files.keys, extractors, extraction)))
 
 
-def _find_missing(keys: Digests, extractors: Sequence[Extractor], extraction: Extraction) -> Rows:
+def _find_missing(
+    keys: Digests, extractors: Sequence[Extractor], extraction: Extraction
+) -> Indices:
     """Say what the cache lacks of each key, (N,): bit i stands for extractor i."""
     missing = np.zeros(len(keys), dtype=np.intp)
     for index, extractor in enumerate(extractors):
@@ -339,7 +339,7 @@ def _find_places(cache: Path, extractor: Extractor, keys: Digests) -> _Places:
 
 
 def _compute(
-    rows: Rows, files: Files, extractors: list[Extractor], extraction: Extraction
+    rows: Indices, files: Files, extractors: list[Extractor], extraction: Extraction
 ) -> Iterator[dict[int, str | None]]:
     def read(place: tuple[int, Path]) -> tuple[int, list[Tensor] | str]:
         row, path = place

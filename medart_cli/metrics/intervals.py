@@ -15,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from medart_cli.metrics.arrays import Array, Integers
 from medart_cli.metrics.scores import LEVEL
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 # How much the assumed effective number of images weighs, in patients who make the difference.
 PRIOR = 2.0
@@ -35,14 +33,14 @@ class Linear:
         groups: How many groups those images belong to, (K,).
     """
 
-    values: Floats
-    influence: Floats
-    images: Floats
-    groups: Floats
+    values: Array
+    influence: Array
+    images: Array
+    groups: Array
 
 
 def find_score_intervals(
-    truth: Integers, runs: Sequence[Floats], groups: Sequence[Any]
+    truth: Integers, runs: Sequence[Array], groups: Sequence[Any]
 ) -> dict[str, tuple[float, float]]:
     """Give the 95 % interval of the mean over seeds of each score that one can be given for.
 
@@ -73,8 +71,8 @@ def find_score_intervals(
 
 
 def find_class_intervals(
-    truth: Integers, runs: Sequence[Floats], groups: Sequence[Any]
-) -> dict[str, Floats]:
+    truth: Integers, runs: Sequence[Array], groups: Sequence[Any]
+) -> dict[str, Array]:
     """Give the 95 % intervals of sensitivity, specificity and AUROC of each class, each (K, 2).
 
     Arguments as in `find_score_intervals`.
@@ -85,7 +83,7 @@ def find_class_intervals(
     return {name: find_limits(parts[name], codes) for name in names}
 
 
-def find_limits(linear: Linear, codes: Integers) -> Floats:
+def find_limits(linear: Linear, codes: Integers) -> Array:
     """Give Wilson's limits of each share for its effective number of images, (K, 2).
 
     1 over that number is the variance seen over p (1 - p). What is seen says little where it rests
@@ -135,7 +133,7 @@ def average_limits(linear: Linear, codes: Integers) -> tuple[float, float]:
     return float(max(0.0, mean.mean() - low)), float(min(1.0, mean.mean() + high))
 
 
-def _wilson(mean: Floats, share: Floats, reach: Floats) -> Floats:
+def _wilson(mean: Array, share: Array, reach: Array) -> Array:
     """Wilson's limits, (K, 2), with `share` for one over the number of images.
 
     By hand: scipy.stats.binomtest takes whole numbers of images, and the normal quantile alone.
@@ -147,14 +145,14 @@ def _wilson(mean: Floats, share: Floats, reach: Floats) -> Floats:
     return np.stack([np.minimum(low, mean), np.maximum(high, mean)], axis=1)
 
 
-def _freedom(variance: Floats, free: Floats, seed_variance: Floats, seeds: int) -> Floats:
+def _freedom(variance: Array, free: Array, seed_variance: Array, seeds: int) -> Array:
     """Degrees of freedom of a sum of two variances (Satterthwaite 1946)."""
     total = variance + seed_variance
     parts = variance**2 / free + seed_variance**2 / max(1, seeds - 1)
     return np.divide(total**2, parts, out=free.astype(np.float64), where=parts > 0)
 
 
-def _linearize(truth: Integers, runs: Sequence[Floats], codes: Integers) -> dict[str, Linear]:
+def _linearize(truth: Integers, runs: Sequence[Array], codes: Integers) -> dict[str, Linear]:
     """Express each score by influences of images; those of the AUROC are DeLong's components."""
     count = runs[0].shape[1]
     is_class = np.eye(count)[truth]  # (N, K)
@@ -181,7 +179,7 @@ def _linearize(truth: Integers, runs: Sequence[Floats], codes: Integers) -> dict
     }
 
 
-def _linearize_run(is_class: Floats, probabilities: Floats) -> dict[str, tuple[Floats, Floats]]:
+def _linearize_run(is_class: Array, probabilities: Array) -> dict[str, tuple[Array, Array]]:
     """Give the values (K,) and the influences of images (N, K) of one training seed."""
     is_said = np.eye(is_class.shape[1])[probabilities.argmax(axis=1)]
     hits, everywhere = is_class * is_said, np.ones((len(is_class), 1))
@@ -202,14 +200,14 @@ def _linearize_run(is_class: Floats, probabilities: Floats) -> dict[str, tuple[F
     return table
 
 
-def _ratio(upper: Floats, lower: Floats) -> tuple[Floats, Floats]:
+def _ratio(upper: Array, lower: Array) -> tuple[Array, Array]:
     """A ratio of sums over images, and the influence of each image on it."""
     total = lower.sum(axis=0)
     value = upper.sum(axis=0) / total
     return value, (upper - value * lower) / total
 
 
-def _components(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Floats, Floats]:
+def _components(positive: npt.NDArray[np.bool_], scores: Array) -> tuple[Array, Array]:
     """AUROC and the influence of each image on it (DeLong et al. 1988, by ranks)."""
     ranks, influence = stats.rankdata(scores), np.zeros(len(scores))
     for own in (positive, ~positive):
@@ -219,7 +217,7 @@ def _components(positive: npt.NDArray[np.bool_], scores: Floats) -> tuple[Floats
     return np.asarray(1 - value), influence
 
 
-def _sum_groups(values: Floats, codes: Integers) -> Floats:
+def _sum_groups(values: Array, codes: Integers) -> Array:
     """Sum the rows of each group: (N, K) to (G, K)."""
     sums = np.zeros((int(codes.max()) + 1, values.shape[1]))
     np.add.at(sums, codes, values)
@@ -231,5 +229,5 @@ def _number(groups: Sequence[Any]) -> Integers:
     return np.asarray(codes, dtype=np.int64)
 
 
-def _harmonic(numbers: Floats) -> Floats:
+def _harmonic(numbers: Array) -> Array:
     return np.array([len(numbers) / (1 / numbers).sum()])

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from medart_cli.metrics.distances import BLOCK, AnyArray, Array, blocks, check_pair, square_norms
+from medart_cli.metrics.arrays import AnyArray, Array, Indices
+from medart_cli.metrics.distances import BLOCK, blocks, check_pair, square_norms
 
-Indices = npt.NDArray[np.intp]
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # of clean-fid 0.1.35, fid.py
 LEAST_GROUPS = 3  # of each set; without one of them there must be a pair
 

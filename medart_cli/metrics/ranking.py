@@ -17,15 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cholesky, solve_triangular
 
-from medart_cli.metrics.distances import AnyArray, Array, Moments, pairwise_distances
-from medart_cli.metrics.kernel import (
-    LEAST_GROUPS,
-    Indices,
-    Jackknife,
-    average,
-    jackknife_tables,
-    subtract,
-)
+from medart_cli.metrics.arrays import AnyArray, Array, Indices
+from medart_cli.metrics.distances import Moments, pairwise_distances
+from medart_cli.metrics.kernel import LEAST_GROUPS, Jackknife, average, jackknife_tables, subtract
 
 # By all images, and by label. Two sets that are equally near have a winner in at most 2 % of cases;
 # nominally less, for beside few patients there are a little more than is nominal.

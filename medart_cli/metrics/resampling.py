@@ -1,10 +1,8 @@
 """Resampling of images by patient: images of one patient come and go together."""
 
 import numpy as np
-import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-Indices = npt.NDArray[np.intp]
+from medart_cli.metrics.arrays import Indices, Integers
 
 
 def draw_counts(groups: Indices, repeats: int, generator: np.random.Generator) -> Integers:

@@ -21,8 +21,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from medart_cli.metrics.arrays import Array, Integers
 
 MEASURES = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "ece")
 # Those that have intervals. The calibration error is biased upwards for few images, by more than an
@@ -56,7 +55,7 @@ class Difference:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def score_predictions(truth: Integers, probabilities: Floats) -> dict[str, float]:
+def score_predictions(truth: Integers, probabilities: Array) -> dict[str, float]:
     """Score the predictions of one classifier.
 
     Args:
@@ -79,7 +78,7 @@ def score_predictions(truth: Integers, probabilities: Floats) -> dict[str, float
 
 
 def score_classes(
-    truth: Integers, probabilities: Floats, classes: Sequence[str]
+    truth: Integers, probabilities: Array, classes: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Give count, sensitivity, specificity and AUROC (one against rest) of each class."""
     predicted = probabilities.argmax(axis=1)
@@ -95,7 +94,7 @@ def score_classes(
     return table
 
 
-def calibration_bins(truth: Integers, probabilities: Floats) -> list[tuple[float, float, int]]:
+def calibration_bins(truth: Integers, probabilities: Array) -> list[tuple[float, float, int]]:
     """Give mean confidence, accuracy and count of each confidence bin that is not empty."""
     confidence, correct, bins = _confidence(truth, probabilities)
     return [
@@ -139,8 +138,8 @@ def draw_seeds(seeds: int, draws: int, seed: int) -> Integers:
 
 
 def score_draws(
-    truth: Integers, runs: Sequence[Floats], weights: Integers, picks: Integers
-) -> dict[str, Floats]:
+    truth: Integers, runs: Sequence[Array], weights: Integers, picks: Integers
+) -> dict[str, Array]:
     """Score every bootstrap draw of test images and training seeds.
 
     Args:
@@ -154,7 +153,7 @@ def score_draws(
     """
     size = max(1, BLOCK // max(1, len(truth)))
     blocks = [weights[start : start + size] for start in range(0, len(weights), size)]
-    table: dict[str, list[Floats]] = {name: [] for name in SURE}
+    table: dict[str, list[Array]] = {name: [] for name in SURE}
     for probabilities in runs:
         parts = [score_weighted(truth, probabilities, block.astype(np.float64)) for block in blocks]
         for name in SURE:
@@ -163,7 +162,7 @@ def score_draws(
     return {name: np.stack(values)[picks, rows].mean(axis=1) for name, values in table.items()}
 
 
-def score_weighted(truth: Integers, probabilities: Floats, weights: Floats) -> dict[str, Floats]:
+def score_weighted(truth: Integers, probabilities: Array, weights: Array) -> dict[str, Array]:
     """Score predictions under many weightings of the images at once.
 
     Args:
@@ -193,7 +192,7 @@ def score_weighted(truth: Integers, probabilities: Floats, weights: Floats) -> d
     }
 
 
-def _auroc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+def _auroc(positive: npt.NDArray[np.bool_], scores: Array, weights: Array) -> Array:
     """Weighted share of (positive, negative) pairs in the right order, ties half: (B,)."""
     order = np.argsort(scores, kind="stable")
     _, starts = np.unique(scores[order], return_index=True)
@@ -205,27 +204,27 @@ def _auroc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> 
         return np.asarray((ups * below).sum(axis=1) / (ups.sum(axis=1) * downs.sum(axis=1)))
 
 
-def _mean_of_known(values: Floats) -> Floats:
+def _mean_of_known(values: Array) -> Array:
     """Mean over the columns that are numbers; 0.5, a coin's AUROC, where none is."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=1)
     return np.where(known.any(axis=1), total / np.maximum(1, known.sum(axis=1)), 0.5)
 
 
-def _confidence(truth: Integers, probabilities: Floats) -> tuple[Floats, Floats, Integers]:
+def _confidence(truth: Integers, probabilities: Array) -> tuple[Array, Array, Integers]:
     confidence = probabilities.max(axis=1)
     correct = (probabilities.argmax(axis=1) == truth).astype(np.float64)
     bins = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     return confidence, correct, bins
 
 
-def _ece(truth: Integers, probabilities: Floats) -> float:
+def _ece(truth: Integers, probabilities: Array) -> float:
     confidence, correct, bins = _confidence(truth, probabilities)
     gaps = np.bincount(bins, weights=confidence - correct, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(truth))
 
 
-def find_interval(draws: Floats) -> tuple[float, float]:
+def find_interval(draws: Array) -> tuple[float, float]:
     """Give the 95 % percentile interval of bootstrap draws."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
@@ -240,7 +239,7 @@ def find_seed_interval(scores: Sequence[float]) -> tuple[float, float] | None:
     return mean - reach, mean + reach
 
 
-def compare_draws(value: float, ours: Floats, theirs: Floats) -> Difference:
+def compare_draws(value: float, ours: Array, theirs: Array) -> Difference:
     """Compare two regimes by paired draws.
 
     Args:
@@ -260,14 +259,14 @@ def compare_draws(value: float, ours: Floats, theirs: Floats) -> Difference:
     return Difference(value, low, high, min(1.0, 2 * (rarer + 1) / (len(gaps) + 1)))
 
 
-def count_confusions(truth: Integers, runs: Sequence[Floats]) -> Integers:
+def count_confusions(truth: Integers, runs: Sequence[Array]) -> Integers:
     """Count true (rows) against predicted classes over several trainings: (K, K)."""
     classes = list(range(runs[0].shape[1]))
     tables = [confusion_matrix(truth, run.argmax(axis=1), labels=classes) for run in runs]
     return np.asarray(np.sum(tables, axis=0), dtype=np.int64)
 
 
-def find_roc(truth: Integers, scores: Floats, index: int) -> tuple[Floats, Floats]:
+def find_roc(truth: Integers, scores: Array, index: int) -> tuple[Array, Array]:
     """Trace the ROC curve of one class against the rest: false and true positive rates."""
     false_rate, true_rate, _ = roc_curve(truth == index, scores[:, index])
     return false_rate, true_rate

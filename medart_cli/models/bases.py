@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models.hub import (
@@ -14,6 +15,9 @@ from medart_cli.models.hub import (
     find_model,
     find_weights,
 )
+
+if TYPE_CHECKING:
+    from transformers import T5Tokenizer
 
 PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 WEIGHTS = ("text_encoder", "transformer", "vae")
@@ -160,3 +164,13 @@ def normalize_prompt(text: str) -> str:
     from the web and would cut clinical ones.
     """
     return text.lower().strip()
+
+
+def load_tokenizer(folder: Path) -> "T5Tokenizer":
+    """Load the T5 tokenizer of a pipeline folder."""
+    from transformers import T5Tokenizer  # takes most of a second, but not torch
+
+    try:
+        return T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise MissingModelError(f"{folder / 'tokenizer'}: cannot be read: {error}") from error

@@ -6,13 +6,11 @@ neither the batch it was in nor what was asked before.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
@@ -38,50 +36,10 @@ from medart_cli.models.hub import (
     embedded_model,
     find_model,
 )
+from medart_cli.models.questions import Answer, Question, Sampling
 
 SIZES = {"llava-hf/llama3-llava-next-8b-hf": "17 GB"}  # of the default, for messages
 SIZE = "about 2 GB for each billion parameters"  # of others
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How an answer is drawn; the defaults are the paper's.
-
-    Attributes:
-        temperature: Divides the logits; 0 takes the likeliest token always (greedy).
-        top_k: Draw from that many likeliest tokens; 0 for all.
-        top_p: Draw from the likeliest tokens that have this share together; 1 for all.
-        max_new_tokens: Most tokens of an answer.
-    """
-
-    temperature: float = 0.8
-    top_k: int = 50
-    top_p: float = 0.9
-    max_new_tokens: int = 150
-
-
-@dataclass(frozen=True)
-class Question:
-    """One image, what to say about it, and the seed of the draw."""
-
-    image: Image.Image
-    prompt: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said.
-
-    Attributes:
-        text: The text, without the prompt and special tokens.
-        finished: Whether the model ended by itself, not at the token limit.
-        error: Why there is no text; None where there is one.
-    """
-
-    text: str
-    finished: bool = True
-    error: str | None = None
 
 
 def find_captioner(model: str, *, revision: str | None = None, offline: bool = False) -> Path:

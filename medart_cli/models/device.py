@@ -4,18 +4,15 @@ import hashlib
 import os
 import resource
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from importlib import import_module
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from medart_cli.errors import ConfigError
 
-Found = TypeVar("Found")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -70,12 +67,6 @@ def join_processes(name: str) -> torch.device:
     return state.device if state.num_processes > 1 else device
 
 
-def ask_first(find: Callable[[], Found]) -> Found:
-    """Let process 0 find something out for all; the others wait for it."""
-    found: list[Any] = [find() if PartialState().is_main_process else None]
-    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
-
-
 def find_precision(name: str, device: torch.device) -> str:
     """Turn `auto` into bf16 on a GPU that has it, fp32 elsewhere; other names pass.
 
@@ -100,14 +91,16 @@ def build_generator(seed: int, *words: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.frombuffer(digest, dtype=np.int64)[0]))
 
 
-def hush_libraries() -> None:
-    """Keep the loading bars and advice of diffusers and transformers off standard error."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+def hush_libraries(*names: str) -> None:
+    """Keep the loading bars and advice of diffusers and transformers off standard error.
 
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
-        library.set_verbosity_error()
+    Args:
+        names: Of the libraries, which this loads.
+    """
+    for name in names:
+        logging = import_module(f"{name}.utils.logging")
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|diffusers")
 
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from transformers import CONFIG_MAPPING
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
@@ -198,6 +197,8 @@ def check_code(folder: Path) -> None:
         raise MissingModelError(f"{folder}: no readable config.json; is it a model?") from error
     if not isinstance(config, dict) or "auto_map" not in config:
         return
+    from transformers import CONFIG_MAPPING  # takes most of a second, and is seldom needed
+
     if config.get("model_type") not in CONFIG_MAPPING:
         raise ConfigError(
             f"{folder}: needs code of its own (auto_map in its config.json), which medart never "

@@ -31,14 +31,6 @@ PREDICTIONS = ("epsilon", "v_prediction")
 SOLVER = "dpmsolver++"
 
 
-def load_tokenizer(folder: Path) -> T5Tokenizer:
-    """Load the T5 tokenizer of a pipeline folder."""
-    try:
-        return T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise MissingModelError(f"{folder / 'tokenizer'}: cannot be read: {error}") from error
-
-
 def load_text_encoder(
     folder: Path, dtype: torch.dtype, device: torch.device, *, dropout: float | None = None
 ) -> T5EncoderModel:

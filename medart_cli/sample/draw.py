@@ -18,11 +18,13 @@ from medart_cli.data.tensors import tensor_to_image
 from medart_cli.diffusion.solver import solve
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
-from medart_cli.models.bases import max_tokens
+from medart_cli.models.bases import load_tokenizer, max_tokens
 from medart_cli.models.device import (
     DTYPES,
     build_generator,
     find_precision,
+    hush_libraries,
+    join_processes,
 )
 from medart_cli.ranks import Part
 from medart_cli.sample.folder import Flags, own_file
@@ -49,8 +51,10 @@ class Drawing:
     tokens: int = 0
 
 
-def build_drawing(config: SampleConfig, source: Source, device: torch.device) -> Drawing:
-    """Choose the number format; nothing is loaded before there is something to draw."""
+def build_drawing(config: SampleConfig, source: Source) -> Drawing:
+    """Choose device and number format; nothing is loaded before there is something to draw."""
+    hush_libraries("transformers", "diffusers")
+    device = join_processes(config.device)
     precision = find_precision(config.precision, device)
     trained = source.facts.get("precision", precision)
     if precision != trained:
@@ -58,15 +62,22 @@ def build_drawing(config: SampleConfig, source: Source, device: torch.device) ->
     return Drawing(config, source, device, precision)
 
 
-def draw_all(drawing: Drawing, rows: Prompts, part: Part, done: Flags) -> int:
+def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], done: Flags) -> int:
     """Draw what waits of a part of all batches, in rounds, so that T5 and its output need not stay.
 
     A batch holds the same rows whatever is done of it and whoever draws it, since the rounding of
     a pass depends on its size.
 
+    Args:
+        config: The options.
+        source: What to draw with.
+        asked: The rows of all images, and which part of them is this process's.
+        done: Which rows are drawn already.
+
     Returns:
         How many images were drawn.
     """
+    drawing, (rows, part) = build_drawing(config, source), asked
     size, out = drawing.config.batch_size, drawing.config.out or Path()
     starts = part.take(range(0, len(rows), size))
     batches = [range(start, min(start + size, len(rows))) for start in starts]
@@ -99,7 +110,7 @@ def renew_embeds(drawing: Drawing, prompts: set[str]) -> None:
 def encode_prompts(drawing: Drawing, prompts: Sequence[str]) -> dict[str, Tensor]:
     """Return the unpadded embeddings of each prompt."""
     source, device = drawing.source, drawing.device
-    tokenizer = pixart.load_tokenizer(source.base)
+    tokenizer = load_tokenizer(source.base)
     text_encoder = adapters.load_trained_text_encoder(
         source.base, source.trained, DTYPES[drawing.precision], device
     )

@@ -9,20 +9,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from medart_cli.data.manifest import (
     repair_manifest,
 )
 from medart_cli.data.output import Output, open_output
 from medart_cli.log import log
-from medart_cli.models.device import (
-    hush_libraries,
-    join_processes,
-)
 from medart_cli.options import parse_shard
-from medart_cli.ranks import own_part
-from medart_cli.sample.draw import build_drawing, draw_all
+from medart_cli.ranks import is_first, own_part, wait_for_all
 from medart_cli.sample.folder import finish, finished_rows, list_files, say_what_is_left
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts, read_prompts
@@ -32,27 +25,29 @@ from medart_cli.versions import read_versions
 
 def run(config: SampleConfig) -> dict[str, Any]:
     """Draw an image for each prompt; skip those that are there already."""
-    hush_libraries()
-    device, state = join_processes(config.device), PartialState()
     source = find_source(config)
-    if config.merge_to is not None and state.is_main_process:
+    if config.merge_to is not None and is_first():
         merge(source, config.merge_to)
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
     rows = read_prompts(config)
     part = own_part(parse_shard(config.shard))
     output = describe_output(config, config.out, source, rows)
-    with open_output(output) if state.is_main_process else nullcontext():
+    with open_output(output) if is_first() else nullcontext():
         files = list_files(config, config.out, part)
-        if state.is_main_process or config.shard:
+        if is_first() or config.shard:
             for path in files:
                 repair_manifest(path)
-        state.wait_for_everyone()
+        wait_for_all()
         done = finished_rows(config.out, files, rows)
         say_what_is_left(config.out, done)
-        state.wait_for_everyone()  # nobody draws before all have read what is done
-        drawn = draw_all(build_drawing(config, source, device), rows, part, done)
-        state.wait_for_everyone()
+        wait_for_all()  # nobody draws before all have read what is done
+        drawn = 0
+        if not done.all():
+            from medart_cli.sample.draw import draw_all  # loads torch and diffusers: seconds
+
+            drawn = draw_all(config, source, (rows, part), done)
+        wait_for_all()
         if config.shard is None:  # also by the other processes
             drawn = int((~done).sum())
         summary = {
@@ -63,7 +58,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
         }  # fmt: skip
         if config.shard is not None:
             log.info("%s is done; when all parts are, leave out --shard to join them", config.shard)
-        elif state.is_main_process:
+        elif is_first():
             finish(source, config.out, summary)
     return summary
 

@@ -14,11 +14,9 @@ from medart_cli.data.hashes import hash_files
 from medart_cli.data.output import write_text
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
-from medart_cli.models import adapters, bases
-from medart_cli.models.device import (
-    ask_first,
-)
+from medart_cli.models import bases
 from medart_cli.models.hub import EMBEDDED, is_hub_id
+from medart_cli.ranks import ask_first
 from medart_cli.sample.options import SampleConfig
 
 
@@ -90,6 +88,7 @@ def merge(source: Source, out: Path) -> None:
     """Write run and base as one pipeline folder that plain diffusers opens."""
     if out.exists():
         raise ConfigError(f"{out}: is there already; name a new folder")
+    from medart_cli.models import adapters  # loads torch, peft and diffusers: seconds
 
     def write(folder: Path) -> None:
         side = source.facts.get("resolution")

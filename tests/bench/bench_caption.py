@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from medart_cli.data.profiles import read_profile
-from medart_cli.models.captioner import Captioner, Question, Sampling
+from medart_cli.models.captioner import Captioner
 from medart_cli.models.device import find_device, hush_libraries
+from medart_cli.models.questions import Question, Sampling
 from tests.small_captioner import TEMPLATE, build_tokenizer
 
 # Text and vision sizes: those of llava-hf/llama3-llava-next-8b-hf, and a sixtieth of it.
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=120)
     parser.add_argument("--image-side", type=int, default=512)
     options = parser.parse_args()
-    hush_libraries()
+    hush_libraries("transformers", "diffusers")
     device = find_device(options.device)
     torch.manual_seed(0)
     captioner = build_captioner(options.shape, device, options.new_tokens)

@@ -75,7 +75,7 @@ def build_work(place, mode, solver_steps):
     from medart_cli.finetune.options import FinetuneConfig
     from medart_cli.models.device import hush_libraries
 
-    hush_libraries()
+    hush_libraries("transformers", "diffusers")
     config = FinetuneConfig(
         data=str(place / "images"), base=str(place / "base"), out=place / "out",
         cache=place / "cache", resolution=256, device="cpu", hldf_steps=solver_steps,
@@ -83,8 +83,9 @@ def build_work(place, mode, solver_steps):
         hldf_checkpoint=mode.split("+")[0] if mode != "plain" else "block",
         gradient_checkpointing=mode == "step+block", caption_dropout=0,
     )  # fmt: skip
-    rows, _, _ = reading.read_rows(config)
-    work = setup.build_work(config, place / "base", rows, setup.build_accelerator(config))
+    data = reading.read_rows(config)
+    named = (place / "base", reading.hash_base(config, place / "base"))
+    work = setup.build_work(config, named, data.rows, setup.build_accelerator(config))
     setup.cache_images(work)
     setup.build_optimizer(work, 100)
     return work

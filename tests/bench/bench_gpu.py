@@ -86,7 +86,7 @@ def time_steps(place, resolution, solver_steps, name, options):
     from medart_cli.finetune.options import FinetuneConfig
     from medart_cli.models.device import hush_libraries
 
-    hush_libraries()
+    hush_libraries("transformers", "diffusers")
     modes = ("none", "block", "step")
     for mode in modes:
         config = FinetuneConfig(
@@ -94,8 +94,9 @@ def time_steps(place, resolution, solver_steps, name, options):
             cache=place / "cache", resolution=resolution, hldf_steps=solver_steps, hldf_every=2,
             hldf_checkpoint=mode, **options,
         )  # fmt: skip
-        rows, _, _ = reading.read_rows(config)
-        work = setup.build_work(config, place / "base", rows, setup.build_accelerator(config))
+        data = reading.read_rows(config)
+        named = (place / "base", reading.hash_base(config, place / "base"))
+        work = setup.build_work(config, named, data.rows, setup.build_accelerator(config))
         setup.cache_images(work)
         setup.cache_captions(work)
         setup.build_optimizer(work, 100)

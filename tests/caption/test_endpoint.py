@@ -17,7 +17,7 @@ from PIL import Image
 
 from medart_cli.caption.endpoint import LONGEST_REPLY, Endpoint, check_endpoint, is_loopback
 from medart_cli.errors import ConfigError, RunError
-from medart_cli.models.captioner import Question, Sampling
+from medart_cli.models.questions import Question, Sampling
 from tests.small_captioner import build_llava
 from tests.stub_server import completion, prompt_of, serve
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from medart_cli.cli import app
 from medart_cli.data.dataset import read_data
 from medart_cli.data.manifest import read_manifest
-from medart_cli.models.pixart import load_tokenizer
+from medart_cli.models.bases import load_tokenizer
 from tests.small import build_base
 from tests.small_captioner import build_llava
 from tests.stub_server import prompt_of, serve

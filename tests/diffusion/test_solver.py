@@ -10,7 +10,7 @@ from medart_cli.diffusion.losses import color_moments, squared_gap
 from medart_cli.diffusion.noise import mix_velocity
 from medart_cli.diffusion.solver import solve
 from medart_cli.models import pixart
-from medart_cli.models.bases import max_tokens
+from medart_cli.models.bases import load_tokenizer, max_tokens
 from tests.small import build_base
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def alpha_1024(tmp_path_factory):  # a sample size of 128 switches the size cond
 
 def encode(base, prompts):
     text_encoder = pixart.load_text_encoder(base, torch.float32, CPU)
-    tokenizer, limit = pixart.load_tokenizer(base), max_tokens(base)
+    tokenizer, limit = load_tokenizer(base), max_tokens(base)
     ids, mask = pixart.tokenize(tokenizer, prompts, limit, pad=True)
     return pixart.encode_tokens(text_encoder, ids, mask), mask
 
@@ -84,7 +84,7 @@ class Toy:
         self.text_encoder = pixart.load_text_encoder(base, torch.float32, CPU).double()
         self.vae = pixart.load_vae(base, CPU).double()
         self.scheduler = Float64Scheduler.from_pretrained(base, subfolder="scheduler")
-        tokenizer = pixart.load_tokenizer(base)
+        tokenizer = load_tokenizer(base)
         self.ids, self.mask = pixart.tokenize(tokenizer, [*PROMPTS, ""], 16, pad=False)
         generator = torch.Generator().manual_seed(2)
         self.noise = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)

@@ -15,7 +15,7 @@ from timm.models import save_for_hf
 from medart_cli.errors import RunError
 from medart_cli.evaluate.networks import build_networks, extract
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import _short_names, code_labels, read_sets
+from medart_cli.evaluate.sets import _short_names, code_labels, hash_sets, read_sets
 from medart_cli.metrics.features import Extraction, Files, count_missing
 
 
@@ -79,7 +79,7 @@ def test_groups_are_patients_and_else_equal_files(tmp_path, network):
     rows[0]["group_id"] = rows[1]["group_id"] = "p7"
     (real / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sets, failures = extract(
-        config, read_sets(config), build_networks(config, config.cache), config.cache
+        config, hash_sets(read_sets(config)), build_networks(config, config.cache), config.cache
     )
     groups = sets[0].groups
     assert groups[0] == groups[1] != groups[2] == groups[3] and not failures
@@ -150,7 +150,7 @@ def test_a_set_with_one_readable_image_ends_the_run(tmp_path, network):
         (tmp_path / "a" / "syn" / name).write_bytes(b"torn")
     networks = build_networks(config, config.cache)
     with pytest.raises(RunError, match="only 1 of 3 images can be read"):
-        extract(config, read_sets(config), networks, config.cache)
+        extract(config, hash_sets(read_sets(config)), networks, config.cache)
 
 
 def test_two_processes_share_the_features_and_write_one_report(tmp_path, network):
@@ -168,7 +168,7 @@ def test_two_processes_share_the_features_and_write_one_report(tmp_path, network
     facts = json.loads((config.out / "metrics.json").read_text())
     assert [item["n"] for item in facts["sets"]] == [4, 3, 3]
     networks = build_networks(config, config.cache)
-    sets, _ = extract(config, read_sets(config), networks, config.cache)
+    sets, _ = extract(config, hash_sets(read_sets(config)), networks, config.cache)
     keys = np.unique(np.concatenate([item.keys for item in sets]))
     extraction = Extraction(config.cache, Image.open)
     assert count_missing(Files(keys, Path), networks.all, extraction) == 0

@@ -8,14 +8,8 @@ from safetensors.torch import load_file
 from transformers import LogitsProcessorList, TopKLogitsWarper
 
 from medart_cli.errors import ConfigError, MissingModelError
-from medart_cli.models.captioner import (
-    Captioner,
-    Question,
-    RowDraws,
-    Sampling,
-    find_captioner,
-    find_revision,
-)
+from medart_cli.models.captioner import Captioner, RowDraws, find_captioner, find_revision
+from medart_cli.models.questions import Question, Sampling
 from tests.small import DAMAGES, damage
 from tests.small_captioner import build_llava, build_llava_next
 

@@ -5,13 +5,7 @@ import torch
 
 from medart_cli.errors import ConfigError
 from medart_cli.models import device as device_module
-from medart_cli.models.device import (
-    ask_first,
-    build_generator,
-    find_device,
-    find_precision,
-    join_processes,
-)
+from medart_cli.models.device import build_generator, find_device, find_precision, join_processes
 
 
 def test_a_rows_noise_depends_on_seed_purpose_and_row_alone():
@@ -59,14 +53,3 @@ def test_a_device_that_the_environment_asks_for_does_not_win_silently(monkeypatc
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
     with pytest.raises(ConfigError, match="--device cpu: accelerate's settings or environment ask"):
         join_processes("cpu")
-
-
-def test_what_process_0_finds_is_what_all_get(monkeypatch):
-    assert ask_first(lambda: "found") == "found"
-
-    def refuse():
-        raise AssertionError("process 1 looks by itself")
-
-    monkeypatch.setattr(device_module, "PartialState", lambda: SimpleNamespace(is_main_process=0))
-    monkeypatch.setattr(device_module, "broadcast_object_list", lambda found: ["heard"])
-    assert ask_first(refuse) == "heard"

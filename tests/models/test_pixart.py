@@ -11,6 +11,7 @@ from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models import hub, pixart
 from medart_cli.models.bases import (
     find_base,
+    load_tokenizer,
     max_tokens,
     normalize_prompt,
 )
@@ -51,7 +52,7 @@ def test_prompts_are_normalized_as_the_pipeline_does(text):
 
 def test_unpadded_embeddings_are_the_padded_ones(small_base):
     text_encoder = pixart.load_text_encoder(small_base, torch.float32, CPU)
-    tokenizer, prompts = pixart.load_tokenizer(small_base), ["red lesion", "small round dark cell"]
+    tokenizer, prompts = load_tokenizer(small_base), ["red lesion", "small round dark cell"]
     ids, mask = pixart.tokenize(tokenizer, prompts, 120, pad=True)
     padded = pixart.encode_tokens(text_encoder, ids, mask)
     rows = []
@@ -66,7 +67,7 @@ def test_unpadded_embeddings_are_the_padded_ones(small_base):
 def test_sigma_reads_longer_prompts(tmp_path):
     base = build_base(tmp_path, sigma=True)
     assert max_tokens(base) == 300
-    ids, _ = pixart.tokenize(pixart.load_tokenizer(base), ["cell"], 300, pad=True)
+    ids, _ = pixart.tokenize(load_tokenizer(base), ["cell"], 300, pad=True)
     assert ids.shape == (1, 300)
 
 

@@ -17,6 +17,7 @@ from medart_cli.diffusion.losses import min_snr_weights, noise_loss
 from medart_cli.diffusion.noise import add_noise, signal_to_noise
 from medart_cli.log import progress
 from medart_cli.models import pixart
+from medart_cli.models.bases import load_tokenizer
 from medart_cli.models.hub import DEMONSTRATION
 from medart_cli.tiny.make.training import build_schedule, images_to_tensor, take_step
 from medart_cli.tiny.phantoms import DOMAINS, describe_phantom, draw_phantom
@@ -52,7 +53,7 @@ def build_base(folder: Path, *, steps: int, seed: int, device: torch.device) -> 
     build_scheduler().save_pretrained(folder / "scheduler")
     write_index(folder)
     captions, mean, deviation = encode_phantoms(folder, seed, device)
-    tokenizer = pixart.load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     torch.manual_seed(seed)
     models = build_models(tokenizer).to(device)
     average = AveragedModel(

@@ -10,9 +10,9 @@ from diffusers import PixArtAlphaPipeline
 from PIL import Image
 
 from medart_cli.data.profiles import read_profile
-from medart_cli.models import pixart
-from medart_cli.models.bases import find_base, is_demonstration
-from medart_cli.models.captioner import Captioner, Question, Sampling
+from medart_cli.models.bases import find_base, is_demonstration, load_tokenizer
+from medart_cli.models.captioner import Captioner
+from medart_cli.models.questions import Question, Sampling
 from medart_cli.tiny.make import __main__ as build
 from medart_cli.tiny.make import base as build_base
 from medart_cli.tiny.make import captioner as build_captioner
@@ -50,7 +50,7 @@ def test_plain_diffusers_draws_with_the_base(built):
 
 
 def test_the_tokenizer_knows_each_word_as_one_piece(built):
-    tokenizer = pixart.load_tokenizer(built / "base")
+    tokenizer = load_tokenizer(built / "base")
     caption = describe_phantom(np.random.default_rng(0)).caption().lower()
     words = caption.replace(",", " ,").replace(".", " .").split()
     assert [piece.strip("▁") for piece in tokenizer.tokenize(caption)] == words

@@ -1,0 +1,57 @@
+"""What a finished output was made of, so that the same command again is answered at once.
+
+Beside the output lies `finished.json`: one hash over all that it depends on, the sizes of its
+files, and the summary. Where anything is another, or gone, the command does its work.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from medart_cli.data.lock import LOCK_NAME
+from medart_cli.data.output import write_json
+
+FINISHED_NAME = "finished.json"
+
+
+def hash_parts(parts: Iterable[object]) -> str:
+    """Return a SHA-256 over values that JSON can hold, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def find_finished(folder: Path, made_of: str) -> dict[str, Any] | None:
+    """Return the summary of an output that is finished and whole; None for any other.
+
+    Args:
+        folder: The output folder.
+        made_of: From `hash_parts`, of all that the output depends on.
+    """
+    try:
+        facts = json.loads((folder / FINISHED_NAME).read_text(encoding="utf-8"))
+        whole = facts["made_of"] == made_of and facts["files"] == _list_sizes(folder)
+        return dict(facts["summary"]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError):  # none, or torn: the work is done anew
+        return None
+
+
+def note_finished(folder: Path, made_of: str, summary: dict[str, Any]) -> None:
+    """Write what an output was made of, as the last of its files."""
+    facts = {"format": 1, "made_of": made_of, "summary": summary, "files": _list_sizes(folder)}
+    write_json(folder / FINISHED_NAME, facts)
+
+
+def forget_finished(folder: Path) -> None:
+    """Take the note away, before anything of an output changes."""
+    (folder / FINISHED_NAME).unlink(missing_ok=True)
+
+
+def _list_sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each file of an output, but of the note itself and of the lock."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    names = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(paths)}
+    return {name: size for name, size in names.items() if name not in (FINISHED_NAME, LOCK_NAME)}

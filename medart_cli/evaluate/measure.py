@@ -1,0 +1,273 @@
+"""Measure sets whose images are hashed: features, distances, colors, copies -> the report."""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from medart_cli import stop
+from medart_cli.data.cache import make_cache
+from medart_cli.data.finished import forget_finished, note_finished
+from medart_cli.data.manifest import write_manifest
+from medart_cli.data.output import Output, open_output, write_json
+from medart_cli.errors import RunError
+from medart_cli.evaluate.colors import compare_colors, tell_gaps, tell_variety
+from medart_cli.evaluate.copies import find_copies, list_copies, sum_up, tell_rate
+from medart_cli.evaluate.networks import Networks, build_networks, extract
+from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.evaluate.page import distance_names, format_short, head_short, write_page
+from medart_cli.evaluate.ranking import rank
+from medart_cli.evaluate.sets import ImageSet, code_labels, shared_labels
+from medart_cli.evaluate.verdict import (
+    find_close,
+    find_suspected,
+    qualify_winner,
+    tell_closeness,
+    tell_patients,
+    tell_ranking,
+    tell_recall,
+)
+from medart_cli.log import log, progress, table
+from medart_cli.metrics import color
+from medart_cli.metrics.arrays import Indices
+from medart_cli.metrics.comparison import Effort, compare_features
+from medart_cli.metrics.features import read_features
+from medart_cli.ranks import is_first
+from medart_cli.versions import read_versions
+
+FORMAT = 1  # of metrics.json
+
+
+def measure_sets(
+    config: EvaluateConfig,
+    hashed: tuple[list[ImageSet], dict[str, str]],
+    output: Output,
+    made_of: str | None,
+) -> dict[str, Any]:
+    """Compute the features, measure, and write the report; a shard computes its features alone.
+
+    Args:
+        config: The options.
+        hashed: The sets with their keys, and why files could not be read.
+        output: The report folder.
+        made_of: A hash over all that the report depends on, where it can be told.
+    """
+    started, cache = time.monotonic(), make_cache(config.cache)
+    networks = build_networks(config, cache)
+    if config.shard is not None:
+        _, failures = extract(config, hashed, networks, cache)
+        log.info("%s is done; when all parts are, leave out --shard to measure", config.shard)
+        return {"result": str(cache), "failures": len(failures)}
+    with open_output(output) if is_first() else nullcontext():
+        if is_first():
+            forget_finished(config.out)
+        sets, failures = extract(config, hashed, networks, cache)
+        if not is_first():  # the features are computed; one process measures
+            return {"result": str(config.out)}
+        facts = measure(config, (sets, failures), networks, started=started)
+        summary = summarize(config, facts)
+        if made_of is not None and not failures:
+            note_finished(config.out, made_of, summary)
+        show(facts)
+        fail_on_copies(config, facts)
+        return summary
+
+
+def measure(
+    config: EvaluateConfig,
+    readable: tuple[list[ImageSet], dict[str, str]],
+    networks: Networks,
+    *,
+    started: float,
+) -> dict[str, Any]:
+    """Measure, write all files of the report, and return what metrics.json holds."""
+    (sets, failures), cache = readable, make_cache(config.cache)
+    real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "inputs": [item.account.facts() for item in sets],
+        "sets": [
+            {
+                "name": item.name,
+                "n": len(item),
+                "patients": item.count_patients(),
+                "labels": item.count_labels(),
+            }
+            for item in sets
+        ],
+        "features": [
+            {"name": item.name, "width": item.width, "fingerprint": item.fingerprint}
+            | distance_names(item.name)
+            for item in networks.main
+        ],
+        "comparisons": compare_sets(config, real, synthetic, networks, cache),
+        "color": compare_colors(config, real, synthetic, networks.colors, cache),
+        "unmatched_labels": find_unmatched(real, synthetic),
+        "failures": [{"file": name, "reason": why} for name, why in failures.items()],
+        "demonstration": any(bool(item.demonstration.any()) for item in sets),
+    }
+    found = find_copies(config, sets, networks, cache)
+    facts["copies"] = [sum_up(config, pairs) for pairs in found]
+    facts["ranking"] = rank(config, sets, networks, cache, find_suspected(facts))
+    if facts["ranking"]:
+        facts["ranking"]["reason"] += qualify_winner(facts)
+
+    facts |= {"settings": config.settings(), "versions": read_versions()}
+    facts["seconds"] = round(time.monotonic() - started, 1)
+    write_manifest(config.out / "copies.jsonl", list_copies(found))
+    write_json(config.out / "metrics.json", facts)
+    histograms = {
+        item.name: color.pooled_histograms(read_features(item.keys, networks.colors, cache))
+        for item in [real, *synthetic]
+    }
+    write_page(config.out, facts, [real, *synthetic], found, histograms)
+    return facts
+
+
+def compare_sets(
+    config: EvaluateConfig,
+    real: ImageSet,
+    synthetic: list[ImageSet],
+    networks: Networks,
+    cache: Path,
+) -> list[dict[str, Any]]:
+    """Compare each synthetic set with the real one, in each feature space, overall and by label."""
+    effort = Effort(config.seed, config.bootstrap, config.floor_repeats)
+    jobs = [
+        (extractor, item, label)
+        for extractor in networks.main
+        for item in synthetic
+        for label in [None, *(shared_labels(real, item) if config.per_label else [])]
+    ]
+    found = []
+    with progress("measure", len(jobs)) as bar:
+        for extractor, item, label in jobs:
+            stop.check()
+            rows = real.rows_of(label)
+            columns = item.rows_of(label)
+            first = read_features(real.keys[rows], extractor, cache)
+            second = read_features(item.keys[columns], extractor, cache)
+            place = {"set": item.name, "features": extractor.name, "label": label}
+            known = label is None and real.labels and item.labels
+            facts = compare_features(
+                first,
+                second,
+                real.groups[rows],
+                effort,
+                labels=code_labels([real, item])[1] if known else None,
+                patients=find_patients(real, item, rows, columns),
+            )
+            found.append(place | facts)
+            bar.advance()
+    return found
+
+
+def find_patients(
+    real: ImageSet, item: ImageSet, rows: Indices, columns: Indices
+) -> tuple[Indices, Indices] | None:
+    """Return the patients of some images of both sets; None where neither set names any."""
+    if real.patients is None and item.patients is None:
+        return None
+    return real.clusters[rows], item.clusters[columns]
+
+
+def find_unmatched(real: ImageSet, synthetic: list[ImageSet]) -> dict[str, list[str]]:
+    """Say for each set which labels cannot be compared, and why; empty where none."""
+    found = {}
+    for item in synthetic:
+        first, second = real.count_labels(), item.count_labels()
+        if not second and not first:
+            continue
+        reasons = [
+            f"{label}: {first.get(label, 0)} real and {second.get(label, 0)} synthetic images"
+            for label in sorted(first.keys() | second.keys())
+            if min(first.get(label, 0), second.get(label, 0)) < 2
+        ]
+        if reasons:
+            found[item.name] = reasons
+            log.warning("%s: not compared by label: %s", item.name, "; ".join(reasons))
+    return found
+
+
+def show(facts: dict[str, Any]) -> None:
+    """Print the main tables on standard error."""
+    for network in facts["features"]:
+        rows = [
+            format_short(item)
+            for item in facts["comparisons"]
+            if item["features"] == network["name"]
+        ]
+        table(network["title"], head_short(network), rows)
+    for item in facts["color"]:
+        log.info("%s: %s", item["set"], tell_gaps(item))
+        log.info("%s: %s", item["set"], tell_variety(item))
+    for line in (*tell_patients(facts), *tell_recall(facts)):
+        log.info("%s", line)
+    for line in tell_closeness(facts):
+        log.warning("%s", line)
+    for item in facts["copies"]:
+        log.info(
+            "%s: %d near-copies of %d (%.1f%%, 95%% interval %.1f to %.1f%%); %s",
+            *(item["set"], item["copies"], item["n"], 100 * item["share"]),
+            *(100 * item["interval"][0], 100 * item["interval"][1], tell_rate(item)),
+        )
+    if facts["ranking"]:
+        for line in tell_ranking(facts["ranking"]):
+            log.info("%s", line)
+
+
+def fail_on_copies(config: EvaluateConfig, facts: dict[str, Any]) -> None:
+    """End with exit code 1 where more near-copies were found than allowed.
+
+    Raises:
+        RunError: Names the first such set and its count, or says that real images are too few to
+            tell; all outputs are written by then.
+    """
+    if config.fail_on_copies is None:
+        return
+    if not facts["copies"]:
+        raise RunError("--fail-on-copies: copies could not be looked for; see the warning above")
+    for item in facts["copies"]:
+        known = item["false_alarms"] is not None  # else only the same bytes are sure
+        count = item["copies" if known else "identical_files"]
+        if count / item["n"] > config.fail_on_copies:
+            raise RunError(
+                f"{item['set']}: {count} of {item['n']} images are near-copies of real "
+                f"ones, more than --fail-on-copies {config.fail_on_copies:g}; see "
+                f"{config.out / 'copies.jsonl'}"
+            )
+        if not known:
+            raise RunError(f"--fail-on-copies: {item['set']}: {tell_rate(item)}")
+
+
+def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    """Make the summary that --json prints."""
+    primary = facts["features"][0]["name"]
+    overall = {
+        item["set"]: item
+        for item in facts["comparisons"]
+        if item["label"] is None and item["features"] == primary
+    }
+    share = {item["set"]: item["share"] for item in facts["copies"]}
+    close = find_close(facts)
+    collapsed = {item["set"]: item["collapsed"] for item in facts["color"]}
+    return {
+        "result": str(config.out),
+        "features": primary,
+        "n_real": facts["sets"][0]["n"],
+        "sets": {
+            name: {
+                "n": item["n_synthetic"],
+                "frechet": item["frechet"]["value"],
+                "interval": item["frechet"]["interval"],
+                "kernel": item["kernel"] and item["kernel"]["value"],
+                "copies": share.get(name),
+                "collapsed": collapsed[name],
+                "closer": close[name],
+            }
+            for name, item in overall.items()
+        },
+        "winner": facts["ranking"] and facts["ranking"]["winner"],
+        "inputs": facts["inputs"],
+        "failures": len(facts["failures"]),
+    }
