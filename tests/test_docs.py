@@ -108,6 +108,14 @@ def test_the_docs_hold_commands_to_check():
     assert len(list(commands())) >= 5
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_map_of_the_code_names_each_module_of_a_command(name):
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    line = next(line for line in page.splitlines() if line.split()[:1] == [f"{name}/"])
+    folder = ROOT / "medart_cli" / name
+    assert {*line.split()[1:]} == {it.stem for it in folder.glob("*.py")} - {"__init__"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
