@@ -83,17 +83,17 @@ def call(arguments: list[str] | None = None) -> int:
 def _refuse(error: typer.TyperException) -> int:
     """Say what is wrong with the words of a request; of a number, as the options would say it."""
     option, context = getattr(error, "param", None), getattr(error, "ctx", None)
-    faults: list[Any] = getattr(
-        error.__cause__, "errors", list
-    )()  # pydantic's, by which typer checks values
+    faults: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, who checks values
     if option is not None and context is not None and faults:
         with suppress(ValueError, TypeError):  # else it is no number
+            given = str(faults[0]["input"])
+            value = int(given) if given.lstrip("-").isdecimal() else float(given)
             try:
-                check_bounds(option.opts[0], float(faults[0]["input"]), option.min, option.max)
+                check_bounds(option.opts[0], value, option.min, option.max)
             except ConfigError as beyond:
                 typer.echo(f"medart {context.info_name}: {beyond}", err=True)
                 return beyond.exit_code
-    typer.echo(f"medart: {error.format_message()}; see --help", err=True)
+    typer.echo(f"medart: {error.format_message().rstrip('.')}; see --help", err=True)
     return error.exit_code
 
 
@@ -118,7 +118,9 @@ def add_command(name: str, config_type: type[CommonConfig]) -> None:
     hints = get_type_hints(config_type, include_extras=True)
     command.__annotations__ = {"_call": typer.Context, **hints}
     known = {"obj": config_type}  # for what reads --config
-    app.command(name, help=inspect.getdoc(config_type), context_settings=known)(command)
+    parts = (inspect.getdoc(config_type) or "").split("\n\n")
+    text = "\n\n".join(" ".join(part.split()) for part in parts)  # else lines break where ours do
+    app.command(name, help=text, context_settings=known)(command)
 
 
 def run_command(

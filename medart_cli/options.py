@@ -70,7 +70,8 @@ def complete_features(incomplete: str) -> list[str]:
 def _complete(folder: str, incomplete: str) -> list[str]:
     names = [name for name in list_packaged(folder) if name.startswith(incomplete)]
     place = Path(incomplete if incomplete.endswith("/") else incomplete + "?").parent
-    files = sorted(str(path) for path in place.glob("*") if path.suffix == ".toml" or path.is_dir())
+    seen = [path for path in place.glob("*") if not path.name.startswith(".")]
+    files = sorted(str(path) for path in seen if path.suffix == ".toml" or path.is_dir())
     return [*names, *(file for file in files if file.startswith(incomplete))]
 
 
