@@ -214,7 +214,7 @@ def test_every_number_states_its_bounds(kind):
     [
         (["--batch-size", "0"], "medart finetune: --batch-size must be 1 or more, got 0\n"),
         (["--learning-rate", "nan"], "--learning-rate must be 0 or more, got nan"),
-        (["--caption-dropout", "2"], "--caption-dropout must be 1 or less, got 2.0"),
+        (["--caption-dropout", "2"], "--caption-dropout must be 1 or less, got 2"),
         (["--rank", "many"], "Invalid value for '--rank'"),
         (["--method", "none"], "Invalid value for '--method'"),
     ],

@@ -1,1 +1,1 @@
-"""Describe each image with a vision-language model: `medart caption`."""
+"""`medart caption`: images -> manifest with captions. May import libraries, never another command."""

@@ -1,1 +1,4 @@
-"""Train classifiers with and without synthetic images: `medart classify`."""
+"""`medart classify`: real and synthetic images -> classifiers, compared.
+
+May import libraries, never another command.
+"""

@@ -1,1 +1,1 @@
-"""All commands on drawn images, on one page: `medart demo`."""
+"""`medart demo`: the other commands on phantoms, called through cli.py, on one page."""

@@ -1,1 +1,1 @@
-"""Look at this machine and its models: `medart doctor`."""
+"""`medart doctor`: what this machine has and lacks. May import libraries, never another command."""

@@ -1,1 +1,1 @@
-"""Compare synthetic with real images: `medart evaluate`."""
+"""`medart evaluate`: real and synthetic images -> report. May import libraries, never another command."""

@@ -1,1 +1,4 @@
-"""Train PixArt with HLDF: `medart finetune`. The loop is in train.py."""
+"""`medart finetune`: captioned images -> trained model. The training loop is in train.py.
+
+May import libraries, never another command.
+"""

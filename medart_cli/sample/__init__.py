@@ -1,1 +1,1 @@
-"""Draw images: `medart sample`."""
+"""`medart sample`: trained model and prompts -> images. May import libraries, never another command."""
