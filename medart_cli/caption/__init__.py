@@ -1,1 +1,4 @@
-"""`medart caption`: images -> manifest with captions. May import libraries, never another command."""
+"""`medart caption`: images -> manifest with captions.
+
+Imports libraries and what stands at the top of the package, never another command.
+"""

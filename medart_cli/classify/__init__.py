@@ -1,4 +1,4 @@
 """`medart classify`: real and synthetic images -> classifiers, compared.
 
-May import libraries, never another command.
+Imports libraries and what stands at the top of the package, never another command.
 """

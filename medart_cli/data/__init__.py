@@ -1,1 +1,4 @@
-"""What lies on disk: manifests, images, caches, runs, reports. Imports errors and log only."""
+"""What lies on disk: manifests, images, caches, output folders, checkpoints, pages.
+
+A library: imports neither commands nor other libraries, and takes plain arguments.
+"""

@@ -1,1 +1,4 @@
-"""The mathematics of denoising: torch only, no files, no models. Imports errors and log only."""
+"""The mathematics of denoising: torch alone, no files, no models.
+
+A library: imports neither commands nor other libraries, and takes plain arguments.
+"""

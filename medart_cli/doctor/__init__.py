@@ -1,1 +1,4 @@
-"""`medart doctor`: what this machine has and lacks. May import libraries, never another command."""
+"""`medart doctor`: what this machine has and lacks.
+
+Imports libraries and what stands at the top of the package, never another command.
+"""

@@ -1,1 +1,4 @@
-"""`medart evaluate`: real and synthetic images -> report. May import libraries, never another command."""
+"""`medart evaluate`: real and synthetic images -> report.
+
+Imports libraries and what stands at the top of the package, never another command.
+"""

@@ -1,4 +1,4 @@
 """`medart finetune`: captioned images -> trained model. The training loop is in train.py.
 
-May import libraries, never another command.
+Imports libraries and what stands at the top of the package, never another command.
 """

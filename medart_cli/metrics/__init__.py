@@ -1,1 +1,4 @@
-"""Numbers from features, pixels and labels. Imports errors and log only."""
+"""Numbers from features, pixels and labels.
+
+A library: imports neither commands nor other libraries, and takes plain arguments.
+"""

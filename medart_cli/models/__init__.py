@@ -1,1 +1,4 @@
-"""What others trained, behind small functions. Imports errors and log only."""
+"""What others trained, behind small functions.
+
+A library: imports neither commands nor other libraries, and takes plain arguments.
+"""

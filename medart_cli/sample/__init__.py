@@ -1,1 +1,4 @@
-"""`medart sample`: trained model and prompts -> images. May import libraries, never another command."""
+"""`medart sample`: trained model and prompts -> images.
+
+Imports libraries and what stands at the top of the package, never another command.
+"""

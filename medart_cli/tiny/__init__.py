@@ -1,1 +1,4 @@
-"""Demonstration models, the drawn phantoms that they learnt from, and how they were made."""
+"""What the demo uses: drawn phantoms, and small models that learned from them.
+
+How the models were trained is in make/, which is not in the wheel.
+"""
