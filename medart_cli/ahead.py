@@ -12,12 +12,12 @@ from typing import TypeVar
 
 from medart_cli import stop
 
-Item = TypeVar("Item")
+Input = TypeVar("Input")
 Result = TypeVar("Result")
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+    function: Callable[[Input], Result], items: Iterable[Input], *, threads: int, ahead: int
 ) -> Iterator[Result]:
     """Apply a function to items in other threads; the results come in the order of the items.
 

@@ -42,7 +42,7 @@ COMMANDS: dict[str, type[CommonConfig]] = {
     "doctor": DoctorConfig,
 }
 TYPED = "COMMANDLINE"  # name of typer's source of a value that was typed
-TOGETHER = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
+MULTI_PROCESS = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
 INTERRUPTED = 130  # what shells give after a SIGINT
 LOST_PROCESS = (
     "another process of this run has ended, and with it the run; its message, if it left one, "
@@ -199,8 +199,8 @@ def _check_processes(name: str, options: dict[str, Any], device: str) -> None:
     """Refuse what several processes cannot do, and join the others."""
     if ranks.count_ranks() == 1:
         return
-    if name not in TOGETHER:
-        raise ConfigError(f"runs as one process; {', '.join(TOGETHER)} run as several")
+    if name not in MULTI_PROCESS:
+        raise ConfigError(f"runs as one process; {', '.join(MULTI_PROCESS)} run as several")
     values = [item for value in options.values() for item in _items(value)]
     if "-" in values:
         raise ConfigError("-: several processes cannot share standard input; name a file")

@@ -1,6 +1,7 @@
 """The house: who may import whom, one door for each library, a test file for each module."""
 
 import ast
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +45,17 @@ ALONE = {
     "metrics": "measures of images and predictions, for notebooks as well",
     "models/classifier.py": "the door of timm and transformers",
     "diffusion": "the paper's mathematics, which knows no command",
+}
+
+# Names that several modules have. Functions that are alike have the same name in every room: one
+# who has read a command knows where to begin with the next.
+SAME = {
+    "main": "the entry point: of medart, of python -m, and of the trainings of tiny",
+    "run": "the work of a command",
+    "read_sets": "what a command with several sets begins with",
+    "describe_output": "what an output belongs to",
+    "describe_work": "a hash over all that a result depends on",
+    "finish": "a command's last step: join and write the result",
 }
 
 
@@ -140,3 +152,30 @@ def test_nothing_is_pickled_and_no_remote_code_is_trusted(module):
     assert "torch.save(" not in text
     assert "trust_remote_code=True" not in text
     assert text.count("torch.load(") == text.count("weights_only=True")
+
+
+def public_names(module):
+    """Return what a module defines at its top and others may import."""
+    for node in ast.parse((PACKAGE / module).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            parts = [part for target in targets for part in ast.walk(target)]
+            found = [
+                it.id for it in parts if isinstance(it, ast.Name) and isinstance(it.ctx, ast.Store)
+            ]
+        else:
+            continue
+        yield from (name for name in found if not name.startswith("_"))
+
+
+def test_a_public_name_means_one_thing():
+    places = defaultdict(set)
+    for module in MODULES:
+        for name in public_names(module):
+            places[name].add(module.as_posix())
+    assert len(places) >= 300
+    twice = {name: sorted(modules) for name, modules in places.items() if len(modules) > 1}
+    assert {name: modules for name, modules in twice.items() if name not in SAME} == {}
+    assert {*SAME} <= twice.keys()

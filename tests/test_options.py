@@ -196,9 +196,9 @@ def test_a_shell_is_offered_packaged_names_and_settings_files(
 
 
 def test_the_networks_that_are_offered_are_known():
-    from medart_cli.models.backbone import EMBEDDED, SHORT_NAMES
+    from medart_cli.models.backbone import EMBEDDED_BACKBONE, SHORT_NAMES
 
-    assert {*FEATURES} == {"inception", EMBEDDED, *SHORT_NAMES}
+    assert {*FEATURES} == {"inception", EMBEDDED_BACKBONE, *SHORT_NAMES}
 
 
 @pytest.mark.parametrize("kind", cli.COMMANDS.values(), ids=lambda kind: kind.__name__)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from medart_cli import ranks
 from medart_cli.data.dataset import read_data
-from medart_cli.data.manifest import MANIFEST_NAME, PARTS
+from medart_cli.data.manifest import MANIFEST_NAME, PARTS_NAME
 from medart_cli.errors import ConfigError
 from tests.small_captioner import build_llava
 
@@ -198,7 +198,7 @@ def test_processes_and_shards_draw_what_one_process_draws_to_the_byte(place, dra
     for number in (2, 1, 3):
         draw(shards, "--shard", f"{number}/3")
     assert not (shards / MANIFEST_NAME).exists()
-    assert len(list((shards / PARTS).iterdir())) == 3
+    assert len(list((shards / PARTS_NAME).iterdir())) == 3
     with pytest.raises(ConfigError, match="is still in parts"):
         list(read_data(shards))
     joined = draw(shards)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from medart_cli.models.captioner import Captioner
 
 KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
-AHEAD = 8  # batches of images that are decoded ahead, and sorted by size
+WINDOW_BATCHES = 8  # batches of images that are decoded ahead, and sorted by size
 WORDS_A_TOKEN = 0.45  # T5 takes some 1.4 tokens for an English word, and up to 2 for medical ones
 Asker: TypeAlias = "Captioner | Endpoint"
 
@@ -165,7 +165,7 @@ def caption_rows(
         return
     source = describe(config, book, asker)
     waiting: list[Task] = []
-    window = AHEAD * asker.batch_size
+    window = WINDOW_BATCHES * asker.batch_size
     ahead = decode_ahead(config, records, todo, window)
     while True:
         new = list(islice(ahead, max(0, window - len(waiting))))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from medart_cli.caption.edits import is_users
-from medart_cli.data.folders import ENDINGS, find_split
+from medart_cli.data.folders import IMAGE_ENDINGS, find_split
 from medart_cli.data.manifest import Record
 from medart_cli.data.tables import MISSING, TableRow, clean_name, read_table
 from medart_cli.errors import ConfigError
@@ -252,7 +252,7 @@ def _cut_endings(name: str) -> Iterator[str]:
 
     In a name like 1.2.826.7 what follows the last dot is no such ending.
     """
-    while (ending := PurePosixPath(name).suffix).lower() in ENDINGS:
+    while (ending := PurePosixPath(name).suffix).lower() in IMAGE_ENDINGS:
         name = name.removesuffix(ending)
         yield name
 

@@ -12,10 +12,9 @@ from PIL import Image
 from medart_cli.caption.rules import covered
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import Record
-from medart_cli.data.page import Picture, embed, format_inputs, render
+from medart_cli.data.page import Picture, embed_image, format_inputs, render
 from medart_cli.errors import ImageError
 
-PAGE = "caption/review.html.jinja"
 THUMBNAIL = 256  # pixels
 MOST_TWINS = 20  # texts listed as used more than once
 # What a reader should see first: no text, only the simple caption, cut texts, all others.
@@ -52,7 +51,7 @@ def build_review(
               for name in attributes]  # fmt: skip
     twins, more_twins = _find_twins(rows, hashes)
     return render(
-        PAGE,
+        "caption/review.html.jinja",
         images=len(rows),
         captions=captions,
         states=[[name, str(count)] for name, count in Counter(states).most_common()],
@@ -120,4 +119,4 @@ def _show_row(row: Record, index: int) -> Picture:
     except ImageError:
         image = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "lightgray")  # the reason stands beside it
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return embed(image, caption, lossy=True)
+    return embed_image(image, caption, lossy=True)

@@ -27,7 +27,7 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 # Marks of a chat that belong to no caption: roles, placeholders of images, special tokens.
-MARKS = re.compile(
+CHAT_MARKUP = re.compile(
     r"(\b(USER|ASSISTANT|SYSTEM|HUMAN)\s*:|</?s>|<image>|<pad>|<unk>|\[/?INST\]|<\|[^|]*\|>)"
 )
 SENTENCE_END = re.compile(r"[.!?](?=[\"')\]]*(\s|$))[\"')\]]*")
@@ -109,7 +109,7 @@ def echoes(text: str, instruction: str, simple: str) -> bool:
 
     The simple caption itself, which stands in the instruction, does not count.
     """
-    if MARKS.search(text):
+    if CHAT_MARKUP.search(text):
         return True
     asked, said = _words(instruction), _words(_rest(text, simple))
     runs = {tuple(asked[i : i + ECHO_WORDS]) for i in range(len(asked) - ECHO_WORDS + 1)}

@@ -21,7 +21,7 @@ from medart_cli.data.manifest import Record
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
 from medart_cli.metrics.features import (
-    AHEAD,
+    BATCHES_AHEAD,
     Extraction,
     Extractor,
     Files,
@@ -148,7 +148,7 @@ def read_ahead(
         except ImageError as error:
             return error
 
-    return map_ahead(read, records, threads=config.workers, ahead=AHEAD * config.batch_size)
+    return map_ahead(read, records, threads=config.workers, ahead=BATCHES_AHEAD * config.batch_size)
 
 
 def _load_pixels(

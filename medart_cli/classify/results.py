@@ -17,10 +17,10 @@ from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.output import write_json, write_text
 from medart_cli.data.page import (
-    DEMONSTRATION,
+    DEMONSTRATION_NOTICE,
     Picture,
     Table,
-    embed,
+    embed_image,
     format_inputs,
     render,
     word_patients,
@@ -29,8 +29,8 @@ from medart_cli.log import log, table
 from medart_cli.metrics.arrays import Array
 from medart_cli.metrics.intervals import find_class_intervals, find_score_intervals
 from medart_cli.metrics.scores import (
-    MEASURES,
     PRIMARY,
+    SCORES,
     SURE,
     Difference,
     calibration_bins,
@@ -46,7 +46,6 @@ from medart_cli.metrics.scores import (
 )
 from medart_cli.versions import read_versions
 
-PAGE = "classify/results.html.jinja"
 BASELINES = ("real", "control")  # regimes of real images alone: who is better is better than both
 VERDICTS = {1: "better", -1: "worse", 0: "no difference shown"}
 TITLES = {
@@ -144,7 +143,7 @@ def compare_regimes(
         found[name] = {
             "scores": {
                 measure: _describe_score([one[measure] for one in each], limits.get(measure))
-                for measure in MEASURES
+                for measure in SCORES
             },
             "by_seed": each,
             "difference_to_real": {},
@@ -317,13 +316,13 @@ def word_verdict(name: str, found: dict[str, Any]) -> str:
 def write_report(out: Path, metrics: dict[str, Any]) -> None:
     """Write report.html from metrics.json and the charts."""
     regimes, classes = metrics["regimes"], metrics["classes"]
-    verdicts = [DEMONSTRATION] if metrics["demonstration"] else []
+    verdicts = [DEMONSTRATION_NOTICE] if metrics["demonstration"] else []
     verdicts += word_leak(metrics["checks"])
     verdicts += [word_verdict(name, found) for name, found in regimes.items() if found["verdict"]]
     text = render(
-        PAGE,
+        "classify/results.html.jinja",
         verdicts=verdicts,
-        regimes=build_rows(regimes, MEASURES),
+        regimes=build_rows(regimes, SCORES),
         notes=_word_notes(metrics),
         classifier=metrics["classifier"],
         seeds=_format_seeds(metrics) if len(metrics["seeds"]) > 1 else None,
@@ -346,7 +345,7 @@ def _show_charts(out: Path) -> list[Picture]:
     charts = []
     for name, caption in captions.items():
         with Image.open(out / f"{name}.png") as chart:
-            charts.append(embed(chart, caption))
+            charts.append(embed_image(chart, caption))
     return charts
 
 

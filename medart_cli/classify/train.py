@@ -177,7 +177,7 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
             generator = build_generator(seed, "classify", regime, number)
             name = f"{regime}, seed {seed}"
             with torch.backends.cudnn.flags(enabled=True, deterministic=True):
-                facts.append(fine_tune(setup, network, phase, generator, name))
+                facts.append(train_phase(setup, network, phase, generator, name))
         logits = compute_logits(setup, network, images["test"])
     path = result_path(config.out, regime, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
         "seed": seed,
         "train_images": [len(phase.train.labels) for phase in phases],
         "val_images": [0 if phase.val is None else len(phase.val.labels) for phase in phases],
-        "steps": [] if config.freeze else [count_steps(config, phase) for phase in phases],
+        "steps": [] if config.freeze else [count_phase_steps(config, phase) for phase in phases],
         "training": facts,
         "test_images": images["test"].rows.hashes,
         "probabilities": logits.double().softmax(dim=1).tolist(),
@@ -235,7 +235,7 @@ def plan_phases(
     return [first] if alone else [first, own]
 
 
-def count_steps(config: ClassifyConfig, phase: Phase) -> int:
+def count_phase_steps(config: ClassifyConfig, phase: Phase) -> int:
     """Count the optimizer steps of a phase that is not stopped early."""
     return config.epochs * math.ceil(phase.size / config.batch_size)
 
@@ -251,7 +251,7 @@ def hold_out(config: ClassifyConfig, images: Images, seed: int) -> tuple[Images,
     return images.pick(train), images.pick(val)
 
 
-def fine_tune(
+def train_phase(
     setup: Setup,
     network: nn.Sequential,
     phase: Phase,
@@ -266,10 +266,10 @@ def fine_tune(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    total = count_steps(config, phase)
+    total = count_phase_steps(config, phase)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_at, total=total))
     scaler = torch.amp.GradScaler(setup.device.type, enabled=setup.precision == "fp16")
-    best = Best(network, measure(setup, network, val))
+    best = Best(network, validate(setup, network, val))
     losses: list[float] = []
     with progress(name, total) as bar:
         for epoch in range(1, config.epochs + 1):
@@ -292,7 +292,7 @@ def fine_tune(
             if not math.isfinite(running):
                 raise RunError(f"the loss is {running} in epoch {epoch}; lower --learning-rate")
             losses.append(running)
-            if best.is_over(network, measure(setup, network, val), config.patience):
+            if best.is_over(network, validate(setup, network, val), config.patience):
                 break
     best.restore(network)
     return {
@@ -356,7 +356,7 @@ class Best:
             network.load_state_dict(self._state)
 
 
-def measure(
+def validate(
     setup: Setup, network: nn.Sequential, images: Images | None
 ) -> tuple[float, float] | None:
     """Score held-out images: balanced accuracy, and for ties the loss, negative; None for none."""

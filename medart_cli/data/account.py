@@ -26,7 +26,7 @@ NO_CLASSES = frozenset(
     "image images img imgs data dataset mask masks label labels segmentation segmentations "
     "annotation annotations gt groundtruth ground_truth".split()
 )
-TABLES = frozenset(".csv .tsv .json .jsonl .ndjson .xlsx .xls .ods .parquet".split())
+TABLE_ENDINGS = frozenset(".csv .tsv .json .jsonl .ndjson .xlsx .xls .ods .parquet".split())
 
 
 @dataclass
@@ -172,7 +172,7 @@ class Account:
                 f"{len(self.passed.unreadable)} folders may not be read and are passed over, as "
                 f"{name} ({why}); if images in them are wanted, have them made readable"
             )
-        tables = Counter({it: n for it, n in self.passed.formats.items() if it in TABLES})
+        tables = Counter({it: n for it, n in self.passed.formats.items() if it in TABLE_ENDINGS})
         formats = self.passed.formats - tables
         if formats:
             found.append(

@@ -6,7 +6,7 @@ from typing import Any
 import tomli_w
 from huggingface_hub import ModelCardData
 
-from medart_cli.data.page import DEMONSTRATION, word_patients
+from medart_cli.data.page import DEMONSTRATION_NOTICE, word_patients
 
 
 def _tell_hldf(facts: dict[str, Any]) -> str:
@@ -31,7 +31,7 @@ def build_merged_card(facts: dict[str, Any], pipeline: str) -> str:
         tags=["medical-imaging", "synthetic-data", "pixart", "medart"],
     )
     side = facts["resolution"]
-    notice = f"\n**{DEMONSTRATION}**\n" if facts["demonstration"] else ""
+    notice = f"\n**{DEMONSTRATION_NOTICE}**\n" if facts["demonstration"] else ""
     return f"""---
 {front.to_yaml()}
 ---
@@ -69,7 +69,7 @@ def build_card(facts: dict[str, Any]) -> str:
     )
     settings = tomli_w.dumps(facts["settings"])  # in the form that --config reads
     figures = json.dumps(facts["figures"], indent=1)
-    notice = f"\n**{DEMONSTRATION}**\n" if facts["demonstration"] else ""
+    notice = f"\n**{DEMONSTRATION_NOTICE}**\n" if facts["demonstration"] else ""
     return f"""---
 {front.to_yaml()}
 ---

@@ -192,7 +192,7 @@ def _check_file(folder: Path, name: str, sums: dict[str, str] | None) -> None:
             raise ConfigError(f"{folder}: {name} is torn ({error})") from error
 
 
-def count_steps(run: Path) -> int:
+def find_last_step(run: Path) -> int:
     """Return the last step that the log of a run tells of; 0 where none was made."""
     path = run / METRICS_NAME
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
@@ -211,7 +211,7 @@ def refuse_lost(run: Path) -> None:
     facts = read_facts(run / RUN_NAME) if (run / RUN_NAME).is_file() else {}
     results = [name for name in TRAINED if (run / name).exists()]
     if "step" in facts or results:
-        step = facts.get("step") or count_steps(run) or "an unknown step"
+        step = facts.get("step") or find_last_step(run) or "an unknown step"
         raise ConfigError(
             f"{run}: was trained to step {step}, and its checkpoints are gone; copy "
             f"{run / CHECKPOINTS} back, name another folder, or start anew with --overwrite"

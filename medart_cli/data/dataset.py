@@ -9,7 +9,7 @@ from typing import Any
 from medart_cli.data import manifest
 from medart_cli.data.account import Account
 from medart_cli.data.folders import (
-    TABLES,
+    METADATA_NAMES,
     Passed,
     find_images,
     find_output,
@@ -17,9 +17,9 @@ from medart_cli.data.folders import (
     read_levels,
 )
 from medart_cli.data.manifest import (
+    FLAG_KEYS,
     MANIFEST_NAME,
-    MARKS,
-    PARTS,
+    PARTS_NAME,
     Record,
     encode_line,
     parse_line,
@@ -77,8 +77,8 @@ def open_data(
     records: Sequence[Record]
     if path.is_file():
         records = StoredRecords(path, root=root, account=account)
-        if path != Path(source) and (path.parent / TABLES[1]).is_file():
-            log.info("%s: is read, and %s beside it is not", path, TABLES[1])
+        if path != Path(source) and (path.parent / METADATA_NAMES[1]).is_file():
+            log.info("%s: is read, and %s beside it is not", path, METADATA_NAMES[1])
     else:
         records = list(read_data(source, root=root, levels=levels, account=account))
     if images and not any(os.path.isfile(record.path) for record in records):
@@ -149,15 +149,15 @@ def find_manifest(source: Path) -> Path:
         raise ConfigError(f"{source}: no such folder or manifest") from error
     except OSError as error:
         raise ConfigError(f"{source}: {error.strerror}") from error
-    if manifest.name == MANIFEST_NAME and any((manifest.parent / PARTS).glob("*-of-*.jsonl")):
+    if manifest.name == MANIFEST_NAME and any((manifest.parent / PARTS_NAME).glob("*-of-*.jsonl")):
         raise ConfigError(
-            f"{manifest}: is still in {PARTS}; run the command that wrote them again, without "
+            f"{manifest}: is still in {PARTS_NAME}; run the command that wrote them again, without "
             "--shard, to join them"
         )
     if listed and manifest.suffix.lower() in (".csv", ".tsv"):
         raise ConfigError(
             f"{source}: is a table; name its folder, where it is read if it is called "
-            f"{TABLES[1]}, or give it to medart caption with --labels"
+            f"{METADATA_NAMES[1]}, or give it to medart caption with --labels"
         )
     return manifest if listed else source
 
@@ -221,7 +221,7 @@ def list_images(
 
 def find_table(folder: Path) -> Path | None:
     """Return the metadata.jsonl of a folder, or else its metadata.csv; None where it has none."""
-    return next((folder / name for name in TABLES if os.path.isfile(folder / name)), None)
+    return next((folder / name for name in METADATA_NAMES if os.path.isfile(folder / name)), None)
 
 
 def _read_below(
@@ -261,7 +261,7 @@ def _rows_of(table: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _read_marks(row: TableRow) -> dict[str, Any]:
     """Read as true or false what is so in a manifest; all else of a table is text, numbers too."""
-    cells = {name: str(row.values[name]) for name in MARKS if row.values.get(name) is not None}
+    cells = {name: str(row.values[name]) for name in FLAG_KEYS if row.values.get(name) is not None}
     return row.values | {name: TRUTH.get(cell.lower(), cell) for name, cell in cells.items()}
 
 

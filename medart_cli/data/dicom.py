@@ -19,7 +19,7 @@ from medart_cli.errors import ImageError
 from medart_cli.log import log
 
 Values = npt.NDArray[Any]
-COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # decoded, all are RGB
+COLOR_KINDS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # decoded, all are RGB
 GRAYS = ("MONOCHROME1", "MONOCHROME2")
 SPACINGS = (  # height and width of a pixel, the most trusted first
     "PixelSpacing",
@@ -61,7 +61,7 @@ def read_dicom(path: Path) -> tuple[Values, bytes | None, float]:
     profile = dataset.get("ICCProfile")
     if kind == "PALETTE COLOR" and values.ndim == 2:
         return _apply_palette(values, dataset), profile, aspect
-    if kind in COLORS and values.ndim == 3 and values.shape[2] == 3 and values.min() >= 0:
+    if kind in COLOR_KINDS and values.ndim == 3 and values.shape[2] == 3 and values.min() >= 0:
         _check_depth(values, dataset)
         return values / float(2 ** int(dataset.BitsStored) - 1), profile, aspect
     if kind in GRAYS and values.ndim == 2:
@@ -82,7 +82,7 @@ def _check(dataset: Any) -> None:  # noqa: ANN401 - pydicom has no types
         raise ImageError(f"has {bits} bits a value below bit {dataset.HighBit}, which is not read")
     if kind.startswith("YBR") and bits != 8:
         raise ImageError(f"is {kind} with {bits} bits; only 8 are read")
-    if kind in COLORS and not dataset.get("ICCProfile"):
+    if kind in COLOR_KINDS and not dataset.get("ICCProfile"):
         space = str(dataset.get("ColorSpace") or "SRGB")
         if space != "SRGB":
             raise ImageError(f"has colors in {space} but no color profile")
@@ -101,10 +101,10 @@ def _decode(dataset: Any) -> Values:  # noqa: ANN401
     if syntax in JPEG2000TransferSyntaxes:
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         _check_boxes(frame)
-        if kind not in COLORS:
+        if kind not in COLOR_KINDS:
             return np.asarray(pixel_array(dataset))
         values, space = _decode_jpeg2000(dataset, frame, kind)
-    elif kind in COLORS and syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+    elif kind in COLOR_KINDS and syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
         values, space = _decode_jpeg(dataset, kind)
     else:
         return np.asarray(pixel_array(dataset))

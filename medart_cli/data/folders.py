@@ -18,7 +18,7 @@ from medart_cli.versions import SETTINGS_HEAD
 # The formats that are read, all with a signature of their own: Pillow knows many more, but starts
 # other programs for some (EPS) and guesses at others.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-ENDINGS = frozenset(
+IMAGE_ENDINGS = frozenset(
     ".apng .avif .avifs .bmp .dcm .dib .dicom .gif .ima .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf "
     ".jpg .jpx .mpo .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
@@ -48,7 +48,7 @@ SYSTEM_FILES = re.compile(
 # Copies that an editor or a download leaves: the image itself stands beside, or is not whole.
 COPIES = re.compile(r".*(~|#|\.(bak|old|orig|tmp|temp|swp|part|partial|crdownload|download))")
 TEXTS = (".txt", ".caption", ".TXT")  # captions beside images, as other trainers write them
-TABLES = ("metadata.jsonl", "metadata.csv")  # where Hugging Face's imagefolder reads them
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")  # where Hugging Face's imagefolder reads them
 WHOLE_ENDINGS = (".nii.gz", ".ome.tif")  # endings of two parts
 
 
@@ -118,7 +118,7 @@ def find_images(
 def find_texts(path: Path) -> list[Path]:
     """Return the text files beside an image, as a.txt, a.caption and a.jpg.txt beside a.jpg."""
     # Only an image's ending is cut: a DICOM UID without one has dots of its own.
-    stem = path.stem if path.suffix.lower() in ENDINGS else path.name
+    stem = path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name
     names = [name + end for name in dict.fromkeys((stem, path.name)) for end in TEXTS]
     return [it for name in names if os.path.isfile(it := path.with_name(name))]
 
@@ -269,14 +269,14 @@ def _is_entered(path: Path, passed: Passed) -> bool:
 
 def _count_passed(path: Path, passed: Passed) -> None:
     ending = next((it for it in WHOLE_ENDINGS if path.name.lower().endswith(it)), path.suffix)
-    if ending.lower() not in TEXTS and path.name not in TABLES:
+    if ending.lower() not in TEXTS and path.name not in METADATA_NAMES:
         passed.formats[ending.lower() or "without an ending"] += 1
 
 
 def _looks_like_image(path: Path) -> bool:
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a socket would be waited for
         return False
-    if path.suffix.lower() in ENDINGS:
+    if path.suffix.lower() in IMAGE_ENDINGS:
         return True
     try:  # clinics' files often have no ending: go by the first bytes
         with path.open("rb") as file:

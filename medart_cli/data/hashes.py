@@ -10,13 +10,16 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medart_cli import stop
 from medart_cli.data.files import draft_of
 from medart_cli.log import progress
+from medart_cli.ranks import ask_first
 
-BLOCK = 1 << 24  # bytes read between two looks for a stop
+CHUNK_BYTES = 1 << 24  # bytes read between two looks for a stop
 MEGABYTE = 1_000_000
 SETTLED = 2.0  # seconds; a younger file could change again and show the same time
 Known = dict[str, list[Any]]  # of the files in one folder: size, inode, times, SHA-256
@@ -60,6 +63,25 @@ def hash_files(
     return found, faults
 
 
+def hash_once(
+    paths: Sequence[Path], cache: Path | None
+) -> tuple[dict[Path, str], dict[Path, OSError]]:
+    """Hash files in one of the processes, which tells the others; the rest as `hash_files`."""
+    return ask_first(partial(hash_files, paths, cache=cache, poll=stop.check))
+
+
+def hash_all(paths: Sequence[Path], cache: Path | None) -> dict[Path, str]:
+    """Hash files that are all needed, as `hash_once`.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    hashes, faults = hash_once(paths, cache)
+    for error in faults.values():
+        raise error
+    return hashes
+
+
 def _hash_waiting(
     waiting: dict[Path, list[int]],
     found: dict[Path, str],
@@ -74,7 +96,7 @@ def _hash_waiting(
             digest = hashlib.sha256()
             try:
                 with path.open("rb") as file:
-                    while block := file.read(BLOCK):
+                    while block := file.read(CHUNK_BYTES):
                         poll()
                         digest.update(block)
                         before, done = done, done + len(block)

@@ -21,10 +21,11 @@ from medart_cli.errors import ManifestError
 from medart_cli.log import log
 
 MANIFEST_NAME = "metadata.jsonl"
-PARTS = "parts"  # folder beside it with the lines of processes that share the work, I-of-N.jsonl
+# Folder beside it with the lines of processes that share the work, I-of-N.jsonl.
+PARTS_NAME = "parts"
 LONGEST_LINE = 1 << 20  # bytes; a longer line is no record but a mistake
 DEEPEST = 100  # levels of nesting; Python's JSON gives up near 1000, less the depth of its caller
-TYPES: dict[str, tuple[type, ...]] = {
+FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "file_name": (str,),
     "text": (str,),
     "label": (str, int),
@@ -36,7 +37,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "source": (dict,),
 }
 SPLITS = ("train", "val", "test")
-MARKS = ("synthetic", "phantom", "demonstration")  # keys that are true or false
+FLAG_KEYS = ("synthetic", "phantom", "demonstration")  # keys that are true or false
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _deeper(value: object, levels: int) -> bool:
 
 
 def _check_types(fields: dict[str, Any], place: str) -> None:
-    for key, types in TYPES.items():
+    for key, types in FIELD_TYPES.items():
         value = fields.get(key)
         wrong = not isinstance(value, types) or (isinstance(value, bool) and bool not in types)
         if value is not None and wrong:  # the value itself is not shown: it may be a patient's

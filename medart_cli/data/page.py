@@ -16,7 +16,7 @@ from PIL import Image
 if TYPE_CHECKING:  # what writes a page does so in the end, and loads jinja2 only then
     from jinja2 import Environment
 
-DEMONSTRATION = (
+DEMONSTRATION_NOTICE = (
     "Some of these images or captions were made with demonstration models, which know drawn "
     "phantoms only: these figures show how medart works and mean nothing for science."
 )
@@ -36,7 +36,7 @@ class Picture:
     caption: str
 
 
-def embed(image: Image.Image, caption: str, *, lossy: bool = False) -> Picture:
+def embed_image(image: Image.Image, caption: str, *, lossy: bool = False) -> Picture:
     """Make an image part of a page, as PNG; `lossy` saves space with JPEG."""
     buffer, kind = io.BytesIO(), "jpeg" if lossy else "png"
     image.save(buffer, format=kind, quality=88)

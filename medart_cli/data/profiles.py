@@ -21,7 +21,7 @@ SHORTEN = (
     'This caption of the image is too long: "{text}" Write it again in at most {words} words. '
     'Begin exactly with: "{simple}". Keep what is visible, and add nothing.'
 )
-TYPES: dict[str, type] = {
+KEY_TYPES: dict[str, type] = {
     "simple": str,
     "unlabeled": str,
     "flips": bool,
@@ -142,10 +142,10 @@ def read_profile(name: str) -> Profile:
 
 def _build_profile(name: str, table: dict[str, Any]) -> Profile:
     for key, value in table.items():
-        if key not in TYPES:
-            raise ValueError(f"unknown key {key}; there are {', '.join(TYPES)}")
-        if type(value) is not TYPES[key]:
-            raise ValueError(f"{key} must be a {TYPES[key].__name__}, got {value!r:.80}")
+        if key not in KEY_TYPES:
+            raise ValueError(f"unknown key {key}; there are {', '.join(KEY_TYPES)}")
+        if type(value) is not KEY_TYPES[key]:
+            raise ValueError(f"{key} must be a {KEY_TYPES[key].__name__}, got {value!r:.80}")
     simple = table.get("simple")
     if simple is None or columns_of(simple) != {"label"} or "flips" not in table:
         raise ValueError('needs simple = "... of {label}" and flips = true or false')

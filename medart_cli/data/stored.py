@@ -18,7 +18,7 @@ from medart_cli.data.account import Account
 from medart_cli.data.manifest import Record, read_records, write_manifest
 from medart_cli.errors import ManifestError
 
-UNREAD = b"\xef\xbb\xbf \t\r\n\v\f"  # a byte order mark, and blank lines before a record
+BLANK = b"\xef\xbb\xbf \t\r\n\v\f"  # a byte order mark, and blank lines before a record
 
 
 class StoredRecords(Sequence[Record]):
@@ -46,7 +46,7 @@ class StoredRecords(Sequence[Record]):
     def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
         index = range(len(self._ends))[index]
         start = self._ends[index - 1] if index else 0
-        raw = os.pread(self._file.fileno(), self._ends[index] - start, start).lstrip(UNREAD)
+        raw = os.pread(self._file.fileno(), self._ends[index] - start, start).lstrip(BLANK)
         place = f"{self._path}:{index + 1}"  # of the record; the line, where none is blank
         try:
             return Record(json.loads(raw), self._folder, place)  # it was checked at the beginning

@@ -12,7 +12,7 @@ from typing import Any
 from medart_cli.data.kinds import describe_kind
 from medart_cli.errors import ConfigError
 
-MARKS = {  # byte order marks; the longer first
+BYTE_ORDER_MARKS = {  # the longer first
     b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
 }  # fmt: skip
@@ -104,7 +104,9 @@ def decode_text(raw: bytes, place: str) -> str:
     known = describe_kind(raw)
     if known is not None:
         raise ConfigError(f"{place}: is {known[0]} and no text; export or save it as UTF-8 text")
-    encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
+    encoding = next(
+        (name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "utf-8"
+    )
     if encoding == "utf-8" and {*raw[:4:2]} == {0}:
         encoding = "utf-16-be"
     elif encoding == "utf-8" and {*raw[1:4:2]} == {0}:

@@ -18,14 +18,13 @@ from medart_cli import cli, stop
 from medart_cli.data.images import load_image, save_png, tile_images
 from medart_cli.data.manifest import MANIFEST_NAME, Record, read_manifest, write_manifest
 from medart_cli.data.output import Output, open_output, write_json, write_text
-from medart_cli.data.page import embed, render
+from medart_cli.data.page import embed_image, render
 from medart_cli.demo.options import DemoConfig
 from medart_cli.errors import RunError, Stopped
 from medart_cli.log import log, table
 from medart_cli.tiny.dataset import choose_phantoms, compare_captions, write_phantoms
 from medart_cli.tiny.phantoms import PROFILE, Phantom
 
-PAGE = "demo/page.html.jinja"
 TRAIN, TEST = 60, 30  # phantoms of each of the four classes
 FEW = 8  # real images of each class that the classifier of the last step has
 SYNTHETIC = 30  # drawn images of each class that it may have besides
@@ -40,7 +39,7 @@ FINETUNE = (
 )
 HLDF = "--hldf-every 4 --hldf-statistics grid"
 SAMPLE = "--steps 15 --batch-size 30"
-REGIMES = {
+TRAINED_ON = {
     "real": f"{FEW} real images a class",
     "synthetic": f"{SYNTHETIC} drawn images a class",
     "mix": "both",
@@ -96,7 +95,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
         Output(out, "demo", config.settings(), config.name_run_only(), overwrite=False)
     ):
         session = Session(config, out / "work")
-        test = draw_images(session)
+        test = write_dataset(session)
         type_commands(session)
         figures = read_figures(session, test)
         figures["seconds"] = round(time.monotonic() - started, 1)
@@ -134,7 +133,7 @@ def type_commands(session: Session) -> None:
     )
 
 
-def draw_images(session: Session) -> list[Phantom]:
+def write_dataset(session: Session) -> list[Phantom]:
     """Write phantoms of the shifted domain to train and to test on; return what the latter show."""
     folder, seed = session.folder, session.config.seed
     log.info("drawing phantoms: %d to train on, %d to test on", 4 * TRAIN, 4 * TEST)
@@ -216,8 +215,8 @@ def build_report(session: Session, figures: dict[str, Any], picture: Image.Image
     """Make the page: the picture, what was measured, and every command."""
     rows = list(read_manifest(session.folder / "test" / MANIFEST_NAME))[:4]
     return render(
-        PAGE,
-        picture=embed(
+        "demo/page.html.jinja",
+        picture=embed_image(
             picture,
             "Rows from the top: real images that no model was trained on; images drawn from their "
             "captions before fine-tuning; after LoRA; after LoRA with HLDF. A column is one "
@@ -226,9 +225,11 @@ def build_report(session: Session, figures: dict[str, Any], picture: Image.Image
         sets=format_sets(figures),
         ranking=word_ranking(figures["ranking"]),
         right=f"{figures['captions']['all']:.0%}",
-        captions=[embed(load_image(row.path).resize((128, 128)), row.text or "") for row in rows],
+        captions=[
+            embed_image(load_image(row.path).resize((128, 128)), row.text or "") for row in rows
+        ],
         classifiers=[
-            [REGIMES[name], f"{value:.3f}"] for name, value in figures["classifiers"].items()
+            [TRAINED_ON[name], f"{value:.3f}"] for name, value in figures["classifiers"].items()
         ],
         trained=TRAIN,
         tested=4 * TEST,

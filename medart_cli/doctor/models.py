@@ -24,7 +24,7 @@ from medart_cli.metrics.features import (
     find_inception,
 )
 from medart_cli.models import backbone, captioner, hub
-from medart_cli.models.bases import PARTS, SIZE, find_base, hash_base
+from medart_cli.models.bases import BASE_DOWNLOAD_SIZE, COMPONENTS, find_base, hash_base
 from medart_cli.models.device import hush_libraries
 from medart_cli.options import DEFAULT_BASE, DEFAULT_CAPTIONER
 
@@ -72,8 +72,8 @@ def look_at_models(config: DoctorConfig) -> list[Model]:
     bases, captioners = [config.base], [config.model]
     features = config.features or []
     if not (config.base or config.model or config.features):
-        bases, captioners = [DEFAULT_BASE, hub.EMBEDDED], [DEFAULT_CAPTIONER, hub.EMBEDDED]
-        features = ["inception", backbone.EMBEDDED]
+        bases, captioners = [DEFAULT_BASE, hub.TINY], [DEFAULT_CAPTIONER, hub.TINY]
+        features = ["inception", backbone.EMBEDDED_BACKBONE]
     models = [model for name in bases if name for model in look_at_base(name, config)]
     models += [look_at_captioner(name, config) for name in captioners if name]
     if config.model and not config.base:  # caption counts tokens by it
@@ -90,11 +90,11 @@ def look_at_base(name: str, config: DoctorConfig) -> list[Model]:
         run.problems = [str(error)]
         return [run]
     if found is None:
-        return [look_at_pipeline("base", name, config, PARTS)]
+        return [look_at_pipeline("base", name, config, COMPONENTS)]
     trained, facts = found
     for part in facts["trained"]:
-        run.files += list_files(trained, part, config.hash)
-    base = look_at_pipeline("base", facts["base"], config, PARTS)
+        run.files += list_model_files(trained, part, config.hash)
+    base = look_at_pipeline("base", facts["base"], config, COMPONENTS)
     if base.folder and not base.problems and all(item["sha256"] for item in base.files):
         hashes = hash_base(Path(base.folder))
         for part, known in facts["base_hashes"].items():
@@ -108,7 +108,7 @@ def look_at_pipeline(kind: str, name: str, config: DoctorConfig, parts: Sequence
     model = _look(kind, name, config, lambda: find_base(name, offline=True, parts=parts))
     if hub.is_hub_id(name):
         model.fetch = hub.download_command(name, [] if kind == "base" else parts)
-        model.size = SIZE if kind == "base" else "1 MB"
+        model.size = BASE_DOWNLOAD_SIZE if kind == "base" else "1 MB"
     if model.problems and model.folder:  # name all that is missing, not only the first
         model.problems = []
         for part in parts:
@@ -125,21 +125,21 @@ def look_at_captioner(name: str, config: DoctorConfig) -> Model:
     model = _look("captioner", name, config, lambda: captioner.find_captioner(name, offline=True))
     if hub.is_hub_id(name):
         model.fetch = hub.download_command(name)
-        model.size = captioner.SIZES.get(name, captioner.SIZE)
+        model.size = captioner.KNOWN_DOWNLOAD_SIZES.get(name, captioner.OTHER_DOWNLOAD_SIZE)
     _describe(model, [""], config.hash)
     return model
 
 
 def look_at_features(name: str, config: DoctorConfig) -> Model:
     """Look for a network that evaluate or classify takes features from."""
-    if name == backbone.EMBEDDED:
+    if name == backbone.EMBEDDED_BACKBONE:
         return _look("features", name, config, backbone.embedded_file)
     if name == "inception":
         return _look_at_inception(config)
     model = _look("features", name, config, lambda: backbone.find_backbone(name, offline=True))
     hub_id = backbone.find_hub_id(name)
     if hub.is_hub_id(hub_id):
-        model.fetch, model.size = hub.download_command(hub_id), backbone.SIZE
+        model.fetch, model.size = hub.download_command(hub_id), backbone.BACKBONE_DOWNLOAD_SIZE
     _describe(model, [""], config.hash)
     return model
 
@@ -164,7 +164,7 @@ def _look(kind: str, name: str, config: DoctorConfig, find: Callable[[], Path]) 
         found = find()
     except (MissingModelError, ConfigError) as error:
         model.problems = [str(error)]
-        model.folder = name if Path(name).is_dir() and name != hub.EMBEDDED else None
+        model.folder = name if Path(name).is_dir() and name != hub.TINY else None
         return model
     model.folder = str(found if found.is_dir() else found.parent)
     if found.is_file():
@@ -178,7 +178,7 @@ def _describe(model: Model, parts: Sequence[str], hashed: bool) -> None:
         return
     for part in parts:
         place = Path(model.folder) / part
-        model.files += list_files(Path(model.folder), part, hashed)
+        model.files += list_model_files(Path(model.folder), part, hashed)
         if hub.find_pickles(place) and not list(place.glob("*.safetensors")):
             model.pickled_only = True
         try:
@@ -191,9 +191,9 @@ def _describe(model: Model, parts: Sequence[str], hashed: bool) -> None:
             model.parameters[part or "model"] = count
 
 
-def list_files(folder: Path, part: str, hashed: bool) -> list[dict[str, Any]]:
+def list_model_files(folder: Path, part: str, hashed: bool) -> list[dict[str, Any]]:
     """List the files of a part that medart reads, each with size and, where known, SHA-256."""
-    paths = [path for ending in hub.ENDINGS for path in (folder / part).glob(f"*.{ending}")]
+    paths = [path for ending in hub.FETCHED_ENDINGS for path in (folder / part).glob(f"*.{ending}")]
     return [read_file(path, folder, hashed) for path in sorted(paths)]
 
 

@@ -31,7 +31,7 @@ USED_BY = {  # options that take the folder of a model
 }  # fmt: skip
 NAMED_BY = {"medart cache": "MEDART_CACHE", "hub cache": "HF_HOME"}  # environment variables
 SHARED_LEAST = 1.0  # GB of shared memory that processes of several GPUs ask for
-WIDTH = 16  # of the report's first column
+COLUMN_WIDTH = 16  # of the report's first column
 
 
 def run(config: DoctorConfig) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def _format_folder(folder: dict[str, Any]) -> str:
 
 
 def _line(label: str, text: str) -> str:
-    return f"  {label:<{WIDTH}}{text}".rstrip()
+    return f"  {label:<{COLUMN_WIDTH}}{text}".rstrip()
 
 
 def _size(gigabytes: float) -> str:

@@ -84,7 +84,7 @@ def measure_gaps(
                 real, synthetic, groups, generator=generator, repeats=repeats
             )
     found: dict[str, dict[str, Any]] = {}
-    for name in color.MEASURES:
+    for name in color.GAP_MEASURES:
         found[name] = {}
         for index, channel in enumerate(color.CHANNELS):
             value = float(getattr(gap, name)[index])
@@ -162,7 +162,7 @@ def measure_variety(
         return dict.fromkeys(["variety", "energy", "variety_collapsed"]) | {"variety_note": note}
     generator = np.random.default_rng(config.seed)
     rows, columns = (choose_rows(item, PAIRS_LIMIT, generator) for item in (real, synthetic))
-    first, second = color.color_moments(real[rows]), color.color_moments(synthetic[columns])
+    first, second = color.channel_moments(real[rows]), color.channel_moments(synthetic[columns])
     kept = groups[0][rows], groups[1][columns]
     halves = _split(kept[0], len(second), generator, repeats=config.floor_repeats)
     means = first[..., 0], second[..., 0]

@@ -28,7 +28,7 @@ from medart_cli.metrics.features import (
     find_inception,
     load_inception,
 )
-from medart_cli.models.backbone import EMBEDDED, load_backbone
+from medart_cli.models.backbone import EMBEDDED_BACKBONE, load_backbone
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.options import parse_shard
 from medart_cli.ranks import count_ranks, is_first, own_part, wait_for_all
@@ -61,11 +61,14 @@ def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
     names = config.features
     if names is None:
         there = config.inception is not None or (cache / INCEPTION_NAME).is_file()
-        names = ["inception" if there else EMBEDDED]
+        names = ["inception" if there else EMBEDDED_BACKBONE]
         if not there:
-            log.info("no Inception weights here: distances are in %s features, not FID", EMBEDDED)
+            log.info(
+                "no Inception weights here: distances are in %s features, not FID",
+                EMBEDDED_BACKBONE,
+            )
     main = [_build_network(name, config, device, cache) for name in names]
-    colors = build_plain("colors", color.FINGERPRINT, color.WIDTH, color.describe_colors)
+    colors = build_plain("colors", color.FINGERPRINT, color.COLOR_WIDTH, color.describe_colors)
     if not config.copies:
         return Networks(main, colors, [])
     layout = build_plain(

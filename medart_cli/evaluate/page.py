@@ -12,7 +12,14 @@ from PIL import Image, ImageDraw
 from medart_cli.data.charts import save_figure
 from medart_cli.data.images import fit_image, load_image, tile_images
 from medart_cli.data.output import write_text
-from medart_cli.data.page import DEMONSTRATION, Picture, Table, embed, format_inputs, render
+from medart_cli.data.page import (
+    DEMONSTRATION_NOTICE,
+    Picture,
+    Table,
+    embed_image,
+    format_inputs,
+    render,
+)
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_rate
 from medart_cli.evaluate.sets import ImageSet
@@ -23,10 +30,9 @@ from medart_cli.evaluate.verdict import (
     tell_recall,
     with_sign,
 )
-from medart_cli.metrics.color import CHANNELS, MEASURES
+from medart_cli.metrics.color import CHANNELS, GAP_MEASURES
 from medart_cli.metrics.comparison import COVERAGES, STRAIGHT_FROM, UNKNOWN, count_units
 
-PAGE = "evaluate/page.html.jinja"
 THUMB = 112  # pixels of a picture in a grid
 GRID_COLUMNS = 8
 MOST_LABELS = 12
@@ -166,7 +172,7 @@ def write_page(
     """
     grids, more_labels = _show_grids(sets)
     text = render(
-        PAGE,
+        "evaluate/page.html.jinja",
         findings=_introduce(facts),
         networks=_show_distances(out, facts),
         colors=[_show_colors(item) for item in facts["color"]],
@@ -187,7 +193,7 @@ def write_page(
 
 def _introduce(facts: dict[str, Any]) -> list[str]:
     """Say in a few sentences what was found."""
-    lines = [DEMONSTRATION] if facts["demonstration"] else []
+    lines = [DEMONSTRATION_NOTICE] if facts["demonstration"] else []
     primary = facts["features"][0]
     for item in facts["comparisons"]:
         if item["label"] is None and item["features"] == primary["name"]:
@@ -215,11 +221,11 @@ def _show_ranking(ranking: dict[str, Any] | None) -> dict[str, Any] | None:
     rows, labels = [], []
     for pair in ranking["pairs"]:
         name = f"{pair['first']} less {pair['second']}"
-        gaps = [with_sign(pair["color"][key]) for key in (*MEASURES, "energy")]
+        gaps = [with_sign(pair["color"][key]) for key in (*GAP_MEASURES, "energy")]
         rows.append([name, with_sign(pair["distance"]), with_sign(pair["by_label"]), *gaps])
         labels += [[f"{name}: {key}", with_sign(it)] for key, it in pair["labels"].items()]
     head = ["Difference", "distance", "mean over labels"]
-    head += [*(f"color {key}" for key in MEASURES), "color energy"]
+    head += [*(f"color {key}" for key in GAP_MEASURES), "color energy"]
     about = {key: ranking[key] for key in ("reference", "n_reference")}
     return about | {"pairs": (head, rows), "labels": labels}
 
@@ -304,7 +310,7 @@ def _place_plot(figure: Figure, path: Path, caption: str) -> Picture:
     """Save a plot beside the page, and put it into the page as well."""
     save_figure(figure, path, dpi=130)
     with Image.open(path) as plot:
-        return embed(plot, caption)
+        return embed_image(plot, caption)
 
 
 def _show_colors(item: dict[str, Any]) -> dict[str, Any]:
@@ -384,7 +390,7 @@ def _show_copies(item: dict[str, Any], pairs: Pairs) -> dict[str, Any]:
         "name": item["set"],
         "counted": _count_copies(item),
         "real_twins": item["real_twins"],
-        "nearest": embed(tile_images(tiles, columns=4, gap=10), caption, lossy=True),
+        "nearest": embed_image(tile_images(tiles, columns=4, gap=10), caption, lossy=True),
     }
 
 
@@ -420,6 +426,6 @@ def _show_grids(sets: Sequence[ImageSet]) -> tuple[list[tuple[str, list[Picture]
                 chosen = np.linspace(0, len(rows) - 1, min(len(rows), GRID_COLUMNS)).round()
                 tiles = [_thumb(item, rows[int(place)]) for place in chosen]
                 sheet = tile_images(tiles, columns=GRID_COLUMNS)
-                pictures.append(embed(sheet, f"{item.name}, {len(rows)} images", lossy=True))
+                pictures.append(embed_image(sheet, f"{item.name}, {len(rows)} images", lossy=True))
         grids.append((label or "all", pictures))
     return grids, max(0, len(labels) - MOST_LABELS)

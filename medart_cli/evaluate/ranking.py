@@ -15,7 +15,8 @@ from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.comparison import choose_rows
 from medart_cli.metrics.features import Extractor, read_features
 from medart_cli.metrics.kernel import energy_jackknife, subtract
-from medart_cli.metrics.ranking import LEVEL, Sample, count_groups, rank_sets
+from medart_cli.metrics.ranking import Sample, count_groups, rank_sets
+from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 
 LEAST_HELD_OUT = 20  # images or patients; fewer tell no sets apart, all real ones might
 RANKED = 2_000  # images of a set, at most, whose pairs are looked at
@@ -103,7 +104,7 @@ class _Colors:
             rows = choose_rows(colors, COLORED, generator)
             colors, codes = colors[rows], item.clusters[rows]
             means.append(color.draw_means(colors, codes, generator, config.bootstrap))
-            told = color.color_moments(colors)[:, :3]  # means and deviations of red, green, blue
+            told = color.channel_moments(colors)[:, :3]  # means and deviations of red, green, blue
             moments.append(told.reshape(len(colors), -1))
             groups.append(codes)
         names = [item.name for item in sets[1:]]
@@ -120,9 +121,10 @@ class _Colors:
     def compare(self, first: str, second: str) -> dict[str, Any]:
         """Take the first set's gaps less the second's; below zero the first is nearer."""
         energy = subtract(self._energy[first], self._energy[second])
-        found = {"energy": {"value": energy.value, "interval": list(energy.find_interval(LEVEL))}}
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, energy.degrees))
-        for name in color.MEASURES:
+        own = list(energy.find_interval(CONFIDENCE_LEVEL))
+        found = {"energy": {"value": energy.value, "interval": own}}
+        reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, energy.degrees))
+        for name in color.GAP_MEASURES:
             apart = self._gaps[first][name] - self._gaps[second][name]  # (1 + resamples,)
             value, draws = float(apart[0]), apart[1:]
             error = reach * float(draws.std(ddof=1)) if len(draws) else None

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from medart_cli.metrics.closeness import DEALS, LEVEL
+from medart_cli.metrics.closeness import PERMUTATIONS, SIGNIFICANCE
 from medart_cli.metrics.comparison import CLOSER, UNKNOWN
 from medart_cli.metrics.ranking import find_sign
 
@@ -53,11 +53,11 @@ def find_close(facts: dict[str, Any]) -> dict[str, list[str]]:
             for item in facts["comparisons"]
             if (item["set"], item["features"]) == (name, primary) and item["closeness"]
         }
-        each = max(LEVEL / max(1, len(tested.keys() - {None})), 1 / (DEALS + 1))
+        each = max(SIGNIFICANCE / max(1, len(tested.keys() - {None})), 1 / (PERMUTATIONS + 1))
         found[name] = [
             "all images together" if label is None else label
             for label, p_value in tested.items()
-            if p_value <= (LEVEL if label is None else each)
+            if p_value <= (SIGNIFICANCE if label is None else each)
         ]
     return found
 

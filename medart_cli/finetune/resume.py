@@ -46,7 +46,7 @@ def resume(work: Work) -> int:
 def say_lost_steps(work: Work) -> None:
     """Say that steps of a run that was killed before its first checkpoint are made again."""
     out = work.config.out
-    steps = ask_first(partial(checkpoints.count_steps, out))
+    steps = ask_first(partial(checkpoints.find_last_step, out))
     if steps:
         if (out / checkpoints.RUN_NAME).is_file():
             check_same(work, checkpoints.read_facts(out / checkpoints.RUN_NAME))

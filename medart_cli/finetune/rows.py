@@ -5,24 +5,20 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medart_cli import stop
 from medart_cli.data.account import Account
 from medart_cli.data.cache import make_cache
 from medart_cli.data.checks import refuse_synthetic, warn_of_two_labels
 from medart_cli.data.dataset import open_data
-from medart_cli.data.hashes import hash_files
+from medart_cli.data.hashes import hash_once
 from medart_cli.data.manifest import Record
 from medart_cli.data.profiles import read_profile
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
-from medart_cli.models import bases
 from medart_cli.options import parse_levels
-from medart_cli.ranks import ask_first
 
 
 @dataclass
@@ -49,14 +45,15 @@ class Data:
     account: Account
 
 
-def read_rows(config: FinetuneConfig) -> Data:
+def read_training_rows(config: FinetuneConfig) -> Data:
     """Read the training rows: those without text get the simple caption, lost files are counted."""
     profile = read_profile(config.profile)
     rows, failures, plain = [], 0, 0
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     records = [record for record in found if record.split in (None, "train")]
     refuse_synthetic(records, "the training images", allowed=config.allow_synthetic)
-    hashes, faults = hash_once(config, sorted({record.path for record in records}))
+    paths = sorted({record.path for record in records})
+    hashes, faults = hash_once(paths, cache_folder(config))
     for record in records:
         caption = record.text
         if caption is None:
@@ -84,24 +81,9 @@ def read_rows(config: FinetuneConfig) -> Data:
     return Data(rows, failures, found.account)
 
 
-def hash_once(
-    config: FinetuneConfig, paths: Sequence[Path]
-) -> tuple[dict[Path, str], dict[Path, OSError]]:
-    """Hash files in one of the processes, with the memory of `hash_files`."""
-    return ask_first(partial(hash_files, paths, cache=cache_folder(config), poll=stop.check))
-
-
 def cache_folder(config: FinetuneConfig) -> Path | None:
     """Return where latents, embeddings and hashes are kept; None where nothing is."""
     return make_cache(config.cache) if config.use_cache else None
-
-
-def hash_base(config: FinetuneConfig, base: Path) -> dict[str, str]:
-    """Return the hashes of the base; large files are read once."""
-    hashes, faults = hash_once(config, bases.find_unhashed(base))
-    for error in faults.values():
-        raise error
-    return bases.hash_base(base, hashes)
 
 
 def describe_data(rows: Sequence[Row]) -> dict[str, Any]:
@@ -120,7 +102,7 @@ def public_settings(config: FinetuneConfig) -> dict[str, Any]:
     return {name: value for name, value in config.settings().items() if name not in private}
 
 
-def count_steps(config: FinetuneConfig, rows: int, processes: int) -> int:
+def plan_steps(config: FinetuneConfig, rows: int, processes: int) -> int:
     """Return the number of optimizer steps of the whole run."""
     if config.steps is not None:
         return config.steps

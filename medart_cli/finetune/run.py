@@ -9,25 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.hashes import hash_all
 from medart_cli.data.output import Output, check_output
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
-from medart_cli.finetune.rows import Data, count_steps, describe_data, hash_base, read_rows
+from medart_cli.finetune.rows import (
+    Data,
+    cache_folder,
+    describe_data,
+    plan_steps,
+    read_training_rows,
+)
 from medart_cli.log import log
-from medart_cli.models.bases import find_base
+from medart_cli.models.bases import find_base, find_unhashed, hash_base
 from medart_cli.ranks import ask_first, count_ranks
 
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; go on where a run stopped."""
     check_optimizer(config.optimizer)
-    data = read_rows(config)
+    data = read_training_rows(config)
     base = find_base(config.base, offline=config.offline)
     output = describe_output(config)
-    hashes = hash_base(config, base)
+    hashes = hash_base(base, hash_all(find_unhashed(base), cache_folder(config)))
     if check_output(output):
         checkpoints.refuse_lost(config.out)
-        facts = ask_first(partial(find_finished, config, data, hashes))
+        facts = ask_first(partial(find_finished_run, config, data, hashes))
         if facts is not None:
             log.info(
                 "%s: is finished, after step %d; nothing is left to do",
@@ -53,7 +60,7 @@ def describe_output(config: FinetuneConfig) -> Output:
     )  # fmt: skip
 
 
-def find_finished(
+def find_finished_run(
     config: FinetuneConfig, data: Data, hashes: dict[str, str]
 ) -> dict[str, Any] | None:
     """Return the facts of a run that has made all its steps on the same data; None for any other.
@@ -62,7 +69,7 @@ def find_finished(
     """
     place = config.out / checkpoints.RUN_NAME
     facts = checkpoints.read_facts(place) if place.is_file() else {}
-    total, processes = count_steps(config, len(data.rows), count_ranks()), count_ranks()
+    total, processes = plan_steps(config, len(data.rows), count_ranks()), count_ranks()
     same = (
         (facts.get("status"), facts.get("step"), facts.get("failures")) == ("done", total, 0)
         and data.failures == 0

@@ -254,7 +254,7 @@ def cache_captions(work: Work) -> None:
             work.texts.keep({"embeds": embeds[0]}, missing[place])
 
 
-def build_optimizer(work: Work, total: int) -> None:
+def prepare_training(work: Work, total: int) -> None:
     """Make optimizer, schedule and average, and hand the models to accelerate."""
     config = work.config
     work.optimizer = optimizers.build_optimizer(

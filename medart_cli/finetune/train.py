@@ -38,14 +38,14 @@ from medart_cli.finetune.optimizer import balance_gradients, take_gradients
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
 from medart_cli.finetune.resume import resume
-from medart_cli.finetune.rows import Data, count_steps, describe_data
+from medart_cli.finetune.rows import Data, describe_data, plan_steps
 from medart_cli.finetune.setup import (
     build_accelerator,
-    build_optimizer,
     build_work,
     cache_captions,
     cache_images,
     check_captions,
+    prepare_training,
 )
 from medart_cli.finetune.work import Work, read_latents, trained_parts
 from medart_cli.log import log, progress
@@ -89,12 +89,12 @@ def fine_tune(
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
     failures = data.failures + cache_images(work)
-    total = count_steps(config, len(work.rows), accelerator.num_processes)
+    total = plan_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"settings": output.settings}
     work.facts["inputs"] = [data.account.facts()]
     settle_hldf(work, choose_every(plan_hldf(config), total))
     cache_captions(work)
-    build_optimizer(work, total)
+    prepare_training(work, total)
     # Only now: nothing is wiped for a request that cannot work.
     with open_output(output) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
@@ -234,7 +234,7 @@ def latent_loss(work: Work, batch: Batch) -> Tensor:
     pairs = zip(batch.captions, batch.dropped, strict=True)
     captions = ["" if dropped else caption for caption, dropped in pairs]
     with work.accelerator.autocast():
-        embeds, mask = embed(work, captions)
+        embeds, mask = embed_captions(work, captions)
         before = used_memory(work.accelerator.device)
         predicted = pixart.predict_noise(work.transformer, noisy, batch.timesteps, embeds, mask)
     if work.recompute == "auto":
@@ -296,7 +296,7 @@ def draw_statistics(
         return checkpoint(tell, latents, use_reentrant=False) if again else tell(latents)
 
 
-def embed(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
+def embed_captions(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
     """Return embeddings (B, L, D) and mask (B, L) of captions, padded to the longest of them."""
     device = work.accelerator.device
     if work.text_encoder is None:
@@ -317,7 +317,7 @@ def denoiser(
 
     One of several processes does not: they leave together, between two steps.
     """
-    embeds, mask = embed(work, [*captions, ""])
+    embeds, mask = embed_captions(work, [*captions, ""])
     text, empty = (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:])
     if work.accelerator.num_processes > 1:
         return pixart.build_denoiser(work.transformer, text, empty, guidance)

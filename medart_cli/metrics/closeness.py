@@ -14,9 +14,9 @@ import numpy.typing as npt
 from medart_cli.metrics.arrays import AnyArray, Array, Groups
 from medart_cli.metrics.kernel import kernel_matrix
 
-ROWS = 1_000  # images of each set that are dealt anew, at most
-DEALS = 1_999
-LEVEL = 0.01  # at most this share of honest sets is suspected
+PERMUTED_LIMIT = 1_000  # images of each set that are dealt anew, at most
+PERMUTATIONS = 1_999
+SIGNIFICANCE = 0.01  # at most this share of honest sets is suspected
 
 
 def find_closeness(
@@ -47,7 +47,9 @@ def find_closeness(
     if min(len(real), len(synthetic)) < 3:
         return None
     rows, columns = (
-        generator.permutation(len(item))[:ROWS] if len(item) > ROWS else np.arange(len(item))
+        generator.permutation(len(item))[:PERMUTED_LIMIT]
+        if len(item) > PERMUTED_LIMIT
+        else np.arange(len(item))
         for item in (real, synthetic)
     )
     pooled = np.concatenate([real[rows], synthetic[columns]])
@@ -59,14 +61,14 @@ def find_closeness(
     kernel = kernel_matrix(pooled)
     np.fill_diagonal(kernel, 0.0)
     value = _deal_distances(kernel, drawn[None, :])[0]
-    closer, left = 0, DEALS
+    closer, left = 0, PERMUTATIONS
     while left:  # some at a time: all deals of 2,000 images would be another 32 MB or more
         deals = deal(drawn, codes, min(left, 250), generator)
         # A deal of the same images may differ from the value by rounding.
         closer += int((_deal_distances(kernel, deals) <= value + 1e-12 * abs(value)).sum())
         left -= len(deals)
-    p_value = (closer + 1) / (DEALS + 1)
-    return {"p_value": p_value, "suspected": p_value <= LEVEL}
+    p_value = (closer + 1) / (PERMUTATIONS + 1)
+    return {"p_value": p_value, "suspected": p_value <= SIGNIFICANCE}
 
 
 def deal(

@@ -19,14 +19,15 @@ from medart_cli.metrics.resampling import draw_counts
 
 CHANNELS = ("red", "green", "blue", "saturation")
 BINS = 256
-WIDTH = len(CHANNELS) * BINS
-ROWS = 1024  # images that are summarized at a time
+COLOR_WIDTH = len(CHANNELS) * BINS
+CHUNK_IMAGES = 1024  # images that are summarized at a time
 LEAST_VARIETY = 1 / 255  # of the whole range: one level; images that differ less are of one color
 LARGEST_SIDE = 256  # pixels; sets of different resolution are compared after shrinking to it
-MEASURES = ("mean", "spread", "histogram")
-DEALS = 399  # of the images of both sets, for what colors differ by chance
+GAP_MEASURES = ("mean", "spread", "histogram")
+FLOOR_PERMUTATIONS = 399  # of the images of both sets, for what colors differ by chance
 SCALED = 200  # deals before these, by which the measures are brought to one scale
-LEVEL = 0.04  # share of pairs of sets of one source of which any gap lies beyond its floor
+# Share of pairs of sets of one source of which any gap lies beyond its floor.
+FAMILY_WISE_ERROR = 0.04
 DEALT = 64  # deals at a time: 10 MB of weights for 20,000 images
 FINGERPRINT = "colors 1: histograms of R, G, B, HSV saturation; box-shrunk to 256 pixels a side"
 
@@ -135,9 +136,9 @@ def color_floor(
 ) -> ColorGap:
     """Find how large the gaps of two sets of one source are, at the n of these sets.
 
-    The images of both are dealt anew, `DEALS` times. Of a patient one image is dealt, with the
-    weight that all of them have, for images of one patient are no independent ones; where they are
-    not wholly alike the floor is somewhat high.
+    The images of both are dealt anew, `FLOOR_PERMUTATIONS` times. Of a patient one image is dealt,
+    with the weight that all of them have, for images of one patient are no independent ones; where
+    they are not wholly alike the floor is somewhat high.
 
     Args:
         real: (N1, 1024) from `describe_colors`.
@@ -146,7 +147,7 @@ def color_floor(
         generator: Deals.
 
     Returns:
-        The size of each gap that only `LEVEL` of the deals exceed in any of the twelve.
+        The size of each gap that only `FAMILY_WISE_ERROR` of the deals exceed in any of the twelve.
 
     Source:
         The maximum over standardized measures: Westfall and Young 1993, Resampling-Based Multiple
@@ -154,18 +155,19 @@ def color_floor(
     """
     pooled = _summarize(np.concatenate([real, synthetic]))
     found = []
-    for start in range(0, SCALED + DEALS, DEALT):
-        weights = _deal_weights(groups, min(DEALT, SCALED + DEALS - start), generator)
+    for start in range(0, SCALED + FLOOR_PERMUTATIONS, DEALT):
+        weights = _deal_weights(groups, min(DEALT, SCALED + FLOOR_PERMUTATIONS - start), generator)
         gaps = _gap(np.tensordot(weights, pooled, axes=1))
-        found.append(np.abs([getattr(gaps, name) for name in MEASURES]))  # (3, deals, 4)
+        found.append(np.abs([getattr(gaps, name) for name in GAP_MEASURES]))  # (3, deals, 4)
     sizes = np.concatenate(found, axis=1)
     # Deals of their own set the scale: in its own scale a deal would be less far out than the sets.
     first, sizes = sizes[:, :SCALED], sizes[:, SCALED:]
     mean, spread = (item[:, None] for item in (first.mean(axis=1), first.std(axis=1)))
     largest = ((sizes - mean) / np.maximum(spread, 1e-12)).max(axis=(0, 2))  # of each deal
-    allowed = int(LEVEL * (DEALS + 1)) - 1  # deals beyond the floor, so that the sets make it LEVEL
-    floor = mean + np.sort(largest)[DEALS - 1 - allowed] * spread  # (3, 1, 4)
-    return ColorGap(**{name: floor[place, 0] for place, name in enumerate(MEASURES)})
+    # Deals beyond the floor; with the sets themselves they make the error.
+    allowed = int(FAMILY_WISE_ERROR * (FLOOR_PERMUTATIONS + 1)) - 1
+    floor = mean + np.sort(largest)[FLOOR_PERMUTATIONS - 1 - allowed] * spread  # (3, 1, 4)
+    return ColorGap(**{name: floor[place, 0] for place, name in enumerate(GAP_MEASURES)})
 
 
 def _deal_weights(
@@ -187,11 +189,11 @@ def _deal_weights(
     return found
 
 
-def color_moments(colors: AnyArray) -> Array:
+def channel_moments(colors: AnyArray) -> Array:
     """Return mean and deviation of each channel of each image: (N, 1024) -> (N, 4, 2)."""
     found = np.empty((len(colors), len(CHANNELS), 2))
-    for start in range(0, len(colors), ROWS):
-        rows = slice(start, start + ROWS)
+    for start in range(0, len(colors), CHUNK_IMAGES):
+        rows = slice(start, start + CHUNK_IMAGES)
         found[rows] = _moments(_shares(colors[rows]))
     return found
 
@@ -269,8 +271,8 @@ def pooled_histograms(colors: AnyArray) -> Array:
 def _summarize(colors: AnyArray) -> Array:
     """Lay beside each image's histograms its channels' spreads: (N, 4, 257)."""
     found = np.empty((len(colors), len(CHANNELS), BINS + 1))
-    for start in range(0, len(colors), ROWS):
-        rows = slice(start, start + ROWS)
+    for start in range(0, len(colors), CHUNK_IMAGES):
+        rows = slice(start, start + CHUNK_IMAGES)
         shares = _shares(colors[rows])
         found[rows, :, :BINS] = shares
         found[rows, :, BINS] = _moments(shares)[..., 1]

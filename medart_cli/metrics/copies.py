@@ -27,10 +27,10 @@ LAYOUT_FINGERPRINT = "layout 1: gray, box-shrunk to 48 x 48"
 VIEW_SIDE = 16  # pixels of a compared view
 # Sides of the crops that are looked through, and their places along each side.
 CROPS = {0.95: 3, 0.9: 3, 0.85: 3, 0.8: 3, 0.75: 5, 0.7: 5, 0.64: 7, 0.57: 9, 0.5: 11}
-CORNER, PARTS = 0.8, 5  # side of the corners; places of crops as large
+CORNER, CORNER_PLACES = 0.8, 5  # side of the corners; places of crops as large
 SLANTS = (15, 30, 45, 60, 75)  # degrees
 DISCS = (1.0, 0.9, 0.8)  # sides of the middles that turned pictures are compared with
-FLAT = 0.012  # deviation, of the range of gray, below which a view shows nothing
+FLAT_VIEW = 0.012  # deviation, of the range of gray, below which a view shows nothing
 _FROM_MIDDLE = np.abs(np.arange(VIEW_SIDE) - (VIEW_SIDE - 1) / 2)
 ALL: Mask = np.ones((VIEW_SIDE, VIEW_SIDE), dtype=np.bool_)
 INNER: Mask = np.maximum(*np.meshgrid(_FROM_MIDDLE, _FROM_MIDDLE)) < VIEW_SIDE / 2 - 1
@@ -49,7 +49,7 @@ NEXT = 10  # neighbors that the nearest is measured against
 # images and 800 blood cells, unrelated ones lie above 0.6, duplicates and retakes below 0.4.
 TWIN = 0.5
 QUERIES = 256  # images whose views are held at once, 90 MB
-TOGETHER = 64  # training images whose views are made at once
+VIEW_BATCH = 64  # training images whose views are made at once
 LEAST_HELDOUT = 50  # images (or patients); with fewer, no rate of false alarms is stated
 EXCESS = 0.01  # probability below which near-copies are more than chance gives
 LEAST_TRAINING = 4  # images; below, there are no next neighbors to measure against
@@ -147,10 +147,10 @@ def find_nearest_layouts(
     """
     parts = []
     for rows in blocks(len(queries), QUERIES):
-        parted = torch.split(_read_pictures(queries[rows], device), TOGETHER)  # for want of room
+        parted = torch.split(_read_pictures(queries[rows], device), VIEW_BATCH)  # for want of room
         own = [torch.cat(views) for views in zip(*map(_look_for, parted), strict=True)]
         best = _Best(query_groups[rows])
-        for columns in blocks(len(training), TOGETHER):
+        for columns in blocks(len(training), VIEW_BATCH):
             theirs = _look_at(_read_pictures(training[columns], device))
             likeness = _match_pictures(own, theirs).double().cpu().numpy()  # (n, m)
             best.update(likeness, training_groups[columns], columns.start)
@@ -200,7 +200,7 @@ def _look_at(pictures: Tensor) -> list[Tensor]:
     return [
         _normalize(_cut_all(pictures), ALL),
         _normalize(_turn(picture), INNER),
-        _normalize(_cut(pictures, CORNER, PARTS), ALL),
+        _normalize(_cut(pictures, CORNER, CORNER_PLACES), ALL),
         _normalize(torch.cat(upright, dim=1), DISC),
         *(_normalize(picture, window) for window in WINDOWS),
     ]
@@ -260,7 +260,7 @@ def _normalize(views: Tensor, window: Mask) -> Tensor:
     pixels = views.flatten(2)[..., torch.from_numpy(window.ravel()).to(views.device)]  # (n, V, P)
     centered = pixels - pixels.mean(dim=2, keepdim=True)
     length = centered.norm(dim=2, keepdim=True)  # (n, V, 1)
-    least = FLAT * pixels.shape[2] ** 0.5
+    least = FLAT_VIEW * pixels.shape[2] ** 0.5
     normalized: Tensor = centered / length.clamp(min=1e-6) * (length >= least)
     return normalized
 

@@ -14,8 +14,8 @@ from medart_cli.metrics.resampling import draw_counts
 
 Clusters = tuple[Indices, Indices] | None  # of the real and of the synthetic rows
 Drawn = tuple[Indices, Indices]  # rows, and how often
-ROWS = 4096  # rows in float64 at a time: 64 MB at a width of 2048
-BLOCK = 1024  # rows of one set that are compared at a time
+CHUNK_ROWS = 4096  # rows in float64 at a time: 64 MB at a width of 2048
+BLOCK_ROWS = 1024  # rows of one set that are compared at a time
 NEIGHBORS = 5  # k of Naeem et al. 2020
 
 
@@ -55,8 +55,8 @@ class Moments:
 def compute_moments(features: AnyArray) -> Moments:
     """Stream over (N, D) features, which may be memory-mapped, and return their moments."""
     moments = Moments(features.shape[1])
-    for start in range(0, len(features), ROWS):
-        moments.update(features[start : start + ROWS])
+    for start in range(0, len(features), CHUNK_ROWS):
+        moments.update(features[start : start + CHUNK_ROWS])
     return moments
 
 
@@ -77,7 +77,7 @@ def frechet_distance(real: AnyArray, synthetic: AnyArray) -> float:
     check_pair(real, synthetic)
     if min(len(real), len(synthetic)) >= real.shape[1]:
         return frechet_of_moments(compute_moments(real), compute_moments(synthetic))
-    if max(len(real), len(synthetic)) > max(ROWS, real.shape[1]):
+    if max(len(real), len(synthetic)) > max(CHUNK_ROWS, real.shape[1]):
         return _frechet_mixed(real, synthetic)
     left, right = np.asarray(real, dtype=np.float64), np.asarray(synthetic, dtype=np.float64)
     first, second = left.mean(axis=0), right.mean(axis=0)
@@ -359,7 +359,7 @@ def _radius(features: AnyArray, k: int) -> Array:
     return np.concatenate(found)
 
 
-def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
+def blocks(count: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
     """Go through so many rows, `size` of them at a time."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

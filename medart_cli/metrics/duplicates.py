@@ -18,10 +18,11 @@ from medart_cli.metrics.arrays import AnyArray, Indices
 from medart_cli.metrics.copies import LAYOUT_SIDE
 from medart_cli.metrics.distances import blocks
 
-SIDE = 24  # pixels of the picture that is looked at
+DETAIL_SIDE = 24  # pixels of the picture that is looked at
 MIDDLE = slice(4, 20)  # of these, on both sides: two thirds
 AROUND = 5  # pixels whose mean is taken off: what is left is fine structure
-FLAT = 0.002  # deviation of that, of the range of gray, below which there is nothing to compare
+# Deviation of that, of the range of gray, below which there is nothing to compare.
+FLAT_DETAIL = 0.002
 # Correlation from which pictures are the same. Of 612 dermoscopic images scaled to 48 or 200 pixels
 # or saved as JPEG of quality 30, all keep more than 0.97; two of them that are no copies have at
 # most 0.95, two of 800 blood cells 0.83.
@@ -85,11 +86,11 @@ def _look(layouts: AnyArray, device: torch.device) -> Tensor:
     """Return the fine structure of the middles, of length 1: (n, 16, 16); 0 where there is none."""
     pictures = torch.from_numpy(np.array(layouts, dtype=np.float32)).to(device)
     pictures = pictures.view(-1, 1, LAYOUT_SIDE, LAYOUT_SIDE)
-    small = torch.nn.functional.avg_pool2d(pictures, LAYOUT_SIDE // SIDE)
+    small = torch.nn.functional.avg_pool2d(pictures, LAYOUT_SIDE // DETAIL_SIDE)
     padded = torch.nn.functional.pad(small, [AROUND // 2] * 4, mode="reflect")
     fine = (small - torch.nn.functional.avg_pool2d(padded, AROUND, stride=1))[:, 0, MIDDLE, MIDDLE]
     fine = fine - fine.mean(dim=(1, 2), keepdim=True)
     length = fine.flatten(1).norm(dim=1)[:, None, None]
     side = MIDDLE.stop - MIDDLE.start
-    structure: Tensor = fine / length.clamp(min=1e-6) * (length >= FLAT * side)
+    structure: Tensor = fine / length.clamp(min=1e-6) * (length >= FLAT_DETAIL * side)
     return structure

@@ -47,7 +47,7 @@ CACHE_FORMAT = 3
 IMAGES_A_FILE = 1024  # rows of a cache file: 8 MB at a width of 2048
 LARGE = 1 << 26  # bytes; larger feature tables are memory-mapped
 COPIED = 1024  # rows of a table that are copied at once
-AHEAD = 2  # batches of images that are read ahead
+BATCHES_AHEAD = 2  # batches of images that are read ahead
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ def _compute(
 
     size = extraction.batch_size
     places = ((row, files.find(row)) for row in rows.tolist())  # as they are needed
-    images = map_ahead(read, places, threads=extraction.workers, ahead=AHEAD * size)
+    images = map_ahead(read, places, threads=extraction.workers, ahead=BATCHES_AHEAD * size)
     done: list[int] = []
     features: list[list[Features]] = [[] for _ in extractors]
     try:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from medart_cli.metrics.arrays import Array, Integers
-from medart_cli.metrics.scores import LEVEL
+from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 
 # How much the assumed effective number of images weighs, in patients who make the difference.
 PRIOR = 2.0
@@ -110,7 +110,7 @@ def find_limits(linear: Linear, codes: Integers) -> Array:
     share = (driving * seen + PRIOR * assumed) / (driving + PRIOR)
     share += np.divide(seed_variance, spread, out=np.zeros_like(mean), where=known)
     freedom = _freedom(variance, free + PRIOR, seed_variance, seeds)
-    reach = stats.t.ppf((1 + LEVEL) / 2, freedom)
+    reach = stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, freedom)
     return _wilson(mean, share, reach)
 
 

@@ -14,7 +14,8 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from medart_cli.metrics.arrays import AnyArray, Array, Indices
-from medart_cli.metrics.distances import BLOCK, blocks, check_pair, square_norms
+from medart_cli.metrics.distances import BLOCK_ROWS, blocks, check_pair, square_norms
+from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # of clean-fid 0.1.35, fid.py
 LEAST_GROUPS = 3  # of each set; without one of them there must be a pair
@@ -46,7 +47,7 @@ class Jackknife:
         squares = self.real @ self.real + self.synthetic @ self.synthetic
         return float(np.sqrt(max(squares - self.twice, squares / 2)))
 
-    def find_interval(self, level: float = 0.95) -> tuple[float, float]:
+    def find_interval(self, level: float = CONFIDENCE_LEVEL) -> tuple[float, float]:
         """Return the interval that holds the truth with this probability, by Student's t."""
         reach = float(stats.t.ppf((1 + level) / 2, self.degrees)) * self.error
         return self.value - reach, self.value + reach
@@ -258,7 +259,7 @@ def kernel_sums(features: AnyArray, groups: Indices) -> Array:
     """Sum for each row the kernel with the rows of the same set but of other groups, (N,)."""
     # A small set is converted once, so that NumPy sees a product of a matrix with its own
     # transpose and computes half of it; a large one is, block by block, as it is needed.
-    rows = np.asarray(features, dtype=np.float64) if len(features) <= BLOCK else features
+    rows = np.asarray(features, dtype=np.float64) if len(features) <= BLOCK_ROWS else features
     sums = _row_sums(rows, rows) - _self_kernel(rows)
     order = np.argsort(groups, kind="stable")
     _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)

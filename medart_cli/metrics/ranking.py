@@ -20,12 +20,12 @@ from scipy.linalg import cholesky, solve_triangular
 from medart_cli.metrics.arrays import AnyArray, Array, Indices
 from medart_cli.metrics.distances import Moments, pairwise_distances
 from medart_cli.metrics.kernel import LEAST_GROUPS, Jackknife, average, jackknife_tables, subtract
+from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 
 # By all images, and by label. Two sets that are equally near have a winner in at most 2 % of cases;
 # nominally less, for beside few patients there are a little more than is nominal.
 FALSE_WINNERS = (0.01, 0.005)
 RIDGE = 0.01  # of the real images' variance: what is added to that of each direction
-LEVEL = 0.95  # of intervals that decide nothing; those of several labels hold together
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def rank_sets(
         "winner": winner,
         "reason": reason,
         "left_out": dict(left_out),
-        "distance": {name: _describe(measured[name][None], LEVEL) for name in order},
+        "distance": {name: _describe(measured[name][None], CONFIDENCE_LEVEL) for name in order},
         "pairs": pairs,
     }
 
@@ -169,7 +169,7 @@ def _compare(
     else:
         counted = [_describe(whole, 1 - sum(FALSE_WINNERS))]
     signs = {find_sign(part["interval"]) for part in counted} - {0}
-    each = 1 - (1 - LEVEL) / max(1, len(labels))
+    each = 1 - (1 - CONFIDENCE_LEVEL) / max(1, len(labels))  # those of the labels hold together
     return {
         "first": first[0],
         "second": second[0],

@@ -4,6 +4,8 @@ import numpy as np
 
 from medart_cli.metrics.arrays import Indices, Integers
 
+CONFIDENCE_LEVEL = 0.95  # of an interval, where nothing else is said
+
 
 def draw_counts(groups: Indices, repeats: int, generator: np.random.Generator) -> Integers:
     """Draw as many groups as there are with replacement, `repeats` times.

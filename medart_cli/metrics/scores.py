@@ -22,15 +22,15 @@ from sklearn.metrics import (
 )
 
 from medart_cli.metrics.arrays import Array, Integers
+from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 
-MEASURES = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "ece")
+SCORES = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "ece")
 # Those that have intervals. The calibration error is biased upwards for few images, by more than an
 # interval around it would be wide (tests/bench/bench_intervals.py).
 SURE = ("balanced_accuracy", "accuracy", "macro_f1", "auroc")
 PRIMARY = "balanced_accuracy"  # what the verdict is about
 ECE_BINS = 15  # equal widths, as in Guo et al. 2017, arXiv:1706.04599
-LEVEL = 0.95
-BLOCK = 4_000_000  # numbers in one array of draws: 32 MB
+BLOCK_NUMBERS = 4_000_000  # numbers in one array of draws: 32 MB
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def score_predictions(truth: Integers, probabilities: Array) -> dict[str, float]
         probabilities: Of each class, (N, K).
 
     Returns:
-        A number in [0, 1] for each of `MEASURES`; `auroc` is the mean over classes of one against
+        A number in [0, 1] for each of `SCORES`; `auroc` is the mean over classes of one against
         rest, `ece` the expected calibration error (lower is better).
     """
     predicted = probabilities.argmax(axis=1)
@@ -151,7 +151,7 @@ def score_draws(
     Returns:
         For each of `SURE` the mean over the drawn seeds, (B,).
     """
-    size = max(1, BLOCK // max(1, len(truth)))
+    size = max(1, BLOCK_NUMBERS // max(1, len(truth)))
     blocks = [weights[start : start + size] for start in range(0, len(weights), size)]
     table: dict[str, list[Array]] = {name: [] for name in SURE}
     for probabilities in runs:
@@ -226,7 +226,7 @@ def _ece(truth: Integers, probabilities: Array) -> float:
 
 def find_interval(draws: Array) -> tuple[float, float]:
     """Give the 95 % percentile interval of bootstrap draws."""
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(draws, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -235,7 +235,7 @@ def find_seed_interval(scores: Sequence[float]) -> tuple[float, float] | None:
     if len(scores) < 2:
         return None
     mean, error = float(np.mean(scores)), float(stats.sem(scores))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(scores) - 1)) * error
+    reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, len(scores) - 1)) * error
     return mean - reach, mean + reach
 
 

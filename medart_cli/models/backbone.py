@@ -26,8 +26,8 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 from medart_cli.errors import ConfigError
 from medart_cli.models.hub import check_code, check_loaded, check_weights, find_model, is_hub_id
 
-EMBEDDED = "efficientnet-lite0"
-SIZE = "0.1 to 1.2 GB for most image models"  # for messages
+EMBEDDED_BACKBONE = "efficientnet-lite0"
+BACKBONE_DOWNLOAD_SIZE = "0.1 to 1.2 GB for most image models"  # for messages
 SHORT_NAMES = {"dinov2": "facebook/dinov2-base"}
 
 
@@ -79,7 +79,7 @@ def load_backbone(
             its weights are there.
         ConfigError: The folder or repository holds no image model in safetensors.
     """
-    if name == EMBEDDED:
+    if name == EMBEDDED_BACKBONE:
         module: nn.Module = _load_embedded()
         prepare, facts = _timm_transform(module)
     else:
@@ -146,9 +146,9 @@ def find_hub_id(name: str) -> str:
 def _fetch(name: str, offline: bool, option: str) -> Path:
     hub_id = find_hub_id(name)
     if not is_hub_id(hub_id):
-        known = ", ".join([EMBEDDED, *SHORT_NAMES])
+        known = ", ".join([EMBEDDED_BACKBONE, *SHORT_NAMES])
         raise ConfigError(f"{name}: no such folder, and no hub id; there are {known}, timm:NAME")
-    return find_model(hub_id, option=option, size=SIZE, offline=offline)
+    return find_model(hub_id, option=option, size=BACKBONE_DOWNLOAD_SIZE, offline=offline)
 
 
 def _load_folder(folder: Path) -> tuple[nn.Module, Callable[..., Tensor], str]:

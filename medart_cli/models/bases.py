@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models.hub import (
-    DEMONSTRATION,
-    EMBEDDED,
+    DEMONSTRATION_KEY,
+    TINY,
     check_weights,
     embedded_model,
     find_model,
@@ -19,18 +19,18 @@ from medart_cli.models.hub import (
 if TYPE_CHECKING:
     from transformers import T5Tokenizer
 
-PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 WEIGHTS = ("text_encoder", "transformer", "vae")
 # Prompt lengths that the two pipelines of diffusers use by default, and the models were made for.
 TOKEN_LIMITS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 # In configs, who wrote them and in which number format; those that begin with _ are such too.
 NOTES = ("architectures", "dtype", "torch_dtype", "transformers_version")
 VOCABULARY = (".json", ".model", ".txt")  # endings of a tokenizer's files
-SIZE = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
+BASE_DOWNLOAD_SIZE = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
 
 
 def find_base(
-    base: str, *, offline: bool = False, parts: Sequence[str] = PARTS, option: str = "--base"
+    base: str, *, offline: bool = False, parts: Sequence[str] = COMPONENTS, option: str = "--base"
 ) -> Path:
     """Return the folder of a pipeline: a local one, the embedded one, or a hub id's.
 
@@ -44,11 +44,11 @@ def find_base(
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
         ConfigError: It is not a PixArt pipeline.
     """
-    if base == EMBEDDED:
+    if base == TINY:
         folder = embedded_model("base")
     else:
-        some = [] if set(parts) == set(PARTS) else parts
-        size = "1 MB" if list(parts) == ["tokenizer"] else SIZE
+        some = [] if set(parts) == set(COMPONENTS) else parts
+        size = "1 MB" if list(parts) == ["tokenizer"] else BASE_DOWNLOAD_SIZE
         folder = find_model(base, option=option, size=size, folders=some, offline=offline)
     _check_base(folder, parts)
     return folder
@@ -84,7 +84,7 @@ def pipeline_class(folder: Path) -> str:
 def is_demonstration(folder: Path) -> bool:
     """Say whether a pipeline was made for demonstrations and knows drawn phantoms only."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return index.get(f"_{DEMONSTRATION}") is True
+    return index.get(f"_{DEMONSTRATION_KEY}") is True
 
 
 def max_tokens(folder: Path) -> int:

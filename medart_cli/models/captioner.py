@@ -28,8 +28,8 @@ from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
 from medart_cli.models.device import build_generator
 from medart_cli.models.hub import (
-    DEMONSTRATION,
-    EMBEDDED,
+    DEMONSTRATION_KEY,
+    TINY,
     check_code,
     check_loaded,
     check_weights,
@@ -38,8 +38,8 @@ from medart_cli.models.hub import (
 )
 from medart_cli.models.questions import Answer, Question, Sampling
 
-SIZES = {"llava-hf/llama3-llava-next-8b-hf": "17 GB"}  # of the default, for messages
-SIZE = "about 2 GB for each billion parameters"  # of others
+KNOWN_DOWNLOAD_SIZES = {"llava-hf/llama3-llava-next-8b-hf": "17 GB"}  # of the default, for messages
+OTHER_DOWNLOAD_SIZE = "about 2 GB for each billion parameters"  # of others
 
 
 def find_captioner(model: str, *, revision: str | None = None, offline: bool = False) -> Path:
@@ -54,10 +54,10 @@ def find_captioner(model: str, *, revision: str | None = None, offline: bool = F
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
         ConfigError: It needs code of its own, which is never run.
     """
-    if model == EMBEDDED:
+    if model == TINY:
         folder = embedded_model("captioner")
     else:
-        size = SIZES.get(model, SIZE)
+        size = KNOWN_DOWNLOAD_SIZES.get(model, OTHER_DOWNLOAD_SIZE)
         folder = find_model(model, option="--model", size=size, revision=revision, offline=offline)
     check_code(folder)
     check_weights(folder)
@@ -136,7 +136,7 @@ class Captioner:
         self.model.eval().requires_grad_(False)
         if not quantized:
             self.model.to(self.device)
-        self.demonstration = bool(getattr(self.model.config, DEMONSTRATION, False))
+        self.demonstration = bool(getattr(self.model.config, DEMONSTRATION_KEY, False))
         self.prepare()
         self.revision = find_revision(self.folder)
         return self

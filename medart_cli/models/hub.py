@@ -17,10 +17,10 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
 
-EMBEDDED = "tiny"  # the name of the models inside the package
+TINY = "tiny"  # the name of the models inside the package
 # In a captioner's config.json, and with _ before it in a base's model_index.json: not for science.
-DEMONSTRATION = "medart_demonstration"
-ENDINGS = ("json", "jinja", "txt", "model", "safetensors")  # of files that are fetched
+DEMONSTRATION_KEY = "medart_demonstration"
+FETCHED_ENDINGS = ("json", "jinja", "txt", "model", "safetensors")  # of files that are fetched
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -30,10 +30,10 @@ def embedded_model(kind: Literal["base", "captioner"]) -> Path:
     Raises:
         MissingModelError: This installation does not hold it.
     """
-    folder = Path(str(resources.files("medart_cli"))) / EMBEDDED / kind
+    folder = Path(str(resources.files("medart_cli"))) / TINY / kind
     if not folder.is_dir():
         raise MissingModelError(
-            f"{EMBEDDED}: this installation lacks its folder {folder}; install medart anew"
+            f"{TINY}: this installation lacks its folder {folder}; install medart anew"
         )
     return folder
 
@@ -67,7 +67,7 @@ def find_model(
             f"{name}: no such folder, and no hub id (OWNER/NAME); say where the model is with "
             f"{option}"
         )
-    patterns = [f"*.{ending}" for ending in ENDINGS]
+    patterns = [f"*.{ending}" for ending in FETCHED_ENDINGS]
     if folders:
         patterns = [f"{folder}/{pattern}" for folder in folders for pattern in patterns]
         patterns.append("model_index.json")

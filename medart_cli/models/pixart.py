@@ -18,7 +18,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
-from medart_cli.models.bases import PARTS, normalize_prompt
+from medart_cli.models.bases import COMPONENTS, normalize_prompt
 from medart_cli.models.hub import (
     check_loaded,
 )
@@ -316,7 +316,7 @@ def save_pipeline(
     """
     saved = save(out)
     load_scheduler(base).save_pretrained(out / "scheduler")
-    for part in set(PARTS) - saved - {"scheduler"}:
+    for part in set(COMPONENTS) - saved - {"scheduler"}:
         pickles = shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.h5")
         shutil.copytree(base / part, out / part, ignore=pickles)
     index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))

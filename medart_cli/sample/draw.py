@@ -93,7 +93,7 @@ def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], 
             progress("sample", total, done=drawn) as bar,
         ):
             for batch in now:
-                draw_batch(drawing, rows, batch, done, writer)
+                draw_and_save(drawing, rows, batch, done, writer)
                 bar.advance(count=len(batch))
                 drawn += len(batch)
     return sum(int((~done[batch.start : batch.stop]).sum()) for batch in waiting)
@@ -145,7 +145,7 @@ def load_models(drawing: Drawing) -> None:
     drawing.tokens = max_tokens(source.base)
 
 
-def draw_batch(
+def draw_and_save(
     drawing: Drawing, rows: Prompts, batch: range, done: Flags, writer: ManifestWriter
 ) -> None:
     """Draw a batch, and keep what is not there; an image is on the disk before its line."""

@@ -15,7 +15,7 @@ from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.images import save_png, tile_images
 from medart_cli.data.manifest import (
     MANIFEST_NAME,
-    PARTS,
+    PARTS_NAME,
     read_manifest,
 )
 from medart_cli.data.output import write_json, write_text
@@ -41,15 +41,17 @@ Flags = npt.NDArray[np.bool_]
 
 def own_file(out: Path, part: Part) -> Path:
     """Return the file that takes the manifest lines of this process."""
-    return out / PARTS / f"{part.name}.jsonl" if part.count > 1 else out / MANIFEST_NAME
+    return out / PARTS_NAME / f"{part.name}.jsonl" if part.count > 1 else out / MANIFEST_NAME
 
 
-def list_files(config: SampleConfig, out: Path, part: Part) -> list[Path]:
+def list_manifests(config: SampleConfig, out: Path, part: Part) -> list[Path]:
     """Return the files that list finished rows.
 
     Other shards may be at work: one looks at its own file, and at what was joined before.
     """
-    others = [own_file(out, part)] if config.shard else sorted((out / PARTS).glob("*-of-*.jsonl"))
+    others = (
+        [own_file(out, part)] if config.shard else sorted((out / PARTS_NAME).glob("*-of-*.jsonl"))
+    )
     return list(dict.fromkeys((out / MANIFEST_NAME, *others)))
 
 
@@ -98,10 +100,10 @@ def say_what_is_left(out: Path, done: Flags) -> None:
 
 def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:
     """Join the lines of all processes, in order, and write what stands beside the images."""
-    parts = sorted((out / PARTS).glob("*-of-*.jsonl"))
+    parts = sorted((out / PARTS_NAME).glob("*-of-*.jsonl"))
     files = [path for path in (out / MANIFEST_NAME, *parts) if path.is_file()]
     join_manifests(out / MANIFEST_NAME, [path for path in files if path.stat().st_size], "row")
-    shutil.rmtree(out / PARTS, ignore_errors=True)
+    shutil.rmtree(out / PARTS_NAME, ignore_errors=True)
     write_sheet(out, summary["images"])
     training = source.trained / checkpoints.TRAINING_HASHES
     if training.is_file():  # lets classify see whether test images were trained on

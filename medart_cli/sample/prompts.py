@@ -70,7 +70,7 @@ class Prompts:
 def read_prompts(config: SampleConfig) -> Prompts:
     """Read what --prompt, --prompts or --from ask for."""
     if config.from_data is not None:
-        return choose_rows(config)
+        return choose_captions(config)
     prompts = list(config.prompt or ())
     if config.prompts is not None:
         prompts = read_lines(config.prompts)
@@ -104,7 +104,7 @@ def read_lines(name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def choose_rows(config: SampleConfig) -> Prompts:
+def choose_captions(config: SampleConfig) -> Prompts:
     """Choose the captions of a manifest to draw: all, `--count` at random, or `--per-label`."""
     levels = parse_levels(config.folders)
     records = open_data(config.from_data or "", root=config.root, levels=levels, images=False)

@@ -16,7 +16,7 @@ from medart_cli.data.output import Output, open_output
 from medart_cli.log import log
 from medart_cli.options import parse_shard
 from medart_cli.ranks import is_first, own_part, wait_for_all
-from medart_cli.sample.folder import finish, finished_rows, list_files, say_what_is_left
+from medart_cli.sample.folder import finish, finished_rows, list_manifests, say_what_is_left
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts, read_prompts
 from medart_cli.sample.source import Source, demonstration_mark, find_source, merge
@@ -34,7 +34,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
     part = own_part(parse_shard(config.shard))
     output = describe_output(config, config.out, source, rows)
     with open_output(output) if is_first() else nullcontext():
-        files = list_files(config, config.out, part)
+        files = list_manifests(config, config.out, part)
         if is_first() or config.shard:
             for path in files:
                 repair_manifest(path)

@@ -1,21 +1,19 @@
 """What images are drawn with: a run, one of its checkpoints, or a base."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medart_cli import stop
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.cache import try_cache
 from medart_cli.data.card import build_merged_card
-from medart_cli.data.hashes import hash_files
+from medart_cli.data.hashes import hash_all
 from medart_cli.data.output import write_text
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
 from medart_cli.models import bases
-from medart_cli.models.hub import EMBEDDED, is_hub_id
+from medart_cli.models.hub import TINY, is_hub_id
 from medart_cli.ranks import ask_first
 from medart_cli.sample.options import SampleConfig
 
@@ -46,42 +44,24 @@ def find_source(config: SampleConfig) -> Source:
     if found is None:
         if config.base is not None:
             raise ConfigError(f"--base {config.base}: {config.run} is no run, but a base itself")
-        known = config.run == EMBEDDED or is_hub_id(config.run) or Path(config.run).is_dir()
+        known = config.run == TINY or is_hub_id(config.run) or Path(config.run).is_dir()
         if not known:
             raise MissingModelError(
                 f"{config.run}: no such folder; RUN is a run folder that medart finetune wrote, "
                 "one of its checkpoints, a pipeline folder, a hub id (OWNER/NAME), or tiny"
             )
         base = bases.find_base(config.run, offline=config.offline, option="RUN")
-        return Source(base, base, {}, ask_first(partial(hash_transformer, base)))
+        files = hash_all(bases.find_unhashed(base, ["transformer"]), try_cache())
+        return Source(base, base, {}, bases.hash_weights(base / "transformer", files))
     trained, facts = found
     base = bases.find_base(config.base or facts["base"], offline=config.offline)
-    hashes = ask_first(partial(hash_base, base))
+    hashes = bases.hash_base(base, hash_all(bases.find_unhashed(base), try_cache()))
     for part, known in facts["base_hashes"].items():
         if hashes.get(part, known) != known:
             raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")
     mark = facts.get("checkpoint")  # a checkpoint of a run has none
     mark = mark or ask_first(partial(checkpoints.hash_trained, trained))
     return Source(base, trained, facts, mark)
-
-
-def hash_base(base: Path) -> dict[str, str]:
-    """Return the hashes of a run's base."""
-    return bases.hash_base(base, hash_once(base, bases.WEIGHTS))
-
-
-def hash_transformer(base: Path) -> str:
-    """Return what tells a base that was not trained."""
-    return bases.hash_weights(base / "transformer", hash_once(base, ["transformer"]))
-
-
-def hash_once(base: Path, parts: Sequence[str]) -> dict[Path, str]:
-    """Hash weight files of some parts of the base, with the memory of `hash_files`."""
-    files = bases.find_unhashed(base, parts)
-    hashes, faults = hash_files(files, cache=try_cache(), poll=stop.check)
-    for error in faults.values():
-        raise error
-    return hashes
 
 
 def merge(source: Source, out: Path) -> None:

@@ -9,13 +9,11 @@ with dark corners, and has a class of its own.
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-Array = npt.NDArray[np.floating[Any]]
+from medart_cli.metrics.arrays import AnyArray
 
 SIDE = 64  # pixels
 PROFILE = "phantom"  # the caption profile, medart_cli/profiles/phantom.toml
@@ -182,11 +180,11 @@ _RED_CELL = np.array([0.87, 0.55, 0.52], dtype=np.float32)
 class _Brush:
     """How a finding is painted: coordinates around its center, size, edge, color, surface."""
 
-    x: Array
-    y: Array
+    x: AnyArray
+    y: AnyArray
     radius: float
     edge: float
-    color: Array
+    color: AnyArray
     surface: str
     generator: np.random.Generator
 
@@ -195,27 +193,27 @@ def _choose(generator: np.random.Generator, items: Sequence[str]) -> str:
     return items[int(generator.integers(len(items)))]
 
 
-def _color(color: tuple[int, int, int]) -> Array:
+def _color(color: tuple[int, int, int]) -> AnyArray:
     return np.array(color, dtype=np.float32) / 255
 
 
-def _inside(distance: Array, edge: float) -> Array:
+def _inside(distance: AnyArray, edge: float) -> AnyArray:
     """Turn a signed distance (negative inside) into a cover from 0 to 1, `edge` wide."""
     return (0.5 - distance / (2 * max(edge, 1.5 / SIDE))).clip(0, 1)
 
 
-def _mix(canvas: Array, color: Array, cover: Array) -> Array:
+def _mix(canvas: AnyArray, color: AnyArray, cover: AnyArray) -> AnyArray:
     return canvas + cover[..., None] * (color - canvas)
 
 
-def _clouds(generator: np.random.Generator, cells: int) -> Array:
+def _clouds(generator: np.random.Generator, cells: int) -> AnyArray:
     """Draw smooth noise of about unit deviation: random values on a coarse grid, interpolated."""
     coarse = generator.normal(size=(cells, cells)).astype(np.float32)
     smooth = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return np.asarray(smooth, dtype=np.float32)
 
 
-def _surface(canvas: Array, cover: Array, brush: _Brush) -> Array:
+def _surface(canvas: AnyArray, cover: AnyArray, brush: _Brush) -> AnyArray:
     """Give a covered part its surface: nothing, a lattice of spots, or stripes."""
     x, y, color = brush.x, brush.y, brush.color
     other = color * 0.55 if color.mean() > 0.6 else color + (1 - color) * 0.5
@@ -227,22 +225,22 @@ def _surface(canvas: Array, cover: Array, brush: _Brush) -> Array:
     return canvas
 
 
-def _skin(color: Array, generator: np.random.Generator) -> Array:
+def _skin(color: AnyArray, generator: np.random.Generator) -> AnyArray:
     shade = 1 + 0.025 * _clouds(generator, 5) + 0.04 * (_X * generator.uniform(-1, 1))
     return color * shade[..., None].astype(np.float32)
 
 
-def _gut(color: Array, generator: np.random.Generator) -> Array:
+def _gut(color: AnyArray, generator: np.random.Generator) -> AnyArray:
     """Draw a round view with folds around a dark lumen."""
     lumen = generator.choice([-1, 1], 2) * generator.uniform(0.55, 0.7, 2)
     far = np.hypot(_X - lumen[0], _Y - lumen[1])
     shade = 0.30 + 0.75 * (far / 0.9).clip(0, 1) + 0.04 * np.cos(far * 16)
     view = _inside(np.hypot(_X, _Y) - _VIEW, 0.03)
-    canvas: Array = color * (shade * view)[..., None].astype(np.float32)
+    canvas: AnyArray = color * (shade * view)[..., None].astype(np.float32)
     return canvas
 
 
-def _smear(color: Array, generator: np.random.Generator) -> Array:
+def _smear(color: AnyArray, generator: np.random.Generator) -> AnyArray:
     """Draw a bright field with pale red cells."""
     canvas = np.broadcast_to(color, (SIDE, SIDE, 3)).astype(np.float32)
     for turn in generator.permutation(7)[: generator.integers(3, 6)]:
@@ -253,17 +251,17 @@ def _smear(color: Array, generator: np.random.Generator) -> Array:
     return canvas
 
 
-def _paint(canvas: Array, distance: Array, brush: _Brush) -> Array:
+def _paint(canvas: AnyArray, distance: AnyArray, brush: _Brush) -> AnyArray:
     """Fill what has a negative distance with color and surface."""
     cover = _inside(distance, brush.edge)
     return _surface(_mix(canvas, brush.color, cover), cover, brush)
 
 
-def _draw_mole(canvas: Array, brush: _Brush) -> Array:
+def _draw_mole(canvas: AnyArray, brush: _Brush) -> AnyArray:
     return _paint(canvas, _blob(brush, brush.radius, 0.04), brush)
 
 
-def _draw_star(canvas: Array, brush: _Brush) -> Array:
+def _draw_star(canvas: AnyArray, brush: _Brush) -> AnyArray:
     """Draw a star of six arms."""
     angle = np.arctan2(brush.y, brush.x) + brush.generator.uniform(0, 2 * np.pi)
     arms = np.abs(((angle * 6 / (2 * np.pi)) % 1) - 0.5) * 2  # 1 at a tip, 0 between two
@@ -271,7 +269,7 @@ def _draw_star(canvas: Array, brush: _Brush) -> Array:
     return _paint(canvas, distance, brush)
 
 
-def _draw_plaque(canvas: Array, brush: _Brush) -> Array:
+def _draw_plaque(canvas: AnyArray, brush: _Brush) -> AnyArray:
     """Draw a square plate with round corners and an orange crust around it."""
     angle = brush.generator.uniform(0, np.pi / 2)
     x = brush.x * np.cos(angle) + brush.y * np.sin(angle)
@@ -281,12 +279,12 @@ def _draw_plaque(canvas: Array, brush: _Brush) -> Array:
     return _paint(canvas, distance + 0.32 * brush.radius, brush)
 
 
-def _draw_ring(canvas: Array, brush: _Brush) -> Array:
+def _draw_ring(canvas: AnyArray, brush: _Brush) -> AnyArray:
     middle = _blob(brush, brush.radius * 0.8, 0.03)
     return _paint(canvas, np.abs(middle) - brush.radius * 0.3, brush)
 
 
-def _draw_polyp(canvas: Array, brush: _Brush) -> Array:
+def _draw_polyp(canvas: AnyArray, brush: _Brush) -> AnyArray:
     """Draw a half ball, lit from above left, with its shadow."""
     x, y, radius = brush.x, brush.y, brush.radius
     shadow = _inside(np.hypot(x - 0.12 * radius, y - 0.18 * radius) - radius * 1.12, 0.08)
@@ -299,7 +297,7 @@ def _draw_polyp(canvas: Array, brush: _Brush) -> Array:
     return _mix(canvas, np.ones(3, dtype=np.float32), shine * 0.9)
 
 
-def _draw_double(canvas: Array, brush: _Brush) -> Array:
+def _draw_double(canvas: AnyArray, brush: _Brush) -> AnyArray:
     angle = brush.generator.uniform(-0.5, 0.5)
     for side in (-1, 1):
         reach = side * 0.75 * brush.radius
@@ -307,18 +305,18 @@ def _draw_double(canvas: Array, brush: _Brush) -> Array:
     return canvas
 
 
-def _draw_ulcer(canvas: Array, brush: _Brush) -> Array:
+def _draw_ulcer(canvas: AnyArray, brush: _Brush) -> AnyArray:
     """Draw a flat, uneven patch with a dark red rim."""
     distance = _blob(brush, brush.radius, 0.22)
     canvas = _mix(canvas, _RIM, _inside(distance - 0.09, max(brush.edge, 0.04)) * 0.9)
     return _paint(canvas, distance, brush)
 
 
-def _draw_round(canvas: Array, brush: _Brush) -> Array:
+def _draw_round(canvas: AnyArray, brush: _Brush) -> AnyArray:
     return _paint(_draw_body(canvas, brush), _blob(brush, brush.radius * 0.9, 0.05), brush)
 
 
-def _draw_lobed(canvas: Array, brush: _Brush) -> Array:
+def _draw_lobed(canvas: AnyArray, brush: _Brush) -> AnyArray:
     """Draw a nucleus of three lobes that touch."""
     canvas = _draw_body(canvas, brush)
     start = brush.generator.uniform(0, 2 * np.pi)
@@ -329,7 +327,7 @@ def _draw_lobed(canvas: Array, brush: _Brush) -> Array:
     return _paint(canvas, distance, brush)
 
 
-def _draw_granules(canvas: Array, brush: _Brush) -> Array:
+def _draw_granules(canvas: AnyArray, brush: _Brush) -> AnyArray:
     """Draw a nucleus at one side and grains in the rest of the body."""
     canvas = _draw_body(canvas, brush)
     start = brush.generator.uniform(0, 2 * np.pi)
@@ -342,18 +340,18 @@ def _draw_granules(canvas: Array, brush: _Brush) -> Array:
     return _paint(canvas, distance, brush)
 
 
-def _draw_body(canvas: Array, brush: _Brush) -> Array:
+def _draw_body(canvas: AnyArray, brush: _Brush) -> AnyArray:
     """Draw a cell's pale body, which has a hint of its nucleus' color."""
     pale = 0.8 * _PALE + 0.2 * brush.color
     return _mix(canvas, pale, _inside(np.hypot(brush.x, brush.y) - brush.radius * 1.3, brush.edge))
 
 
-def _blob(brush: _Brush, radius: float, rough: float) -> Array:
+def _blob(brush: _Brush, radius: float, rough: float) -> AnyArray:
     """Return the signed distance to a round form whose radius wavers by a share of `rough`."""
     angle, far = np.arctan2(brush.y, brush.x), np.hypot(brush.x, brush.y)
     phases = brush.generator.uniform(0, 2 * np.pi, 3)
     waves = sum(np.cos(k * angle + phase) / k for k, phase in zip((2, 3, 5), phases, strict=True))
-    distance: Array = far - radius * (1 + rough * waves)
+    distance: AnyArray = far - radius * (1 + rough * waves)
     return distance
 
 

@@ -73,6 +73,7 @@ def build_work(place, mode, solver_steps):
     from medart_cli.finetune import rows as reading
     from medart_cli.finetune import setup
     from medart_cli.finetune.options import FinetuneConfig
+    from medart_cli.models.bases import hash_base
     from medart_cli.models.device import hush_libraries
 
     hush_libraries("transformers", "diffusers")
@@ -83,11 +84,11 @@ def build_work(place, mode, solver_steps):
         hldf_checkpoint=mode.split("+")[0] if mode != "plain" else "block",
         gradient_checkpointing=mode == "step+block", caption_dropout=0,
     )  # fmt: skip
-    data = reading.read_rows(config)
-    named = (place / "base", reading.hash_base(config, place / "base"))
+    data = reading.read_training_rows(config)
+    named = (place / "base", hash_base(place / "base"))
     work = setup.build_work(config, named, data.rows, setup.build_accelerator(config))
     setup.cache_images(work)
-    setup.build_optimizer(work, 100)
+    setup.prepare_training(work, 100)
     return work
 
 

@@ -84,6 +84,7 @@ def time_steps(place, resolution, solver_steps, name, options):
     from medart_cli.finetune import setup
     from medart_cli.finetune import train as stage
     from medart_cli.finetune.options import FinetuneConfig
+    from medart_cli.models.bases import hash_base
     from medart_cli.models.device import hush_libraries
 
     hush_libraries("transformers", "diffusers")
@@ -94,12 +95,12 @@ def time_steps(place, resolution, solver_steps, name, options):
             cache=place / "cache", resolution=resolution, hldf_steps=solver_steps, hldf_every=2,
             hldf_checkpoint=mode, **options,
         )  # fmt: skip
-        data = reading.read_rows(config)
-        named = (place / "base", reading.hash_base(config, place / "base"))
+        data = reading.read_training_rows(config)
+        named = (place / "base", hash_base(place / "base"))
         work = setup.build_work(config, named, data.rows, setup.build_accelerator(config))
         setup.cache_images(work)
         setup.cache_captions(work)
-        setup.build_optimizer(work, 100)
+        setup.prepare_training(work, 100)
         try:
             stage.take_step(work, 1)  # warm-up
             normal, normal_gb, flops = measure(stage, work, [3, 5, 7])

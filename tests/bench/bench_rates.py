@@ -54,7 +54,7 @@ def count_rate(happens, repeats):
 
 def bench_closeness():
     """Count how often sets are suspected of copies: honest ones, then copies with noise."""
-    closeness.DEALS = 499  # the rate does not depend on it
+    closeness.PERMUTATIONS = 499  # the rate does not depend on it
 
     def suspect(random, real, synthetic, labels=None):
         return find_closeness(real, synthetic, labels, random)["suspected"]
@@ -201,7 +201,7 @@ def bench_colors():
 
     The shift is of the means, a half of their deviation from image to image.
     """
-    color.DEALS = 199  # the rate does not depend on it
+    color.FLOOR_PERMUTATIONS = 199  # the rate does not depend on it
     for n, m in ((20, 20), (60, 60), (200, 200), (500, 30), (30, 200)):
         rates = []
         for shift in (0, 0.05):
@@ -227,10 +227,10 @@ def compare_colors(random, sets, repeats=100):
     means = [color.draw_means(it, np.arange(len(it)), random, repeats) for it in sets]
     gaps = [color.average_gaps(means[0], own) for own in means[1:]]
     found = {}
-    for name in color.MEASURES:
+    for name in color.GAP_MEASURES:
         apart = gaps[0][name] - gaps[1][name]
         found[name] = abs(apart[0]) > 1.96 * apart[1:].std(ddof=1)
-    told = [color.color_moments(it)[:, :3].reshape(len(it), -1) for it in sets]
+    told = [color.channel_moments(it)[:, :3].reshape(len(it), -1) for it in sets]
     groups = [np.arange(len(it)) for it in sets]
     first, second = (
         energy_jackknife(told[0], told[place], (groups[0], groups[place])) for place in (1, 2)

@@ -42,7 +42,7 @@ from medart_cli.evaluate.networks import build_networks
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.metrics import features
 from medart_cli.metrics.features import IMAGES_A_FILE
-from medart_cli.models.backbone import EMBEDDED
+from medart_cli.models.backbone import EMBEDDED_BACKBONE
 from medart_cli.ranks import Part
 from medart_cli.sample.folder import finished_rows
 from medart_cli.sample.options import SampleConfig
@@ -142,7 +142,7 @@ def prepare_features(folder, counts, *, copies=True, lines=None):
         ))  # fmt: skip
     names = {"real": "real", "synthetic": ["synthetic"], "out": folder / "report"}
     config = EvaluateConfig(
-        **names, features=[EMBEDDED], offline=True, device="cpu", copies=copies
+        **names, features=[EMBEDDED_BACKBONE], offline=True, device="cpu", copies=copies
     )  # fmt: skip
     for extractor in build_networks(config, folder / "cache").all:
         for start in range(0, len(hashes), IMAGES_A_FILE):
@@ -179,7 +179,7 @@ CASES = {case.__name__: case for case in (
     sample_from, sample_join, caption_resume, evaluate_cached, evaluate_no_copies,
     evaluate_reference, evaluate_shard,
 )}  # fmt: skip
-CACHED = ("--features", EMBEDDED, "--offline", "--device", "cpu", "--quiet")
+CACHED = ("--features", EMBEDDED_BACKBONE, "--offline", "--device", "cpu", "--quiet")
 
 
 def memory(name, process="self"):

@@ -15,7 +15,7 @@ WORK = {  # where each command computes
     "finetune": "medart_cli.finetune.train.take_step",
     "sample": "medart_cli.sample.draw.draw_images",
     "evaluate": "medart_cli.evaluate.networks._run_network",
-    "classify": "medart_cli.classify.train.fine_tune",
+    "classify": "medart_cli.classify.train.train_phase",
 }
 HINTS = {
     "caption": "llava, one image at a time: the GPU's memory is full; run again with "

@@ -3,7 +3,7 @@ import pytest
 
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.results import build_rows, choose_regime, compare_regimes, word_verdict
-from medart_cli.metrics.scores import MEASURES
+from medart_cli.metrics.scores import SCORES
 
 TRUTH = np.arange(120) % 3
 
@@ -90,7 +90,7 @@ def test_the_sentence_claims_nothing_where_the_interval_holds_zero(compared):
 
 
 def test_the_table_has_a_row_a_regime_and_a_cell_a_column(compared):
-    columns, rows = build_rows(compared, MEASURES)
+    columns, rows = build_rows(compared, SCORES)
     assert [row[0] for row in rows] == list(compared)
     assert {len(row) for row in rows} == {len(columns)}
     assert rows[0][-3:] == ["", "", ""]
@@ -100,7 +100,7 @@ def test_the_table_has_a_row_a_regime_and_a_cell_a_column(compared):
 
 
 def test_the_narrow_table_fits_a_terminal_of_eighty_columns(compared):
-    columns, rows = build_rows(compared, MEASURES[:1], narrow=True)
+    columns, rows = build_rows(compared, SCORES[:1], narrow=True)
     width = sum(
         max(len(line) for cell in column for line in [*cell.splitlines(), ""])
         for column in zip(columns, *rows, strict=True)

@@ -244,7 +244,7 @@ def test_a_phase_is_as_long_as_equal_says(equal, sets, copies, tmp_path):
     )  # fmt: skip
     images = {name: images_of(rows) for name, rows in read_sets(config).rows.items()}
     steps = {
-        name: [classify.count_steps(config, phase) for phase in phases]
+        name: [classify.count_phase_steps(config, phase) for phase in phases]
         for name in config.chosen_regimes
         for phases in [classify.plan_phases(config, name, 0, images)]
     }

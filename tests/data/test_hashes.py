@@ -6,7 +6,7 @@ import time
 import pytest
 
 from medart_cli.data import hashes
-from medart_cli.data.hashes import hash_files
+from medart_cli.data.hashes import hash_all, hash_files
 from medart_cli.errors import Stopped
 
 
@@ -97,3 +97,10 @@ def test_a_torn_memory_is_made_anew_and_one_out_of_reach_is_left_alone(tmp_path,
     with pytest.raises(OSError):
         hash_files([path], cache=cache)
     assert place.is_dir()
+
+
+def test_of_files_that_are_all_needed_a_missing_one_is_an_error(tmp_path):
+    there, gone = write(tmp_path / "a", b"a"), tmp_path / "b"
+    assert hash_all([there], None) == {there: hashlib.sha256(b"a").hexdigest()}
+    with pytest.raises(FileNotFoundError):
+        hash_all([there, gone], None)

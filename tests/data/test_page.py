@@ -89,7 +89,7 @@ def test_a_template_asks_for_nothing_from_outside_and_switches_no_escaping_off(t
 
 def test_values_are_escaped_wherever_they_stand():
     label = "<b>&\"'"
-    picture = page.embed(Image.new("RGB", (2, 2)), label)
+    picture = page.embed_image(Image.new("RGB", (2, 2)), label)
     text = "{% from 'data/parts.html.jinja' import figure, inputs_section, table %}"
     text += "{{ label }}{{ table([label], [[label]]) }}{{ figure(picture) }}"
     text += "{{ inputs_section(([label], [[label]])) }}"
@@ -106,7 +106,7 @@ def test_a_page_needs_nothing_from_outside_and_escapes_what_it_shows():
         "{% block content %}{{ table(['name'], [[name]]) }}{{ figure(picture) }}{% endblock %}",
         title="A <title>",
         name="<script>alert(1)</script>",
-        picture=page.embed(Image.new("RGB", (2, 2)), "a & b"),
+        picture=page.embed_image(Image.new("RGB", (2, 2)), "a & b"),
     )
     assert "<script>" not in shown
     assert "a &amp; b" in shown
@@ -133,7 +133,7 @@ def test_a_page_has_the_title_the_style_and_its_content():
 @pytest.mark.parametrize(("lossy", "kind"), [(False, "png"), (True, "jpeg")])
 def test_an_image_stands_in_the_page_itself(lossy, kind):
     image = Image.new("RGB", (9, 5), "teal")
-    picture = page.embed(image, "teal", lossy=lossy)
+    picture = page.embed_image(image, "teal", lossy=lossy)
     head, data = picture.source.split(",")
     assert (head, picture.caption) == (f"data:image/{kind};base64", "teal")
     with Image.open(io.BytesIO(b64decode(data))) as found:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from medart_cli.data.dataset import open_data, read_data
-from medart_cli.data.manifest import PARTS, read_manifest, write_manifest
+from medart_cli.data.manifest import PARTS_NAME, read_manifest, write_manifest
 from medart_cli.data.stored import StoredRecords, join_manifests
 from medart_cli.errors import ConfigError, ManifestError
 
@@ -62,8 +62,8 @@ def test_data_of_any_kind_opens(tmp_path, images):
 
 
 def test_parts_join_in_order_and_each_row_once(tmp_path):
-    (tmp_path / PARTS).mkdir()
-    whole, one = tmp_path / "metadata.jsonl", tmp_path / PARTS / "1-of-2.jsonl"
+    (tmp_path / PARTS_NAME).mkdir()
+    whole, one = tmp_path / "metadata.jsonl", tmp_path / PARTS_NAME / "1-of-2.jsonl"
     write_manifest(whole, rows(5, 0))
     write_manifest(one, rows(3, 1, 5))
     join_manifests(whole, [whole, one], "row")
@@ -71,8 +71,8 @@ def test_parts_join_in_order_and_each_row_once(tmp_path):
 
 
 def test_a_folder_whose_manifest_is_in_parts_is_refused(tmp_path):
-    (tmp_path / PARTS).mkdir()
-    write_manifest(tmp_path / PARTS / "1-of-2.jsonl", rows(1))
+    (tmp_path / PARTS_NAME).mkdir()
+    write_manifest(tmp_path / PARTS_NAME / "1-of-2.jsonl", rows(1))
     with pytest.raises(ConfigError, match="is still in parts"):
         open_data(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n')

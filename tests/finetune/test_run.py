@@ -17,9 +17,10 @@ from medart_cli.data.tensors import image_to_tensor
 from medart_cli.diffusion.losses import color_moments
 from medart_cli.errors import RunError
 from medart_cli.finetune.curve import plot_losses
-from medart_cli.finetune.rows import hash_base, read_rows
-from medart_cli.finetune.train import embed
+from medart_cli.finetune.rows import read_training_rows
+from medart_cli.finetune.train import embed_captions
 from medart_cli.finetune.work import count_weights
+from medart_cli.models.bases import hash_base
 from medart_cli.models.device import build_generator
 from tests.small import build_base
 
@@ -576,9 +577,11 @@ def test_dropped_captions_reach_the_noise_loss_and_not_hldf(finetune, monkeypatc
     from medart_cli.finetune import train as stage
 
     asked = {"noise": [], "hldf": []}
-    embed, denoiser = stage.embed, stage.denoiser
+    embed, denoiser = stage.embed_captions, stage.denoiser
     monkeypatch.setattr(
-        stage, "embed", lambda work, texts: asked["noise"].append(texts) or embed(work, texts)
+        stage,
+        "embed_captions",
+        lambda work, texts: asked["noise"].append(texts) or embed(work, texts),
     )
     monkeypatch.setattr(
         stage,
@@ -798,8 +801,8 @@ def test_the_plan_of_hldf_counts_the_decoder(images, small_base, tmp_path, monke
     config = FinetuneConfig(
         data=str(images), base=str(small_base), out=tmp_path, resolution=16, batch_size=2
     )
-    data = read_rows(config)
-    named = (small_base, hash_base(config, small_base))
+    data = read_training_rows(config)
+    named = (small_base, hash_base(small_base))
     work = setup.build_work(config, named, data.rows, setup.build_accelerator(config))
     embeds = torch.zeros(1)
     needed = 6 * 2 * 100_000 / 0.8 + 16 * count_weights(work)  # 2 draws, 3 steps, 2 passes
@@ -952,8 +955,8 @@ def test_dropout_is_off_in_t5_while_its_blocks_are_recomputed(images, small_base
         config = FinetuneConfig(
             data=str(images), base=str(small_base), out=tmp_path, resolution=16, **options
         )
-        data = read_rows(config)
-        named = (small_base, hash_base(config, small_base))
+        data = read_training_rows(config)
+        named = (small_base, hash_base(small_base))
         work = setup.build_work(config, named, data.rows, setup.build_accelerator(config))
         size = 0
 
@@ -963,7 +966,7 @@ def test_dropout_is_off_in_t5_while_its_blocks_are_recomputed(images, small_base
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            embeds, _ = embed(work, ["red lesion"])
+            embeds, _ = embed_captions(work, ["red lesion"])
         return embeds, size
 
     plain, plain_size = embeds_and_memory()

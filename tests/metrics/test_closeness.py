@@ -11,7 +11,7 @@ SCALE = np.arange(1, WIDTH + 1) ** -0.5
 
 @pytest.fixture(autouse=True)
 def few_deals(monkeypatch):
-    monkeypatch.setattr(closeness, "DEALS", 199)
+    monkeypatch.setattr(closeness, "PERMUTATIONS", 199)
 
 
 def suspect(real, synthetic, labels=None, seed=0):
@@ -60,7 +60,7 @@ def test_equal_numbers_of_each_label_are_no_copies():
 
 
 def test_large_sets_are_cut_and_tiny_ones_are_not_tested(monkeypatch):
-    monkeypatch.setattr(closeness, "ROWS", 30)
+    monkeypatch.setattr(closeness, "PERMUTED_LIMIT", 30)
     real = np.random.default_rng(0).normal(size=(100, WIDTH))
     found = find_closeness(real, real[:80], None, np.random.default_rng(0))
     assert found == find_closeness(real, real[:80], None, np.random.default_rng(0))

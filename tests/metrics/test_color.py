@@ -9,9 +9,9 @@ from medart_cli.metrics.color import (
     average_gaps,
     bootstrap_color,
     bootstrap_variety,
+    channel_moments,
     color_floor,
     color_gap,
-    color_moments,
     color_variety,
     describe_colors,
     draw_means,
@@ -114,7 +114,7 @@ def names_any(real, synthetic, groups, random):
 @pytest.mark.parametrize(("n", "m"), [(20, 20), (90, 12), (12, 90)])
 def test_of_sets_of_one_source_hardly_any_color_is_named_at_any_n(n, m, monkeypatch):
     """At most 4 % by construction; of 40 such pairs 6 or more are named once in 200 times."""
-    monkeypatch.setattr(color, "DEALS", 99)
+    monkeypatch.setattr(color, "FLOOR_PERMUTATIONS", 99)
     monkeypatch.setattr(color, "SCALED", 60)
     random = np.random.default_rng(0)
     groups = np.arange(n), np.arange(m)
@@ -127,7 +127,7 @@ def test_of_sets_of_one_source_hardly_any_color_is_named_at_any_n(n, m, monkeypa
 
 
 def test_images_of_one_patient_do_not_count_as_many(monkeypatch):
-    monkeypatch.setattr(color, "DEALS", 99)
+    monkeypatch.setattr(color, "FLOOR_PERMUTATIONS", 99)
     monkeypatch.setattr(color, "SCALED", 60)
     random = np.random.default_rng(0)
     patients = np.minimum(np.arange(80) // 5, 9)  # the last has 35 images
@@ -149,9 +149,9 @@ def test_large_images_are_shrunk_and_histograms_sum_to_one():
 
 def test_the_number_of_images_at_a_time_changes_no_color(monkeypatch):
     random = np.random.default_rng(0)
-    real, synthetic = (random.random((n, color.WIDTH), dtype=np.float32) for n in (11, 7))
+    real, synthetic = (random.random((n, color.COLOR_WIDTH), dtype=np.float32) for n in (11, 7))
     whole = color_gap(real, synthetic)
-    monkeypatch.setattr(color, "ROWS", 4)
+    monkeypatch.setattr(color, "CHUNK_IMAGES", 4)
     for name in ("mean", "spread", "histogram"):
         np.testing.assert_array_equal(
             getattr(color_gap(real, synthetic), name), getattr(whole, name)
@@ -159,9 +159,9 @@ def test_the_number_of_images_at_a_time_changes_no_color(monkeypatch):
 
 
 def test_the_moments_of_images_are_those_of_their_pixels(monkeypatch):
-    monkeypatch.setattr(color, "ROWS", 2)
+    monkeypatch.setattr(color, "CHUNK_IMAGES", 2)
     images = draw_images(3)
-    moments = color_moments(describe(images))
+    moments = channel_moments(describe(images))
     assert moments.shape == (3, 4, 2)
     for image, found in zip(images, moments, strict=True):
         pixels = np.asarray(image, dtype=np.float64) / 255

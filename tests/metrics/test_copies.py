@@ -218,7 +218,7 @@ def test_the_nearest_layouts_over_many_blocks_are_those_of_the_whole_table(train
             likeness[row, column] = max(likeness[row, column], here)
     index, distance, ratio = judge_by_hand(likeness, groups, groups)
     monkeypatch.setattr(copies, "QUERIES", 25)
-    monkeypatch.setattr(copies, "TOGETHER", 16)
+    monkeypatch.setattr(copies, "VIEW_BATCH", 16)
     found = find_nearest_layouts(pictures, pictures, groups, groups, CPU)
     np.testing.assert_array_equal(found.index, index)
     np.testing.assert_allclose(found.distance, distance, atol=1e-5)

@@ -56,7 +56,7 @@ def test_both_ways_to_the_nuclear_norm_agree_with_scipy():
 def test_few_rows_against_very_many_give_the_same_distance(monkeypatch):
     few, many = draw(20), draw(90, seed=1)
     expected = frechet_distance(few, many)
-    monkeypatch.setattr(distances, "ROWS", 16)
+    monkeypatch.setattr(distances, "CHUNK_ROWS", 16)
     assert frechet_distance(few, many) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance(many, few) == pytest.approx(expected, rel=1e-6)
 

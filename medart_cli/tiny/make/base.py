@@ -18,13 +18,17 @@ from medart_cli.diffusion.noise import add_noise, signal_to_noise
 from medart_cli.log import progress
 from medart_cli.models import pixart
 from medart_cli.models.bases import load_tokenizer
-from medart_cli.models.hub import DEMONSTRATION
-from medart_cli.tiny.make.training import build_schedule, images_to_tensor, take_step
+from medart_cli.models.hub import DEMONSTRATION_KEY
+from medart_cli.tiny.make.training import (
+    BATCH_SIZE,
+    LEARNING_RATE,
+    build_trapezoid,
+    images_to_tensor,
+    step_optimizer,
+)
 from medart_cli.tiny.phantoms import DOMAINS, describe_phantom, draw_phantom
 
-IMAGES = 16_000
-BATCH = 32
-LEARNING_RATE = 1e-3
+PHANTOMS = 16_000
 EMA = 0.998
 EMPTY_SHARE = 0.1  # of captions left out, which classifier-free guidance needs
 MIN_SNR = 5.0  # Hang et al. 2023: the weight of easy timesteps is cut, which trains faster
@@ -63,17 +67,17 @@ def build_base(folder: Path, *, steps: int, seed: int, device: torch.device) -> 
     optimizer = torch.optim.AdamW(
         models.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3
     )
-    schedule = build_schedule(optimizer, steps)
+    schedule = build_trapezoid(optimizer, steps)
     alpha_bar = build_scheduler().alphas_cumprod.to(device)
     generator = np.random.default_rng([seed, 3])
     with progress("base", steps) as bar:
         for _ in range(steps):
-            rows = generator.integers(len(captions), size=BATCH)
+            rows = generator.integers(len(captions), size=BATCH_SIZE)
             latents = mean[rows].to(device)
             latents = latents + deviation[rows].to(device) * torch.randn_like(latents)
             texts = [captions[row] if generator.random() > EMPTY_SHARE else "" for row in rows]
             loss = denoise_loss(models, tokenizer, texts, latents, alpha_bar)
-            take_step(loss, models, optimizer, schedule)
+            step_optimizer(loss, models, optimizer, schedule)
             average.update_parameters(models)
             bar.advance({"loss": loss.item()})
     trained: Any = average.module.half()
@@ -117,7 +121,7 @@ def write_index(folder: Path) -> None:
     """Write model_index.json, by which diffusers knows the pipeline."""
     index = {
         "_class_name": "PixArtAlphaPipeline",
-        f"_{DEMONSTRATION}": True,
+        f"_{DEMONSTRATION_KEY}": True,
         "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
         "text_encoder": ["transformers", "T5EncoderModel"],
         "tokenizer": ["transformers", "T5Tokenizer"],
@@ -134,9 +138,9 @@ def encode_phantoms(
     vae: AutoencoderKL = pixart.load_vae(folder, device)
     generator = np.random.default_rng([seed, 4])
     captions, means, deviations = [], [], []
-    with progress("phantoms", IMAGES) as bar:
-        for start in range(0, IMAGES, BATCH):
-            count = min(BATCH, IMAGES - start)
+    with progress("phantoms", PHANTOMS) as bar:
+        for start in range(0, PHANTOMS, BATCH_SIZE):
+            count = min(BATCH_SIZE, PHANTOMS - start)
             phantoms = [describe_phantom(generator) for _ in range(count)]
             captions += [item.caption() for item in phantoms]
             images = images_to_tensor([draw_phantom(item, generator) for item in phantoms])

@@ -20,12 +20,10 @@ from transformers import (
 
 from medart_cli.data.profiles import Profile, read_profile
 from medart_cli.log import progress
-from medart_cli.models.hub import DEMONSTRATION
-from medart_cli.tiny.make.training import build_schedule, take_step
+from medart_cli.models.hub import DEMONSTRATION_KEY
+from medart_cli.tiny.make.training import BATCH_SIZE, LEARNING_RATE, build_trapezoid, step_optimizer
 from medart_cli.tiny.phantoms import DOMAINS, PROFILE, SIDE, Phantom, describe_phantom, draw_phantom
 
-BATCH = 32
-LEARNING_RATE = 1e-3
 PATCH = 8  # pixels a side of what one image token stands for
 TOKENS = (SIDE // PATCH) ** 2
 IGNORED = -100  # a label that transformers leaves out of the loss
@@ -55,19 +53,19 @@ def build_captioner(out: Path, *, steps: int, seed: int, device: torch.device) -
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-2
     )
-    schedule = build_schedule(optimizer, steps)
+    schedule = build_trapezoid(optimizer, steps)
     generator = np.random.default_rng([seed, 5])
     with progress("captioner", steps) as bar:
         for _ in range(steps):
-            batch = draw_batch(generator, processor, profile)
+            batch = draw_dialogs(generator, processor, profile)
             loss = model(**{name: item.to(device) for name, item in batch.items()}).loss
-            take_step(loss, model, optimizer, schedule)
+            step_optimizer(loss, model, optimizer, schedule)
             bar.advance({"loss": loss.item()})
     model.generation_config = GenerationConfig(
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
-    setattr(model.config, DEMONSTRATION, True)
+    setattr(model.config, DEMONSTRATION_KEY, True)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
 
@@ -128,13 +126,13 @@ def ask(profile: Profile, phantom: Phantom) -> str:
     return profile.build_prompt({"label": phantom.label})
 
 
-def draw_batch(
+def draw_dialogs(
     generator: np.random.Generator, processor: LlavaProcessor, profile: Profile
 ) -> dict[str, Tensor]:
     """Draw phantoms with their questions and answers; only the answers count in the loss."""
     phantoms = [
         describe_phantom(generator, "shifted" if generator.random() < 0.35 else "base")
-        for _ in range(BATCH)
+        for _ in range(BATCH_SIZE)
     ]
     images = [draw_phantom(item, generator) for item in phantoms]
     talks = [[_question(profile, item)] for item in phantoms]

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+BATCH_SIZE = 32  # of base and captioner; that of the autoencoder changes as it learns
+LEARNING_RATE = 1e-3  # of base and captioner
 MAX_NORM = 1.0
 
 
-def build_schedule(optimizer: Optimizer, steps: int) -> LRScheduler:
+def build_trapezoid(optimizer: Optimizer, steps: int) -> LRScheduler:
     """Let the learning rate rise over 5 % of the steps, stay, and fall to 0 over the last 35 %."""
 
     def factor(step: int) -> float:
@@ -22,7 +24,9 @@ def build_schedule(optimizer: Optimizer, steps: int) -> LRScheduler:
     return LambdaLR(optimizer, factor)
 
 
-def take_step(loss: Tensor, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> None:
+def step_optimizer(
+    loss: Tensor, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler
+) -> None:
     """Make one optimizer step with clipped gradients."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]

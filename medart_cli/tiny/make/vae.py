@@ -8,10 +8,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from medart_cli.log import progress
-from medart_cli.tiny.make.training import build_schedule, images_to_tensor, take_step
+from medart_cli.tiny.make.training import build_trapezoid, images_to_tensor, step_optimizer
 from medart_cli.tiny.phantoms import SIDE, describe_phantom, draw_phantom
 
-LEARNING_RATE = 1.5e-3
+VAE_LEARNING_RATE = 1.5e-3
 KL_WEIGHT = 1e-4  # of the mean over latents, beside a loss that is a mean over pixels
 SQUARE_WEIGHT = 4.0  # large errors: a small finding in a wrong color
 EDGE_WEIGHT = 0.5
@@ -36,13 +36,13 @@ def build_vae(out: Path, *, steps: int, seed: int, device: torch.device) -> None
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
         sample_size=SIDE,
     ).to(device)  # fmt: skip
-    train(vae, generator, steps=steps // 3, batch=16, chance_colors=True)
-    train(vae, generator, steps=steps - steps // 3, batch=8, chance_colors=False)
+    train_autoencoder(vae, generator, steps=steps // 3, batch=16, chance_colors=True)
+    train_autoencoder(vae, generator, steps=steps - steps // 3, batch=8, chance_colors=False)
     scale(vae, generator)
     vae.half().save_pretrained(out)
 
 
-def train(
+def train_autoencoder(
     vae: AutoencoderKL,
     generator: np.random.Generator,
     *,
@@ -51,28 +51,28 @@ def train(
     chance_colors: bool,
 ) -> None:
     """Train an autoencoder, from where it is, over one rise and fall of the learning rate."""
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
-    schedule = build_schedule(optimizer, steps)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=VAE_LEARNING_RATE, weight_decay=1e-4)
+    schedule = build_trapezoid(optimizer, steps)
     with progress("autoencoder", steps) as bar:
         for _ in range(steps):
-            images = draw_images(generator, batch, chance_colors=chance_colors).to(vae.device)
+            images = draw_phantoms(generator, batch, chance_colors=chance_colors).to(vae.device)
             posterior = vae.encode(images).latent_dist
             rebuilt = vae.decode(posterior.sample()).sample
             loss = rebuild_loss(rebuilt, images)
             loss = loss + KL_WEIGHT * kl_loss(posterior.mean, posterior.logvar)
-            take_step(loss, vae, optimizer, schedule)
+            step_optimizer(loss, vae, optimizer, schedule)
             bar.advance({"loss": loss.item()})
 
 
 def scale(vae: AutoencoderKL, generator: np.random.Generator) -> None:
     """Set the factor that brings latents to the unit deviation which the noise schedule wants."""
-    images = draw_images(generator, 256, chance_colors=False).to(vae.device)
+    images = draw_phantoms(generator, 256, chance_colors=False).to(vae.device)
     with torch.no_grad():
         latents = vae.encode(images).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
 
 
-def draw_images(generator: np.random.Generator, count: int, *, chance_colors: bool) -> Tensor:
+def draw_phantoms(generator: np.random.Generator, count: int, *, chance_colors: bool) -> Tensor:
     """Draw phantoms of both domains, (B, 3, H, W) in [-1, 1], perhaps half in chance colors."""
     drawn = []
     for index in range(count):

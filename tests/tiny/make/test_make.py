@@ -27,7 +27,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "LEAST_STEPS", 3)
-        patch.setattr(build_base, "IMAGES", 64)
+        patch.setattr(build_base, "PHANTOMS", 64)
         patch.setattr(build, "check_models", lambda place, device: {"place": place.name})
         patch.setattr(sys, "argv", ["build", "--out", str(folder), "--share", "0.0001"])
         build.main()
@@ -71,11 +71,11 @@ def test_training_shows_the_captioner_what_it_will_be_asked(built):
     profile = read_profile("phantom")
     processor = build_captioner.build_processor(profile)
     generator = np.random.default_rng(0)
-    batch = build_captioner.draw_batch(generator, processor, profile)
+    batch = build_captioner.draw_dialogs(generator, processor, profile)
     again = np.random.default_rng(0)
     phantoms = [
         describe_phantom(again, "shifted" if again.random() < 0.35 else "base")
-        for _ in range(build_captioner.BATCH)
+        for _ in range(build_captioner.BATCH_SIZE)
     ]
     image = draw_phantom(phantoms[0], again)
     captioner = Captioner(
