@@ -11,8 +11,9 @@ import numpy.typing as npt
 from medart_cli import stop
 from medart_cli.classify.images import compute_features, read_ahead
 from medart_cli.classify.options import ClassifyConfig
-from medart_cli.classify.sets import Rows, Sets
-from medart_cli.data.manifest import Record
+from medart_cli.classify.sets import Sets
+from medart_cli.classify.splits import groups_of
+from medart_cli.data.manifest import HashedRecord, Record
 from medart_cli.errors import ImageError, ManifestError
 from medart_cli.log import log
 from medart_cli.metrics import copies
@@ -81,8 +82,8 @@ def drop_same(
         found = list(_find_in_test(config, rows, layouts, name))
         _tell_dropped(config, found, name)
         gone = {pair.rows[0] for pair in found}
-        keep = [row for row in range(len(rows[name].records)) if row not in gone]
-        rows[name], layouts[name] = rows[name].pick(keep), layouts[name][keep]
+        keep = [row for row in range(len(rows[name])) if row not in gone]
+        rows[name], layouts[name] = [rows[name][row] for row in keep], layouts[name][keep]
         dropped[name] = len(found)
         pairs += found
     repeats = {}
@@ -109,19 +110,19 @@ def _describe(config: ClassifyConfig, sets: Sets, cache: Path | None) -> dict[st
     broken = compute_features(config, sets, extractor, cache, quiet=True)
     found = {}
     for name, rows in sets.rows.items():
-        good = np.array([sha256 not in broken for sha256 in rows.hashes], dtype=np.bool_)
+        good = np.array([row.sha256 not in broken for row in rows], dtype=np.bool_)
+        hashes = [row.sha256 for row in rows if row.sha256 not in broken]
         if good.all():
-            found[name] = read_features(pack_hashes(rows.hashes), extractor, cache)
+            found[name] = read_features(pack_hashes(hashes), extractor, cache)
             continue
-        hashes = [sha256 for sha256 in rows.hashes if sha256 not in broken]
         found[name] = np.zeros((len(good), extractor.width), dtype=np.float32)
         found[name][good] = read_features(pack_hashes(hashes), extractor, cache)
     return found
 
 
-def _describe_anew(config: ClassifyConfig, rows: Rows) -> Layouts:
-    layouts = np.zeros((len(rows.records), copies.LAYOUT_WIDTH), dtype=np.float32)
-    for row, found in enumerate(read_ahead(config, rows.records, copies.describe_layout)):
+def _describe_anew(config: ClassifyConfig, rows: list[HashedRecord]) -> Layouts:
+    layouts = np.zeros((len(rows), copies.LAYOUT_WIDTH), dtype=np.float32)
+    for row, found in enumerate(read_ahead(config, rows, copies.describe_layout)):
         stop.check()
         if not isinstance(found, ImageError):
             layouts[row] = found.numpy()
@@ -129,7 +130,10 @@ def _describe_anew(config: ClassifyConfig, rows: Rows) -> Layouts:
 
 
 def _find_in_test(
-    config: ClassifyConfig, rows: dict[str, Rows], layouts: dict[str, Layouts], name: str
+    config: ClassifyConfig,
+    rows: dict[str, list[HashedRecord]],
+    layouts: dict[str, Layouts],
+    name: str,
 ) -> Iterator[Pair]:
     """Find the images of a set that show a test image, each with the test image most like it."""
     best: dict[int, tuple[float, int]] = {}
@@ -139,7 +143,7 @@ def _find_in_test(
         for row, column, likeness in zip(*(part.tolist() for part in parts), strict=True):
             best[row] = max(best.get(row, (0.0, 0)), (likeness, column))
     for row, (likeness, column) in sorted(best.items()):
-        records = rows[name].records[row], rows["test"].records[column]
+        records = rows[name][row], rows["test"][column]
         yield Pair((name, "test"), (row, column), records, likeness, dropped=True)
 
 
@@ -162,7 +166,9 @@ def _tell_dropped(config: ClassifyConfig, found: list[Pair], name: str) -> None:
     )
 
 
-def _find_repeats(config: ClassifyConfig, rows: Rows, layouts: Layouts, name: str) -> list[Pair]:
+def _find_repeats(
+    config: ClassifyConfig, rows: list[HashedRecord], layouts: Layouts, name: str
+) -> list[Pair]:
     """Find the images of a set that show the picture of an earlier one, in other bytes.
 
     Of each image the first such pair is kept, and the first under another label.
@@ -171,16 +177,16 @@ def _find_repeats(config: ClassifyConfig, rows: Rows, layouts: Layouts, name: st
     for parts in find_repeats(layouts, find_device(config.device)):
         stop.check()
         for row, column, likeness in zip(*(part.tolist() for part in parts), strict=True):
-            if rows.hashes[row] != rows.hashes[column]:
-                records = rows.records[row], rows.records[column]
+            records = rows[row], rows[column]
+            if records[0].sha256 != records[1].sha256:
                 pair = Pair((name, name), (row, column), records, likeness, dropped=False)
                 found.setdefault((row, pair.two_labels), pair)
     return [found[key] for key in sorted(found)]
 
 
-def _tell_repeats(found: list[Pair], rows: Rows, name: str) -> dict[str, int]:
+def _tell_repeats(found: list[Pair], rows: list[HashedRecord], name: str) -> dict[str, int]:
     """Say how many images of a set are no images of their own, and which have two labels."""
-    groups = rows.groups
+    groups = groups_of(rows)
     loose = {pair.rows[0] for pair in found if groups[pair.rows[0]] != groups[pair.rows[1]]}
     if loose:
         log.warning(

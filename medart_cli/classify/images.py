@@ -14,10 +14,10 @@ from torch import Tensor
 from medart_cli import stop
 from medart_cli.ahead import map_ahead
 from medart_cli.classify.options import ClassifyConfig
-from medart_cli.classify.sets import Rows, Sets
-from medart_cli.classify.splits import check_labels, check_same_classes
+from medart_cli.classify.sets import Sets
+from medart_cli.classify.splits import check_labels, check_same_classes, labels_of
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import Record
+from medart_cli.data.manifest import HashedRecord, Record
 from medart_cli.errors import ImageError
 from medart_cli.log import log, progress
 from medart_cli.metrics.features import (
@@ -45,7 +45,7 @@ class Images:
         pixels: Inputs of the network, (N, 3, S, S) float16; empty where the backbone is frozen.
     """
 
-    rows: Rows
+    rows: list[HashedRecord]
     labels: Tensor
     features: npt.NDArray[np.float32]
     pixels: Tensor
@@ -54,17 +54,13 @@ class Images:
         """Return some of the images."""
         index = torch.as_tensor(list(indices), dtype=torch.int64)
         pixels = self.pixels[index] if len(self.pixels) else self.pixels
-        return Images(
-            self.rows.pick(indices), self.labels[index], self.features[index.numpy()], pixels
-        )
+        rows = [self.rows[i] for i in indices]
+        return Images(rows, self.labels[index], self.features[index.numpy()], pixels)
 
     def join(self, other: "Images") -> "Images":
         """Return these images and then the others."""
         return Images(
-            Rows(
-                self.rows.records + other.rows.records,
-                self.rows.hashes + other.rows.hashes,
-            ),
+            self.rows + other.rows,
             torch.cat([self.labels, other.labels]),
             np.concatenate([self.features, other.features]),
             torch.cat([self.pixels, other.pixels]),
@@ -86,20 +82,20 @@ def load_sets(
     images = {}
     for name, rows in sets.rows.items():
         if cache:
-            good = [i for i, sha256 in enumerate(rows.hashes) if sha256 not in broken]
-            part, pixels = rows.pick(good), torch.zeros(0, 3, 1, 1, dtype=torch.float16)
+            part = [row for row in rows if row.sha256 not in broken]
+            pixels = torch.zeros(0, 3, 1, 1, dtype=torch.float16)
         else:
             part, pixels = _load_pixels(config, name, rows, backbone)
-        found, real = check_labels(part.records, f"the {name} set"), name != "synthetic"
+        found, real = check_labels(part, f"the {name} set"), name != "synthetic"
         check_same_classes(sets.classes, found, f"the {name} set", all_needed=real)
         if cache:
-            keys = pack_hashes(part.hashes)
+            keys = pack_hashes(row.sha256 for row in part)
             features = read_features(keys, extractor, cache)
         else:
             features = _encode_pixels(pixels, backbone, config.batch_size)
-        indices = [sets.classes.index(label) for label in part.labels]
+        indices = [sets.classes.index(label) for label in labels_of(part)]
         images[name] = Images(part, torch.tensor(indices, dtype=torch.int64), features, pixels)
-    total = sum(len(rows.records) for rows in sets.rows.values())
+    total = sum(len(rows) for rows in sets.rows.values())
     return images, total - sum(len(part.labels) for part in images.values())
 
 
@@ -115,11 +111,7 @@ def compute_features(
 
     Why these cannot be read is said unless `quiet`.
     """
-    paths = {
-        sha256: record.path
-        for rows in sets.rows.values()
-        for record, sha256 in zip(rows.records, rows.hashes, strict=True)
-    }
+    paths = {row.sha256: row.path for rows in sets.rows.values() for row in rows}
     hashes = sorted(paths)
     files = Files(pack_hashes(hashes), lambda row: paths[hashes[row]])
     extraction = Extraction(cache, load_image, config.batch_size, config.workers)
@@ -152,19 +144,20 @@ def read_ahead(
 
 
 def _load_pixels(
-    config: ClassifyConfig, name: str, rows: Rows, backbone: Backbone
-) -> tuple[Rows, Tensor]:
-    kept: list[int] = []
+    config: ClassifyConfig, name: str, rows: list[HashedRecord], backbone: Backbone
+) -> tuple[list[HashedRecord], Tensor]:
+    kept: list[HashedRecord] = []
     pixels: list[Tensor] = []
-    with progress(f"read {name} images", len(rows.records)) as bar:
-        for index, image in enumerate(read_ahead(config, rows.records, backbone.prepare)):
+    with progress(f"read {name} images", len(rows)) as bar:
+        found = zip(rows, read_ahead(config, rows, backbone.prepare), strict=True)
+        for row, image in found:
             if isinstance(image, ImageError):
                 log.warning("%s", image)
             else:
                 pixels.append(image.half())
-                kept.append(index)
+                kept.append(row)
             bar.advance()
-    return rows.pick(kept), torch.stack(pixels) if pixels else torch.zeros(0, 3, 1, 1).half()
+    return kept, torch.stack(pixels) if pixels else torch.zeros(0, 3, 1, 1).half()
 
 
 def _encode_pixels(pixels: Tensor, backbone: Backbone, batch_size: int) -> npt.NDArray[np.float32]:

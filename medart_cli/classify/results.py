@@ -12,9 +12,10 @@ from PIL import Image
 from medart_cli.classify.images import Images
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.predict import PREDICTIONS_NAME, describe_prediction
-from medart_cli.classify.sets import Rows, count_labels
+from medart_cli.classify.sets import count_labels
+from medart_cli.classify.splits import groups_of
 from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
-from medart_cli.data.manifest import write_manifest
+from medart_cli.data.manifest import HashedRecord, count_patients, write_manifest
 from medart_cli.data.output import write_json, write_text
 from medart_cli.data.page import (
     DEMONSTRATION_NOTICE,
@@ -79,16 +80,16 @@ def write_results(
         facts: What else belongs into metrics.json; `classes` among it.
     """
     classes, test = facts["classes"], images["test"]
-    truth = test.labels.numpy()
+    truth, groups = test.labels.numpy(), groups_of(test.rows)
     runs = {
         name: [np.array(item["probabilities"]) for item in items] for name, items in results.items()
     }
-    regimes = compare_regimes(truth, runs, test.rows.groups, config)
+    regimes = compare_regimes(truth, runs, groups, config)
     for name, found in regimes.items():
         found["train_images"] = results[name][0]["train_images"]
         found["val_images"] = results[name][0]["val_images"]
         found["steps"] = results[name][0]["steps"]
-        found["classes"] = _describe_classes(truth, runs[name], test.rows.groups, classes)
+        found["classes"] = _describe_classes(truth, runs[name], groups, classes)
     chosen = choose_regime(regimes)
     metrics = {
         **facts,
@@ -211,24 +212,24 @@ def _describe_classes(
     }
 
 
-def _describe_set(rows: Rows) -> dict[str, Any]:
+def _describe_set(rows: list[HashedRecord]) -> dict[str, Any]:
     return {
-        "images": len(rows.records),
-        "patients": rows.count_patients(),
+        "images": len(rows),
+        "patients": count_patients(rows),
         "per_class": count_labels(rows),
     }
 
 
 def _list_predictions(
-    results: Mapping[str, Sequence[dict[str, Any]]], test: Rows, classes: list[str]
+    results: Mapping[str, Sequence[dict[str, Any]]], test: list[HashedRecord], classes: list[str]
 ) -> list[dict[str, Any]]:
     return [
-        {**record.fields, "file_name": record.file_name, "label": record.label}
+        {**row.fields, "file_name": row.file_name, "label": row.label}
         | {"regime": name, "seed": item["seed"]}
         | describe_prediction(shares, classes)
         for name, items in results.items()
         for item in items
-        for record, shares in zip(test.records, item["probabilities"], strict=True)
+        for row, shares in zip(test, item["probabilities"], strict=True)
     ]
 
 

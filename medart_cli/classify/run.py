@@ -59,10 +59,6 @@ def describe_work(config: ClassifyConfig, sets: Sets) -> str | None:
     backbone = hash_model(Path(config.backbone), try_cache(), poll=stop.check)
     if backbone is None and config.backbone != "efficientnet-lite0":
         return None
-    rows = [
-        (name, record.fields, sha256)
-        for name, part in sets.rows.items()
-        for record, sha256 in zip(part.records, part.hashes, strict=True)
-    ]
+    rows = [(name, row.fields, row.sha256) for name, part in sets.rows.items() for row in part]
     parts = (config.settings(), rows, sets.checks, backbone, name_versions(), __version__)
     return hash_parts(parts)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medart_cli import stop
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.splits import (
     check_labels,
@@ -15,7 +14,8 @@ from medart_cli.classify.splits import (
     draw_per_class,
     drop_duplicates,
     find_leaks,
-    group_key,
+    groups_of,
+    labels_of,
     refuse_shared_groups,
     split_groups,
 )
@@ -23,42 +23,14 @@ from medart_cli.data.account import Account
 from medart_cli.data.cache import try_cache
 from medart_cli.data.checks import refuse_synthetic, warn_of_two_labels
 from medart_cli.data.dataset import open_data
-from medart_cli.data.hashes import hash_files
-from medart_cli.data.manifest import Record, clean_group
+from medart_cli.data.hashes import hash_records
+from medart_cli.data.manifest import HashedRecord, Record, clean_group
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log
 from medart_cli.options import parse_levels
 
 HASH_LIST = "training_hashes.txt"  # written by finetune, copied by sample
 SAMPLE_NAME = "sample.json"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Images of one set: their records, and the SHA-256 of their files."""
-
-    records: list[Record]
-    hashes: list[str]
-
-    @property
-    def labels(self) -> list[str]:
-        """The class names."""
-        return [str(record.label) for record in self.records]
-
-    @property
-    def groups(self) -> list[str]:
-        """What each row must stay together with."""
-        pairs = zip(self.records, self.hashes, strict=True)
-        return [group_key(record, sha256) for record, sha256 in pairs]
-
-    def count_patients(self) -> int | None:
-        """Count the patients; None where no row names one."""
-        named = {record.group for record in self.records} - {None}
-        return len(named) or None
-
-    def pick(self, indices: Sequence[int]) -> "Rows":
-        """Return some of the rows."""
-        return Rows([self.records[i] for i in indices], [self.hashes[i] for i in indices])
 
 
 @dataclass(frozen=True)
@@ -73,7 +45,7 @@ class Sets:
         accounts: What was found in each data set.
     """
 
-    rows: dict[str, Rows]
+    rows: dict[str, list[HashedRecord]]
     classes: list[str]
     checks: dict[str, Any]
     failures: int
@@ -95,10 +67,8 @@ def read_sets(config: ClassifyConfig) -> Sets:
     real, failures = _hash_rows(everything)
     train, test, more = _read_test(config, real, accounts)
     failures += more
-    classes = check_labels(train.records, "the training images")
-    check_same_classes(
-        classes, check_labels(test.records, "the test set"), "the test set", all_needed=True
-    )
+    classes = check_labels(train, "the training images")
+    check_same_classes(classes, check_labels(test, "the test set"), "the test set", all_needed=True)
     rows = {"train": train, "test": test}
     if config.synthetic is not None:
         rows["synthetic"], more = _read_synthetic(config, classes, test, accounts)
@@ -109,7 +79,7 @@ def read_sets(config: ClassifyConfig) -> Sets:
     if config.label_budget is not None:
         _warn_of_small_classes(train, config.label_budget)
     for name, part in rows.items():
-        log.info("%s: %d images of %d classes", name, len(part.records), len(set(part.labels)))
+        log.info("%s: %d images of %d classes", name, len(part), len(set(labels_of(part))))
     return Sets(rows, classes, checks, failures, accounts)
 
 
@@ -134,7 +104,7 @@ def _say_split(config: ClassifyConfig, records: Sequence[Record]) -> str:
     return "images"
 
 
-def _warn_of_small_classes(train: Rows, budget: int) -> None:
+def _warn_of_small_classes(train: Sequence[Record], budget: int) -> None:
     for label, count in count_labels(train).items():
         if count < budget:
             log.warning(
@@ -142,22 +112,20 @@ def _warn_of_small_classes(train: Rows, budget: int) -> None:
             )
 
 
-def _hash_rows(records: list[Record]) -> tuple[Rows, int]:
-    found, faults = hash_files([it.path for it in records], cache=try_cache(), poll=stop.check)
+def _hash_rows(records: list[Record]) -> tuple[list[HashedRecord], int]:
+    rows, faults = hash_records(records, try_cache())
     for path, error in faults.items():
         log.warning("%s: cannot be read: %s", path, error.strerror)
-    kept = [record for record in records if record.path in found]
-    hashes = [found[record.path] for record in kept]
-    warn_of_two_labels(kept, hashes)
-    return Rows(kept, hashes), len(records) - len(kept)
+    warn_of_two_labels(rows)
+    return rows, len(records) - len(rows)
 
 
 def _read_test(
-    config: ClassifyConfig, real: Rows, accounts: list[Account]
-) -> tuple[Rows, Rows, int]:
+    config: ClassifyConfig, real: list[HashedRecord], accounts: list[Account]
+) -> tuple[list[HashedRecord], list[HashedRecord], int]:
     """Return training rows, test rows, and how many test files could not be read."""
-    marked = [i for i, record in enumerate(real.records) if record.split == "test"]
-    others = [i for i, record in enumerate(real.records) if record.split != "test"]
+    marked = [row for row in real if row.split == "test"]
+    others = [row for row in real if row.split != "test"]
     if config.test is not None:
         if marked:
             log.info("%d training rows are marked split test and left out", len(marked))
@@ -167,20 +135,21 @@ def _read_test(
         refuse_synthetic(records, "the test set", allowed=config.allow_synthetic)
         check_labels(records, "the test set")
         test, failures = _hash_rows(records)
-        return real.pick(others), test, failures
+        return others, test, failures
     if marked and config.test_fraction != ClassifyConfig.test_fraction:
         raise ConfigError(
             "--test-fraction: changes nothing where rows are marked test; leave it out"
         )
     if marked:
-        return real.pick(others), real.pick(marked), 0
-    first, second = split_groups(real.labels, real.groups, config.test_fraction, config.seed)
-    return real.pick(first), real.pick(second), 0
+        return others, marked, 0
+    labels, groups = labels_of(real), groups_of(real)
+    first, second = split_groups(labels, groups, config.test_fraction, config.seed)
+    return [real[i] for i in first], [real[i] for i in second], 0
 
 
 def _read_synthetic(
-    config: ClassifyConfig, classes: list[str], test: Rows, accounts: list[Account]
-) -> tuple[Rows, int]:
+    config: ClassifyConfig, classes: list[str], test: list[HashedRecord], accounts: list[Account]
+) -> tuple[list[HashedRecord], int]:
     """Read the synthetic rows, without those that are drawn from the caption of a test image."""
     name = "--synthetic"
     found = _read(config, str(config.synthetic), config.synthetic_root, accounts)
@@ -198,10 +167,10 @@ def _read_synthetic(
     return _hash_rows(records)
 
 
-def find_of_test(records: Sequence[Record], test: Rows) -> list[bool]:
+def find_of_test(records: Sequence[Record], test: Sequence[HashedRecord]) -> list[bool]:
     """Say for each drawn image whether its caption is that of a test image or test patient."""
-    hashes = set(test.hashes)
-    groups = {record.group for record in test.records} - {None}
+    hashes = {row.sha256 for row in test}
+    groups = {row.group for row in test} - {None}
     return [
         "test" in (record.split, record.source.get("split"))
         or record.source.get("sha256") in hashes
@@ -210,13 +179,13 @@ def find_of_test(records: Sequence[Record], test: Rows) -> list[bool]:
     ]
 
 
-def _keep_apart(config: ClassifyConfig, rows: dict[str, Rows]) -> dict[str, Any]:
+def _keep_apart(config: ClassifyConfig, rows: dict[str, list[HashedRecord]]) -> dict[str, Any]:
     """Refuse shared groups; drop (or refuse) duplicates of test images, and count them."""
     test = rows["test"]
     dropped_of = {}
     for name in [name for name in ("train", "synthetic") if name in rows]:
-        refuse_shared_groups(rows[name].records, test.records, f"the {name} set")
-        keep, dropped = drop_duplicates(rows[name].records, rows[name].hashes, set(test.hashes))
+        refuse_shared_groups(rows[name], test, f"the {name} set")
+        rows[name], dropped = drop_duplicates(rows[name], {row.sha256 for row in test})
         dropped_of[name] = len(dropped)
         if dropped and config.duplicates == "refuse":
             raise ManifestError(
@@ -229,11 +198,12 @@ def _keep_apart(config: ClassifyConfig, rows: dict[str, Rows]) -> dict[str, Any]
                 "is %s",
                 *(len(dropped), name, dropped[0].place),
             )
-        rows[name] = rows[name].pick(keep)
     return {"shared_groups": 0, "duplicates_dropped": dropped_of}
 
 
-def check_generator(config: ClassifyConfig, rows: Mapping[str, Rows]) -> dict[str, Any]:
+def check_generator(
+    config: ClassifyConfig, rows: Mapping[str, list[HashedRecord]]
+) -> dict[str, Any]:
     """Look for what the generator of the synthetic images learned from and classifiers may not.
 
     That is test images, and with `--label-budget` training images that are not drawn: a generator
@@ -251,21 +221,21 @@ def check_generator(config: ClassifyConfig, rows: Mapping[str, Rows]) -> dict[st
             HASH_LIST,
         )
     seen = {word for path in lists for word in path.read_text(encoding="utf-8").split()}
-    test, train = rows["test"], rows["train"]
+    known = {row.sha256 for name in ("test", "train") for row in rows[name]}
     return {
         "checked": bool(lists),
-        "test_images": _refuse_test_leaks(config, test, seen),
+        "test_images": _refuse_test_leaks(config, rows["test"], seen),
         "outside_budget": _refuse_outside_budget(config, rows, seen),
-        "other_images": len(seen - set(test.hashes) - set(train.hashes)),
+        "other_images": len(seen - known),
     }
 
 
-def _refuse_test_leaks(config: ClassifyConfig, test: Rows, seen: set[str]) -> int:
-    leaks = find_leaks(test.records, test.hashes, seen)
+def _refuse_test_leaks(config: ClassifyConfig, test: list[HashedRecord], seen: set[str]) -> int:
+    leaks = find_leaks(test, seen)
     if leaks and not config.allow_leak:
         raise ManifestError(
             f"{leaks[0].place}: the generator of --synthetic was trained on this test image (on "
-            f"{len(leaks)} of {len(test.records)} in all); mark test rows with split test before "
+            f"{len(leaks)} of {len(test)} in all); mark test rows with split test before "
             "finetune, or go on with --allow-leak, and the results will say so"
         )
     if leaks:
@@ -274,7 +244,7 @@ def _refuse_test_leaks(config: ClassifyConfig, test: Rows, seen: set[str]) -> in
 
 
 def _refuse_outside_budget(
-    config: ClassifyConfig, rows: Mapping[str, Rows], seen: set[str]
+    config: ClassifyConfig, rows: Mapping[str, list[HashedRecord]], seen: set[str]
 ) -> int | None:
     """Count the training images that the generator knows and the budget leaves out; most of a seed.
 
@@ -283,12 +253,12 @@ def _refuse_outside_budget(
     if config.label_budget is None:
         return None
     train = rows["train"]
-    seen = seen | {str(record.source.get("sha256")) for record in rows["synthetic"].records}
-    most: list[Record] = []
+    seen = seen | {str(record.source.get("sha256")) for record in rows["synthetic"]}
+    most: list[HashedRecord] = []
     for seed in config.chosen_seeds:
-        drawn = train.pick(draw_per_class(train.labels, config.label_budget, seed))
-        known = seen - set(drawn.hashes)
-        most = max(most, find_leaks(train.records, train.hashes, known), key=len)
+        drawn = draw_per_class(labels_of(train), config.label_budget, seed)
+        known = seen - {train[i].sha256 for i in drawn}
+        most = max(most, find_leaks(train, known), key=len)
     if most and not config.allow_leak:
         raise ManifestError(
             f"{most[0].place}: the generator of --synthetic knows this training image, which "
@@ -328,13 +298,13 @@ def find_hash_lists(config: ClassifyConfig) -> list[Path]:
 def describe_rows(sets: Sets) -> list[dict[str, Any]]:
     """List which image belongs to which set, for `split.jsonl`."""
     return [
-        {"set": name, "file_name": record.file_name, "label": record.label, "sha256": sha256}
-        | {key: record.fields[key] for key in ("group_id",) if key in record.fields}
+        {"set": name, "file_name": row.file_name, "label": row.label, "sha256": row.sha256}
+        | {key: row.fields[key] for key in ("group_id",) if key in row.fields}
         for name, rows in sets.rows.items()
-        for record, sha256 in zip(rows.records, rows.hashes, strict=True)
+        for row in rows
     ]
 
 
-def count_labels(rows: Rows) -> dict[str, int]:
+def count_labels(rows: Sequence[Record]) -> dict[str, int]:
     """Count the rows of each class."""
-    return dict(sorted(Counter(rows.labels).items()))
+    return dict(sorted(Counter(labels_of(rows)).items()))

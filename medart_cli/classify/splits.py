@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medart_cli.data.manifest import Record
+from medart_cli.data.manifest import HashedRecord, Record
 from medart_cli.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
@@ -85,35 +85,35 @@ def refuse_shared_groups(train: Sequence[Record], test: Sequence[Record], name: 
             )
 
 
-def group_key(record: Record, sha256: str) -> str:
-    """Name what must stay together: the row's group, or for want of one its bytes."""
-    group = record.group
-    return f"sha256:{sha256}" if group is None else f"group:{group}"
+def labels_of(rows: Sequence[Record]) -> list[str]:
+    """Return the class name of each row."""
+    return [str(row.label) for row in rows]
+
+
+def groups_of(rows: Sequence[HashedRecord]) -> list[str]:
+    """Name what each row must stay together with: its group, or for want of one its bytes."""
+    return [f"sha256:{it.sha256}" if it.group is None else f"group:{it.group}" for it in rows]
 
 
 def drop_duplicates(
-    records: Sequence[Record], hashes: Sequence[str], taken: Collection[str]
-) -> tuple[list[int], list[Record]]:
-    """Find the records whose bytes also stand on the other side.
+    rows: Sequence[HashedRecord], taken: Collection[str]
+) -> tuple[list[HashedRecord], list[HashedRecord]]:
+    """Find the rows whose bytes also stand on the other side.
 
     Args:
-        records: Rows of one side.
-        hashes: SHA-256 of each row's file.
-        taken: Hashes of the other side.
+        rows: Those of one side.
+        taken: SHA-256 of the other side's files.
 
     Returns:
-        Indices of the rows to keep, and the rows that are duplicates.
+        The rows to keep, and those that are duplicates.
     """
-    keep = [index for index, sha256 in enumerate(hashes) if sha256 not in taken]
-    dropped = [record for record, sha256 in zip(records, hashes, strict=True) if sha256 in taken]
-    return keep, dropped
+    kept = [row for row in rows if row.sha256 not in taken]
+    return kept, [row for row in rows if row.sha256 in taken]
 
 
-def find_leaks(
-    test: Sequence[Record], hashes: Sequence[str], seen: Collection[str]
-) -> list[Record]:
-    """Find the test images that the generator of synthetic images was trained on."""
-    return [record for record, sha256 in zip(test, hashes, strict=True) if sha256 in seen]
+def find_leaks(rows: Sequence[HashedRecord], seen: Collection[str]) -> list[HashedRecord]:
+    """Find the images that the generator of synthetic images was trained on."""
+    return [row for row in rows if row.sha256 in seen]
 
 
 def split_groups(

@@ -25,7 +25,7 @@ from medart_cli.classify.network import augment, build_network, draw_order, fit_
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.results import write_results
 from medart_cli.classify.sets import Sets, describe_rows
-from medart_cli.classify.splits import draw_per_class, split_groups
+from medart_cli.classify.splits import draw_per_class, groups_of, labels_of, split_groups
 from medart_cli.data.cache import make_cache, try_cache
 from medart_cli.data.checkpoint import write_folder
 from medart_cli.data.files import draft_of
@@ -152,7 +152,7 @@ def is_done(path: Path, test: Images) -> bool:
     if not path.is_file():
         return False
     tested: list[str] = json.loads(path.read_text(encoding="utf-8"))["test_images"]
-    return tested == test.rows.hashes
+    return tested == [row.sha256 for row in test.rows]
 
 
 def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Images]) -> None:
@@ -191,7 +191,7 @@ def train_and_test(setup: Setup, regime: str, seed: int, images: dict[str, Image
         "val_images": [0 if phase.val is None else len(phase.val.labels) for phase in phases],
         "steps": [] if config.freeze else [count_phase_steps(config, phase) for phase in phases],
         "training": facts,
-        "test_images": images["test"].rows.hashes,
+        "test_images": [row.sha256 for row in images["test"].rows],
         "probabilities": logits.double().softmax(dim=1).tolist(),
     }
     write_text(path, json.dumps(result))
@@ -213,16 +213,16 @@ def plan_phases(
     """
     real = images["train"]
     if config.label_budget is not None:
-        real = real.pick(draw_per_class(real.rows.labels, config.label_budget, seed))
+        real = real.pick(draw_per_class(labels_of(real.rows), config.label_budget, seed))
     train, val = hold_out(config, real, seed)
     own = Phase(train, val, len(train.labels))
     if regime == "real":
         return [own]
     synthetic = added = images["synthetic"]
     if config.ratio is not None:
-        counts = Counter(real.rows.labels)
+        counts = Counter(labels_of(real.rows))
         wanted = {name: math.ceil(config.ratio * count) for name, count in counts.items()}
-        added = synthetic.pick(draw_per_class(synthetic.rows.labels, wanted, seed))
+        added = synthetic.pick(draw_per_class(labels_of(synthetic.rows), wanted, seed))
     both = own.size + len(added.labels)
     if regime == "mix":
         return [Phase(train.join(added), val, both)]
@@ -242,12 +242,12 @@ def count_phase_steps(config: ClassifyConfig, phase: Phase) -> int:
 
 def hold_out(config: ClassifyConfig, images: Images, seed: int) -> tuple[Images, Images | None]:
     """Hold whole groups out for early stopping, where each class has enough of them."""
-    pairs = set(zip(images.rows.labels, images.rows.groups, strict=True))
+    labels, groups = labels_of(images.rows), groups_of(images.rows)
+    pairs = set(zip(labels, groups, strict=True))
     rarest = min(Counter(label for label, _ in pairs).values())
     if config.freeze or config.val_fraction * rarest < LEAST_VAL:
         return images, None
-    rows = images.rows
-    train, val = split_groups(rows.labels, rows.groups, config.val_fraction, seed)
+    train, val = split_groups(labels, groups, config.val_fraction, seed)
     return images.pick(train), images.pick(val)
 
 
@@ -400,9 +400,7 @@ def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> di
         "inputs": [account.facts() for account in sets.accounts],
         "checks": sets.checks,
         "failures": sets.failures + lost,
-        "demonstration": any(
-            row.demonstration for part in images.values() for row in part.rows.records
-        ),
+        "demonstration": any(row.demonstration for part in images.values() for row in part.rows),
     }
     summary = write_results(config, results, images, facts)
     source = config.out / "regimes" / summary["classifier"]["regime"] / "model"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from medart_cli.data.manifest import Record
+from medart_cli.data.manifest import HashedRecord, Record
 from medart_cli.errors import ManifestError
 from medart_cli.log import log
 
@@ -42,14 +42,14 @@ def refuse_synthetic(records: Sequence[Record], name: str, *, allowed: bool = Fa
             )
 
 
-def warn_of_two_labels(records: Sequence[Record], hashes: Sequence[str]) -> int:
+def warn_of_two_labels(rows: Sequence[HashedRecord]) -> int:
     """Warn of files that stand under two labels, byte for byte; return how many there are."""
-    first: dict[str, Record] = {}
+    first: dict[str, HashedRecord] = {}
     pairs = []
-    for record, sha256 in zip(records, hashes, strict=True):
-        other = first.setdefault(sha256, record)
-        if other.label != record.label:
-            pairs.append((other, record))
+    for row in rows:
+        other = first.setdefault(row.sha256, row)
+        if other.label != row.label:
+            pairs.append((other, row))
     if pairs:
         one, two = pairs[0]
         log.warning(

@@ -16,6 +16,7 @@ from typing import Any
 
 from medart_cli import stop
 from medart_cli.data.files import draft_of
+from medart_cli.data.manifest import HashedRecord, Record
 from medart_cli.log import progress
 from medart_cli.ranks import ask_first
 
@@ -68,6 +69,24 @@ def hash_once(
 ) -> tuple[dict[Path, str], dict[Path, OSError]]:
     """Hash files in one of the processes, which tells the others; the rest as `hash_files`."""
     return ask_first(partial(hash_files, paths, cache=cache, poll=stop.check))
+
+
+def hash_records(
+    records: Sequence[Record], cache: Path | None
+) -> tuple[list[HashedRecord], dict[Path, OSError]]:
+    """Hash the images of records, as `hash_once`.
+
+    Returns:
+        The records whose file can be read, in order; and why other files cannot.
+    """
+    paths = [record.path for record in records]
+    hashes, faults = hash_once(paths, cache)
+    rows = [
+        HashedRecord(record.fields, record.folder, record.place, hashes[path])
+        for record, path in zip(records, paths, strict=True)
+        if path in hashes
+    ]
+    return rows, faults
 
 
 def hash_all(paths: Sequence[Path], cache: Path | None) -> dict[Path, str]:

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -121,9 +121,25 @@ class Record:
         told = isinstance(made, dict) and made.get("demonstration") is True
         return told or self.fields.get("demonstration") is True
 
-    def with_fields(self, **new: Any) -> "Record":  # noqa: ANN401 - any JSON value
+    def with_fields(self, **new: Any) -> Self:  # noqa: ANN401 - any JSON value
         """Return a copy with fields added or replaced; all others are kept."""
-        return Record({**self.fields, **new}, self.folder, self.place)
+        return replace(self, fields={**self.fields, **new})
+
+
+@dataclass(frozen=True)
+class HashedRecord(Record):
+    """A record whose image file was read.
+
+    Attributes:
+        sha256: Of the file's bytes; what the row itself says of them is in `fields`.
+    """
+
+    sha256: str
+
+
+def count_patients(records: Iterable[Record]) -> int | None:
+    """Count the patients, see `clean_group`; None where no row names one."""
+    return len({record.group for record in records} - {None}) or None
 
 
 def clean_group(group: object) -> str | None:

@@ -12,8 +12,8 @@ from medart_cli.data.account import Account
 from medart_cli.data.cache import make_cache
 from medart_cli.data.checks import refuse_synthetic, warn_of_two_labels
 from medart_cli.data.dataset import open_data
-from medart_cli.data.hashes import hash_once
-from medart_cli.data.manifest import Record
+from medart_cli.data.hashes import hash_records
+from medart_cli.data.manifest import HashedRecord, count_patients
 from medart_cli.data.profiles import read_profile
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig
@@ -21,49 +21,32 @@ from medart_cli.log import log
 from medart_cli.options import parse_levels
 
 
-@dataclass
-class Row:
-    """One training image: its record, the hash of its bytes, and its caption."""
-
-    record: Record
-    sha256: str
-    caption: str
-
-
 @dataclass(frozen=True)
-class Data:
+class TrainingData:
     """What is trained on.
 
     Attributes:
-        rows: The training images.
+        rows: The training images; the text of each is its caption.
         failures: How many files could not be opened.
         account: What was found in the data set.
     """
 
-    rows: list[Row]
+    rows: list[HashedRecord]
     failures: int
     account: Account
 
 
-def read_training_rows(config: FinetuneConfig) -> Data:
+def read_training_rows(config: FinetuneConfig) -> TrainingData:
     """Read the training rows: those without text get the simple caption, lost files are counted."""
     profile = read_profile(config.profile)
-    rows, failures, plain = [], 0, 0
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     records = [record for record in found if record.split in (None, "train")]
     refuse_synthetic(records, "the training images", allowed=config.allow_synthetic)
-    paths = sorted({record.path for record in records})
-    hashes, faults = hash_once(paths, cache_folder(config))
-    for record in records:
-        caption = record.text
-        if caption is None:
-            caption, plain = profile.simple_caption(record.label), plain + 1
-        if record.path in hashes:
-            rows.append(Row(record, hashes[record.path], caption))
-        else:
+    rows, faults = hash_records(records, cache_folder(config))
+    for record in records if faults else ():
+        if record.path in faults:
             reason = faults[record.path].strerror
             log.warning("%s: %s: %s; left out", record.place, record.path, reason)
-            failures += 1
     if not records:
         raise ConfigError(f"{config.data}: no training image; rows need split train or none at all")
     if not rows:
@@ -71,14 +54,17 @@ def read_training_rows(config: FinetuneConfig) -> Data:
             f"{config.data}: none of its {len(records)} training images can be opened, as said "
             "above; see --root"
         )
-    warn_of_two_labels([row.record for row in rows], [row.sha256 for row in rows])
+    warn_of_two_labels(rows)
+    plain = [place for place, row in enumerate(rows) if row.text is None]
+    for place in plain:
+        rows[place] = rows[place].with_fields(text=profile.simple_caption(rows[place].label))
     if plain:
-        example = next(row.caption for row in rows if row.record.text is None)
         log.warning(
             '%d of %d images have no caption; they get the simple one, such as "%s"; --profile '
-            "words it, medart caption writes better ones", plain, len(rows), example,
+            "words it, medart caption writes better ones", len(plain), len(rows),
+            rows[plain[0]].text,
         )  # fmt: skip
-    return Data(rows, failures, found.account)
+    return TrainingData(rows, len(records) - len(rows), found.account)
 
 
 def cache_folder(config: FinetuneConfig) -> Path | None:
@@ -86,14 +72,13 @@ def cache_folder(config: FinetuneConfig) -> Path | None:
     return make_cache(config.cache) if config.use_cache else None
 
 
-def describe_data(rows: Sequence[Row]) -> dict[str, Any]:
+def describe_data(rows: Sequence[HashedRecord]) -> dict[str, Any]:
     """Return what run.json says of the training rows: counts, a hash of images and captions."""
-    lines = (f"{row.sha256} {row.record.label} {row.caption}" for row in rows)
+    lines = (f"{row.sha256} {row.label} {row.text}" for row in rows)
     digest = hashlib.sha256("\n".join(lines).encode())
-    labels = Counter(row.record.label or "(none)" for row in rows)
-    groups = {row.record.group for row in rows} - {None}
+    labels = Counter(row.label or "(none)" for row in rows)
     facts = {"images": len(rows), "labels": dict(labels), "hash": digest.hexdigest()}
-    return {"data": facts, "patients": len(groups) or None}
+    return {"data": facts, "patients": count_patients(rows)}
 
 
 def public_settings(config: FinetuneConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from medart_cli.data.output import Output, check_output
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
 from medart_cli.finetune.rows import (
-    Data,
+    TrainingData,
     cache_folder,
     describe_data,
     plan_steps,
@@ -61,7 +61,7 @@ def describe_output(config: FinetuneConfig) -> Output:
 
 
 def find_finished_run(
-    config: FinetuneConfig, data: Data, hashes: dict[str, str]
+    config: FinetuneConfig, data: TrainingData, hashes: dict[str, str]
 ) -> dict[str, Any] | None:
     """Return the facts of a run that has made all its steps on the same data; None for any other.
 

@@ -16,14 +16,14 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli import stop
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import warn_of_demonstration
+from medart_cli.data.manifest import HashedRecord, warn_of_demonstration
 from medart_cli.data.tensors import open_cache
 from medart_cli.diffusion.losses import STATISTICS
 from medart_cli.errors import ConfigError, ImageError
 from medart_cli.finetune import optimizer as optimizers
 from medart_cli.finetune.hldf import AUTO, plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.rows import Row, cache_folder
+from medart_cli.finetune.rows import cache_folder
 from medart_cli.finetune.work import Work, count_weights, read_latents
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
@@ -100,7 +100,7 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
 def build_work(
     config: FinetuneConfig,
     named: tuple[Path, dict[str, str]],
-    rows: list[Row],
+    rows: list[HashedRecord],
     accelerator: Accelerator,
 ) -> Work:
     """Load the models, put the adapters on, and open the caches.
@@ -158,7 +158,7 @@ def build_work(
         recompute=config.hldf_checkpoint, auto_hldf=config.hldf_every == AUTO,
     )  # fmt: skip
     if work.facts["demonstration"]:
-        warn_of_demonstration(work.facts["base_name"], [row.record for row in rows])
+        warn_of_demonstration(work.facts["base_name"], rows)
     if config.gradient_checkpointing:
         for model in (transformer, text_encoder, vae):
             if model is not None:
@@ -171,13 +171,13 @@ def check_captions(work: Work) -> None:
     unknown = total = 0
     limit, long = max_tokens(work.base), []
     labels: dict[tuple[int, ...], set[str]] = {}
-    for caption, row in {row.caption: row for row in work.rows}.items():
+    for caption, row in {row.text or "": row for row in work.rows}.items():
         ids = work.tokenizer(normalize_prompt(caption)).input_ids
         unknown += sum(token == work.tokenizer.unk_token_id for token in ids)
         total += len(ids)
-        labels.setdefault(tuple(ids), set()).add(row.record.label or "")
+        labels.setdefault(tuple(ids), set()).add(row.label or "")
         if len(ids) > limit:
-            long.append((row.record.file_name, len(ids)))
+            long.append((row.file_name, len(ids)))
     if long:
         log.warning(
             "%d captions are longer than the %d tokens that the text encoder reads, as that of %s "
@@ -216,7 +216,7 @@ def cache_images(work: Work) -> int:
             try:
                 for flip in (False, True)[: 1 + work.config.flip]:
                     if work.latents.folder is None:
-                        load_image(row.record.path)
+                        load_image(row.path)
                     elif not work.latents.has(row.sha256, str(flip)):
                         read_latents(work, row, flip, (0.5, 0.5))
                 good.add(place)
@@ -234,7 +234,7 @@ def cache_captions(work: Work) -> None:
     """With T5 frozen, run it once on each distinct caption and let it go."""
     if work.text_encoder is not None:
         return
-    captions = sorted({normalize_prompt(row.caption) for row in work.rows} | {""})
+    captions = sorted({normalize_prompt(row.text or "") for row in work.rows} | {""})
     missing = [caption for caption in captions if work.texts.find(caption) is None]
     if not missing:
         return

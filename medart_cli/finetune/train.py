@@ -38,7 +38,7 @@ from medart_cli.finetune.optimizer import balance_gradients, take_gradients
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
 from medart_cli.finetune.resume import resume
-from medart_cli.finetune.rows import Data, describe_data, plan_steps
+from medart_cli.finetune.rows import TrainingData, describe_data, plan_steps
 from medart_cli.finetune.setup import (
     build_accelerator,
     build_work,
@@ -73,7 +73,7 @@ class Batch:
 
 
 def fine_tune(
-    config: FinetuneConfig, data: Data, base: tuple[Path, dict[str, str]], output: Output
+    config: FinetuneConfig, data: TrainingData, base: tuple[Path, dict[str, str]], output: Output
 ) -> dict[str, Any]:
     """Build the models and what feeds them, train, and write the result.
 
@@ -221,7 +221,7 @@ def draw_batch(work: Work, number: int) -> Batch:
         timestep = torch.randint(steps, (), generator=generator)
         dropped = chances[3] < config.caption_dropout
         told = torch.cat([tensors[name] for name in names])  # (S,)
-        drawn.append((row.caption, dropped, position, latents, noise, timestep, told))
+        drawn.append((row.text or "", dropped, position, latents, noise, timestep, told))
     captions, drops, positions, *stacks = zip(*drawn, strict=True)
     stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
     return Batch(list(captions), list(drops), list(positions), *stacked)
@@ -375,7 +375,7 @@ def draw_preview(work: Work, step: int) -> None:
     # Without the wrapper for several processes: it would wait for the others, who draw nothing.
     work = replace(work, **trained_parts(work))
     config, images = work.config, []
-    captions = list(dict.fromkeys(row.caption for row in work.rows))
+    captions = list(dict.fromkeys(row.text or "" for row in work.rows))
     chosen = captions[:: max(1, len(captions) // config.preview_count)][: config.preview_count]
     shape = read_latents(work, work.rows[0], False, (0.5, 0.5))["mean"].shape
     for index in range(config.preview_count):

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from medart_cli.data.images import fit_image, load_image
+from medart_cli.data.manifest import HashedRecord
 from medart_cli.data.tensors import TensorCache, image_to_tensor
 from medart_cli.diffusion.losses import (
     STATISTICS,
@@ -17,7 +18,6 @@ from medart_cli.diffusion.losses import (
 )
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.order import RowOrder
-from medart_cli.finetune.rows import Row
 from medart_cli.models import adapters, pixart
 
 
@@ -28,7 +28,7 @@ class Work:
     config: FinetuneConfig
     accelerator: Accelerator
     base: Path
-    rows: list[Row]
+    rows: list[HashedRecord]
     facts: dict[str, Any]
     transformer: Any
     text_encoder: Any  # None where T5 is frozen and its embeddings are cached
@@ -46,7 +46,7 @@ class Work:
     @cached_property
     def order(self) -> RowOrder:
         """The order in which rows are trained on, once no more are left out."""
-        labels = [row.record.label or "" for row in self.rows]
+        labels = [row.label or "" for row in self.rows]
         return RowOrder(labels, self.config.seed, balance=self.config.balance)
 
     @property
@@ -83,11 +83,13 @@ def gather_parts(work: Work) -> dict[str, Any]:
     return parts
 
 
-def read_latents(work: Work, row: Row, flip: bool, place: tuple[float, float]) -> dict[str, Tensor]:
+def read_latents(
+    work: Work, row: HashedRecord, flip: bool, place: tuple[float, float]
+) -> dict[str, Tensor]:
     """Return mean and std of a row's latents (C, h, w), and its color statistics by name."""
 
     def encode() -> dict[str, Tensor]:
-        image = load_image(row.record.path)
+        image = load_image(row.path)
         fitted = fit_image(image, work.facts["resolution"], work.config.crop, place)
         tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
         tensor = tensor.flip(3) if flip else tensor

@@ -101,11 +101,11 @@ def take_plain_step(work, step, with_color, recompute=True):
 
     pixart.recompute_blocks(work.transformer, recompute)
     row = work.rows[step % len(work.rows)]
-    image = image_to_tensor(fit_image(load_image(row.record.path), 256))[None]
+    image = image_to_tensor(fit_image(load_image(row.path), 256))[None]
     mean, std = pixart.encode_images(work.vae, image)
     latents = mean + std * torch.randn_like(mean)
     noise, timesteps = torch.randn_like(latents), torch.randint(1000, (1,))
-    ids, mask = pixart.tokenize(work.tokenizer, [row.caption, ""], 120, pad=True)
+    ids, mask = pixart.tokenize(work.tokenizer, [row.text, ""], 120, pad=True)
     embeds = pixart.encode_tokens(work.text_encoder, ids, mask)
     noisy = work.scheduler.add_noise(latents, noise, timesteps)
     predicted = pixart.predict_noise(work.transformer, noisy, timesteps, embeds[:1], mask[:1])

@@ -10,8 +10,8 @@ import pytest
 from medart_cli.caption.labels import merge_labels, read_labels
 from medart_cli.data.checks import has_mark, warn_of_two_labels
 from medart_cli.data.dataset import open_data
+from medart_cli.data.hashes import hash_records
 from medart_cli.data.images import load_image
-from medart_cli.data.manifest import hash_file
 from medart_cli.errors import ConfigError, ImageError, ManifestError
 from medart_cli.sample.prompts import read_lines
 from tests.jobs import build_parts
@@ -157,8 +157,8 @@ def test_a_text_under_caption_is_refused_with_the_right_key():
 
 
 def test_files_under_two_labels_are_said(said):
-    rows = list(read("c56_two_labels"))
-    assert warn_of_two_labels(rows, [hash_file(row.path) for row in rows]) == 3
+    rows, _ = hash_records(read("c56_two_labels"), None)
+    assert warn_of_two_labels(rows) == 3
     assert "3 files stand under two labels, as mel/im0.png (mel) and nev/copy0.png" in said[-1]
 
 

@@ -53,8 +53,8 @@ def test_images_that_show_a_test_image_in_other_bytes_are_dropped_and_listed(
     with caplog.at_level("WARNING", "medart"):
         found, pairs = search(tmp_path, sets)
     assert found.checks["near_duplicates_dropped"] == {"train": 1, "synthetic": 1}
-    assert "4.png" not in [record.file_name for record in found.rows["train"].records]
-    assert len(found.rows["synthetic"].records) == 5 and len(found.rows["test"].records) == 8
+    assert "4.png" not in [record.file_name for record in found.rows["train"]]
+    assert len(found.rows["synthetic"]) == 5 and len(found.rows["test"]) == 8
     assert [(pair["set"], pair["file_name"], pair["same"], pair["dropped"]) for pair in pairs] == [
         ("train", "4.png", "3.png", True),
         ("synthetic", "1.png", "2.png", True),
@@ -82,7 +82,7 @@ def test_one_picture_under_two_labels_and_repeats_are_said_and_kept(tmp_path, se
     put(test / "0.png", test / "2.png", ImageOps.mirror)
     with caplog.at_level("WARNING", "medart"):
         found, pairs = search(tmp_path, sets)
-    assert [len(found.rows[name].records) for name in ("train", "test")] == [12, 8]
+    assert [len(found.rows[name]) for name in ("train", "test")] == [12, 8]
     assert found.checks["repeats"] == {
         "train": {"images": 1, "two_labels": 1}, "test": {"images": 1, "two_labels": 0},
     }  # fmt: skip
@@ -97,4 +97,4 @@ def test_unlike_and_unreadable_images_are_left_as_they_are(tmp_path, sets):
     (sets[1] / "6.png").write_bytes(b"nor this")
     found, pairs = search(tmp_path, sets)
     assert pairs == [] and tell_duplicates(found.checks) == []
-    assert [len(found.rows[name].records) for name in ("train", "test")] == [12, 8]
+    assert [len(found.rows[name]) for name in ("train", "test")] == [12, 8]

@@ -73,7 +73,7 @@ def test_features_stand_in_the_order_of_rows_whatever_batch_size_and_workers(
     part = images["train"]
     assert len(part.labels) == len(part.features) == 11
     assert len(part.pixels) == (0 if freeze else 11)
-    for row, label, feature in zip(part.rows.records, part.labels, part.features, strict=True):
+    for row, label, feature in zip(part.rows, part.labels, part.features, strict=True):
         with Image.open(row.path) as image:
             wanted = np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) / 255
         np.testing.assert_allclose(feature, wanted, rtol=1e-5 if freeze else 1e-3)
@@ -102,7 +102,7 @@ def test_a_class_whose_images_are_all_broken_is_named(freeze, tmp_path, train, t
 def test_picked_and_joined_images_keep_their_rows(tmp_path, train, test):
     images, _ = load(tmp_path, build_mean_backbone())
     both = images["train"].pick([3, 0]).join(images["test"].pick([1]))
-    assert [record.file_name for record in both.rows.records] == ["3.png", "0.png", "1.png"]
+    assert [record.file_name for record in both.rows] == ["3.png", "0.png", "1.png"]
     assert both.labels.tolist() == [1, 0, 1]
     np.testing.assert_array_equal(both.features[2], images["test"].features[1])
     assert torch.equal(both.pixels[1], images["train"].pixels[0])

@@ -21,6 +21,7 @@ from medart_cli.classify.images import Images
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.run import run
 from medart_cli.classify.sets import read_sets
+from medart_cli.classify.splits import labels_of
 from medart_cli.data import output as report
 from medart_cli.data.manifest import hash_file
 
@@ -234,7 +235,7 @@ def test_copies_of_the_training_images_help_no_probe(medart, sets, copies, backb
 @pytest.mark.parametrize("equal", ["steps", "epochs"])
 def test_a_phase_is_as_long_as_equal_says(equal, sets, copies, tmp_path):
     def images_of(rows):
-        labels = torch.tensor([CLASSES.index(label) for label in rows.labels])
+        labels = torch.tensor([CLASSES.index(label) for label in labels_of(rows)])
         empty = np.zeros((len(labels), 1), np.float32), torch.zeros(len(labels), 3, 1, 1)
         return Images(rows, labels, *empty)
 

@@ -8,8 +8,8 @@ from PIL import Image
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.results import word_leak
 from medart_cli.classify.sets import describe_rows, read_sets
-from medart_cli.classify.splits import draw_per_class
-from medart_cli.data.manifest import hash_file
+from medart_cli.classify.splits import draw_per_class, groups_of, labels_of
+from medart_cli.data.manifest import count_patients, hash_file
 from medart_cli.errors import ConfigError, ManifestError
 
 
@@ -57,16 +57,16 @@ def test_without_a_test_set_groups_are_kept_whole(tmp_path):
     draw_set(tmp_path / "train", 40, group_id=lambda i: f"P{i // 4}")
     sets = read(tmp_path)
     train, test = sets.rows["train"], sets.rows["test"]
-    assert len(train.records) + len(test.records) == 40
-    assert not set(train.groups) & set(test.groups)
+    assert len(train) + len(test) == 40
+    assert not set(groups_of(train)) & set(groups_of(test))
     assert sets.classes == ["ill", "well"]
 
 
 def test_rows_marked_test_are_the_test_set(tmp_path):
     draw_set(tmp_path / "train", 12, split=lambda i: ("train", "val", None, "test")[i // 2 % 4])
     sets = read(tmp_path)
-    assert {record.split for record in sets.rows["test"].records} == {"test"}
-    assert len(sets.rows["train"].records) == 10
+    assert {record.split for record in sets.rows["test"]} == {"test"}
+    assert len(sets.rows["train"]) == 10
     with pytest.raises(ConfigError, match="--test-fraction: changes nothing where rows are marked"):
         read(tmp_path, test_fraction=0.5)
 
@@ -81,8 +81,8 @@ def test_a_group_in_training_and_test_is_refused_by_name(tmp_path):
 def test_a_patient_spelled_in_two_ways_is_kept_on_one_side(tmp_path):
     draw_set(tmp_path / "train", 40, group_id=lambda i: f"{'Pp'[i % 2]}{i // 4}")
     sets = read(tmp_path)
-    assert not set(sets.rows["train"].groups) & set(sets.rows["test"].groups)
-    assert sum(rows.count_patients() for rows in sets.rows.values()) == 10
+    assert not set(groups_of(sets.rows["train"])) & set(groups_of(sets.rows["test"]))
+    assert sum(count_patients(rows) for rows in sets.rows.values()) == 10
     test = draw_set(tmp_path / "test", 4, seed=2, group_id=lambda i: f"p {i + 9}")
     with pytest.raises(ManifestError, match="'p 9' stands in the test set and, spelled 'p9', in"):
         read(tmp_path, test=str(test))
@@ -99,8 +99,8 @@ def test_a_file_in_training_and_test_is_dropped_with_a_count_or_refused(tmp_path
     (train / "5.png").write_bytes((tmp_path / "test" / "3.png").read_bytes())
     sets = read(tmp_path, test=test)
     assert sets.checks["duplicates_dropped"] == {"train": 1}
-    assert "5.png" not in [record.file_name for record in sets.rows["train"].records]
-    assert len(sets.rows["test"].records) == 8
+    assert "5.png" not in [record.file_name for record in sets.rows["train"]]
+    assert len(sets.rows["test"]) == 8
     with pytest.raises(ManifestError, match=r"metadata\.jsonl:6: the same file stands in the test"):
         read(tmp_path, test=test, duplicates="refuse")
 
@@ -165,8 +165,9 @@ def test_a_generator_that_knows_images_outside_the_budget_is_refused_unless_allo
 def test_a_generator_trained_on_the_budget_alone_is_fine(tmp_path, train, test, synthetic):
     options = {"test": test, "synthetic": str(synthetic), "label_budget": 2, "seeds": 1}
     sets = read(tmp_path, **options)
-    drawn = sets.rows["train"].pick(draw_per_class(sets.rows["train"].labels, 2, 0))
-    (synthetic / "training_hashes.txt").write_text("\n".join(drawn.hashes) + "\n")
+    rows = sets.rows["train"]
+    drawn = [rows[i].sha256 for i in draw_per_class(labels_of(rows), 2, 0)]
+    (synthetic / "training_hashes.txt").write_text("\n".join(drawn) + "\n")
     sets = read(tmp_path, **options)
     assert sets.checks["generator_leak"] == describe_leak(outside_budget=0)
     with pytest.raises(ManifestError, match="leaves out"):
@@ -214,13 +215,13 @@ def test_one_image_a_class_cannot_be_split_but_can_be_trained_on(tmp_path, test)
     draw_set(tmp_path / "train", 2, seed=7)
     with pytest.raises(ConfigError, match=r"class 'ill' has 1 group\(s\) of images: too few"):
         read(tmp_path)
-    assert len(read(tmp_path, test=test).rows["train"].records) == 2
+    assert len(read(tmp_path, test=test).rows["train"]) == 2
 
 
 def test_images_drawn_from_captions_of_test_rows_are_left_out(tmp_path, train, test):
     synthetic = draw_set(tmp_path / "syn", 8, split=lambda i: "test" if i < 2 else "train")
     sets = read(tmp_path, test=test, synthetic=str(synthetic))
-    assert len(sets.rows["synthetic"].records) == 6
+    assert len(sets.rows["synthetic"]) == 6
 
 
 def test_the_split_is_written_with_names_labels_groups_and_hashes(tmp_path, train):
@@ -248,7 +249,7 @@ def test_images_drawn_from_captions_of_test_images_or_patients_are_left_out(tmp_
              source=lambda i: sources[i // 2])  # fmt: skip
     with caplog.at_level("WARNING", "medart"):
         sets = read(tmp_path, test=str(test), synthetic=str(tmp_path / "syn"), allow_leak=True)
-    assert [record.file_name for record in sets.rows["synthetic"].records] == ["6.png", "7.png"]
+    assert [record.file_name for record in sets.rows["synthetic"]] == ["6.png", "7.png"]
     assert "6 of 8 images are drawn from captions of test images" in caplog.text
 
 
@@ -262,7 +263,7 @@ def test_each_set_is_read_from_its_own_folder(tmp_path):
     options = {"data": str(lists / "train.jsonl"), "test": str(lists / "test.jsonl"),
                "synthetic": str(tmp_path / "syn")}  # fmt: skip
     sets = read(tmp_path, root=tmp_path / "train", test_root=tmp_path / "test", **options)
-    paths = {name: rows.records[0].path for name, rows in sets.rows.items()}
+    paths = {name: rows[0].path for name, rows in sets.rows.items()}
     assert {name: path.parent.name for name, path in paths.items()} == {
         "train": "train", "test": "test", "synthetic": "syn",
     }  # fmt: skip
@@ -275,9 +276,9 @@ def test_files_are_never_counted_as_patients(tmp_path, caplog):
     with caplog.at_level("WARNING", "medart"):
         sets = read(tmp_path)
     assert sets.checks["split_by"] == "images"
-    assert [rows.count_patients() for rows in sets.rows.values()] == [None, None]
+    assert [count_patients(rows) for rows in sets.rows.values()] == [None, None]
     assert "patients unknown" in caplog.text
     draw_set(tmp_path / "train", 40, group_id=lambda i: i // 4)
     sets = read(tmp_path)
     assert sets.checks["split_by"] == "groups"
-    assert sum(rows.count_patients() for rows in sets.rows.values()) == 10
+    assert sum(count_patients(rows) for rows in sets.rows.values()) == 10

@@ -8,17 +8,18 @@ from medart_cli.classify.splits import (
     draw_per_class,
     drop_duplicates,
     find_leaks,
-    group_key,
+    groups_of,
     refuse_shared_groups,
     split_groups,
 )
 from medart_cli.data.checks import refuse_synthetic
-from medart_cli.data.manifest import Record
+from medart_cli.data.manifest import HashedRecord
 from medart_cli.errors import ConfigError, ManifestError
 
 
-def make_record(number, **fields):
-    return Record({"file_name": f"{number}.png", **fields}, Path("set"), f"m.jsonl:{number}")
+def make_record(number, sha256="", **fields):
+    row = {"file_name": f"{number}.png", **fields}
+    return HashedRecord(row, Path("set"), f"m.jsonl:{number}", sha256)
 
 
 def test_a_row_without_label_is_named():
@@ -77,16 +78,16 @@ def test_rows_without_group_share_none():
 
 
 def test_files_that_stand_on_the_other_side_are_dropped_with_their_names():
-    rows = [make_record(1), make_record(2), make_record(3)]
-    keep, dropped = drop_duplicates(rows, ["x", "y", "z"], {"y"})
-    assert keep == [0, 2]
+    rows = [make_record(1, "x"), make_record(2, "y"), make_record(3, "z")]
+    keep, dropped = drop_duplicates(rows, {"y"})
+    assert keep == [rows[0], rows[2]]
     assert [record.file_name for record in dropped] == ["2.png"]
 
 
 def test_test_images_that_the_generator_saw_are_found():
-    rows = [make_record(1), make_record(2)]
-    assert find_leaks(rows, ["x", "y"], {"y", "w"}) == [rows[1]]
-    assert find_leaks(rows, ["x", "y"], set()) == []
+    rows = [make_record(1, "x"), make_record(2, "y")]
+    assert find_leaks(rows, {"y", "w"}) == [rows[1]]
+    assert find_leaks(rows, set()) == []
 
 
 def test_a_split_keeps_groups_whole_and_has_every_class_on_both_sides():
@@ -121,11 +122,13 @@ def test_a_class_of_one_group_cannot_be_split_and_is_named():
 
 
 def test_rows_without_group_stay_with_their_duplicates():
-    assert group_key(make_record(1), "x") == group_key(make_record(2), "x")
-    assert group_key(make_record(1), "x") != group_key(make_record(2), "y")
-    assert group_key(make_record(1, group_id="P"), "x") == group_key(
-        make_record(2, group_id="P"), "y"
+    one, same, other = groups_of([make_record(1, "x"), make_record(2, "x"), make_record(2, "y")])
+    assert one == same
+    assert one != other
+    first, second = groups_of(
+        [make_record(1, "x", group_id="P"), make_record(2, "y", group_id="P")]
     )
+    assert first == second
 
 
 def test_a_budget_draws_as_many_of_each_class_and_nests():

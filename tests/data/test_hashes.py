@@ -6,7 +6,8 @@ import time
 import pytest
 
 from medart_cli.data import hashes
-from medart_cli.data.hashes import hash_all, hash_files
+from medart_cli.data.hashes import hash_all, hash_files, hash_records
+from medart_cli.data.manifest import HashedRecord, Record
 from medart_cli.errors import Stopped
 
 
@@ -104,3 +105,16 @@ def test_of_files_that_are_all_needed_a_missing_one_is_an_error(tmp_path):
     assert hash_all([there], None) == {there: hashlib.sha256(b"a").hexdigest()}
     with pytest.raises(FileNotFoundError):
         hash_all([there, gone], None)
+
+
+def test_records_keep_all_they_say_and_get_the_hash_of_their_file(tmp_path):
+    write(tmp_path / "a.png", b"a")
+    rows = [{"file_name": "a.png", "site": 7, "sha256": "f" * 64}, {"file_name": "gone.png"}]
+    records = [Record(row, tmp_path, f"m.jsonl:{place}") for place, row in enumerate(rows, 1)]
+    found, faults = hash_records([*records, records[0]], None)
+    hashed = HashedRecord(rows[0], tmp_path, "m.jsonl:1", hashlib.sha256(b"a").hexdigest())
+    assert found == [hashed, hashed]
+    assert hashed.with_fields(text="b") == HashedRecord(
+        rows[0] | {"text": "b"}, tmp_path, "m.jsonl:1", hashed.sha256
+    )
+    assert [*faults] == [tmp_path / "gone.png"]

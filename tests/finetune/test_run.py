@@ -400,6 +400,31 @@ def test_settings_of_accelerate_in_the_environment_change_nothing(finetune, monk
     assert_same_weights(whole, other)
 
 
+def test_the_text_of_a_training_row_is_its_caption_and_lost_files_are_counted(
+    images, tmp_path, caplog
+):
+    from medart_cli.finetune.options import FinetuneConfig
+
+    data = shutil.copytree(images, tmp_path / "data")
+    told = {"file_name": "melanoma/0.png", "label": "melanoma", "text": "red", "site": 7}
+    plain = {"file_name": "nevus/1.png", "label": "nevus", "site": 8}
+    config = FinetuneConfig(
+        data=str(data), out=tmp_path / "run", use_cache=False, profile="dermoscopy"
+    )
+    for rows, texts in (
+        ([told, plain, {"file_name": "gone.png"}], ["red", "A dermoscopic image of nevus"]),
+        ([told, {"file_name": "gone.png"}], ["red"]),
+    ):
+        (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        caplog.clear()
+        with caplog.at_level("WARNING", "medart"):
+            found = read_training_rows(config)
+        assert [row.text for row in found.rows] == texts
+        assert [row.fields["site"] for row in found.rows] == [7, 8][: len(texts)]
+        assert found.failures == 1 and "gone.png: No such file or directory" in caplog.text
+        assert ("1 of 2 images have no caption" in caplog.text) == (len(texts) == 2)
+
+
 def test_captions_above_the_token_limit_are_counted_and_said(finetune, images, tmp_path):
     data = shutil.copytree(images, tmp_path / "data")
     texts = {"melanoma/0.png": "red " * 119, "melanoma/2.png": "red " * 120, "nevus/1.png": "red"}
