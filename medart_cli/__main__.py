@@ -8,7 +8,10 @@ def main() -> None:
     stop.end_at_once()
     from medart_cli import cli
 
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        stop.end_quietly()
 
 
 if __name__ == "__main__":

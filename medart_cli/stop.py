@@ -10,8 +10,8 @@ the work begins there is nothing to save, and one signal ends the process at onc
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from medart_cli.errors import Stopped
@@ -36,6 +36,35 @@ def listen() -> None:
     _received.clear()
     _terminals[:] = filter(os.isatty, OUTPUTS)
     _answer(_note)
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Answer the stop signals at once while the block imports libraries, which takes seconds.
+
+    Nothing is at work then that would have to be saved.
+
+    Where nobody listens, as in a notebook, nothing changes.
+
+    Raises:
+        Stopped: A signal has arrived before.
+    """
+    check()
+    if signal.getsignal(signal.SIGINT) is not _note:
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _answer(_end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_quietly() -> None:
+    """Let a Ctrl-C that comes after the last line change nothing about how the process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def check() -> None:

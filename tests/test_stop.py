@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from medart_cli import stop
 from medart_cli.errors import Stopped
@@ -59,9 +60,10 @@ def test_a_second_ctrl_c_is_one_line_and_the_shells_code(medart, monkeypatch, im
     assert errors.startswith("medart sample: interrupted; run the same command again to go on")
 
 
-def start_and_signal(name, seconds):
+def start_and_signal(
+    name, seconds, words=("sample", "nosuchrun", "--prompt", "a", "--out", "nowhere")
+):
     """Start a command, send it a signal so long after its first line of code, see how it ends."""
-    words = ("sample", "nosuchrun", "--prompt", "a", "--out", "nowhere")
     code = "import sys; print('up', flush=True); from medart_cli.__main__ import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -104,3 +106,31 @@ def test_under_nohup_a_lost_connection_stops_nothing():
     stop.listen()
     os.kill(os.getpid(), signal.SIGHUP)
     assert not stop.received()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.9, 1.5])
+def test_ctrl_c_while_torch_is_loaded_is_one_line_at_once_and_nothing_is_lost(tmp_path, seconds):
+    """The libraries of a command that has been checked are loaded while it listens already."""
+    folder = tmp_path / "images" / "nevus"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (32, 32), "brown").save(folder / "a.png")
+    out = tmp_path / "run"
+    words = ["finetune", str(tmp_path / "images"), "--base", "tiny", "--out", str(out), "--offline"]
+    began = time.monotonic()
+    code, output, errors = start_and_signal(signal.SIGINT, seconds, words)
+    assert (code, output) == (75, ""), errors
+    assert "run the same command again" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert time.monotonic() - began < seconds + 3
+    assert not (out / "run.json").exists()
+
+
+def test_signals_are_answered_at_once_only_while_libraries_are_loaded():
+    stop.listen()
+    noting = signal.getsignal(signal.SIGINT)
+    with stop.at_once():
+        assert signal.getsignal(signal.SIGINT) is not noting
+    assert signal.getsignal(signal.SIGINT) is noting
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stop.at_once():  # nobody listens: nothing changes
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -131,8 +131,9 @@ def build_asker(config: CaptionConfig) -> Asker:
             key=os.environ.get(KEY_VARIABLE) or None,
         )
         return endpoint.connect(config.model)
-    from medart_cli.models import device as places  # these load torch: seconds
-    from medart_cli.models.captioner import Captioner, find_captioner
+    with stop.at_once():  # loads torch and transformers, which takes seconds
+        from medart_cli.models import device as places
+        from medart_cli.models.captioner import Captioner, find_captioner
 
     places.hush_libraries("transformers")
     device = places.join_processes(config.device)

@@ -25,7 +25,8 @@ FORMERLY = {"equal": "neither steps nor the penalty of the probe"}
 def run(config: ClassifyConfig) -> dict[str, Any]:
     """Train each regime with each seed, test all on the same real images, and compare."""
     if config.checkpoint is not None:
-        from medart_cli.classify.predict import predict_folder  # loads torch: seconds
+        with stop.at_once():  # loads torch, which takes seconds
+            from medart_cli.classify.predict import predict_folder
 
         return predict_folder(config, config.checkpoint)
     read_profile(config.profile)
@@ -37,7 +38,8 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
         if summary is not None:
             log.info("%s: is finished, and all that it depends on is as it was", config.out)
             return summary
-    from medart_cli.classify.train import train_regimes  # loads torch and more: seconds
+    with stop.at_once():
+        from medart_cli.classify.train import train_regimes
 
     return train_regimes(config, sets, output, made_of)
 

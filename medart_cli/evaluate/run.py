@@ -35,7 +35,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         if summary is not None:
             log.info("%s: is finished, and all that it depends on is as it was", config.out)
             return summary
-    from medart_cli.evaluate.measure import measure_sets  # loads torch, which takes seconds
+    with stop.at_once():  # loads torch, which takes seconds
+        from medart_cli.evaluate.measure import measure_sets
 
     return measure_sets(config, (sets, failures), output, made_of)
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medart_cli import stop
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.hashes import hash_all
 from medart_cli.data.output import Output, check_output
@@ -41,9 +42,8 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
                 *(config.out, facts["step"]),
             )
             return {"result": str(config.out), **facts}
-    from medart_cli.finetune.train import (
-        fine_tune,  # loads torch and diffusers, which takes seconds
-    )
+    with stop.at_once():  # loads torch and diffusers, which takes seconds
+        from medart_cli.finetune.train import fine_tune
 
     return fine_tune(config, data, (base, hashes), output)
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from medart_cli import stop
 from medart_cli.data.manifest import (
     repair_manifest,
 )
@@ -44,7 +45,8 @@ def run(config: SampleConfig) -> dict[str, Any]:
         wait_for_all()  # nobody draws before all have read what is done
         drawn = 0
         if not done.all():
-            from medart_cli.sample.draw import draw_all  # loads torch and diffusers: seconds
+            with stop.at_once():  # loads torch and diffusers, which takes seconds
+                from medart_cli.sample.draw import draw_all
 
             drawn = draw_all(config, source, (rows, part), done)
         wait_for_all()

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medart_cli import stop
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.cache import try_cache
 from medart_cli.data.card import build_merged_card
@@ -68,7 +69,8 @@ def merge(source: Source, out: Path) -> None:
     """Write run and base as one pipeline folder that plain diffusers opens."""
     if out.exists():
         raise ConfigError(f"{out}: is there already; name a new folder")
-    from medart_cli.models import adapters  # loads torch, peft and diffusers: seconds
+    with stop.at_once():  # loads torch, peft and diffusers, which takes seconds
+        from medart_cli.models import adapters
 
     def write(folder: Path) -> None:
         side = source.facts.get("resolution")
