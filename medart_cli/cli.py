@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Collection
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Annotated, Any, get_type_hints
 
@@ -84,15 +84,15 @@ def _refuse(error: typer.TyperException) -> int:
     """Say what is wrong with the words of a request; of a number, as the options would say it."""
     option, context = getattr(error, "param", None), getattr(error, "ctx", None)
     faults: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, who checks values
-    if option is not None and context is not None and faults:
-        with suppress(ValueError, TypeError):  # else it is no number
-            given = str(faults[0]["input"])
-            value = int(given) if given.lstrip("-").isdecimal() else float(given)
-            try:
-                check_bounds(option.opts[0], value, option.min, option.max)
-            except ConfigError as beyond:
-                typer.echo(f"medart {context.info_name}: {beyond}", err=True)
-                return beyond.exit_code
+    beyond = ("greater_than_equal", "less_than_equal")
+    if option is not None and context is not None and faults and faults[0]["type"] in beyond:
+        given = str(faults[0]["input"])
+        value = int(given) if given.strip().lstrip("-").isdecimal() else float(given)
+        try:
+            check_bounds(option.opts[0], value, option.min, option.max)
+        except ConfigError as refusal:
+            typer.echo(f"medart {context.info_name}: {refusal}", err=True)
+            return refusal.exit_code
     typer.echo(f"medart: {error.format_message().rstrip('.')}; see --help", err=True)
     return error.exit_code
 

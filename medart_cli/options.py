@@ -97,13 +97,13 @@ AllowSynthetic = Annotated[
 ]
 
 
-def read_settings(source: str, formerly: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+def read_settings(source: str, kind: "type[CommonConfig] | None" = None) -> dict[str, Any]:
     """Read a TOML settings file, or a packaged recipe by its name.
 
     Args:
         source: The file or the recipe.
-        formerly: What a settings file that medart wrote means where it does not name an option,
-            since it is from before there was that one.
+        kind: Options of the command that it is read for: where that command wrote the file before
+            there was an option, the file means what was done then.
 
     Raises:
         ConfigError: There is no such file or recipe, or it is not TOML.
@@ -113,8 +113,8 @@ def read_settings(source: str, formerly: Mapping[str, Any] = NOTHING) -> dict[st
     try:
         if path.suffix == ".toml" or path.is_file():
             text = path.read_text(encoding="utf-8")
-            ours = text.startswith(SETTINGS_HEAD)
-            return (dict(formerly) if ours else {}) | tomllib.loads(text)
+            own = kind is not None and text.startswith(f"{SETTINGS_HEAD}{kind.name_command()},")
+            return (dict(kind.formerly) if kind and own else {}) | tomllib.loads(text)
         if recipe.is_file():
             return tomllib.loads(recipe.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -132,7 +132,7 @@ def _apply_settings(context: Context, parameter: CallbackParam, value: str | Non
         return value
     known = {item.name for item in context.command.params if item.name}
     settings = {}
-    for key, setting in read_settings(value, context.obj.formerly).items():
+    for key, setting in read_settings(value, context.obj).items():
         name = key.replace("-", "_")
         if name.startswith("_"):  # not an option: medart notes there what an output belongs to
             continue
@@ -253,6 +253,11 @@ class CommonConfig:
             check_bounds("--" + name.replace("_", "-"), getattr(self, name), low, high)
 
     @classmethod
+    def name_command(cls) -> str:
+        """Name the command whose options these are."""
+        return cls.__name__.removesuffix("Config").lower()
+
+    @classmethod
     def name_run_only(cls) -> frozenset[str]:
         """Name the options with another value of which an output may be continued."""
         marked = [name for name, notes in list_options(cls) if isinstance(notes[-1], Mark)]
@@ -316,7 +321,7 @@ class CommonConfig:
 
     def _find_in_file(self, name: str) -> object:
         """Return what the settings file says of an option; None where it says nothing."""
-        file = read_settings(self.config, self.formerly) if self.config else {}
+        file = read_settings(self.config, type(self)) if self.config else {}
         return file.get(name, file.get(name.replace("_", "-")))
 
     def _check_roots(self, *names: str) -> None:

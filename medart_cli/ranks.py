@@ -109,6 +109,16 @@ def wait_for_all() -> None:
         PartialState().wait_for_everyone()
 
 
+def leave_together() -> None:
+    """End the group of several processes in order, or one of them may fail while it exits."""
+    if count_ranks() > 1:
+        wait_for_all()
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def ask_first(find: Callable[[], Found]) -> Found:
     """Let process 0 find something out for all; the others wait for it."""
     if count_ranks() == 1:

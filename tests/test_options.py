@@ -113,10 +113,10 @@ def test_settings_written_by_a_run_are_read_back_the_same(stage, tmp_path, monke
 def test_settings_from_before_there_was_a_score_mean_the_published_loss(tmp_path):
     old = tmp_path / "settings.toml"
     old.write_text(report._head("finetune") + "hldf_every = 500\n")
-    assert read_settings(str(old), FinetuneConfig.formerly)["hldf_loss"] == "published"
+    assert read_settings(str(old), FinetuneConfig)["hldf_loss"] == "published"
     own = tmp_path / "own.toml"
     own.write_text("hldf_every = 500\n")  # somebody's own file means today's defaults
-    assert "hldf_loss" not in read_settings(str(own), FinetuneConfig.formerly)
+    assert "hldf_loss" not in read_settings(str(own), FinetuneConfig)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
+from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.options import read_settings
 from tests.jobs import COMMANDS, build_parts, command
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "sklearn", "matplotlib")
@@ -118,3 +121,72 @@ def test_other_images_are_not_taken_for_the_finished_ones(name, parts, tmp_path,
         assert code == 0 and "frechet" in out
     else:
         assert code == 2 and "belongs to other images" in err or "other data" in err
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_wiped(parts, tmp_path, medart):
+    words = command("sample", parts, tmp_path)
+    assert medart(*words)[0] == 0
+    before = sorted(path.name for path in (tmp_path / "syn").iterdir())
+    code, _, err = medart(*words, "--overwrite", "--device", "cuda")
+    assert code == 2 and "GPUs" in err
+    assert sorted(path.name for path in (tmp_path / "syn").iterdir()) == before
+
+
+def test_merged_weights_of_an_earlier_step_are_not_the_finished_ones(parts, tmp_path, medart):
+    words = command("finetune", parts, tmp_path)
+    weights = tmp_path / "run" / "merged" / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert medart(*words, "--merge")[0] == 0
+    first = weights.read_bytes()
+    assert medart(*words, "--steps", 8)[0] == 0
+    assert medart(*words, "--steps", 8, "--merge")[0] == 0
+    second = weights.read_bytes()
+    assert second != first
+    weights.unlink()
+    assert medart(*words, "--steps", 8, "--merge")[0] == 0
+    assert weights.read_bytes() == second
+
+
+def test_a_base_that_was_moved_is_named_anew_in_a_finished_run(parts, tmp_path, medart):
+    old = shutil.copytree(parts / "base", tmp_path / "old")
+    words = command("finetune", parts, tmp_path)
+    place = words.index(str(parts / "base"))
+    words[place] = str(old)
+    assert medart(*words)[0] == 0
+    words[place] = str(old.rename(tmp_path / "new"))
+    assert medart(*words)[0] == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["base"] == words[place]
+
+
+@pytest.mark.parametrize("how", ["torn", "old"])
+def test_an_odd_run_json_is_written_anew_and_not_believed(parts, tmp_path, medart, how):
+    words = command("finetune", parts, tmp_path)
+    assert medart(*words)[0] == 0
+    place = tmp_path / "run" / "run.json"
+    facts = json.loads(place.read_text())
+    if how == "torn":
+        place.write_text(place.read_text()[:-40])
+    else:  # as an earlier version wrote it
+        place.write_text(json.dumps({key: facts[key] for key in facts if key != "processes"}))
+    code, _, err = medart(*words)
+    assert code == 0, err
+    assert json.loads(place.read_text())["processes"] == 1
+
+
+def test_a_profile_that_was_edited_is_another_one(parts, tmp_path, medart):
+    profile = tmp_path / "own.toml"
+    text = (resources.files("medart_cli") / "profiles" / "dermoscopy.toml").read_text()
+    profile.write_text(text)
+    words = [*command("classify", parts, tmp_path), "--profile", str(profile)]
+    assert medart(*words)[0] == 0
+    words.remove("--quiet")
+    assert "is finished" in medart(*words)[2]
+    profile.write_text(text.replace("flips = true", "flips = false"))
+    assert text != profile.read_text()
+    assert "is finished" not in medart(*words)[2]
+
+
+def test_settings_of_another_command_mean_what_they_say(tmp_path):
+    file = tmp_path / "settings.toml"
+    for name, loss in (("finetune", "published"), ("sample", None)):
+        file.write_text(f"# Settings of medart {name}, in the form that its --config reads.\n")
+        assert read_settings(str(file), FinetuneConfig).get("hldf_loss") == loss

@@ -4,6 +4,7 @@ With `--checkpoint` it only predicts: images -> OUT/predictions.jsonl. Here the 
 kept apart, and a finished run is answered: without torch. What trains is in train.py.
 """
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
             from medart_cli.classify.predict import predict_folder
 
         return predict_folder(config, config.checkpoint)
-    read_profile(config.profile)
+    flips = read_profile(config.profile).flips
     sets = read_sets(config)
     output = describe_output(config)
-    made_of = None if sets.failures else describe_work(config, sets)
+    made_of = None if sets.failures else describe_work(config, sets, flips)
     if check_output(output) and made_of is not None:
         summary = find_finished(config.out, made_of)
         if summary is not None:
@@ -53,7 +54,7 @@ def describe_output(config: ClassifyConfig) -> Output:
     )
 
 
-def describe_work(config: ClassifyConfig, sets: Sets) -> str | None:
+def describe_work(config: ClassifyConfig, sets: Sets, flips: bool) -> str | None:
     """Return a hash over all that the results depend on: settings, images, backbone, versions.
 
     None where that cannot be told without loading the backbone, as one from the hub's cache.
@@ -62,5 +63,7 @@ def describe_work(config: ClassifyConfig, sets: Sets) -> str | None:
     if backbone is None and config.backbone != "efficientnet-lite0":
         return None
     rows = [(name, row.fields, row.sha256) for name, part in sets.rows.items() for row in part]
-    parts = (config.settings(), rows, sets.checks, backbone, name_versions(), __version__)
-    return hash_parts(parts)
+    accounts = [account.facts() for account in sets.accounts]
+    computing = [metadata.version(name) for name in ("scipy", "scikit-learn")]
+    versions = (name_versions(), __version__, computing)
+    return hash_parts((config.settings(), flips, rows, accounts, sets.checks, backbone, versions))

@@ -17,7 +17,14 @@ from medart_cli.evaluate.networks import Networks, build_networks, extract
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.page import distance_names, format_short, head_short, write_page
 from medart_cli.evaluate.ranking import rank
-from medart_cli.evaluate.sets import ImageSet, code_labels, shared_labels
+from medart_cli.evaluate.sets import (
+    Hashed,
+    ImageSet,
+    code_labels,
+    describe_work,
+    hash_sets,
+    shared_labels,
+)
 from medart_cli.evaluate.verdict import (
     find_close,
     find_suspected,
@@ -39,21 +46,19 @@ FORMAT = 1  # of metrics.json
 
 
 def measure_sets(
-    config: EvaluateConfig,
-    hashed: tuple[list[ImageSet], dict[str, str]],
-    output: Output,
-    made_of: str | None,
+    config: EvaluateConfig, sets: list[ImageSet], hashed: Hashed | None, output: Output
 ) -> dict[str, Any]:
     """Compute the features, measure, and write the report; a shard computes its features alone.
 
     Args:
         config: The options.
-        hashed: The sets with their keys, and why files could not be read.
+        sets: The sets.
+        hashed: The same with their keys, where they have been read already.
         output: The report folder.
-        made_of: A hash over all that the report depends on, where it can be told.
     """
     started, cache = time.monotonic(), make_cache(config.cache)
-    networks = build_networks(config, cache)
+    networks = build_networks(config, cache)  # before all images are read: it may refuse
+    hashed = hashed or hash_sets(sets)
     if config.shard is not None:
         _, failures = extract(config, hashed, networks, cache)
         log.info("%s is done; when all parts are, leave out --shard to measure", config.shard)
@@ -66,7 +71,8 @@ def measure_sets(
             return {"result": str(config.out)}
         facts = measure(config, (sets, failures), networks, started=started)
         summary = summarize(config, facts)
-        if made_of is not None and not failures:
+        made_of = None if failures else describe_work(config, hashed, cache)
+        if made_of is not None:
             note_finished(config.out, made_of, summary)
         show(facts)
         fail_on_copies(config, facts)

@@ -10,14 +10,12 @@ from typing import Any
 
 from medart_cli import stop
 from medart_cli.data.cache import make_cache
-from medart_cli.data.finished import find_finished, hash_parts
-from medart_cli.data.hashes import hash_model
+from medart_cli.data.finished import FINISHED_NAME, find_finished
 from medart_cli.data.output import Output, check_output
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import ImageSet, describe_set, hash_sets, read_sets
+from medart_cli.evaluate.sets import Hashed, describe_work, hash_sets, read_sets
 from medart_cli.log import log
 from medart_cli.ranks import ask_first, is_first
-from medart_cli.versions import name_versions
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
@@ -27,18 +25,29 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     output = describe_output(config)
     if config.shard is None and is_first():
         check_output(output)
-    sets, failures = hash_sets(sets)
-    made_of = None if failures else ask_first(partial(describe_work, config, sets, cache))
-    again = not (config.shard or config.overwrite) and config.fail_on_copies is None
-    if made_of is not None and again:
-        summary = ask_first(partial(find_finished, config.out, made_of))
+    hashed = None
+    if ask_first(partial(may_be_finished, config)):
+        hashed = hash_sets(sets)
+        summary = ask_first(partial(find_summary, config, hashed, cache))
         if summary is not None:
             log.info("%s: is finished, and all that it depends on is as it was", config.out)
             return summary
     with stop.at_once():  # loads torch, which takes seconds
         from medart_cli.evaluate.measure import measure_sets
 
-    return measure_sets(config, (sets, failures), output, made_of)
+    return measure_sets(config, sets, hashed, output)
+
+
+def may_be_finished(config: EvaluateConfig) -> bool:
+    """Say whether the report might be finished already, so that looking closer is worth it."""
+    again = not (config.shard or config.overwrite) and config.fail_on_copies is None
+    return again and (config.out / FINISHED_NAME).is_file()
+
+
+def find_summary(config: EvaluateConfig, hashed: Hashed, cache: Path) -> dict[str, Any] | None:
+    """Return the summary of a finished report of the same images; None for any other."""
+    made_of = describe_work(config, hashed, cache)
+    return None if made_of is None else find_finished(config.out, made_of)
 
 
 def describe_output(config: EvaluateConfig) -> Output:
@@ -47,22 +56,3 @@ def describe_output(config: EvaluateConfig) -> Output:
     return Output(
         config.out, "evaluate", config.settings(), config.name_run_only(), config.overwrite, inputs
     )
-
-
-def describe_work(config: EvaluateConfig, sets: list[ImageSet], cache: Path) -> str | None:
-    """Return a hash over all that the report depends on: settings, images, networks, versions.
-
-    None where that cannot be told without loading a network, as one from the hub's cache.
-    """
-    own = [config.inception] if config.inception else []
-    names = [*(config.features or ()), *map(str, own)]
-    models = [hash_model(Path(name), cache, poll=stop.check) for name in names]
-    fixed = ("inception", "efficientnet-lite0")  # their weights are known by the versions
-    if any(model is None and name not in fixed for name, model in zip(names, models, strict=True)):
-        return None
-    there = sorted(path.name for path in cache.glob("inception*"))  # which network is the default
-    settings = {
-        name: value for name, value in config.settings().items() if name != "fail_on_copies"
-    }
-    parts = (settings, [describe_set(item) for item in sets], models, there, name_versions())
-    return hash_parts(parts)

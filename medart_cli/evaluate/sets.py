@@ -5,21 +5,25 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from medart_cli import stop
+from medart_cli import __version__, stop
 from medart_cli.data.account import Account
 from medart_cli.data.checks import refuse_synthetic
 from medart_cli.data.dataset import DataSet, open_data
+from medart_cli.data.finished import hash_parts
+from medart_cli.data.hashes import hash_model
 from medart_cli.data.manifest import Record, hash_file
 from medart_cli.errors import ConfigError
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.log import progress
 from medart_cli.metrics.arrays import Digests, Indices
 from medart_cli.options import parse_levels
+from medart_cli.versions import name_versions
 
 HASHED = 64  # files between two updates of the progress bar
 UNREAD = b""  # in place of the SHA-256 of a file that cannot be read
@@ -129,6 +133,9 @@ class ImageSet:
         return np.where(known, codes[np.minimum(place, len(codes) - 1)], -1)
 
 
+Hashed = tuple[list[ImageSet], dict[str, str]]  # with keys; by path why files cannot be read
+
+
 def _shorten(name: str) -> bytes:
     """Cut a group's name to a fixed width; names stay different, and in order unless alike."""
     raw = name.encode()
@@ -204,7 +211,7 @@ def code_labels(sets: Sequence[ImageSet]) -> tuple[list[str], list[Indices]]:
     return names, [codes[item.codes] for codes, item in zip(tables, sets, strict=True)]
 
 
-def hash_sets(sets: Sequence[ImageSet]) -> tuple[list[ImageSet], dict[str, str]]:
+def hash_sets(sets: Sequence[ImageSet]) -> Hashed:
     """Read all images for their hashes.
 
     Returns:
@@ -239,3 +246,29 @@ def describe_set(item: ImageSet) -> str:
         facts = (record.file_name, record.label, record.group, record.demonstration, key.hex())
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
+
+
+def describe_work(config: EvaluateConfig, hashed: Hashed, cache: Path) -> str | None:
+    """Return a hash over all that the report depends on: settings, images, networks, versions.
+
+    None where files could not be read, or where that cannot be told without loading a network, as
+    one from the hub's cache.
+    """
+    sets, failures = hashed
+    if failures:
+        return None
+    own = [config.inception] if config.inception else []
+    names = [*(config.features or ()), *map(str, own)]
+    models = [hash_model(Path(name), cache, poll=stop.check) for name in names]
+    fixed = ("inception", "efficientnet-lite0")  # their weights are known by the versions
+    if any(model is None and name not in fixed for name, model in zip(names, models, strict=True)):
+        return None
+    there = sorted(path.name for path in cache.glob("inception*"))  # which network is the default
+    settings = {
+        name: value for name, value in config.settings().items() if name != "fail_on_copies"
+    }
+    versions = (name_versions(), __version__, metadata.version("scipy"))
+    accounts = [item.account.facts() for item in sets]
+    return hash_parts(
+        (settings, accounts, [describe_set(item) for item in sets], models, there, versions)
+    )

@@ -8,6 +8,7 @@ from typing import Any
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.card import build_card, build_merged_card
 from medart_cli.data.files import named_errors
+from medart_cli.data.finished import note_finished
 from medart_cli.data.output import write_json, write_text
 from medart_cli.finetune.curve import plot_losses
 from medart_cli.finetune.rows import public_settings
@@ -130,6 +131,8 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
                 write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
                 kind = pipeline_class(folder)
                 write_text(folder / "README.md", build_merged_card(facts, kind))
+
+                note_finished(folder, facts["checkpoint"], {})  # of which weights it is
 
             checkpoints.write_folder(config.out / "merged", merge)
     if config.log_with:

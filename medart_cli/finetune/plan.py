@@ -1,6 +1,6 @@
 """How HLDF is planned: how often it runs, and what it recomputes on the memory there is.
 
-A file of its own only so that finetune.py can be read as the story of the training.
+A file of its own only so that train.py can be read as the story of the training.
 """
 
 from dataclasses import asdict, replace

@@ -1,6 +1,6 @@
 """Where a fine-tuning goes on: the last whole checkpoint, if all is as it was when that was made.
 
-A file of its own only so that finetune.py can be read as the story of the training.
+A file of its own only so that train.py can be read as the story of the training.
 """
 
 from collections import Counter

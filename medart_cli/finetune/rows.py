@@ -12,12 +12,13 @@ from medart_cli.data.account import Account
 from medart_cli.data.cache import make_cache
 from medart_cli.data.checks import refuse_synthetic, warn_of_two_labels
 from medart_cli.data.dataset import open_data
-from medart_cli.data.hashes import hash_records
+from medart_cli.data.hashes import hash_all, hash_records
 from medart_cli.data.manifest import HashedRecord, count_patients
 from medart_cli.data.profiles import read_profile
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
+from medart_cli.models.bases import find_unhashed, hash_base
 from medart_cli.options import parse_levels
 
 
@@ -94,3 +95,17 @@ def plan_steps(config: FinetuneConfig, rows: int, processes: int) -> int:
     return max(
         1, math.ceil(config.epochs * rows / (config.batch_size * config.accumulate * processes))
     )
+
+
+def hash_base_once(config: FinetuneConfig, base: Path) -> dict[str, str]:
+    """Return the hashes of the base; large files are read once, by one process."""
+    return hash_base(base, hash_all(find_unhashed(base), cache_folder(config)))
+
+
+def name_base(config: FinetuneConfig, base: Path) -> dict[str, str]:
+    """Return how run.json names the base: where it lies or its hub id, and what it is called."""
+    local = Path(config.base).is_dir()
+    return {
+        "base": str(base.resolve()) if local else config.base,
+        "base_name": base.resolve().name if local else config.base,
+    }

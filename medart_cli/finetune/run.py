@@ -10,19 +10,20 @@ from typing import Any
 
 from medart_cli import stop
 from medart_cli.data import checkpoint as checkpoints
-from medart_cli.data.hashes import hash_all
+from medart_cli.data.finished import find_finished
 from medart_cli.data.output import Output, check_output
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
 from medart_cli.finetune.rows import (
     TrainingData,
-    cache_folder,
     describe_data,
+    hash_base_once,
+    name_base,
     plan_steps,
     read_training_rows,
 )
 from medart_cli.log import log
-from medart_cli.models.bases import find_base, find_unhashed, hash_base
+from medart_cli.models.bases import find_base
 from medart_cli.ranks import ask_first, count_ranks
 
 
@@ -32,10 +33,11 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     data = read_training_rows(config)
     base = find_base(config.base, offline=config.offline)
     output = describe_output(config)
-    hashes = hash_base(base, hash_all(find_unhashed(base), cache_folder(config)))
+    hashes = None
     if check_output(output):
         checkpoints.refuse_lost(config.out)
-        facts = ask_first(partial(find_finished_run, config, data, hashes))
+        hashes = hash_base_once(config, base)
+        facts = ask_first(partial(find_finished_run, config, data, (base, hashes)))
         if facts is not None:
             log.info(
                 "%s: is finished, after step %d; nothing is left to do",
@@ -61,26 +63,34 @@ def describe_output(config: FinetuneConfig) -> Output:
 
 
 def find_finished_run(
-    config: FinetuneConfig, data: TrainingData, hashes: dict[str, str]
+    config: FinetuneConfig, data: TrainingData, base: tuple[Path, dict[str, str]]
 ) -> dict[str, Any] | None:
     """Return the facts of a run that has made all its steps on the same data; None for any other.
 
     A run that left out images is not taken for finished: they may be readable by now.
+
+    Args:
+        config: The options.
+        data: The training rows.
+        base: Folder of the base, and its hashes.
     """
-    place = config.out / checkpoints.RUN_NAME
-    facts = checkpoints.read_facts(place) if place.is_file() else {}
+    try:
+        facts = checkpoints.read_facts(config.out / checkpoints.RUN_NAME)
+    except ConfigError:  # none yet, or torn: it is written anew
+        return None
     total, processes = plan_steps(config, len(data.rows), count_ranks()), count_ranks()
-    same = (
-        (facts.get("status"), facts.get("step"), facts.get("failures")) == ("done", total, 0)
-        and data.failures == 0
-        and facts["processes"] == processes
-        and facts["data"] == describe_data(data.rows)["data"]
-        and facts["base_hashes"] == hashes
-        and config.precision in ("auto", facts["precision"])
-    )
+    now: dict[str, Any] = {
+        "status": "done", "step": total, "failures": 0, "processes": processes,
+        "base_hashes": base[1], **describe_data(data.rows), **name_base(config, base[0]),
+    }  # fmt: skip
+    same = data.failures == 0 and all(facts.get(name) == value for name, value in now.items())
+    same = same and config.precision in ("auto", facts.get("precision"))
     if not same or not all(path.exists() for path in list_results(config, total)):
         return None
-    whole = facts["checkpoint"] == checkpoints.hash_trained(config.out)
+    trained = facts.get("checkpoint")
+    if config.merge and find_finished(config.out / "merged", str(trained)) is None:
+        return None
+    whole = trained == checkpoints.hash_trained(config.out)
     return facts if whole and is_last_whole(config.out) else None
 
 
@@ -96,7 +106,6 @@ def is_last_whole(out: Path) -> bool:
 def list_results(config: FinetuneConfig, total: int) -> list[Path]:
     """List what a finished run leaves beside its weights."""
     names = ["README.md", checkpoints.TRAINING_HASHES, checkpoints.METRICS_NAME, "loss.png"]
-    names += ["merged/model_index.json"] * config.merge
     if config.preview_every and total % config.preview_every == 0:
         names.append(f"previews/step-{total:06d}.png")
     return [config.out / name for name in names]

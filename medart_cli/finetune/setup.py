@@ -1,6 +1,6 @@
 """What finetune needs before its first step: rows, models with adapters, caches, optimizer.
 
-A file of its own only so that finetune.py can be read as the story of the training.
+A file of its own only so that train.py can be read as the story of the training.
 """
 
 import os
@@ -23,7 +23,7 @@ from medart_cli.errors import ConfigError, ImageError
 from medart_cli.finetune import optimizer as optimizers
 from medart_cli.finetune.hldf import AUTO, plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.rows import cache_folder
+from medart_cli.finetune.rows import cache_folder, hash_base_once, name_base
 from medart_cli.finetune.work import Work, count_weights, read_latents
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, pixart
@@ -99,7 +99,7 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
 
 def build_work(
     config: FinetuneConfig,
-    named: tuple[Path, dict[str, str]],
+    named: tuple[Path, dict[str, str] | None],
     rows: list[HashedRecord],
     accelerator: Accelerator,
 ) -> Work:
@@ -107,11 +107,11 @@ def build_work(
 
     Args:
         config: The options.
-        named: Folder of the base, and its hashes.
+        named: Folder of the base, and its hashes where they are known.
         rows: The training images.
         accelerator: Of this process.
     """
-    base, hashes = named
+    base, hashes = named[0], named[1] or hash_base_once(config, named[0])
     cache = cache_folder(config)
     device = accelerator.device
     precision = find_precision(config.precision, device)
@@ -144,8 +144,7 @@ def build_work(
         config=config, accelerator=accelerator, base=base, rows=rows,
         facts={
             "format": 1, "stage": "finetune", "versions": read_versions(),
-            "base": str(base.resolve()) if Path(config.base).is_dir() else config.base,
-            "base_name": base.resolve().name if Path(config.base).is_dir() else config.base,
+            **name_base(config, base),
             "base_hashes": hashes, "method": config.method, "precision": precision,
             "resolution": resolution, "demonstration": is_demonstration(base),
             "processes": accelerator.num_processes,

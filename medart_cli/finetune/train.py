@@ -73,14 +73,17 @@ class Batch:
 
 
 def fine_tune(
-    config: FinetuneConfig, data: TrainingData, base: tuple[Path, dict[str, str]], output: Output
+    config: FinetuneConfig,
+    data: TrainingData,
+    base: tuple[Path, dict[str, str] | None],
+    output: Output,
 ) -> dict[str, Any]:
     """Build the models and what feeds them, train, and write the result.
 
     Args:
         config: The options.
         data: The training rows.
-        base: Folder of the base, and its hashes.
+        base: Folder of the base, and its hashes where they are known.
         output: The run folder, which has been checked.
     """
     hush_libraries("transformers", "diffusers")

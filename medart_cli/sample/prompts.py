@@ -1,6 +1,6 @@
 """What `medart sample` draws: prompts, or the captions of a manifest; a row for each image.
 
-A file of its own only so that sample.py can be read as the story of the drawing.
+A file of its own only so that run.py can be read as the story of the drawing.
 """
 
 import re

@@ -11,6 +11,8 @@ from typing import Any
 
 from medart_cli import stop
 from medart_cli.data.manifest import (
+    MANIFEST_NAME,
+    PARTS_NAME,
     repair_manifest,
 )
 from medart_cli.data.output import Output, open_output
@@ -34,6 +36,9 @@ def run(config: SampleConfig) -> dict[str, Any]:
     rows = read_prompts(config)
     part = own_part(parse_shard(config.shard))
     output = describe_output(config, config.out, source, rows)
+    begun = [config.out / name for name in (MANIFEST_NAME, PARTS_NAME)]
+    if config.overwrite or not any(path.exists() for path in begun):
+        check_device(config)  # before anything is wiped or begun
     with open_output(output) if is_first() else nullcontext():
         files = list_manifests(config, config.out, part)
         if is_first() or config.shard:
@@ -63,6 +68,17 @@ def run(config: SampleConfig) -> dict[str, Any]:
         elif is_first():
             finish(source, config.out, summary)
     return summary
+
+
+def check_device(config: SampleConfig) -> None:
+    """Refuse a device or number format that cannot draw; this loads torch.
+
+    Raises:
+        ConfigError: There is no such device, or it does not have the format.
+    """
+    with stop.at_once():
+        from medart_cli.models.device import find_precision, join_processes
+    find_precision(config.precision, join_processes(config.device))
 
 
 def describe_output(config: SampleConfig, out: Path, source: Source, rows: Prompts) -> Output:

@@ -65,7 +65,7 @@ def test_html_in_a_module_would_be_found(source):
 
 
 def test_what_only_looks_like_a_tag_is_none():
-    assert not find_html("'stages.<name>.run', '<image><s>', 'a < b', '<pad>', 'i <ba'")
+    assert not find_html("'<name>.run', '<image><s>', 'a < b', '<pad>', 'i <ba'")
 
 
 def test_every_template_is_in_the_wheel():

@@ -8,10 +8,10 @@ from medart_cli.finetune.optimizer import (
     balance_gradients,
     build_optimizer,
     build_schedule,
-    check_optimizer,
     choose_recompute,
     take_gradients,
 )
+from medart_cli.finetune.options import check_optimizer
 
 
 def test_the_learning_rate_warms_up_and_then_follows_its_schedule():

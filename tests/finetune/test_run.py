@@ -958,7 +958,7 @@ def test_an_interrupted_run_draws_from_its_checkpoint_only(finetune, medart, mon
     polls = iter(range(10_000))
 
     def check():
-        if next(polls) == 8 + 2:
+        if next(polls) == 1 + 8 + 2:
             raise stop.Stopped("stopped by SIGTERM")
 
     monkeypatch.setattr(stop, "check", check)
