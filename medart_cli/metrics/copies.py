@@ -358,9 +358,10 @@ def judge_copies(
     images below it is known whatever their distribution; the spaces share the rate equally. A group
     counts as one image, and its images for parts of it.
 
-    Training images that are held against all the others (`trained`) are not quite like unseen ones:
-    of a pair of look-alikes, an unseen image brings both into play. The rate is twice that of
-    images that were held out, as with the jackknife+; tests/bench/bench_copies.py has simulations.
+    Training images compared with all the others (`trained`, leave-one-out) are not quite like
+    unseen ones: of a pair of look-alikes, an unseen image brings both into play. The rate is twice
+    that of images that were held out, as with the jackknife+; tests/bench/bench_copies.py has
+    simulations.
 
     Args:
         synthetic: The synthetic images' nearest, for each space.
