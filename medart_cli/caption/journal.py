@@ -103,7 +103,7 @@ class Journal:
         alone: bool = True,
         seen: tuple[int, ...] | None = None,
     ) -> None:
-        """Read what an unfinished run has left; a line torn by a crash is cut off.
+        """Read what an unfinished run has left; a line truncated by a crash is removed.
 
         Args:
             manifest: The manifest that takes the results up.
@@ -209,8 +209,8 @@ class Journal:
             if not self.fold():
                 self.close()
                 raise RunError(
-                    f"{self._manifest}: was changed by someone else while this run was at work; "
-                    "nothing is lost, and the same command again joins both"
+                    f"{self._manifest}: was changed by someone else during this run; nothing is "
+                    "lost, run the same command again to merge both"
                 )
             self.records = self.merged
         self.close()
