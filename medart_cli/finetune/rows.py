@@ -50,7 +50,7 @@ class Data:
 
 
 def read_rows(config: FinetuneConfig) -> Data:
-    """Read the training rows: those without text get the simple caption, lost files are counted."""
+    """Read the training rows: those without text get the template caption, lost files count."""
     profile = read_profile(config.profile)
     rows, failures, plain = [], 0, 0
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
@@ -65,21 +65,21 @@ def read_rows(config: FinetuneConfig) -> Data:
             rows.append(Row(record, hashes[record.path], caption))
         else:
             reason = faults[record.path].strerror
-            log.warning("%s: %s: %s; left out", record.place, record.path, reason)
+            log.warning("%s: %s: %s; skipped", record.place, record.path, reason)
             failures += 1
     if not records:
-        raise ConfigError(f"{config.data}: no training image; rows need split train or none at all")
+        raise ConfigError(f"{config.data}: no training image; rows need split train or no split")
     if not rows:
         raise ConfigError(
-            f"{config.data}: none of its {len(records)} training images can be opened, as said "
-            "above; see --root"
+            f"{config.data}: none of its {len(records)} training images can be opened, see "
+            "above; check --root"
         )
     warn_of_two_labels([row.record for row in rows], [row.sha256 for row in rows])
     if plain:
         example = next(row.caption for row in rows if row.record.text is None)
         log.warning(
-            '%d of %d images have no caption; they get the simple one, such as "%s"; --profile '
-            "words it, medart caption writes better ones", plain, len(rows), example,
+            '%d of %d images have no caption; they get the template caption, such as "%s"; '
+            "--profile sets it, medart caption writes better ones", plain, len(rows), example,
         )  # fmt: skip
     return Data(rows, failures, found.account)
 
@@ -87,7 +87,7 @@ def read_rows(config: FinetuneConfig) -> Data:
 def hash_once(
     config: FinetuneConfig, paths: Sequence[Path]
 ) -> tuple[dict[Path, str], dict[Path, OSError]]:
-    """Hash files in one of the processes, with the memory of `hash_files`."""
+    """Hash files in one of the processes, with the cache of `hash_files`."""
     return ask_first(partial(hash_files, paths, cache=cache_folder(config), poll=stop.check))
 
 

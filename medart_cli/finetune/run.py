@@ -19,7 +19,7 @@ from medart_cli.ranks import ask_first, count_ranks
 
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
-    """Train adapters or all weights on a folder of captioned images; go on where a run stopped."""
+    """Train adapters or all weights on a folder of captioned images; resume where a run stopped."""
     check_optimizer(config.optimizer)
     data = read_rows(config)
     base = find_base(config.base, offline=config.offline)
@@ -30,7 +30,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         facts = ask_first(partial(find_finished, config, data, hashes))
         if facts is not None:
             log.info(
-                "%s: is finished, after step %d; nothing is left to do",
+                "%s: is finished, after step %d; nothing to do",
                 *(config.out, facts["step"]),
             )
             return {"result": str(config.out), **facts}

@@ -1,1 +1,1 @@
-"""Draw images: `medart sample`."""
+"""Generate images: `medart sample`."""

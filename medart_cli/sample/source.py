@@ -1,4 +1,4 @@
-"""What images are drawn with: a run, one of its checkpoints, or a base."""
+"""What images are generated with: a run, one of its checkpoints, or a base."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from medart_cli.sample.options import SampleConfig
 
 @dataclass
 class Source:
-    """What the images are drawn with.
+    """What the images are generated with.
 
     Attributes:
         base: Pipeline folder of the base model.
@@ -45,7 +45,7 @@ def find_source(config: SampleConfig) -> Source:
     found = ask_first(partial(checkpoints.find_run, Path(config.run)))
     if found is None:
         if config.base is not None:
-            raise ConfigError(f"--base {config.base}: {config.run} is no run, but a base itself")
+            raise ConfigError(f"--base {config.base}: {config.run} is a base itself, not a run")
         known = config.run == EMBEDDED or is_hub_id(config.run) or Path(config.run).is_dir()
         if not known:
             raise MissingModelError(
@@ -76,7 +76,7 @@ def hash_transformer(base: Path) -> str:
 
 
 def hash_once(base: Path, parts: Sequence[str]) -> dict[Path, str]:
-    """Hash weight files of some parts of the base, with the memory of `hash_files`."""
+    """Hash weight files of some parts of the base, with the cache of `hash_files`."""
     files = bases.find_unhashed(base, parts)
     hashes, faults = hash_files(files, cache=try_cache(), poll=stop.check)
     for error in faults.values():
@@ -87,7 +87,7 @@ def hash_once(base: Path, parts: Sequence[str]) -> dict[Path, str]:
 def merge(source: Source, out: Path) -> None:
     """Write run and base as one pipeline folder that plain diffusers opens."""
     if out.exists():
-        raise ConfigError(f"{out}: is there already; name a new folder")
+        raise ConfigError(f"{out}: exists already; use a new folder")
     from medart_cli.models import adapters  # loads torch, peft and diffusers: seconds
 
     def write(folder: Path) -> None:
@@ -101,7 +101,7 @@ def merge(source: Source, out: Path) -> None:
             write_text(folder / "README.md", card)
 
     checkpoints.write_folder(out, write)
-    log.info("%s: whole pipeline written", out)
+    log.info("%s: complete pipeline written", out)
 
 
 def demonstration_mark(source: Source) -> dict[str, Any]:
