@@ -63,7 +63,7 @@ def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
         there = config.inception is not None or (cache / INCEPTION_NAME).is_file()
         names = ["inception" if there else EMBEDDED]
         if not there:
-            log.info("no Inception weights here: distances are in %s features, not FID", EMBEDDED)
+            log.info("no Inception weights found: distances use %s features, not FID", EMBEDDED)
     main = [_build_network(name, config, device, cache) for name in names]
     colors = build_plain("colors", color.FINGERPRINT, color.WIDTH, color.describe_colors)
     if not config.copies:
@@ -177,6 +177,6 @@ def _readable(item: ImageSet, bad: Digests) -> ImageSet:
     kept = np.flatnonzero((item.keys != UNREAD) & ~np.isin(item.keys, bad))
     if len(kept) < 2:
         raise RunError(
-            f"{item.name}: only {len(kept)} of {len(item)} images can be read; a distance needs 2"
+            f"{item.name}: only {len(kept)} of {len(item)} images can be read; metrics need 2"
         )
     return item.pick(kept)

@@ -33,7 +33,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     if made_of is not None and again:
         summary = ask_first(partial(find_finished, config.out, made_of))
         if summary is not None:
-            log.info("%s: is finished, and all that it depends on is as it was", config.out)
+            log.info("%s: is finished, and nothing it depends on has changed", config.out)
             return summary
     from medart_cli.evaluate.measure import measure_sets  # loads torch, which takes seconds
 

@@ -152,7 +152,7 @@ def read_sets(config: EvaluateConfig) -> list[ImageSet]:
             refuse_synthetic(records, "the real images", allowed=config.allow_synthetic)
         item = _read_set(name, records)
         if len(item) < 2:
-            raise ConfigError(f"{source}: holds {len(item)} image; a distance needs 2 or more")
+            raise ConfigError(f"{source}: contains {len(item)} image; metrics need 2 or more")
         sets.append(item)
     return sets
 
