@@ -128,8 +128,8 @@ def _say_split(config: ClassifyConfig, records: Sequence[Record]) -> str:
     if any(record.group is not None for record in records):
         return "groups"
     log.warning(
-        "patients unknown: training and test images are split one by one, so images of one patient "
-        "may stand on both sides; name patients in group_id, or with --folders"
+        "patients unknown: images are split one by one, so one patient may be in both training and "
+        "test set; give patients in group_id, or with --folders"
     )
     return "images"
 
@@ -160,7 +160,7 @@ def _read_test(
     others = [i for i, record in enumerate(real.records) if record.split != "test"]
     if config.test is not None:
         if marked:
-            log.info("%d training rows are marked split test and left out", len(marked))
+            log.info("%d training rows are marked split test and excluded", len(marked))
         records = _read(config, config.test, config.test_root, accounts)
         if any(record.split == "test" for record in records):
             records = [record for record in records if record.split == "test"]
@@ -169,9 +169,7 @@ def _read_test(
         test, failures = _hash_rows(records)
         return real.pick(others), test, failures
     if marked and config.test_fraction != ClassifyConfig.test_fraction:
-        raise ConfigError(
-            "--test-fraction: changes nothing where rows are marked test; leave it out"
-        )
+        raise ConfigError("--test-fraction: has no effect where rows are marked test; leave it out")
     if marked:
         return real.pick(others), real.pick(marked), 0
     first, second = split_groups(real.labels, real.groups, config.test_fraction, config.seed)
@@ -181,15 +179,15 @@ def _read_test(
 def _read_synthetic(
     config: ClassifyConfig, classes: list[str], test: Rows, accounts: list[Account]
 ) -> tuple[Rows, int]:
-    """Read the synthetic rows, without those that are drawn from the caption of a test image."""
+    """Read the synthetic rows, without those generated from the caption of a test image."""
     name = "--synthetic"
     found = _read(config, str(config.synthetic), config.synthetic_root, accounts)
     leaks = find_of_test(found, test)
     records = [record for record, leak in zip(found, leaks, strict=True) if not leak]
     if len(records) < len(found):
         log.warning(
-            "--synthetic: %d of %d images are drawn from captions of test images or test patients, "
-            "and are left out", len(found) - len(records), len(found),
+            "--synthetic: %d of %d images come from captions of test images or test patients, "
+            "and are excluded", len(found) - len(records), len(found),
         )  # fmt: skip
     check_same_classes(classes, check_labels(records, name), name, all_needed=False)
     unmarked = sum(not record.synthetic for record in records)
@@ -199,7 +197,7 @@ def _read_synthetic(
 
 
 def find_of_test(records: Sequence[Record], test: Rows) -> list[bool]:
-    """Say for each drawn image whether its caption is that of a test image or test patient."""
+    """Say for each generated image whether its caption is that of a test image or patient."""
     hashes = set(test.hashes)
     groups = {record.group for record in test.records} - {None}
     return [
@@ -220,13 +218,12 @@ def _keep_apart(config: ClassifyConfig, rows: dict[str, Rows]) -> dict[str, Any]
         dropped_of[name] = len(dropped)
         if dropped and config.duplicates == "refuse":
             raise ManifestError(
-                f"{dropped[0].place}: the same file stands in the test set ({len(dropped)} such "
+                f"{dropped[0].place}: the same file is in the test set ({len(dropped)} such "
                 f"rows in the {name} set); remove them, or use --duplicates drop"
             )
         if dropped:
             log.warning(
-                "%d files of the %s set stand in the test set as well and are dropped, the first "
-                "is %s",
+                "%d files of the %s set are also in the test set and are dropped, such as %s",
                 *(len(dropped), name, dropped[0].place),
             )
         rows[name] = rows[name].pick(keep)
@@ -247,7 +244,7 @@ def check_generator(config: ClassifyConfig, rows: Mapping[str, Rows]) -> dict[st
     if not lists:
         log.warning(
             "--synthetic: no %s there, so whether its generator was trained on test images cannot "
-            "be checked; name the run with --run",
+            "be checked; give the run with --run",
             HASH_LIST,
         )
     seen = {word for path in lists for word in path.read_text(encoding="utf-8").split()}
@@ -266,7 +263,7 @@ def _refuse_test_leaks(config: ClassifyConfig, test: Rows, seen: set[str]) -> in
         raise ManifestError(
             f"{leaks[0].place}: the generator of --synthetic was trained on this test image (on "
             f"{len(leaks)} of {len(test.records)} in all); mark test rows with split test before "
-            "finetune, or go on with --allow-leak, and the results will say so"
+            "finetune, or continue with --allow-leak, and the results note it"
         )
     if leaks:
         log.warning("the generator was trained on %d of the test images (--allow-leak)", len(leaks))
@@ -293,8 +290,8 @@ def _refuse_outside_budget(
         raise ManifestError(
             f"{most[0].place}: the generator of --synthetic knows this training image, which "
             f"--label-budget {config.label_budget} leaves out ({len(most)} such images); train a "
-            "generator on the images of the budget alone, or go on with --allow-leak, and the "
-            "results will say so"
+            "generator on the images of the budget alone, or continue with --allow-leak, and the "
+            "results note it"
         )
     if most:
         log.warning(
@@ -309,7 +306,7 @@ def find_hash_lists(config: ClassifyConfig) -> list[Path]:
     for run in config.run or []:
         path = Path(run) / HASH_LIST
         if not path.is_file():
-            raise ConfigError(f"--run {run}: holds no {HASH_LIST}; is it a run folder of finetune?")
+            raise ConfigError(f"--run {run}: has no {HASH_LIST}; is it a run folder of finetune?")
         lists.append(path)
     if config.synthetic in (None, "-"):
         return lists
