@@ -117,7 +117,7 @@ def echoes(text: str, instruction: str, simple: str) -> bool:
 
 
 def refuses(text: str) -> bool:
-    """Say whether a text speaks of what the model cannot or will not do."""
+    """Say whether a text is a refusal: it says what the model cannot or will not do."""
     return REFUSAL.search(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
 
 

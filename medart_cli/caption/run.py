@@ -2,7 +2,7 @@
 
 Rows finish out of order, for images of like size go through the model together. Each finished row
 is one line of a journal beside the manifest, at once; the manifest is whole and in order at any
-time, and takes the journal's rows up now and then and at the end.
+time, and the journal's rows are merged into it periodically and at the end.
 """
 
 import time

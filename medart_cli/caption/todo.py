@@ -16,7 +16,7 @@ from medart_cli.ranks import Part
 
 
 def tell_edits(config: CaptionConfig, records: Edits) -> None:
-    """Say how many texts are a person's, where --recaption might be thought to write them anew."""
+    """Log how many texts are a person's, where --recaption might be expected to replace them."""
     if not records.users or config.recaption is None:
         if records.new:
             log.info("%d texts were edited by hand since they were written; kept", records.new)

@@ -66,7 +66,7 @@ def drop_same(
 ) -> tuple[Sets, list[dict[str, Any]]]:
     """Drop or refuse altered copies of test images; log what a set has twice.
 
-    Without a cache the images are looked at anew each time.
+    Without a cache the layouts of the images are computed each time.
 
     Returns:
         The sets without these images, with counts among their checks; and the pairs that were

@@ -122,7 +122,7 @@ def _read(
 
 
 def _say_split(config: ClassifyConfig, records: Sequence[Record]) -> str:
-    """Say what kept training and test images apart: `given`, `groups`, or, for want, `images`."""
+    """Say what separates training and test images: `given`, `groups`, or without both, `images`."""
     if config.test is not None or any(record.split == "test" for record in records):
         return "given"
     if any(record.group is not None for record in records):

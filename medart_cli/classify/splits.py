@@ -86,7 +86,7 @@ def refuse_shared_groups(train: Sequence[Record], test: Sequence[Record], name: 
 
 
 def group_key(record: Record, sha256: str) -> str:
-    """Name what must stay together: the row's group, or for want of one its bytes."""
+    """Name what must stay together: the row's group, or if it has none its bytes."""
     group = record.group
     return f"sha256:{sha256}" if group is None else f"group:{group}"
 

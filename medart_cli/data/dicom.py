@@ -1,7 +1,7 @@
 """DICOM files: stored values to gray or color in [0, 1], by the transforms of the standard.
 
 pydicom decodes the pixels. The lookup tables and windows are applied here, because its own wrap
-around where a table has more entries than its values have bits, and pass an empty window over.
+around where a table has more entries than its values have bits, and ignore an empty window.
 A window, a table or BitsStored decides what is black and what is white, never the smallest and
 largest value of one image.
 """

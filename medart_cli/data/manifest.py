@@ -306,7 +306,7 @@ class ManifestWriter:
         self._file = path.open("ab", buffering=0)
 
     def append(self, fields: dict[str, Any]) -> tuple[int, int]:
-        """Write one record as one line; a full disk leaves no torn line behind.
+        """Write one record as one line; a full disk leaves no partial line behind.
 
         Returns:
             Where the line begins, and its length, in bytes.

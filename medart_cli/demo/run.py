@@ -69,7 +69,7 @@ class Session:
             Stopped: It was stopped by a signal.
             KeyboardInterrupt: By a second Ctrl-C.
         """
-        stop.check()  # a command listens anew
+        stop.check()  # a command sets its own handlers
         config = self.config
         words = [*shlex.split(line), "--seed", str(config.seed), "--offline"]
         if config.device != "auto":

@@ -159,7 +159,7 @@ def look_at_disk(config: DoctorConfig, facts: dict[str, Any]) -> list[str]:
 
 
 def look_at_folder(use: str, path: Path | None) -> dict[str, Any]:
-    """Say whether a folder, or the first there is above it, may be written to, and its room.
+    """Say whether a folder, or its first existing parent, is writable, and its free space.
 
     None stands for a folder in the home of a user who has none.
     """

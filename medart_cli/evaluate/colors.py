@@ -153,7 +153,7 @@ def measure_variety(
         `variety` by channel (value, interval, and lowest and highest of halves of the real set, at
         the n of the comparison; None where the real images do not vary), `energy` (value and halves
         of the energy distance of the images' means and deviations of red, green and blue),
-        `variety_collapsed`, and where that is None for want of images, `variety_note` says so.
+        `variety_collapsed`, and where that is None for lack of images, `variety_note` says so.
     """
     n = min(len(real), len(synthetic))
     note: str | None = None

@@ -102,7 +102,7 @@ class ImageSet:
 
     @property
     def clusters(self) -> Indices:
-        """The code of what is drawn anew together, (N,): patients, or each image for itself."""
+        """The code of what is resampled together, (N,): patients, or each image for itself."""
         return np.arange(len(self)) if self.patients is None else self.patients
 
     @cached_property

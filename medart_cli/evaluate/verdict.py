@@ -87,7 +87,7 @@ def find_suspected(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def qualify_winner(facts: dict[str, Any]) -> str:
-    """Say what speaks against a winner, or was not looked for."""
+    """Word what qualifies a winner: a collapse of color variety, or no search for near-copies."""
     collapsed = {item["set"] for item in facts["color"] if item["collapsed"]}
     told = ""
     if facts["ranking"]["winner"] in collapsed:

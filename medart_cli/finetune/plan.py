@@ -1,6 +1,6 @@
 """How HLDF is planned: how often it runs, and its activation checkpointing by free memory.
 
-A file of its own only so that train.py can be read as the story of the training.
+A file of its own only so that train.py shows the training loop alone.
 """
 
 from dataclasses import asdict, replace

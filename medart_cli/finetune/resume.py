@@ -1,6 +1,6 @@
 """Where a fine-tuning resumes: the last intact checkpoint, if nothing has changed since.
 
-A file of its own only so that train.py can be read as the story of the training.
+A file of its own only so that train.py shows the training loop alone.
 """
 
 from collections import Counter

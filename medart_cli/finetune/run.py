@@ -78,7 +78,7 @@ def find_finished(
 
 
 def is_last_whole(out: Path) -> bool:
-    """Say whether the newest checkpoint is what was saved: a longer run would go on there."""
+    """Say whether the newest checkpoint is intact: a longer run would resume there."""
     try:
         checkpoints.read_checkpoint(checkpoints.find_checkpoints(out)[-1])
     except ConfigError:

@@ -1,6 +1,6 @@
 """What finetune needs before its first step: rows, models with adapters, caches, optimizer.
 
-A file of its own only so that train.py can be read as the story of the training.
+A file of its own only so that train.py shows the training loop alone.
 """
 
 import os

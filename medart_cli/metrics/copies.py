@@ -147,7 +147,7 @@ def find_nearest_layouts(
     """
     parts = []
     for rows in blocks(len(queries), QUERIES):
-        parted = torch.split(_read_pictures(queries[rows], device), TOGETHER)  # for want of room
+        parted = torch.split(_read_pictures(queries[rows], device), TOGETHER)  # to save memory
         own = [torch.cat(views) for views in zip(*map(_look_for, parted), strict=True)]
         best = _Best(query_groups[rows])
         for columns in blocks(len(training), TOGETHER):
@@ -169,7 +169,7 @@ def _match(views: Tensor, others: Tensor) -> Tensor:
         return _match(others, views).T
     flat = others.flatten(0, 1).T  # (P, m * W)
     best = views.new_zeros(len(views), len(others))
-    for view in views.unbind(1):  # one at a time: all products would take much room
+    for view in views.unbind(1):  # one at a time: all products would take much memory
         found = (view @ flat).view(-1, *others.shape[:2])  # (n, m, W)
         high, low = found.amax(dim=2), found.amin(dim=2)  # 30 times as fast as torch.aminmax
         best = torch.maximum(best, torch.maximum(high, -low))

@@ -151,7 +151,7 @@ def check_loaded(place: Path, report: Mapping[str, Any], *, spare: Collection[st
     """Refuse weights that do not fit their model one to one.
 
     The libraries fill what a file lacks with random numbers and leave out what they do not know.
-    What they tie to other weights or make anew at each start they do not count as missing.
+    What they tie to other weights or recompute at each start they do not count as missing.
 
     Args:
         place: Folder of the model, for the message.

@@ -1,6 +1,6 @@
 """What `medart sample` generates: prompts, or captions of a manifest; a row for each image.
 
-A file of its own only so that run.py can be read as the story of the sampling.
+A file of its own only so that run.py shows the course of the sampling alone.
 """
 
 import re

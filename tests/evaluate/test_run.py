@@ -119,7 +119,7 @@ def test_every_key_of_the_metrics_is_documented(network, sets, tmp_path):
     facts.pop("settings"), facts.pop("versions")
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
     section = "".join(page.split(head)[1].split("## ")[0]
-                      for head in ("## What was read", "from evaluate"))  # fmt: skip
+                      for head in ("## Input data", "from evaluate"))  # fmt: skip
     known = set(re.findall(r"`(\w+)`", section))
     assert (keys_of(facts) | keys_of(json.loads(result.stdout))) - names - known == set()
 
