@@ -243,7 +243,9 @@ class CaptionConfig(CommonConfig):
         if self.audit == 1:
             raise ConfigError("--audit 1: needs 2 images or more, to swap them")
         if self.audit and self.style != "visual":
-            raise ConfigError(f"--audit {self.audit}: needs --style visual; no other asks a model")
+            raise ConfigError(
+                f"--audit {self.audit}: needs --style visual, which alone uses a model"
+            )
         if self.allow_remote and (self.endpoint is None or self.offline):
             raise ConfigError("--allow-remote: needs --endpoint, and cannot be used with --offline")
         if self.endpoint is not None and (self.load_in or self.revision):

@@ -147,7 +147,7 @@ class SampleConfig(CommonConfig):
         self._check_resolution(self.resolution)
         parse_shard(self.shard)
         if self.shard is not None and (self.overwrite or self.out is None or self.merge_to):
-            raise ConfigError("--shard: needs --out, and excludes --overwrite and --merge-to")
+            raise ConfigError("--shard: needs --out, without --overwrite and --merge-to")
         sources = [bool(self.prompt), self.prompts is not None, self.from_data is not None]
         if self.out is None and self.merge_to is None:
             raise ConfigError("--out: missing; give a folder for the images, or use --merge-to")
@@ -161,4 +161,4 @@ class SampleConfig(CommonConfig):
         if self.split and self.from_data is None:
             raise ConfigError("--split: needs --from, which is missing")
         if self.per_label is not None and (self.from_data is None or self.count is not None):
-            raise ConfigError("--per-label needs --from, and excludes --count")
+            raise ConfigError("--per-label needs --from, and cannot be used with --count")
