@@ -45,8 +45,8 @@ TYPED = "COMMANDLINE"  # name of typer's source of a value that was typed
 MULTI_PROCESS = ("caption", "finetune", "sample", "evaluate")  # may run as several processes
 INTERRUPTED = 130  # what shells give after a SIGINT
 LOST_PROCESS = (
-    "another process of this run has ended, and with it the run; its message, if it left one, "
-    "stands above; run the same command again to go on"
+    "another rank failed; see its error above, if it logged one; "
+    "run the same command again to resume"
 )
 
 app = typer.Typer(
@@ -81,7 +81,7 @@ def call(arguments: list[str] | None = None) -> int:
 
 
 def _refuse(error: typer.TyperException) -> int:
-    """Say what is wrong with the words of a request; of a number, as the options would say it."""
+    """Print a usage error; one of a number is worded as the options' own checks word it."""
     option, context = getattr(error, "param", None), getattr(error, "ctx", None)
     faults: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, who checks values
     beyond = ("greater_than_equal", "less_than_equal")
@@ -137,7 +137,7 @@ def run_command(
         options: Their values.
         typed: Names of those that stand on the command line.
     """
-    first, settings = True, None  # one of several processes speaks for all
+    first, settings = True, None  # of several processes, rank 0 prints for all
     try:
         passed_over = ranks.check_environment()
         first = ranks.own_rank() == 0
@@ -169,12 +169,12 @@ def run_command(
             raise
         log.debug("where it happened:", exc_info=caught)
         if first or not isinstance(error, Stopped | TooManyFailuresError):
-            which = "" if first else f" (process {ranks.own_rank()})"
+            which = "" if first else f" (rank {ranks.own_rank()})"
             typer.echo(f"medart {name}{which}: {_one_line(error)}", err=True)
         return getattr(error, "exit_code", 1)
     except KeyboardInterrupt:  # a second Ctrl-C, which does not wait
         typer.echo(
-            f"medart {name}: interrupted; run the same command again to go on at what was saved",
+            f"medart {name}: interrupted; run the same command again to resume from what was saved",
             err=True,
         )
         return INTERRUPTED
@@ -182,7 +182,7 @@ def run_command(
 
 
 def _explain(error: Exception, settings: CommonConfig | None) -> MedartError | OSError | None:
-    """Turn an error into one that is said in one line; None for one that nobody expected."""
+    """Turn an error into one that is shown as one line; None for an unexpected one."""
     if isinstance(error, MedartError | OSError):
         return error
     if ranks.is_lost_process(error):
@@ -192,18 +192,20 @@ def _explain(error: Exception, settings: CommonConfig | None) -> MedartError | O
         return None
     place = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
     hints = settings.name_less_memory(full)
-    return RunError(f"{place}the {full}'s memory is full; run again with {hints}")
+    return RunError(f"{place}the {full} is out of memory; run again with {hints}")
 
 
 def _check_processes(name: str, options: dict[str, Any], device: str) -> None:
-    """Refuse what several processes cannot do, and join the others."""
+    """Refuse what cannot run as several processes, and join the other ranks."""
     if ranks.count_ranks() == 1:
         return
     if name not in MULTI_PROCESS:
-        raise ConfigError(f"runs as one process; {', '.join(MULTI_PROCESS)} run as several")
+        raise ConfigError(
+            f"runs as one process only; {', '.join(MULTI_PROCESS)} can run as several"
+        )
     values = [item for value in options.values() for item in _items(value)]
     if "-" in values:
-        raise ConfigError("-: several processes cannot share standard input; name a file")
+        raise ConfigError("-: several processes cannot share standard input; use a file")
     log.info(
         "one of %d processes; waiting for the others at %s:%s",
         *(ranks.count_ranks(), os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]),

@@ -1,4 +1,4 @@
-"""Errors a user can mend: one line `place: what is wrong; what to do`, and an exit code."""
+"""Errors a user can fix: one line `place: what is wrong; what to do`, and an exit code."""
 
 
 class MedartError(Exception):
@@ -53,7 +53,7 @@ FULL_GPU = (  # what the libraries of a GPU say besides torch.OutOfMemoryError
 
 
 def find_full_memory(error: BaseException) -> str | None:
-    """Say whose memory is full, if that is what an error means: `GPU` or `machine`.
+    """Return what is out of memory, if that is what an error means: `GPU` or `machine`.
 
     torch is not imported here, so its error is known by its name.
     """

@@ -26,7 +26,7 @@ class _Lines(logging.Formatter):
 def start_log(*, quiet: bool = False, verbose: bool = False, silent: bool = False) -> None:
     """Send medart's log to standard error: warnings, and unless `quiet` the steps as well.
 
-    Of several processes all but the first are `silent`: they would say the same once more.
+    Of several processes all but rank 0 are `silent`: they would log the same lines again.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("%(message)s"))

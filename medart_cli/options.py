@@ -1,9 +1,9 @@
 """What the options of all commands have in common: `--config`, checks, marks, the common options.
 
-Each command's own options stand at its door, in `COMMAND/options.py`: one frozen dataclass is the
-command's signature. An option says all about itself there: its help, its bounds (`min`, `max`), and
-by a mark whether an output may be continued with another value of it. Bounds are checked when the
-dataclass is made, so the command line and a notebook hear the same sentence.
+Each command's own options are in `COMMAND/options.py`: one frozen dataclass is the command's
+signature. An option says all about itself there: its help, its bounds (`min`, `max`), and by a mark
+whether an output may be resumed with another value of it. Bounds are checked when the dataclass is
+made, so the command line and a notebook give the same message.
 """
 
 import difflib
@@ -163,7 +163,7 @@ def parse_levels(text: str | None) -> tuple[str, ...] | None:
     if not set(levels) <= set(LEVELS) or len(set(named)) < len(named):
         raise ConfigError(
             f"--folders {text}: must be some of split, label, group_id and -, from the top, joined "
-            "by /, as group_id/label for a folder a patient with a folder a class in it"
+            "by /, such as group_id/label for patient folders with class folders in them"
         )
     return levels
 
@@ -179,7 +179,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     number, _, count = text.partition("/")
     plain = all(part.isascii() and part.isdigit() for part in (number, count))
     if not plain or not 1 <= int(number) <= int(count) <= MOST_SHARDS:
-        raise ConfigError(f"--shard {text}: must be I/N, as 2/3 for the second part of three")
+        raise ConfigError(f"--shard {text}: must be I/N, such as 2/3 for the second of three")
     return int(number), int(count)
 
 
@@ -295,11 +295,11 @@ class CommonConfig:
         )
 
     def list_idle(self) -> list[tuple[bool, str, str]]:
-        """List options that change nothing in some calls: whether this is one, why, and which."""
+        """List options without effect in some calls: whether this is one, why, and which."""
         return []
 
     def refuse_idle(self, typed: Collection[str] = ()) -> None:
-        """Refuse a given option that changes nothing in this call.
+        """Refuse a given option that has no effect in this call.
 
         An option is given if it has another value than its default, unless that stands in the
         settings file, which may be for other calls too.
@@ -308,7 +308,7 @@ class CommonConfig:
             typed: Names of options that stand on the command line, given whatever their values.
 
         Raises:
-            ConfigError: Names the option, and why it changes nothing.
+            ConfigError: Names the option, and why it has no effect.
         """
         defaults = {field.name: field.default for field in fields(self)}
         idle = [(name, why) for applies, why, names in self.list_idle() if applies
@@ -317,7 +317,7 @@ class CommonConfig:
             value, option = getattr(self, name), "--" + name.replace("_", "-")
             given = value != defaults[name] and value != self._find_in_file(name)
             if name in typed or given:
-                raise ConfigError(f"{option}: changes nothing {why}; leave it out")
+                raise ConfigError(f"{option}: has no effect {why}; leave it out")
 
     def _find_in_file(self, name: str) -> object:
         """Return what the settings file says of an option; None where it says nothing."""
@@ -328,7 +328,7 @@ class CommonConfig:
         """Refuse a root for a set that is not there."""
         for name in names:
             if getattr(self, f"{name}_root") is not None and getattr(self, name) is None:
-                raise ConfigError(f"--{name}-root: names the folder of --{name}, which is missing")
+                raise ConfigError(f"--{name}-root: needs --{name}, which is missing")
 
     def _refuse_zero(self, *names: str) -> None:
         for name in names:
@@ -337,7 +337,7 @@ class CommonConfig:
 
     def _check_resolution(self, resolution: int | None) -> None:
         if resolution is not None and resolution % 8:
-            raise ConfigError(f"--resolution must be a multiple of 8 from 16 on, got {resolution}")
+            raise ConfigError(f"--resolution must be a multiple of 8, 16 or more, got {resolution}")
 
 
 def check_bounds(option: str, value: object, low: float | None, high: float | None) -> None:

@@ -16,7 +16,7 @@ from medart_cli.errors import ConfigError
 LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # What mpirun, and srun by its plugins, set; accelerate takes it for a launch on CPUs.
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-LAUNCHERS = "several are started by torchrun or accelerate launch (docs/cluster.md)"
+LAUNCHERS = "to start several use torchrun or accelerate launch (docs/cluster.md)"
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -46,7 +46,7 @@ def check_environment() -> str | None:
     wait for processes that do not come.
 
     Returns:
-        What to say of variables that are passed over, since this is surely one process.
+        What to log about variables that are ignored, since this is surely one process.
 
     Raises:
         ConfigError: Variables are missing or contradict each other; it names them.
@@ -56,20 +56,20 @@ def check_environment() -> str | None:
     counted = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & {*given}
     if not counted or (size == "1" and rank in (None, "0") and "LOCAL_RANK" not in given):
         _check_mpi()
-        left = f"{', '.join(given)} in the environment: passed over, this runs as one process"
+        left = f"{', '.join(given)} in the environment: ignored, this runs as a single process"
         return left if given else None
     missing = [name for name in LAUNCH if name not in given]
     if missing:
         raise ConfigError(
-            f"{', '.join(given)} in the environment without {', '.join(missing)}: the rest of "
-            f"another launch? For one process say `unset {' '.join(given)}`; {LAUNCHERS}"
+            f"{', '.join(given)} in the environment without {', '.join(missing)}: left over "
+            f"from another launch? For a single process run `unset {' '.join(given)}`; {LAUNCHERS}"
         )
     numbers = [os.environ[name] for name in LAUNCH[:3]]
     whole = all(number.isascii() and number.isdigit() for number in numbers)
     if not whole or not max(own_rank(), int(numbers[2])) < count_ranks():
         facts = ", ".join(f"{name}={os.environ[name]!r:.20}" for name in LAUNCH[:3])
         raise ConfigError(
-            f"{facts} in the environment contradict each other; for one process say `unset "
+            f"{facts} in the environment are inconsistent; for a single process run `unset "
             f"{' '.join(given)}`; {LAUNCHERS}"
         )
     return None
@@ -81,13 +81,13 @@ def _check_mpi() -> None:
     if sizes and "MASTER_ADDR" not in os.environ:
         names = [name for name in os.environ if name.startswith(sizes[0].removesuffix("SIZE"))]
         raise ConfigError(
-            f"{sizes[0]}={os.environ[sizes[0]]} in the environment, as of mpirun, without RANK and "
-            f"WORLD_SIZE; for one process say `unset {' '.join(sorted(names))}`; {LAUNCHERS}"
+            f"{sizes[0]}={os.environ[sizes[0]]} in the environment, as set by mpirun, without RANK "
+            f"and WORLD_SIZE; for one process run `unset {' '.join(sorted(names))}`; {LAUNCHERS}"
         )
 
 
 def own_rank() -> int:
-    """Return the number of this process, from 0; process 0 speaks for all."""
+    """Return the rank of this process, from 0; rank 0 logs and prints for all."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -120,7 +120,7 @@ def leave_together() -> None:
 
 
 def ask_first(find: Callable[[], Found]) -> Found:
-    """Let process 0 find something out for all; the others wait for it."""
+    """Compute something on rank 0 and broadcast it; the other ranks wait for it."""
     if count_ranks() == 1:
         return find()
     from accelerate.utils import broadcast_object_list
@@ -140,7 +140,7 @@ def own_part(shard: tuple[int, int]) -> Part:
 
 
 def is_lost_process(error: Exception) -> bool:
-    """Say whether an error means that another process of this run has ended.
+    """Say whether an error means that another rank of this run has failed.
 
     gloo raises a plain RuntimeError and NCCL one of torch's Dist errors; torch is not imported
     here, so both are known by their names.

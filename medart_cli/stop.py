@@ -1,4 +1,4 @@
-"""Stopping on request: a stop signal sets a mark that every loop polls with `check`.
+"""Stopping on request: a stop signal sets a flag that every loop polls with `check`.
 
 The signals are SIGTERM, SIGINT, SIGUSR1, and SIGHUP, which a lost connection sends.
 
@@ -74,7 +74,7 @@ def check() -> None:
         Stopped: Names the signal; the caller saves what is whole and lets it pass.
     """
     if _received:
-        raise Stopped(f"stopped by {_received[0][0]}; run the same command again to go on")
+        raise Stopped(f"stopped by {_received[0][0]}; run the same command again to resume")
 
 
 def received() -> bool:
@@ -91,7 +91,7 @@ def _answer(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
-    line = f"medart: stopped by {name} before it began; run the same command again to go on\n"
+    line = f"medart: stopped by {name} before it began; run the same command again to resume\n"
     with suppress(OSError):  # nobody may be reading any more
         os.write(2, line.encode())
     os._exit(Stopped.exit_code)

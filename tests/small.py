@@ -86,9 +86,9 @@ def build_tokenizer(folder: Path) -> None:
 
 
 DAMAGES = {
-    "missing": "1 weights are missing, as ",
-    "misshapen": "1 weights have another shape, as ",
-    "unexpected": "1 weights have no place in the model, as more.weight",
+    "missing": "1 weights are missing, such as ",
+    "misshapen": "1 weights have another shape, such as ",
+    "unexpected": "1 weights are unexpected, such as more.weight",
 }
 
 

@@ -91,7 +91,7 @@ def test_a_training_that_slurm_stops_saves_and_queues_itself_again(
     os.kill(int((tmp_path / "stand-ins" / "srun.pid").read_text()), signal.SIGUSR1)
     _, errors = job.communicate(timeout=600)
     assert job.returncode == 75, errors
-    assert errors.count("stopped by a signal; run the same command again to go on") == 1
+    assert errors.count("stopped by a signal; run the same command again to resume") == 1
     asked = (tmp_path / "stand-ins" / "scontrol.log").read_text()
     assert asked == f"requeue {os.getpid()}\n"
     [saved] = (tmp_path / "run" / "checkpoints").iterdir()

@@ -122,6 +122,6 @@ def test_a_second_run_on_the_output_is_refused(medart, parts, caches, tmp_path, 
     lock = tmp_path / LOCKS[stage]
     lock.parent.mkdir(exist_ok=True)
     with elsewhere(hold_lock, lock, lock.parent):
-        check_error(medart(*words), 2, "another medart is at work on it (process ")
+        check_error(medart(*words), 2, "in use by another medart run (process ")
         assert not (lock.parent / "settings.toml").exists()
     assert medart(*words)[0] == 0

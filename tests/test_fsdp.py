@@ -90,7 +90,7 @@ def assert_near(first, second, tolerance):
 
 
 def test_each_process_holds_half_of_the_weights(runs):
-    assert "FSDP: this process holds 50 % of the trained weights" in runs[1]
+    assert "FSDP: this process has 50 % of the trained weights" in runs[1]
 
 
 def test_shards_train_what_one_process_trains(runs):
@@ -116,8 +116,8 @@ def test_a_sharded_run_goes_on_without_shards(runs):
 @pytest.mark.parametrize(
     ("options", "kind", "second", "message"),
     [
-        ({"method": "lora"}, "FSDP", True, "give --method full --freeze-text-encoder"),
-        ({"method": "full"}, "FSDP", True, "give --method full --freeze-text-encoder"),
+        ({"method": "lora"}, "FSDP", True, "use --method full --freeze-text-encoder"),
+        ({"method": "full"}, "FSDP", True, "use --method full --freeze-text-encoder"),
         ({"method": "full", "train_text_encoder": False}, "FSDP", False, "fsdp_version 2"),
         ({"method": "lora"}, "DEEPSPEED", False, "settings ask for DEEPSPEED"),
     ],

@@ -54,7 +54,7 @@ def test_names_are_printed_as_they_are_in_tables_and_lines(capsys, name):
     start_log()
     table(f"Title {name}", ["label", f"n {name}"], [[name, "12"], ["x", name]])
     log.info("label %s", name)
-    log.warning("%s: left out", name)
+    log.warning("%s: skipped", name)
     text = capsys.readouterr().err
     assert f"Title {name}" in text and f"n {name}" in text
     assert text.count(name) == 6

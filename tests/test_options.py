@@ -122,18 +122,18 @@ def test_settings_from_before_there_was_a_score_mean_the_published_loss(tmp_path
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"hldf_every": 0, "hldf_steps": 5}, "--hldf-steps: changes nothing with --hldf-every 0"),
-        ({"hldf_every": "0", "hldf_checkpoint": "step"}, "--hldf-checkpoint: changes nothing with"),
-        ({"method": "full", "target": ["to_q"]}, "--target: changes nothing with --method full"),
+        ({"hldf_every": 0, "hldf_steps": 5}, "--hldf-steps: has no effect with --hldf-every 0"),
+        ({"hldf_every": "0", "hldf_checkpoint": "step"}, "--hldf-checkpoint: has no effect with"),
+        ({"method": "full", "target": ["to_q"]}, "--target: has no effect with --method full"),
         (
             {"train_text_encoder": False, "text_target": ["q"]},
-            "--text-target: changes nothing with --freeze-text-encoder",
+            "--text-target: has no effect with --freeze-text-encoder",
         ),
         (
             {"method": "full", "train_text_encoder": False, "rank": 4},
-            "--rank: changes nothing where nothing gets",
+            "--rank: has no effect where nothing gets",
         ),
-        ({"use_cache": False, "cache": Path("c")}, "--cache: changes nothing with --no-cache"),
+        ({"use_cache": False, "cache": Path("c")}, "--cache: has no effect with --no-cache"),
         ({"learning_rate": 0}, "--learning-rate 0 would train nothing"),
         ({"hldf_every": "often"}, "--hldf-every must be 0 or more, or auto, got often"),
         ({"hldf_every": -1}, "--hldf-every must be 0 or more, or auto, got -1"),
@@ -148,13 +148,13 @@ def test_what_a_recipe_says_for_other_cases_is_not_refused():
     """The ablation without HLDF is `--config paper --hldf-every 0`."""
     table = {**read_settings("paper"), "hldf_every": 0}
     FinetuneConfig(data="d", out=Path("o"), config="paper", **table)
-    with pytest.raises(ConfigError, match="--hldf-steps: changes nothing"):
+    with pytest.raises(ConfigError, match="--hldf-steps: has no effect"):
         FinetuneConfig(data="d", out=Path("o"), config="paper", **{**table, "hldf_steps": 21})
 
 
 def test_demo_refuses_options_that_it_has_no_use_for():
     for options in ({"precision": "bf16"}, {"max_failures": 3}):
-        with pytest.raises(ConfigError, match="changes nothing here"):
+        with pytest.raises(ConfigError, match="has no effect here"):
             DemoConfig(**options)
 
 

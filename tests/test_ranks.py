@@ -162,7 +162,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_with_a_checkpoint(interru
     name, steps = interrupted["after_stop"]
     assert name == f"step-{steps:06d}"
     said = interrupted["said_of_stop"]
-    assert said.count("run the same command again to go on") == 1
+    assert said.count("run the same command again to resume") == 1
     assert "exitcode  : 75" in said
     assert "Traceback" not in said.split("torch/distributed", 1)[0]
 
@@ -170,8 +170,8 @@ def test_a_signal_to_one_process_stops_all_at_one_step_with_a_checkpoint(interru
 def test_a_process_that_dies_ends_the_others_with_a_clear_message(interrupted):
     said = interrupted["said_of_loss"]
     assert interrupted["code_of_loss"] != 0
-    assert "medart finetune: another process of this run has ended" in said
-    assert "going on after step" in said
+    assert "medart finetune: another rank failed" in said
+    assert "resuming after step" in said
 
 
 def test_what_was_stopped_and_broken_ends_as_if_nothing_had_been(together, place, interrupted):
@@ -258,11 +258,11 @@ def test_several_processes_refuse_what_they_cannot_share(monkeypatch, medart, tm
     set_launch(monkeypatch, RANK=0, WORLD_SIZE=2, LOCAL_RANK=0, MASTER_ADDR="::1", MASTER_PORT=1)
     code, _, errors = medart("sample", "base", "--out", tmp_path / "syn", "--prompts", "-")
     assert (code, errors) == (
-        2, "medart sample: -: several processes cannot share standard input; name a file\n"
+        2, "medart sample: -: several processes cannot share standard input; use a file\n"
     )  # fmt: skip
     code, _, errors = medart("classify", "data", "--out", tmp_path / "clf")
     assert code == 2
-    assert errors.startswith("medart classify: runs as one process; ")
+    assert errors.startswith("medart classify: runs as one process only; ")
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "1/2/3", "²/3"])
@@ -271,7 +271,7 @@ def test_a_shard_is_a_number_of_a_number(medart, text, tmp_path):
         "sample", "base", "--out", tmp_path / "syn", "--prompt", "cell", "--shard", text
     )
     assert (code, errors) == (
-        2, f"medart sample: --shard {text}: must be I/N, as 2/3 for the second part of three\n"
+        2, f"medart sample: --shard {text}: must be I/N, such as 2/3 for the second of three\n"
     )  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def test_other_images_are_not_taken_for_the_finished_ones(name, parts, tmp_path,
     if name == "evaluate":  # a report is measured anew; the other two belong to their images
         assert code == 0 and "frechet" in out
     else:
-        assert code == 2 and "belongs to other images" in err or "other data" in err
+        assert code == 2 and "was written with other images" in err or "other data" in err
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_wiped(parts, tmp_path, medart):

@@ -57,7 +57,7 @@ def test_a_second_ctrl_c_is_one_line_and_the_shells_code(medart, monkeypatch, im
     monkeypatch.setattr("medart_cli.sample.run.find_source", interrupt)
     code, output, errors = medart("sample", "tiny", "--prompt", "a", "--out", tmp_path / "syn")
     assert (code, output, errors.count("\n")) == (130, "", 1)
-    assert errors.startswith("medart sample: interrupted; run the same command again to go on")
+    assert errors.startswith("medart sample: interrupted; run the same command again to resume")
 
 
 def start_and_signal(

@@ -47,7 +47,7 @@ class Task:
     Attributes:
         row: Its place in the manifest, from 0; seeds follow from it.
         image: What the model is shown.
-        rules: What the text is held against.
+        rules: What the text is checked against.
         attempt: How often it was asked for.
         draft: The text that is only too long and is being shortened.
         faults: Why the last text was refused.
@@ -69,7 +69,7 @@ class Book:
         profile: How the modality is worded.
         labels: All classes of the data.
         tokenizer: That of the text encoder captions are for; None where no model is asked.
-        limit: Most tokens a caption may have.
+        limit: Maximum tokens of a caption.
     """
 
     profile: Profile
@@ -97,11 +97,11 @@ class Book:
 def build_book(
     config: CaptionConfig, profile: Profile, records: Sequence[Record], *, asked: bool
 ) -> Book:
-    """Find the target's tokenizer and limit, and check that all simple captions fit.
+    """Find the target's tokenizer and limit, and check that all template captions fit.
 
     Raises:
         MissingModelError: The base pipeline is not there.
-        ConfigError: The simple caption of a label is longer than the text encoder reads.
+        ConfigError: The template caption of a label is longer than the text encoder reads.
     """
     labels = sorted({record.label for record in records if record.label})
     if not asked:
@@ -111,7 +111,7 @@ def build_book(
     for label in labels:
         if book.count(profile.simple_caption(label)) > book.limit:
             raise ConfigError(
-                f"label {label!r}: its simple caption has over {book.limit} T5 tokens; shorten it"
+                f"label {label!r}: its template caption has over {book.limit} T5 tokens; shorten it"
             )
     return book
 
@@ -122,7 +122,7 @@ def build_asker(config: CaptionConfig) -> Asker:
     if config.endpoint is not None:
         url = check_endpoint(config.endpoint, allow_remote=config.allow_remote)
         if url.startswith("http://") and not is_loopback(url.split("/")[2].rsplit(":", 1)[0]):
-            log.warning("%s: images travel unencrypted; use https", url)
+            log.warning("%s: images are sent unencrypted; use https", url)
         endpoint = Endpoint(
             url,
             sampling=sampling,
@@ -199,7 +199,7 @@ def caption_rows(
 def word_rows(
     config: CaptionConfig, records: Sequence[Record], todo: Sequence[int], book: Book
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Give rows the caption that needs no model: the simple or the empty one."""
+    """Give rows the caption that needs no model: the template or the empty one."""
     for row in todo:
         stop.check()
         simple = config.style == "simple"
@@ -285,7 +285,7 @@ def settle(
 
 
 def cut_draft(texts: Sequence[str], rules: Rules) -> str:
-    """Cut the first of several over-long texts that then breaks no rule; empty if none does."""
+    """Truncate the first of several over-long texts that then breaks no rule; else empty."""
     for text in texts:
         cut = cut_caption(text, rules)
         if cut and not find_faults(cut, rules):

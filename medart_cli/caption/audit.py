@@ -23,7 +23,7 @@ def audit_model(
 ) -> dict[str, Any]:
     """Ask about some images again, and with a blank and another image under the same prompt.
 
-    Likeliest words, so that a text that stays the same owes nothing to the image.
+    Greedy decoding, so that a text that stays the same owes nothing to the image.
 
     Returns:
         How many images, and for each kind of other image the share of texts that stayed the same
@@ -51,7 +51,7 @@ def audit_model(
     fours = [[answers[start + kind] for kind in range(4)] for start in range(0, len(questions), 4)]
     whole = [[item.text for item in four] for four in fours if not any(a.error for a in four)]
     if len(whole) < 2:
-        log.warning("audit: needs two images or more that can be read and captioned")
+        log.warning("audit: needs at least 2 images that can be read and captioned")
         return {}
     return compare_texts(whole)
 
@@ -65,8 +65,8 @@ def compare_texts(fours: Sequence[Sequence[str]]) -> dict[str, Any]:
         facts[f"{name}_overlap"] = sum(word_overlap(*pair) for pair in pairs) / len(pairs)
     if max(facts["blank_same"], facts["other_same"]) > MOST_SAME:
         log.warning(
-            "audit: with a blank image %.0f %% and with another image %.0f %% of the texts stay "
-            "the same: this model hardly looks at the image",
+            "audit: with a blank image %.0f %% and with a swapped image %.0f %% of the texts stay "
+            "the same: this model hardly uses the image",
             100 * facts["blank_same"],
             100 * facts["other_same"],
         )

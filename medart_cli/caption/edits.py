@@ -20,7 +20,7 @@ def hash_text(text: str) -> str:
 def is_users(record: Record) -> bool:
     """Say whether a row's text is a person's: not written by medart, or changed since.
 
-    An empty text is nobody's, so a text that a person removed is written anew. A row of an earlier
+    An empty text is nobody's, so a text that a person removed is written again. A row of an earlier
     version of medart, without the hash, counts as medart's.
     """
     if not (record.text or "").strip():

@@ -1,4 +1,4 @@
-"""A captioner behind HTTP: the chat completions of OpenAI, which vLLM and SGLang speak too.
+"""A captioner behind HTTP: the chat completions of OpenAI, which vLLM and SGLang offer too.
 
 The images travel inside the request. Nothing leaves the loopback unless that is asked for, so
 redirects are never followed and proxies are never used for a server on the loopback.
@@ -50,12 +50,12 @@ def check_endpoint(url: str, *, allow_remote: bool) -> str:
         raise ConfigError("--endpoint: not of the form http://127.0.0.1:8000/v1")
     if parts.userinfo or parts.query or parts.fragment:
         raise ConfigError(
-            "--endpoint: holds more than an address; a key comes from MEDART_ENDPOINT_KEY alone"
+            "--endpoint: must be an address only; set the API key in MEDART_ENDPOINT_KEY"
         )
     if not allow_remote and not is_loopback(parts.host):
         raise ConfigError(
-            f"--endpoint {url}: is not on this machine's loopback; --allow-remote says that images "
-            "may leave the machine"
+            f"--endpoint {url}: is not on this machine (loopback); use --allow-remote if images "
+            "may leave it"
         )
     path = parts.raw_path.decode("ascii").rstrip("/?").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc.decode('ascii')}{path or '/v1'}"
@@ -76,7 +76,7 @@ class Endpoint:
         name: The model's name there.
         revision: None: a server does not tell.
         demonstration: False, likewise.
-        batch_size: Requests that are under way at a time.
+        batch_size: Concurrent requests.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class Endpoint:
 
         Args:
             url: What `check_endpoint` returned.
-            sampling: How answers are drawn.
-            concurrency: Requests that are under way at a time.
+            sampling: How answers are sampled.
+            concurrency: Concurrent requests.
             timeout: Seconds after which a silent server is given up.
             key: Sent as bearer token; never logged.
 
@@ -121,12 +121,12 @@ class Endpoint:
         except (httpx2.HTTPError, ValueError) as error:
             raise RunError(f"{self.url}: cannot be reached: {_reason(error)}") from error
         if status in (401, 403):
-            raise RunError(f"{self.url}: refuses the key; set MEDART_ENDPOINT_KEY ({status})")
+            raise RunError(f"{self.url}: rejects the API key; set MEDART_ENDPOINT_KEY ({status})")
         if model is None:
             names = _model_names(body)
             if len(names) != 1:
                 found = ", ".join(names) or "none"
-                raise ConfigError(f"{self.url}: name its model with --model; it lists {found}")
+                raise ConfigError(f"{self.url}: choose its model with --model; it lists {found}")
             model = names[0]
         self.name = model
         return self
@@ -190,7 +190,7 @@ class Endpoint:
         if self._failures >= FAILURES_IN_A_ROW:
             raise RunError(
                 f"{self.url}: failed on {self._failures} images in a row, last: {answer.error}; "
-                "mend the server and run the same command again"
+                "fix the server and run the same command again"
             )
         return answer
 
@@ -206,7 +206,7 @@ class Endpoint:
                 )
                 if status == 200:
                     return _read_answer(body)
-                reason, wait = f"answers {status}: {_detail(body)}", body.get("retry_after")
+                reason, wait = f"returns {status}: {_detail(body)}", body.get("retry_after")
                 if status in (400, 422) and DIALECTS[dialect] and DIALECTS[dialect] in reason:
                     self._dialect = max(self._dialect, dialect + 1)
                     continue
@@ -220,7 +220,7 @@ class Endpoint:
                 break
         if reason == REFUSED:
             raise RunError(f"{self.url}: {reason}; start the server, run the same command again")
-        return Answer("", error=f"{self.url}: {reason} ({self.retries + 1} tries)")
+        return Answer("", error=f"{self.url}: {reason} ({self.retries + 1} attempts)")
 
     def _pause(self, attempt: int, asked: float | None) -> float:
         pause: float = self.first_wait * 2**attempt * random.uniform(0.5, 1)  # not all at once
@@ -274,7 +274,7 @@ def _build_client(url: httpx2.URL, timeout: float, key: str) -> httpx2.Client:
     if key:
         if not re.fullmatch("[!-~]+", key):  # httpx2 would refuse it as well, and show it
             raise ConfigError(
-                "MEDART_ENDPOINT_KEY: holds a space, a line break or a letter not of ASCII; mend it"
+                "MEDART_ENDPOINT_KEY: has a space, a line break or a non-ASCII character; fix it"
             )
         headers["Authorization"] = f"Bearer {key}"
     return httpx2.Client(
@@ -303,7 +303,7 @@ def _find_proxy(url: httpx2.URL) -> httpx2.URL | None:
     if proxy is None:
         raise RunError(
             f"{url}: cannot be reached: {url.scheme}_proxy is not of the form http://host:port; "
-            "mend it, or name the server in no_proxy"
+            "fix it, or add the server to no_proxy"
         )
     return proxy
 
@@ -327,7 +327,7 @@ def _inline(image: Image.Image) -> str:
 def _read_object(raw: bytes) -> dict[str, Any]:
     body = json.loads(raw)
     if not isinstance(body, dict):
-        raise ValueError("the reply is no JSON object")
+        raise ValueError("the reply is not a JSON object")
     return body
 
 
@@ -343,9 +343,9 @@ def _read_answer(body: dict[str, Any]) -> Answer:
         choice = body["choices"][0]
         text = choice["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError("the reply holds no choices[0].message.content") from error
+        raise ValueError("the reply has no choices[0].message.content") from error
     if not isinstance(text, str):
-        raise ValueError("the reply holds no text")
+        raise ValueError("the reply has no text")
     text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
     return Answer(text, finished=choice.get("finish_reason") != "length")
 

@@ -1,8 +1,8 @@
 """Results of an unfinished run, one line each, in the order in which they came.
 
 A stage that finishes rows out of order cannot append to the manifest itself. It appends here, and
-the manifest is written anew from both: whole, in order, in one move, at any time. Processes that
-share the work have a journal each, and whoever runs alone after them takes all up.
+the manifest is rewritten from both: whole, in order, in one move, at any time. Processes that share
+the work have a journal each, and whoever runs alone after them merges all of them.
 
 Rows and results stay on the disk; in memory is where they stand, 50 bytes a row.
 """
@@ -29,7 +29,7 @@ from medart_cli.data.manifest import (
 from medart_cli.data.stored import hash_name, hash_names
 from medart_cli.errors import RunError
 
-FOLD_SECONDS = 60.0  # how often the manifest takes up the journal's rows while a run goes on
+FOLD_SECONDS = 60.0  # how often the journal's rows are merged into the manifest during a run
 FOLD_SHARE = 0.05  # of the time at most goes into that
 
 
@@ -103,10 +103,10 @@ class Journal:
         alone: bool = True,
         seen: tuple[int, ...] | None = None,
     ) -> None:
-        """Read what an unfinished run has left; a line torn by a crash is cut off.
+        """Read what an unfinished run has left; a line truncated by a crash is removed.
 
         Args:
-            manifest: The manifest that takes the results up.
+            manifest: The manifest that the results are merged into.
             records: Its rows.
             part: Name of the part of the rows that this process does, as 2-of-3; empty for all.
             alone: Whether no other run is at work: then the journals of all parts are read.
@@ -200,7 +200,7 @@ class Journal:
         return whole
 
     def finish(self) -> None:
-        """End the run: the manifest takes up all rows, and the journals' files go.
+        """End the run: merge all rows into the manifest, and remove the journals.
 
         Raises:
             RunError: Someone has changed the manifest meanwhile; the journals stay.
@@ -209,8 +209,8 @@ class Journal:
             if not self.fold():
                 self.close()
                 raise RunError(
-                    f"{self._manifest}: was changed by someone else while this run was at work; "
-                    "nothing is lost, and the same command again joins both"
+                    f"{self._manifest}: was changed by someone else during this run; nothing is "
+                    "lost, run the same command again to merge both"
                 )
             self.records = self.merged
         self.close()

@@ -17,7 +17,7 @@ COLUMNS = ("label", "group_id", "split", "text")  # what a table may say of an i
 
 
 def read_labels(path: Path) -> dict[str, TableRow]:
-    """Read a table by file name, and say which of its columns are taken.
+    """Read a table by file name, and log which of its columns are used.
 
     A cell is text, also where it is a number; an empty one says nothing. A text with a `caption`
     record beside it is medart's own, as another manifest has it, and is not taken unless a person
@@ -38,7 +38,7 @@ def read_labels(path: Path) -> dict[str, TableRow]:
             f"{', '.join(columns):.300}; rename the one that is meant"
         )
     if not rows:
-        raise ConfigError(f"{path}: has no row below its head; write one for each image")
+        raise ConfigError(f"{path}: has no row below its header; write one for each image")
     cells = [(_read_name(row), _read_cells(row, taken)) for row in rows]
     _say_columns(path, columns, taken, rows)
     return _unite(cells)
@@ -61,7 +61,7 @@ def merge_labels(
         The rows, and whether any has changed.
 
     Raises:
-        ConfigError: No row is in the table, or several names of it are one image and disagree.
+        ConfigError: No row is in the table, or several of its names are one image and disagree.
     """
     names = [_plain_name(row.file_name) for row in rows]
     images = dict.fromkeys(names)
@@ -71,27 +71,27 @@ def merge_labels(
     found = _unite((image, table[name]) for name, image in fits.items() if image is not None)
     unsure = [name for name, image in fits.items() if image is None]
     if not found:
-        why = f"{unsure[0]!r} fits several" if unsure else f"{next(iter(table))!r} is none"
+        why = f"{unsure[0]!r} matches several" if unsure else f"{next(iter(table))!r} matches none"
         raise ConfigError(
-            f"--labels: none of its file names is one of the images' ({why}; an image is "
-            f"{names[0]!r}); write them as the images are called, with their folders"
+            f"--labels: none of its file names matches one image ({why}; an image is "
+            f"{names[0]!r}); write the images' file names, with their folders"
         )
     if unsure:
         log.warning(
-            "--labels: %d names fit several images and are left out, as %s; write them with their "
+            "--labels: %d names match several images and are skipped, such as %s; add their "
             "folders", len(unsure), unsure[0],
         )  # fmt: skip
     if far:
         name, image = next(iter(far.items()))
-        log.warning("--labels: %d names stand for a file in another folder or with another ending, "
-                    "as %s for %s", len(far), name, image)  # fmt: skip
+        log.warning("--labels: %d names match a file in another folder or with another extension, "
+                    "such as %s for %s", len(far), name, image)  # fmt: skip
     lost = [name for name in table if name not in fits]
     if lost:
-        log.warning("--labels: %d names of the table are no image of the set, as %s",
+        log.warning("--labels: %d names in the table match no image, such as %s",
                     len(lost), lost[0])  # fmt: skip
     missing = [name for name in names if name not in found]
     if missing:
-        log.warning("--labels: %d of %d images are not in the table, as %s",
+        log.warning("--labels: %d of %d images are not in the table, such as %s",
                     len(missing), len(rows), missing[0])  # fmt: skip
     merged = [_add_cells(row, found.get(name)) for row, name in zip(rows, names, strict=True)]
     return merged, any(new != old for new, old in zip(merged, rows, strict=True))
@@ -110,8 +110,8 @@ def _read_cells(row: TableRow, taken: Sequence[str]) -> TableRow:
         split = find_split(cells["split"])
         if split is None:
             raise ConfigError(
-                f"{row.place}: split {cells['split']!r:.60} is none of train, val and test; write "
-                "one of them, or give the column another name"
+                f"{row.place}: split {cells['split']!r:.60} is not train, val or test; use one "
+                "of them, or rename the column"
             )
         cells["split"] = split
     if _is_ours(row):
@@ -142,7 +142,7 @@ def _say_columns(
     other = [name or "(no name)" for name in columns if name not in ("file_name", *taken)]
     ours = sum(_is_ours(row) for row in rows) if "text" in taken else 0
     log.info(
-        "%s: %d rows, columns taken: %s; not taken: %s%s",
+        "%s: %d rows, columns used: %s; not used: %s%s",
         *(path, len(rows), ", ".join(taken), ", ".join(other) or "none"),
         f", and {ours} texts that medart wrote" if ours else "",
     )
@@ -151,13 +151,13 @@ def _say_columns(
         told = [word for word in words if name != "text" and word.casefold() in MISSING]
         if told:
             log.warning(
-                "%s: %s is %s in some rows and is taken as that; where none is known, leave the "
+                "%s: %s is %s in some rows and is used as is; where it is unknown, leave the "
                 "cell empty", path, name, ", ".join(told),
             )  # fmt: skip
     empty = Counter(name for row in rows for name in taken if row.values.get(name) is None)
     if empty:
         log.warning(
-            "%s: empty cells: %s; they leave an image as it is",
+            "%s: empty cells: %s; they change nothing",
             *(path, ", ".join(f"{count} of {name}" for name, count in empty.items())),
         )
 
@@ -170,7 +170,7 @@ def _unite(cells: Iterable[tuple[str, TableRow]]) -> dict[str, TableRow]:
         for column, text in row.values.items():
             if old.values.get(column, text) != text:
                 raise ConfigError(
-                    f"{row.place}: {name!r} has another {column} than in a row above (first in "
+                    f"{row.place}: {name!r} has a different {column} in a row above (first in "
                     f"{old.place}); keep one"
                 )
         found[name] = TableRow(old.values | row.values, old.place)

@@ -237,17 +237,19 @@ class CaptionConfig(CommonConfig):
             raise ConfigError("--top-p must be above 0")
         parse_shard(self.shard)
         if self.images == "-" and self.out is None:
-            raise ConfigError("--out: missing; name the manifest to write for standard input")
+            raise ConfigError("--out: missing; set the manifest to write for standard input")
         if self.overwrite_edits and self.recaption != "all":
-            raise ConfigError("--overwrite-edits: goes with --recaption all; add it")
+            raise ConfigError("--overwrite-edits: needs --recaption all; add it")
         if self.audit == 1:
-            raise ConfigError("--audit 1: needs 2 images or more, to show one in another's place")
+            raise ConfigError("--audit 1: needs 2 images or more, to swap them")
         if self.audit and self.style != "visual":
-            raise ConfigError(f"--audit {self.audit}: needs --style visual; no model is asked else")
+            raise ConfigError(
+                f"--audit {self.audit}: needs --style visual, which alone uses a model"
+            )
         if self.allow_remote and (self.endpoint is None or self.offline):
-            raise ConfigError("--allow-remote: needs --endpoint, and goes without --offline")
+            raise ConfigError("--allow-remote: needs --endpoint, and cannot be used with --offline")
         if self.endpoint is not None and (self.load_in or self.revision):
-            raise ConfigError("--load-in and --revision are the server's to choose; leave them out")
+            raise ConfigError("--load-in and --revision have no effect with --endpoint; drop them")
         if self.add_new and (self.out is not None or not Path(self.images).is_dir()):
             raise ConfigError(
                 "--add-new: completes an image folder's own manifest; leave out --out"

@@ -17,7 +17,7 @@ from medart_cli.errors import ImageError
 
 THUMBNAIL = 256  # pixels
 MOST_TWINS = 20  # texts listed as used more than once
-# What a reader should see first: no text, only the simple caption, cut texts, all others.
+# What a reader should see first: no text, only the template caption, truncated texts, all others.
 ORDER = {"rejected": 0, "simple": 1, "shortened": 2, "ok": 3}
 
 
@@ -77,7 +77,7 @@ def _format_audit(audit: Mapping[str, Any]) -> list[list[str]]:
     names = {
         "repeat": "the same image again",
         "blank": "a blank image",
-        "other": "another image",
+        "other": "a swapped image",
     }
     return [
         [text, f"{audit[f'{name}_same']:.0%}", f"{audit[f'{name}_overlap']:.0%}"]

@@ -1,4 +1,4 @@
-"""What a caption must be like: the rules of acceptance, and how an over-long text is cut.
+"""The rules that a caption must pass, and how an over-long text is truncated.
 
 Pure functions of text. A captioner is a language model: it may refuse, repeat the instruction,
 loop, or name another disease; none of that may reach a training set.
@@ -35,15 +35,15 @@ SENTENCE_END = re.compile(r"[.!?](?=[\"')\]]*(\s|$))[\"')\]]*")
 
 @dataclass(frozen=True)
 class Rules:
-    """What a caption of one row is held against.
+    """What a caption of one row is checked against.
 
     Attributes:
-        simple: The simple caption, which it must begin with.
+        simple: The template caption, which it must begin with.
         instruction: The prompt, which it must not echo.
         label: The row's own class in words, or an empty text.
         others: All other classes of the data, in words.
         forbidden: Beginnings of words that it must not hold.
-        limit: Most tokens it may have.
+        limit: Maximum tokens it may have.
         count_tokens: Counts the tokens of a text as the target text encoder will.
     """
 
@@ -61,7 +61,7 @@ class Rules:
 
 
 def trim_caption(text: str, simple: str) -> str:
-    """Take away what stands around a caption, and give its beginning the simple caption's form.
+    """Strip what surrounds a caption, and give its beginning the template caption's form.
 
     White space becomes single spaces; quotes, asterisks and a lead that ends in a colon go.
     """
@@ -77,20 +77,20 @@ def trim_caption(text: str, simple: str) -> str:
 def find_faults(text: str, rules: Rules) -> list[str]:
     """Name every rule that a trimmed caption breaks; an empty list means that it is accepted."""
     checks = (
-        ("does not begin with the simple caption", not begins_with(text, rules.simple)),
-        ("says nothing beyond the simple caption", not _says_more(text, rules.simple)),
+        ("does not begin with the template caption", not begins_with(text, rules.simple)),
+        ("says nothing beyond the template caption", not _says_more(text, rules.simple)),
         ("echoes the instruction", echoes(text, rules.instruction, rules.simple)),
         ("refuses to describe", refuses(text)),
         ("repeats itself", repeats(text)),
         ("names another class", bool(named_classes(text, rules.label, rules.others))),
-        ("holds a forbidden word", bool(mentioned(_rest(text, rules.simple), rules.forbidden))),
+        ("contains a forbidden word", bool(mentioned(_rest(text, rules.simple), rules.forbidden))),
         (TOO_LONG, not rules.fits(text)),
     )
     return [fault for fault, found in checks if found]
 
 
 def begins_with(text: str, simple: str) -> bool:
-    """Say whether a text begins with the simple caption, as whole words, in any case of letters."""
+    """Say whether a text begins with the template caption, as whole words, ignoring case."""
     if not text.lower().startswith(simple.lower()):
         return False
     return not text[len(simple) : len(simple) + 1].isalnum()
@@ -107,7 +107,7 @@ def _rest(text: str, simple: str) -> str:
 def echoes(text: str, instruction: str, simple: str) -> bool:
     """Say whether a text holds a long run of the instruction's words, or marks of the chat.
 
-    The simple caption itself, which stands in the instruction, does not count.
+    The template caption itself, which is in the instruction, does not count.
     """
     if CHAT_MARKUP.search(text):
         return True
@@ -117,7 +117,7 @@ def echoes(text: str, instruction: str, simple: str) -> bool:
 
 
 def refuses(text: str) -> bool:
-    """Say whether a text speaks of what the model cannot or will not do."""
+    """Say whether a text is a refusal: it says what the model cannot or will not do."""
     return REFUSAL.search(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
 
 
@@ -171,10 +171,10 @@ def covered(text: str, attributes: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def cut_caption(text: str, rules: Rules) -> str | None:
-    """Cut a caption after the last sentence that is within the token limit.
+    """Truncate a caption after the last sentence that is within the token limit.
 
     Returns:
-        The cut text, or None where no whole sentence that says more than the simple caption fits.
+        The text, or None where no whole sentence that says more than the template caption fits.
     """
     sentences = split_sentences(text, whole=True)
     for count in range(len(sentences), 0, -1):

@@ -2,7 +2,7 @@
 
 Rows finish out of order, for images of like size go through the model together. Each finished row
 is one line of a journal beside the manifest, at once; the manifest is whole and in order at any
-time, and takes the journal's rows up now and then and at the end.
+time, and the journal's rows are merged into it periodically and at the end.
 """
 
 import time
@@ -97,7 +97,7 @@ def write_captions(
         "failures": len(journal.failed), "inputs": [account.facts()],
     }  # fmt: skip
     if config.shard is not None:
-        log.info("%s is done; when all parts are, leave out --shard to join them", config.shard)
+        log.info("shard %s is done; when all are, run without --shard to join", config.shard)
         return summary | {"captioned": len(mine)}
     if not is_first():
         return summary
@@ -159,7 +159,7 @@ def read_rows(
             Path(config.images), rows, config.root, levels=parse_levels(config.folders)
         )
         if new and not config.add_new:
-            log.warning("%d images stand on no line of %s; --add-new adds them", len(new), target)
+            log.warning("%d images are not listed in %s; --add-new adds them", len(new), target)
         elif new:
             rows, changed = [*rows, *new], True
     if config.labels:
@@ -169,7 +169,7 @@ def read_rows(
         rows, added = add_sidecar_texts(rows)
         changed = changed or added > 0
     if not any(row.label for row in rows):
-        log.warning("no image has a label: no caption will name a class; see --labels")
+        log.warning("no image has a label, so captions will name no class; see --labels")
     return rows, changed, account
 
 
@@ -181,13 +181,13 @@ def check_columns(profile: Profile, records: Sequence[Record]) -> None:
     for sentence in profile.context:
         if missing := columns_of(sentence) - known:
             raise ManifestError(
-                f"context {sentence!r}: no row has a column {missing.pop()}; there are "
+                f"--context {sentence!r}: no row has a column {missing.pop()}; columns: "
                 f"{', '.join(sorted(known))}"
             )
 
 
 def check_session(config: CaptionConfig, journal: Journal, file: Path) -> bool:
-    """Go on with an unfinished run of the same settings, or take its rows up and begin anew.
+    """Resume an unfinished run of the same settings, or merge its rows and start over.
 
     Returns:
         Whether the same command has finished already.
@@ -199,13 +199,13 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> bool:
     try:
         old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}; mend or remove it") from error
+        raise ConfigError(f"{file}: cannot be read: {error}; fix or remove it") from error
     free = config.name_run_only() | (set() if config.style == "visual" else MODEL_ONLY)
     change = None if old is None else first_change(old, config.settings(), free)
     if change and not config.recaption:
         raise ConfigError(
-            f"{file.parent}: its captions belong to other settings: {change}; name another "
-            "manifest with --out, or have texts written anew with --recaption"
+            f"{file.parent}: its captions were made with other settings: {change}; use another "
+            "manifest with --out, or replace texts with --recaption"
         )
     again = (
         old is not None
@@ -218,13 +218,13 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> bool:
     if not journal.merged.has_any():
         return again and not journal.is_begun()
     if again:
-        log.info("going on with an unfinished run")
+        log.info("resuming an unfinished run")
         return False
     if config.shard is not None or count_ranks() > 1:
         raise ConfigError(
-            f"{journal.path.parent}: holds an unfinished run of other settings; one process alone "
-            "can take that up: run the same command without --shard or launcher first"
+            f"{journal.path.parent}: has an unfinished run with other settings, which only a "
+            "single process can merge: run the same command without --shard or launcher first"
         )
-    log.info("taking up the rows of an unfinished run")
+    log.info("merging the rows of an unfinished run")
     journal.finish()
     return False

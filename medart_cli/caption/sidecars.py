@@ -24,7 +24,7 @@ def add_sidecar_texts(rows: Sequence[Record]) -> tuple[list[Record], int]:
         text = None if row.text is not None else _read_text(row)
         added += text is not None
         found.append(row if text is None else row.with_fields(text=text))
-    log.info("%d texts taken from the files beside the images", added)
+    log.info("%d texts read from sidecar files", added)
     return found, added
 
 
@@ -38,5 +38,5 @@ def _read_text(row: Record) -> str | None:
         first.setdefault("\n".join(text.split("\r\n")).strip(), path)
     if len(first) > 1:
         one, two, *_ = first.values()
-        raise ConfigError(f"{two}: says something else than {one} of the same image; keep one")
+        raise ConfigError(f"{two}: differs from {one}, of the same image; keep one")
     return next(iter(first), None) or None

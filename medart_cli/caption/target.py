@@ -31,13 +31,11 @@ def find_target(images: str, out: Path | None, root: Path | None) -> tuple[Path,
     folder = root or (Path.cwd() if images == "-" else source if source.is_dir() else source.parent)
     target = out or (source / MANIFEST_NAME if source.is_dir() else source)
     if target.is_dir():
-        raise ConfigError(f"--out {target}: is a folder; name a file, as {target / MANIFEST_NAME}")
+        raise ConfigError(f"--out {target}: is a folder; use a file, as {target / MANIFEST_NAME}")
     if not target.parent.is_dir():
         raise ConfigError(f"--out {target}: there is no folder {target.parent}")
     if not os.access(target.parent, os.W_OK):
-        raise ConfigError(
-            f"{target.parent}: cannot be written to; name a manifest elsewhere with --out"
-        )
+        raise ConfigError(f"{target.parent}: is not writable; give a manifest elsewhere with --out")
     return target, folder
 
 
@@ -76,7 +74,7 @@ def read_target(
         rows = [_rebase(row, target.parent, folder) for row in rows]
     elif not inside and root is None:
         log.warning(
-            "%s: file names are relative to %s; say --root %s to what reads it",
+            "%s: file names are relative to %s; commands that read it need --root %s",
             *(target, folder, folder),
         )
     own = images != "-" and target.resolve() in (
@@ -87,7 +85,7 @@ def read_target(
         return rows, False, found.account
     edited = sum(is_users(row) and bool(row.fields.get("caption")) for row in rows)
     if edited:
-        log.info("%d texts of medart's that were changed by hand stay in %s", edited, images)
+        log.info("%d texts of medart's that were edited by hand stay in %s", edited, images)
     rows = [_without_our_text(row) for row in rows]  # another manifest is to hold other texts
     if not target.is_file():
         return rows, False, found.account

@@ -16,16 +16,16 @@ from medart_cli.ranks import Part
 
 
 def tell_edits(config: CaptionConfig, records: Edits) -> None:
-    """Say how many texts are a person's, where --recaption might be thought to write them anew."""
+    """Log how many texts are a person's, where --recaption might be expected to replace them."""
     if not records.users or config.recaption is None:
         if records.new:
-            log.info("%d texts were changed by hand since they were written; kept", records.new)
+            log.info("%d texts were edited by hand since they were written; kept", records.new)
     elif config.overwrite_edits:
-        log.warning("%d texts that a person wrote or changed are written anew", records.users)
+        log.warning("%d texts that a person wrote or edited are replaced", records.users)
     else:
         log.info(
-            "%d texts that a person wrote or changed are kept; --recaption all --overwrite-edits "
-            "writes them anew too", records.users,
+            "%d texts that a person wrote or edited are kept; --recaption all --overwrite-edits "
+            "replaces them too", records.users,
         )  # fmt: skip
 
 
@@ -34,12 +34,12 @@ def find_todo(
 ) -> list[int]:
     """Return the rows to caption: those without a text, and those that --recaption names.
 
-    Rows of an unfinished run are done, unless they failed: the server may be mended by now. Where
+    Rows of an unfinished run are done, unless they failed: the server may work by now. Where
     the same command has `finished`, --recaption all names only texts whose label has changed.
     """
     again = finished and config.recaption == "all"
     if again:
-        log.info("the same command wrote all texts before; another --seed draws others")
+        log.info("the same command wrote all texts before; another --seed gives others")
 
     def is_wanted(record: Record) -> bool:
         if is_users(record):
@@ -70,10 +70,10 @@ def find_replaced(journal: Journal, part: Part) -> list[int]:
              if hashes.get(path, described) != described]  # fmt: skip
     ours = [row for row in other if not is_users(journal.records[row])]
     if ours:
-        log.warning("%d images are others than their texts describe, as %s; captioned anew",
+        log.warning("%d images have changed since they were captioned, such as %s; recaptioned",
                     len(ours), journal.records[ours[0]].file_name)  # fmt: skip
     if len(ours) < len(other):
-        log.warning("%d images are others than when a person changed their texts, which are kept",
+        log.warning("%d images have changed since a person edited their texts, which are kept",
                     len(other) - len(ours))  # fmt: skip
     return ours
 
@@ -91,7 +91,7 @@ def _is_named(record: Record, recaption: str | None) -> bool:
 
 
 def _tells_other_label(profile: Profile, record: Record) -> bool:
-    """Say whether a text of medart's does not begin with the simple caption of the row's label."""
+    """Say whether a text of medart's does not begin with the label's template caption."""
     ours = record.text and not is_users(record)
     return bool(ours) and not begins_with(record.text or "", profile.simple_caption(record.label))
 
@@ -104,6 +104,6 @@ def warn_of_old_labels(profile: Profile, records: Sequence[Record], todo: Sequen
             old, example = old + 1, example or record.file_name
     if old:
         log.warning(
-            "%d texts do not begin with the simple caption of their label, as %s: labels or "
-            "profile have changed; --recaption all writes medart's texts anew", old, example,
+            "%d texts do not begin with the template caption of their label, such as %s: labels "
+            "or profile have changed; --recaption all replaces medart's texts", old, example,
         )  # fmt: skip

@@ -65,9 +65,9 @@ class Pair:
 def drop_same(
     config: ClassifyConfig, sets: Sets, cache: Path | None
 ) -> tuple[Sets, list[dict[str, Any]]]:
-    """Drop or refuse images that show a test image in other bytes; say what a set holds twice.
+    """Drop or refuse altered copies of test images; log what a set has twice.
 
-    Without a cache the images are looked at anew each time.
+    Without a cache the layouts of the images are computed each time.
 
     Returns:
         The sets without these images, with counts among their checks; and the pairs that were
@@ -93,8 +93,8 @@ def drop_same(
         pairs += found
     if sets.checks.get("generator_leak", {}).get("checked"):
         log.info(
-            "the images that the generator was trained on are known by their bytes alone: test "
-            "images among them in another format or size cannot be seen"
+            "the images that the generator was trained on are known by SHA-256 only: test images "
+            "among them in another format or size cannot be detected"
         )
     checks = sets.checks | {"near_duplicates_dropped": dropped, "repeats": repeats}
     return replace(sets, rows=rows, checks=checks), [pair.facts() for pair in pairs]
@@ -151,7 +151,7 @@ def _tell_dropped(config: ClassifyConfig, found: list[Pair], name: str) -> None:
     if not found:
         return
     first, second = found[0].records
-    what = f"shows the same picture as {second.file_name} of the test set in other bytes"
+    what = f"shows the same picture as {second.file_name} of the test set, altered or re-encoded"
     if config.duplicates == "refuse":
         raise ManifestError(
             f"{first.place}: {what} ({len(found)} such rows in the {name} set); remove them, or "
@@ -159,8 +159,8 @@ def _tell_dropped(config: ClassifyConfig, found: list[Pair], name: str) -> None:
         )
     torn = sum(pair.two_labels for pair in found)
     log.warning(
-        "%d images of the %s set show the picture of a test image in other bytes (re-encoded, "
-        "scaled, mirrored) and are dropped, the first is %s%s; duplicates.jsonl lists them",
+        "%d images of the %s set show the same picture as a test image (re-encoded, scaled, "
+        "mirrored) and are dropped, such as %s%s; duplicates.jsonl lists them",
         *(len(found), name, first.place),
         f"; {torn} of them have another label there" if torn else "",
     )
@@ -190,17 +190,17 @@ def _tell_repeats(found: list[Pair], rows: list[HashedRecord], name: str) -> dic
     loose = {pair.rows[0] for pair in found if groups[pair.rows[0]] != groups[pair.rows[1]]}
     if loose:
         log.warning(
-            "%d of %d images of the %s set show the picture of another one (re-encoded, scaled, or "
-            "frames of one video) and are of no common group_id: they are not independent, so that "
-            "intervals are too narrow; give them one group_id",
+            "%d of %d images of the %s set show the same picture as another one (re-encoded, "
+            "scaled, or frames of one video) without a common group_id: they are not independent, "
+            "so intervals are too narrow; give them one group_id",
             *(len(loose), len(groups), name),
         )
     torn = [pair for pair in found if pair.two_labels]
     if torn:
         one, two = torn[0].records
         log.warning(
-            "%d images of the %s set show the same picture as another one under another label, as "
-            "%s (%s) and %s (%s); keep one",
+            "%d images of the %s set show the same picture as another one with another label, such "
+            "as %s (%s) and %s (%s); keep one",
             *(len(torn), name, two.file_name, two.label, one.file_name, one.label),
         )
     return {"images": len(loose), "two_labels": len(torn)}

@@ -87,7 +87,7 @@ def draw_order(
 ) -> Tensor:
     """Draw the order of the `count` images of an epoch: all in turn, or (`balance`) by class.
 
-    Where `count` is not the number of images there are, they are passed over several times, the
+    Where `count` is not the number of images there are, they are repeated several times, the
     last time only so far; with `balance` all classes are drawn equally often.
     """
     if not balance:

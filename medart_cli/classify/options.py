@@ -260,7 +260,7 @@ class ClassifyConfig(CommonConfig):
         self._check_regimes()
 
     def list_idle(self) -> list[tuple[bool, str, str]]:
-        """List options that change nothing in some calls."""
+        """List options that have no effect in some calls."""
         predicts, frozen, regimes = self.checkpoint is not None, self.freeze, self.chosen_regimes
         one_seed = "with --freeze, where all seeds give the same without --label-budget or --ratio"
         unmixed = "mix" not in regimes and (frozen or self.equal == "epochs")
@@ -288,15 +288,15 @@ class ClassifyConfig(CommonConfig):
             raise ConfigError(f"--regimes {self.regimes}: names one twice")
         if "control" in chosen and (self.freeze or self.equal == "epochs"):
             raise ConfigError(
-                "--regimes control: means nothing with --freeze, since a last layer fitted to "
-                "repeated images is the same one; leave one of the two out"
+                "--regimes control: has no effect with --freeze, since a last layer fitted to "
+                "repeated images is the same; leave out one of the two"
                 if self.freeze
                 else "--regimes control: is real with equal steps; leave out --equal epochs"
             )
         if self.freeze and "pretrain" in chosen:
             raise ConfigError(
-                "--regimes pretrain: means nothing with --freeze, since a last layer alone ends at "
-                "the same weights whatever it starts from; leave one of the two out"
+                "--regimes pretrain: has no effect with --freeze, since a linear probe ends at the "
+                "same weights whatever it starts from; leave out one of the two"
             )
 
     @property

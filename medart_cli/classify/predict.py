@@ -79,7 +79,7 @@ def renew_rows(path: Path, records: Sequence[Record], hashes: Mapping[str, str |
             kept.append(record.fields | {name: old[name] for name in PREDICTED})
     if len(found) > len({row["file_name"] for row in kept}):
         log.warning(
-            "%s: %d predictions are of images that have changed or are gone, and are taken out",
+            "%s: %d predictions are of images that have changed or are missing, and are removed",
             path, len(found) - len({row["file_name"] for row in kept}),
         )  # fmt: skip
     if kept != rows:
@@ -124,7 +124,7 @@ def _score(rows: list[dict[str, Any]], classes: list[str]) -> float | None:
     strange = sorted({label for label in labels if label is not None} - {*classes})
     if strange:
         log.warning(
-            "label %r is no class of the classifier (%s); predicted, but not scored",
+            "label %r is not a class of the classifier (%s); predicted, but not scored",
             *(strange[0], ", ".join(classes)),
         )
     if strange or None in labels or not rows:

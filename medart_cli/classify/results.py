@@ -339,9 +339,9 @@ def write_report(out: Path, metrics: dict[str, Any]) -> None:
 
 def _show_charts(out: Path) -> list[Picture]:
     captions = {
-        "confusion": "Share of each true class (row) that was called each class, over all seeds.",
-        "roc": "ROC of each class against the rest, first seed.",
-        "calibration": "How often predictions of a confidence were right, over all seeds.",
+        "confusion": "Share of each true class (row) predicted as each class, over all seeds.",
+        "roc": "ROC curve of each class (one-vs-rest), first seed.",
+        "calibration": "Accuracy of predictions by their confidence, over all seeds.",
     }
     charts = []
     for name, caption in captions.items():
@@ -372,15 +372,15 @@ def word_leak(checks: dict[str, Any]) -> list[str]:
     words = []
     if checks["split_by"] == "images":
         words.append(
-            "PATIENTS UNKNOWN: images were split one by one, so images of one patient may stand on "
-            "both sides, and results may be too good; name patients in group_id."
+            "PATIENTS UNKNOWN: images were split one by one, so one patient may be in both "
+            "training and test set, and results may be too optimistic; give patients in group_id."
         )
     if not leak:
         return words
     if leak["test_images"]:
         words.append(
             f"LEAK: the generator was trained on {leak['test_images']} of the test images; every "
-            "result with synthetic images is too good."
+            "result with synthetic images is too optimistic."
         )
     if leak["outside_budget"]:
         words.append(
@@ -390,7 +390,7 @@ def word_leak(checks: dict[str, Any]) -> list[str]:
     if leak["other_images"]:
         words.append(
             f"The generator was trained on {leak['other_images']} images that no classifier here "
-            "learned from: what the synthetic images add may be those."
+            "was trained on: what the synthetic images add may be those."
         )
     if not leak["checked"]:
         words.append(
@@ -410,12 +410,10 @@ def _word_notes(metrics: dict[str, Any]) -> list[str]:
         f"{metrics['trained']} trained; seeds {', '.join(map(str, metrics['seeds']))}."
     ]
     if metrics["label_budget"] is not None:
-        notes.append(
-            f"Real images a class learned from (--label-budget): {metrics['label_budget']}."
-        )
+        notes.append(f"Real training images per class (--label-budget): {metrics['label_budget']}.")
     if metrics["equal"] == "epochs":
         notes.append(
-            "Optimizer steps are NOT EQUAL (--equal epochs): a difference may come of the steps."
+            "Optimizer steps are NOT EQUAL (--equal epochs), which may explain a difference."
         )
     dropped = {k: n for k, n in metrics["checks"]["duplicates_dropped"].items() if n}
     notes += [
@@ -427,20 +425,20 @@ def _word_notes(metrics: dict[str, Any]) -> list[str]:
 def tell_duplicates(checks: dict[str, Any]) -> list[str]:
     """Say what shows the same picture in other bytes, between the sets and within them."""
     notes = [
-        f"{count} images of the {name} set showed the picture of a test image in other bytes: "
-        "dropped (duplicates.jsonl)."
+        f"{count} images of the {name} set showed the same picture as a test image (re-encoded, "
+        "scaled, mirrored): dropped (duplicates.jsonl)."
         for name, count in checks["near_duplicates_dropped"].items()
         if count
     ]
     for name, found in checks["repeats"].items():
         if found["images"]:
             notes.append(
-                f"{found['images']} images of the {name} set show the picture of another one: they "
-                "are not independent, so that intervals are too narrow."
+                f"{found['images']} images of the {name} set show the same picture as another one: "
+                "they are not independent, so intervals are too narrow."
             )
         if found["two_labels"]:
             notes.append(
-                f"{found['two_labels']} images of the {name} set show the picture of one under "
+                f"{found['two_labels']} images of the {name} set show the same picture as one with "
                 "another label."
             )
     return notes

@@ -92,14 +92,14 @@ def _read(
 
 
 def _say_split(config: ClassifyConfig, records: Sequence[Record]) -> str:
-    """Say what kept training and test images apart: `given`, `groups`, or, for want, `images`."""
+    """Say what separates training and test images: `given`, `groups`, or without both, `images`."""
     if config.test is not None or any(record.split == "test" for record in records):
         return "given"
     if any(record.group is not None for record in records):
         return "groups"
     log.warning(
-        "patients unknown: training and test images are split one by one, so images of one patient "
-        "may stand on both sides; name patients in group_id, or with --folders"
+        "patients unknown: images are split one by one, so one patient may be in both training and "
+        "test set; give patients in group_id, or with --folders"
     )
     return "images"
 
@@ -128,7 +128,7 @@ def _read_test(
     others = [row for row in real if row.split != "test"]
     if config.test is not None:
         if marked:
-            log.info("%d training rows are marked split test and left out", len(marked))
+            log.info("%d training rows are marked split test and excluded", len(marked))
         records = _read(config, config.test, config.test_root, accounts)
         if any(record.split == "test" for record in records):
             records = [record for record in records if record.split == "test"]
@@ -137,9 +137,7 @@ def _read_test(
         test, failures = _hash_rows(records)
         return others, test, failures
     if marked and config.test_fraction != ClassifyConfig.test_fraction:
-        raise ConfigError(
-            "--test-fraction: changes nothing where rows are marked test; leave it out"
-        )
+        raise ConfigError("--test-fraction: has no effect where rows are marked test; leave it out")
     if marked:
         return others, marked, 0
     labels, groups = labels_of(real), groups_of(real)
@@ -150,15 +148,15 @@ def _read_test(
 def _read_synthetic(
     config: ClassifyConfig, classes: list[str], test: list[HashedRecord], accounts: list[Account]
 ) -> tuple[list[HashedRecord], int]:
-    """Read the synthetic rows, without those that are drawn from the caption of a test image."""
+    """Read the synthetic rows, without those generated from the caption of a test image."""
     name = "--synthetic"
     found = _read(config, str(config.synthetic), config.synthetic_root, accounts)
     leaks = find_of_test(found, test)
     records = [record for record, leak in zip(found, leaks, strict=True) if not leak]
     if len(records) < len(found):
         log.warning(
-            "--synthetic: %d of %d images are drawn from captions of test images or test patients, "
-            "and are left out", len(found) - len(records), len(found),
+            "--synthetic: %d of %d images come from captions of test images or test patients, "
+            "and are excluded", len(found) - len(records), len(found),
         )  # fmt: skip
     check_same_classes(classes, check_labels(records, name), name, all_needed=False)
     unmarked = sum(not record.synthetic for record in records)
@@ -168,7 +166,7 @@ def _read_synthetic(
 
 
 def find_of_test(records: Sequence[Record], test: Sequence[HashedRecord]) -> list[bool]:
-    """Say for each drawn image whether its caption is that of a test image or test patient."""
+    """Say for each generated image whether its caption is that of a test image or patient."""
     hashes = {row.sha256 for row in test}
     groups = {row.group for row in test} - {None}
     return [
@@ -189,13 +187,12 @@ def _keep_apart(config: ClassifyConfig, rows: dict[str, list[HashedRecord]]) -> 
         dropped_of[name] = len(dropped)
         if dropped and config.duplicates == "refuse":
             raise ManifestError(
-                f"{dropped[0].place}: the same file stands in the test set ({len(dropped)} such "
+                f"{dropped[0].place}: the same file is in the test set ({len(dropped)} such "
                 f"rows in the {name} set); remove them, or use --duplicates drop"
             )
         if dropped:
             log.warning(
-                "%d files of the %s set stand in the test set as well and are dropped, the first "
-                "is %s",
+                "%d files of the %s set are also in the test set and are dropped, such as %s",
                 *(len(dropped), name, dropped[0].place),
             )
     return {"shared_groups": 0, "duplicates_dropped": dropped_of}
@@ -217,7 +214,7 @@ def check_generator(
     if not lists:
         log.warning(
             "--synthetic: no %s there, so whether its generator was trained on test images cannot "
-            "be checked; name the run with --run",
+            "be checked; give the run with --run",
             HASH_LIST,
         )
     seen = {word for path in lists for word in path.read_text(encoding="utf-8").split()}
@@ -236,7 +233,7 @@ def _refuse_test_leaks(config: ClassifyConfig, test: list[HashedRecord], seen: s
         raise ManifestError(
             f"{leaks[0].place}: the generator of --synthetic was trained on this test image (on "
             f"{len(leaks)} of {len(test)} in all); mark test rows with split test before "
-            "finetune, or go on with --allow-leak, and the results will say so"
+            "finetune, or continue with --allow-leak, and the results note it"
         )
     if leaks:
         log.warning("the generator was trained on %d of the test images (--allow-leak)", len(leaks))
@@ -263,8 +260,8 @@ def _refuse_outside_budget(
         raise ManifestError(
             f"{most[0].place}: the generator of --synthetic knows this training image, which "
             f"--label-budget {config.label_budget} leaves out ({len(most)} such images); train a "
-            "generator on the images of the budget alone, or go on with --allow-leak, and the "
-            "results will say so"
+            "generator on the images of the budget alone, or continue with --allow-leak, and the "
+            "results note it"
         )
     if most:
         log.warning(
@@ -279,7 +276,7 @@ def find_hash_lists(config: ClassifyConfig) -> list[Path]:
     for run in config.run or []:
         path = Path(run) / HASH_LIST
         if not path.is_file():
-            raise ConfigError(f"--run {run}: holds no {HASH_LIST}; is it a run folder of finetune?")
+            raise ConfigError(f"--run {run}: has no {HASH_LIST}; is it a run folder of finetune?")
         lists.append(path)
     if config.synthetic in (None, "-"):
         return lists

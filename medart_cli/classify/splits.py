@@ -32,8 +32,8 @@ def check_labels(records: Sequence[Record], name: str) -> list[str]:
     for record in records:
         if not record.label:
             raise ManifestError(
-                f"{record.place}: no label; give every row of {name} one, or lay the images in "
-                "one folder a class"
+                f"{record.place}: no label; give every row of {name} one, or put the images in "
+                "one folder per class"
             )
     classes = sorted({str(record.label) for record in records})
     if len(classes) < 2:
@@ -80,8 +80,8 @@ def refuse_shared_groups(train: Sequence[Record], test: Sequence[Record], name: 
             same = other.group_name == record.group_name
             spelled = "" if same else f", spelled {other.group_name!r},"
             raise ManifestError(
-                f"{record.place}: group {record.group_name!r} stands in the test set and{spelled} "
-                f"in {name} ({other.place}); keep each patient on one side"
+                f"{record.place}: group {record.group_name!r} is in the test set and{spelled} "
+                f"in {name} ({other.place}); keep each patient in one set"
             )
 
 
@@ -91,7 +91,7 @@ def labels_of(rows: Sequence[Record]) -> list[str]:
 
 
 def groups_of(rows: Sequence[HashedRecord]) -> list[str]:
-    """Name what each row must stay together with: its group, or for want of one its bytes."""
+    """Name what each row must stay together with: its group, or if it has none its bytes."""
     return [f"sha256:{it.sha256}" if it.group is None else f"group:{it.group}" for it in rows]
 
 
@@ -149,7 +149,7 @@ def split_groups(
         members[label].add(group)
     rarest = min(sorted(members), key=lambda label: len(members[label]))
     raise ConfigError(
-        f"class {rarest!r} has {len(members[rarest])} group(s) of images: too few to be on both "
+        f"class {rarest!r} has {len(members[rarest])} group(s) of images: too few for both "
         "sides of a split; add images, or leave the class out"
     )
 

@@ -112,7 +112,7 @@ def train_regimes(
             for seed in config.chosen_seeds:
                 stop.check()
                 if is_done(result_path(config.out, regime, seed), images["test"]):
-                    log.info("%s, seed %d: done before", regime, seed)
+                    log.info("%s, seed %d: already done", regime, seed)
                 else:
                     train_and_test(setup, regime, seed, images)
         summary = finish(setup, sets, images, lost)
@@ -137,7 +137,7 @@ def keep_split(config: ClassifyConfig, sets: Sets) -> None:
 
 def _changed(folder: Path, what: str) -> ConfigError:
     return ConfigError(
-        f"{folder}: belongs to other images: {what}; name another folder, or start anew with "
+        f"{folder}: was written with other images: {what}; use another folder, or start over with "
         "--overwrite"
     )
 

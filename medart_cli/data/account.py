@@ -1,4 +1,4 @@
-"""What was found in a data set and what was passed over: said at the start of every command."""
+"""What was found in a data set and what was skipped: logged at the start of every command."""
 
 import hashlib
 import re
@@ -42,7 +42,7 @@ class Account:
         texts: Images with a text.
         empty: Images whose text is empty.
         grouped: Images whose patient is known.
-        passed: What a listing of folders passed over.
+        passed: What a listing of folders skipped.
         tables: Manifests below the top that were read.
         unlisted: Images that stand on no line of such a manifest, by manifest.
     """
@@ -115,11 +115,11 @@ class Account:
         return dict(sorted(found.items()))
 
     def say(self) -> None:
-        """Say on standard error what was found, and warn of what may not be meant."""
+        """Log what was found, and warn of what may not be intended."""
         log.info("%s: %s", self.source, self._tell_found())
         left = self._tell_left_out()
         if left:
-            log.info("%s: left out: %s", self.source, left)
+            log.info("%s: skipped: %s", self.source, left)
         for warning in self._find_warnings():
             log.warning("%s: %s", self.source, warning)
 
@@ -142,7 +142,7 @@ class Account:
         parts += [f"{count} folders {name}" for name, count in sorted(self.passed.litter.items())]
         if self.passed.copies:
             parts.append(
-                f"{self.passed.copies} backups or unfinished files, as a.png~ or a.png.part"
+                f"{self.passed.copies} backups or unfinished files, such as a.png~ or a.png.part"
             )
         return _some(parts)
 
@@ -153,13 +153,13 @@ class Account:
         alike = self._find_alike()
         if alike:
             found.append(
-                f"labels that differ in case, spaces or signs only: {alike}; if they are one "
+                f"labels that differ only in case, spaces or punctuation: {alike}; if they are one "
                 "class, give them one name"
             )
         if self._spellings:
             found.append(
-                "patients whose names differ in case, spaces or zeros only are taken for one: "
-                f"{_some(self._spellings)}; if they are two, give them other names"
+                "patient names that differ only in case, spaces or zeros count as one patient: "
+                f"{_some(self._spellings)}; if they are two, rename them"
             )
         return found + self._doubt_names() + self._doubt_levels()
 
@@ -169,28 +169,28 @@ class Account:
         if self.passed.unreadable:
             name, why = next(iter(self.passed.unreadable.items()))
             found.append(
-                f"{len(self.passed.unreadable)} folders may not be read and are passed over, as "
-                f"{name} ({why}); if images in them are wanted, have them made readable"
+                f"{len(self.passed.unreadable)} folders cannot be read and are skipped, such as "
+                f"{name} ({why}); to use images in them, make them readable"
             )
         tables = Counter({it: n for it, n in self.passed.formats.items() if it in TABLE_ENDINGS})
         formats = self.passed.formats - tables
         if formats:
             found.append(
-                f"{sum(formats.values())} files are in no format that is read and are passed over: "
+                f"{sum(formats.values())} files are in unsupported formats and are skipped: "
                 f"{_name(formats)}; convert images to PNG or TIFF"
             )
         if tables:
             found.append(
                 f"{sum(tables.values())} files may be tables and are not read: {_name(tables)}; "
-                "name one with medart caption --labels (as CSV), or call it metadata.csv"
+                "use one with medart caption --labels (as CSV), or name it metadata.csv"
             )
         if self.passed.texts:
             found.append(
-                f"{self.passed.texts} images have a text file beside them; medart caption --texts "
-                "sidecar takes those texts as captions"
+                f"{self.passed.texts} images have a text file next to them; medart caption --texts "
+                "sidecar uses those texts as captions"
             )
         for table, count in self.unlisted.items():
-            found.append(f"{count} images stand on no line of {table} and are left out")
+            found.append(f"{count} images are not listed in {table} and are skipped")
         return found
 
     def _doubt_names(self) -> list[str]:
@@ -200,14 +200,14 @@ class Account:
         missing += [f"patient {name}" for name in self._groups.values() if name.lower() in MISSING]
         if missing:
             found.append(
-                f"{_some(missing)} is taken as a class or a patient of that name; if none is "
-                "known, leave it out"
+                f"{_some(missing)} is read as the name of a class or patient; if the value is "
+                "unknown, leave it empty"
             )
         parts = sorted(name for name in self.labels if name.casefold() in NO_CLASSES)
         if parts:
             found.append(
-                f"{_some(parts)} is taken as a class; if it is none, move masks away, or name the "
-                "folder of the images itself"
+                f"{_some(parts)} is read as a class; if it is not one, move masks elsewhere, or "
+                "use the folder of the images itself"
             )
         return found
 
@@ -230,26 +230,26 @@ class Account:
         if self._seem_patients(shared):
             return [
                 f"{self.images} images have {len(self.labels)} labels ({_name(self.labels)}), and "
-                "the folders below have the same names in each: if these are patients, say so "
-                f"with --folders {top}group_id/label"
+                "the subfolders have the same names in each: if the labels are patients, "
+                f"use --folders {top}group_id/label"
             ]
         if len(below) > 1 and _are_persons(below):
             return [
-                f"the folders below the labels ({_some(sorted(below))}) may be patients: if so, "
-                f"say --folders {top}label/group_id"
+                f"the subfolders of the labels ({_some(sorted(below))}) may be patients: if so, "
+                f"use --folders {top}label/group_id"
             ]
         if len(self.labels) > 1 and _are_persons(self.labels):
             return [
-                f"the labels ({_name(self.labels)}) may be patients, studies or dates: if so, say "
-                f"--folders {top}group_id, and name the classes in a table for medart caption "
+                f"the labels ({_name(self.labels)}) may be patients, studies or dates: if so, use "
+                f"--folders {top}group_id, and give the classes in a table with medart caption "
                 "--labels"
             ]
         everywhere = set[str]().union(*self._below.values()) == set(self.labels)
         if len(below) > 1 and everywhere and (len(shared) > 1 or len(self.labels) == 1):
             return [
-                f"below the labels ({_name(self.labels)}) are folders of the same names "
-                f"({_some(sorted(shared or below))}): if those are the classes, say so with "
-                f"--folders {top}-/label, or {top}group_id/label where patients are above them"
+                f"the labels ({_name(self.labels)}) have subfolders of the same names "
+                f"({_some(sorted(shared or below))}): if those are the classes, use "
+                f"--folders {top}-/label, or {top}group_id/label if patients are above them"
             ]
         return []
 

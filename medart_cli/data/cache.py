@@ -46,5 +46,5 @@ def try_cache() -> Path | None:
     try:
         return make_cache(None)
     except ConfigError as error:
-        log.info("nothing is remembered: %s", error)
+        log.info("nothing is cached: %s", error)
         return None

@@ -18,7 +18,7 @@ def _tell_hldf(facts: dict[str, Any]) -> str:
 
 
 def build_merged_card(facts: dict[str, Any], pipeline: str) -> str:
-    """Write the model card of a merged run: how plain diffusers draws what medart draws.
+    """Write the model card of a merged run: how diffusers generates the same images as medart.
 
     Args:
         facts: The content of run.json.
@@ -35,9 +35,9 @@ def build_merged_card(facts: dict[str, Any], pipeline: str) -> str:
     return f"""---
 {front.to_yaml()}
 ---
-# PixArt fine-tuned with medart, merged to a whole pipeline
+# PixArt fine-tuned with medart, merged into a complete pipeline
 {notice}
-Trained at {side} pixels. `medart sample` draws it at that size, and diffusers draws the same with
+Trained at {side} pixels. `medart sample` generates images at that size, and so does diffusers with
 
 ```python
 from diffusers import {pipeline}
@@ -48,8 +48,8 @@ image = pipeline(
     clean_caption=False, use_resolution_binning=False,
 ).images[0]
 ```
-By default the pipeline cleans captions like texts from the web where ftfy and beautifulsoup4 are
-installed. The model was not trained on captions so cleaned: leave `clean_caption=False` in.
+By default the pipeline cleans captions like web text if ftfy and beautifulsoup4 are installed. The
+model was not trained on captions cleaned that way: keep `clean_caption=False`.
 """
 
 
@@ -80,8 +80,8 @@ def build_card(facts: dict[str, Any]) -> str:
 {notice}
 ## Intended use
 Research on synthetic images: augmentation, teaching, testing of software. Not for diagnosis, and
-not a substitute for real cases. A model trained on few images may repeat some of them: look for
-near-copies before images are shared, and treat this model as you treat its training data.
+not a substitute for real cases. A model trained on few images may memorize some of them: check for
+near-copies before you share images, and treat this model as you treat its training data.
 
 ## Data
 {data["images"]} images, hash `{data["hash"][:16]}`; {word_patients(facts["patients"])}.

@@ -125,8 +125,8 @@ def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
     if new:
         _SAID.update(new)
         log.warning(
-            "%s: no font of this machine has the letters %s; they are boxes in the charts, and "
-            "right in the pages and tables; install a font that has them, such as Noto",
+            "%s: no font on this machine has the letters %s; they show as boxes in the charts, "
+            "not in pages and tables; install a font that has them, such as Noto",
             *(path, "".join(sorted(new))[:MOST_NAMES]),
         )
     with draft_of(path) as draft, warnings.catch_warnings():

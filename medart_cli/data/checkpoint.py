@@ -3,7 +3,7 @@
 A folder is written beside its place, brought to the disk, and moved there. Weights and optimizer
 state are safetensors, all else is JSON and text. A checkpoint has the hashes of its files in it, as
 `sha256sum --check` reads them, and is used only where they are right. Tensors are whole on the
-disk, also where each process has a part of them (FSDP): such a run may go on without FSDP.
+disk, also where each process has a part of them (FSDP): such a run may be resumed without FSDP.
 """
 
 import hashlib
@@ -90,11 +90,11 @@ def _step_of(folder: Path) -> int:
 def find_last(run: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest whole checkpoint and its state; None where there is no checkpoint.
 
-    Newer ones that are torn are said and passed over.
+    Newer ones that are corrupt are skipped, with a warning.
 
     Raises:
         ConfigError: There are some, and none is whole.
-        OSError: A file cannot be read, which does not mean that it is torn.
+        OSError: A file cannot be read, which does not mean that it is corrupt.
     """
     faults = []
     for folder in reversed(find_checkpoints(run)):
@@ -104,12 +104,12 @@ def find_last(run: Path) -> tuple[Path, dict[str, Any]] | None:
             faults.append(str(error))
             continue
         for fault in faults:
-            log.warning("%s; going on from %s instead", fault, folder.name)
+            log.warning("%s; resuming from %s instead", fault, folder.name)
         return folder, state
     if faults:
         raise ConfigError(
-            f"{faults[0]}; no checkpoint of this run is whole: copy one back, name another folder, "
-            "or start anew with --overwrite"
+            f"{faults[0]}; this run has no intact checkpoint: restore one, use another folder, "
+            "or start over with --overwrite"
         )
     return None
 
@@ -121,7 +121,7 @@ def read_checkpoint(folder: Path, *, drawing: bool = False) -> dict[str, Any]:
 
     Args:
         folder: The checkpoint.
-        drawing: Check only what drawing needs, without the state of the optimizer.
+        drawing: Check only what sampling needs, without the state of the optimizer.
 
     Raises:
         ConfigError: A file is missing or not what was saved.
@@ -134,7 +134,7 @@ def read_checkpoint(folder: Path, *, drawing: bool = False) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"{folder}: {STATE_NAME} is missing") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder}: {STATE_NAME} is torn") from error
+        raise ConfigError(f"{folder}: {STATE_NAME} is corrupt or truncated") from error
     left_out = (OPTIMIZER_NAME, EMA_NAME) if drawing else ()
     names = {name for name in _file_names(folder) if name not in left_out}
     hashed = "sums" in state or (folder / SUMS_NAME).is_file()
@@ -175,7 +175,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
     except FileNotFoundError as error:
         raise ConfigError(f"{folder}: {SUMS_NAME} is missing") from error
     except ValueError as error:
-        raise ConfigError(f"{folder}: {SUMS_NAME} is torn") from error
+        raise ConfigError(f"{folder}: {SUMS_NAME} is corrupt or truncated") from error
 
 
 def _check_file(folder: Path, name: str, sums: dict[str, str] | None) -> None:
@@ -183,13 +183,13 @@ def _check_file(folder: Path, name: str, sums: dict[str, str] | None) -> None:
     path = folder / name
     if sums is not None:
         if hash_file(path) != sums[name]:
-            raise ConfigError(f"{folder}: {name} is not what was saved (its SHA-256 differs)")
+            raise ConfigError(f"{folder}: {name} is not the file that was saved (SHA-256 mismatch)")
     elif path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt"):
                 pass
         except SafetensorError as error:
-            raise ConfigError(f"{folder}: {name} is torn ({error})") from error
+            raise ConfigError(f"{folder}: {name} is corrupt or truncated ({error})") from error
 
 
 def find_last_step(run: Path) -> int:
@@ -213,15 +213,15 @@ def refuse_lost(run: Path) -> None:
     if "step" in facts or results:
         step = facts.get("step") or find_last_step(run) or "an unknown step"
         raise ConfigError(
-            f"{run}: was trained to step {step}, and its checkpoints are gone; copy "
-            f"{run / CHECKPOINTS} back, name another folder, or start anew with --overwrite"
+            f"{run}: was trained to step {step}, and its checkpoints are missing; restore "
+            f"{run / CHECKPOINTS}, use another folder, or start over with --overwrite"
         )
 
 
 def prune_checkpoints(run: Path, keep: int, step: int) -> None:
     """Remove all but the newest `keep` checkpoints up to a step, and what broken writes left.
 
-    Those after it are torn: training goes on before them, and will write them again.
+    Those after it are corrupt: training resumes before them, and will write them again.
     """
     for path in [path for path in find_checkpoints(run) if _step_of(path) <= step][:-keep]:
         shutil.rmtree(path)
@@ -264,10 +264,10 @@ def find_run(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         facts = read_facts(folder / RUN_NAME)
         if facts.get("status") != "done":
             saved = find_checkpoints(folder)
-            hint = f"or draw from its checkpoint {saved[-1]}" if saved else "it has no checkpoint"
+            hint = f"or sample from its checkpoint {saved[-1]}" if saved else "it has no checkpoint"
             raise ConfigError(f"{folder}: this run is not finished; run its command again, {hint}")
         if facts["checkpoint"] != hash_trained(folder):
-            raise ConfigError(f"{folder}: its weights are not those that run.json tells of")
+            raise ConfigError(f"{folder}: its weights do not match those in run.json")
     else:
         return None
     for name in facts["trained"]:

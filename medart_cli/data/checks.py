@@ -38,12 +38,12 @@ def refuse_synthetic(records: Sequence[Record], name: str, *, allowed: bool = Fa
             where = "" if record.synthetic else " (its file says so)"
             raise ManifestError(
                 f"{record.place}: a synthetic image in {name}{where}, where real ones are "
-                "expected; take it out, or say --allow-synthetic"
+                "expected; remove it, or use --allow-synthetic"
             )
 
 
 def warn_of_two_labels(rows: Sequence[HashedRecord]) -> int:
-    """Warn of files that stand under two labels, byte for byte; return how many there are."""
+    """Warn of byte-identical files with two labels; return how many there are."""
     first: dict[str, HashedRecord] = {}
     pairs = []
     for row in rows:
@@ -53,7 +53,7 @@ def warn_of_two_labels(rows: Sequence[HashedRecord]) -> int:
     if pairs:
         one, two = pairs[0]
         log.warning(
-            "%d files stand under two labels, as %s (%s) and %s (%s): the same image; keep one",
+            "%d files have two labels, such as %s (%s) and %s (%s): the same image; keep one",
             *(len(pairs), one.file_name, one.label, two.file_name, two.label),
         )
     return len(pairs)

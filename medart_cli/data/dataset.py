@@ -58,7 +58,7 @@ def open_data(
     levels: tuple[str, ...] | None = None,
     images: bool = True,
 ) -> DataSet:
-    """Return the records of any DATA argument, and say what was found and what was passed over.
+    """Return the records of any DATA argument, and log what was found and what was skipped.
 
     The one way in which commands read a data set; the records of a manifest file stay on the disk.
 
@@ -78,7 +78,7 @@ def open_data(
     if path.is_file():
         records = StoredRecords(path, root=root, account=account)
         if path != Path(source) and (path.parent / METADATA_NAMES[1]).is_file():
-            log.info("%s: is read, and %s beside it is not", path, METADATA_NAMES[1])
+            log.info("%s: is read, and %s next to it is not", path, METADATA_NAMES[1])
     else:
         records = list(read_data(source, root=root, levels=levels, account=account))
     if images and not any(os.path.isfile(record.path) for record in records):
@@ -92,8 +92,8 @@ def _refuse_places(source: str | Path, first: Record, root: Path | None) -> Conf
     if name == "-":
         name, place = "standard input", place if root else f"the working folder, {place}"
     return ConfigError(
-        f"{name}: none of its images is there, as {first.file_name}; file names are relative to "
-        f"{place}; name the right folder with --root"
+        f"{name}: none of its images exists, such as {first.file_name}; file names are relative "
+        f"to {place}; give the right folder with --root"
     )
 
 
@@ -113,7 +113,7 @@ def read_data(
         root: Folder that file names are relative to. File names may then be absolute or hold `..`,
             as long as they stay inside it, and links in it are followed wherever they lead.
         levels: What the folders of a listing mean, see `find_images`.
-        account: Takes what is found and what is passed over.
+        account: Takes what is found and what is skipped.
 
     Raises:
         ConfigError: There is no such folder or file, or it holds no image.
@@ -156,8 +156,8 @@ def find_manifest(source: Path) -> Path:
         )
     if listed and manifest.suffix.lower() in (".csv", ".tsv"):
         raise ConfigError(
-            f"{source}: is a table; name its folder, where it is read if it is called "
-            f"{METADATA_NAMES[1]}, or give it to medart caption with --labels"
+            f"{source}: is a table; use its folder, where it is read if it is named "
+            f"{METADATA_NAMES[1]}, or pass it to medart caption with --labels"
         )
     return manifest if listed else source
 
@@ -176,7 +176,7 @@ def list_images(
         folder: The folder.
         root: As for `read_data`.
         levels: What the folders mean, see `find_images`.
-        account: Takes what is passed over.
+        account: Takes what is skipped.
         tables: Whether to take the rows of metadata.jsonl and metadata.csv in the folders below,
             and of metadata.csv in this one, instead of the images there, as Hugging Face's
             imagefolder does.
@@ -189,7 +189,7 @@ def list_images(
     account = Account(str(folder)) if account is None else account
     stage = find_output(folder)
     if stage is not None:
-        raise ConfigError(f"{folder}: is what medart {stage} wrote, and no data set")
+        raise ConfigError(f"{folder}: is an output of medart {stage}, not a data set")
     found: list[Path] = []
 
     def enter(path: Path) -> bool:
@@ -213,10 +213,10 @@ def list_images(
             empty = False
             yield _checked(record, root)
     if empty:
-        closed = "".join(f"; {name} may not be read" for name in [*account.passed.unreadable][:1])
+        closed = "".join(f"; {name} cannot be read" for name in [*account.passed.unreadable][:1])
         other = ", ".join(f"{ending} {n}" for ending, n in account.passed.formats.most_common(5))
         files = f"; its files are: {other}" if other else ""
-        raise ConfigError(f"{folder}: holds neither {MANIFEST_NAME} nor an image{closed}{files}")
+        raise ConfigError(f"{folder}: contains neither {MANIFEST_NAME} nor an image{closed}{files}")
 
 
 def find_table(folder: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """DICOM files: stored values to gray or color in [0, 1], by the transforms of the standard.
 
 pydicom decodes the pixels. The lookup tables and windows are applied here, because its own wrap
-around where a table has more entries than its values have bits, and pass an empty window over.
+around where a table has more entries than its values have bits, and ignore an empty window.
 A window, a table or BitsStored decides what is black and what is white, never the smallest and
 largest value of one image.
 """
@@ -53,7 +53,7 @@ def read_dicom(path: Path) -> tuple[Values, bytes | None, float]:
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise ImageError("is deflated and could unfold without end; save it uncompressed")
+        raise ImageError("is deflated and could decompress without limit; save it uncompressed")
     dataset = pydicom.dcmread(path)
     _check(dataset)
     values = _decode(dataset)
@@ -66,7 +66,7 @@ def read_dicom(path: Path) -> tuple[Values, bytes | None, float]:
         return values / float(2 ** int(dataset.BitsStored) - 1), profile, aspect
     if kind in GRAYS and values.ndim == 2:
         return _apply_gray(values, dataset), None, aspect
-    raise ImageError(f"has pixels of the kind {kind}, shape {values.shape}, which is not read")
+    raise ImageError(f"has pixels of kind {kind}, shape {values.shape}, which is not supported")
 
 
 def _check(dataset: Any) -> None:  # noqa: ANN401 - pydicom has no types
@@ -74,21 +74,21 @@ def _check(dataset: Any) -> None:  # noqa: ANN401 - pydicom has no types
         raise ImageError("is a DICOM file without an image")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        raise ImageError(f"holds {frames} frames; save the one that is meant as a file of its own")
+        raise ImageError(f"has {frames} frames; save the one to use as a separate file")
     if int(dataset.Rows) * int(dataset.Columns) > (Image.MAX_IMAGE_PIXELS or 2**32):
         raise ImageError("too many pixels; scale the image down first")
     kind, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsStored)
     if int(dataset.get("HighBit") or bits - 1) != bits - 1:
-        raise ImageError(f"has {bits} bits a value below bit {dataset.HighBit}, which is not read")
+        raise ImageError(f"has {bits} bits but HighBit {dataset.HighBit}, which is not supported")
     if kind.startswith("YBR") and bits != 8:
-        raise ImageError(f"is {kind} with {bits} bits; only 8 are read")
+        raise ImageError(f"is {kind} with {bits} bits; only 8 are supported")
     if kind in COLOR_KINDS and not dataset.get("ICCProfile"):
         space = str(dataset.get("ColorSpace") or "SRGB")
         if space != "SRGB":
             raise ImageError(f"has colors in {space} but no color profile")
     shape = dataset.get("PresentationLUTShape")
     if shape == "INVERSE" and kind == "MONOCHROME2" or "PresentationLUTSequence" in dataset:
-        raise ImageError("has a presentation table that is not read; save it as it is shown")
+        raise ImageError("has a presentation LUT, which is not supported; save it as it is shown")
 
 
 def _decode(dataset: Any) -> Values:  # noqa: ANN401
@@ -109,7 +109,7 @@ def _decode(dataset: Any) -> Values:  # noqa: ANN401
     else:
         return np.asarray(pixel_array(dataset))
     if (space == "RGB") != (kind in ("RGB", "YBR_ICT", "YBR_RCT")):
-        text = "%s: is %s by its tags but %s by the data inside, which are followed (said once)"
+        text = "%s: is %s by its tags but %s by its pixel data, which is used (logged once)"
         _say_once("color", logging.WARNING, text, dataset.filename, kind, space)
     return values
 
@@ -120,14 +120,14 @@ def _decode_jpeg(dataset: Any, kind: str) -> tuple[Values, str]:  # noqa: ANN401
 
     frames, bits = list(generate_frames(dataset.PixelData, number_of_frames=1)), dataset.BitsStored
     if len(frames) != 1 or bits != 8:
-        raise ImageError(f"holds {len(frames)} JPEG of {bits} bits; only one of 8 bits is read")
+        raise ImageError(f"has {len(frames)} JPEG of {bits} bits; only one of 8 bits is supported")
     try:
         image = Image.open(io.BytesIO(frames[0]), formats=["JPEG"])
     except UnidentifiedImageError as error:
-        raise ImageError("holds a JPEG that is broken or of more than 8 bits") from error
+        raise ImageError("contains a JPEG that is corrupt or of more than 8 bits") from error
     parts = image.layer  # type: ignore[attr-defined]  # number, sampling down and across, table
     if image.size != (dataset.Columns, dataset.Rows) or len(parts) != 3:
-        raise ImageError(f"holds a JPEG of {image.size}, {len(parts)} colors, unlike its tags")
+        raise ImageError(f"contains a JPEG of {image.size}, {len(parts)} colors, unlike its tags")
     numbers, adobe = bytes(part[0] for part in parts), image.info.get("adobe_transform")
     coarse = len({part[1:3] for part in parts}) > 1
     space = _find_jpeg_space(kind, numbers, jfif="jfif" in image.info, adobe=adobe, coarse=coarse)
@@ -145,7 +145,7 @@ def _find_jpeg_space(
     """
     letters = numbers in (b"RGB", b"rgb")
     if jfif and (adobe == 0 or letters):
-        raise ImageError("holds a JPEG that says both RGB and YCbCr; save it uncompressed")
+        raise ImageError("contains a JPEG that says both RGB and YCbCr; save it uncompressed")
     if adobe is not None or jfif or letters:
         return "RGB" if adobe == 0 or (letters and adobe is None) else "YBR_FULL"
     counted = numbers == b"\1\2\3"
@@ -160,7 +160,7 @@ def _check_boxes(frame: bytes) -> None:
     while at < len(frame) and frame[at + 4 : at + 8] != b"jp2c":
         length = int.from_bytes(frame[at : at + 4], "big")
         if length < 8:
-            raise ImageError("holds a JPEG 2000 that is broken")
+            raise ImageError("contains a corrupt JPEG 2000")
         at += length
 
 
@@ -176,7 +176,7 @@ def _decode_jpeg2000(dataset: Any, frame: bytes, kind: str) -> tuple[Values, str
     while 1 < at < len(frame) and frame[at : at + 2] != b"\xff\x52":
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     if not 1 < at < len(frame) - 8:
-        raise ImageError("holds a JPEG 2000 that is broken")
+        raise ImageError("contains a corrupt JPEG 2000")
     transformed = frame[at + 8]
     if kind in ("YBR_ICT", "YBR_RCT") and not transformed:
         raise ImageError(f"is {kind} by its tags, but not by its JPEG 2000; save it uncompressed")
@@ -242,14 +242,14 @@ def _apply_gray(values: Values, dataset: Any) -> Values:  # noqa: ANN401
         _check_depth(values[seen], dataset)
         if abs(float(dataset.get("RescaleSlope") or 1)) != 1:  # PET has one for each slice
             raise ImageError(
-                f"has a rescale slope of {dataset.RescaleSlope}, so the range of its bits is its "
-                "own alone; set WindowCenter and WindowWidth"
+                f"has a rescale slope of {dataset.RescaleSlope}, so its bits have no range in "
+                "common with other images; set WindowCenter and WindowWidth"
             )
     values, low, high = _apply_modality(values, dataset)
     if tables:
         unit = _apply_table(values, tables[0])
         if _shows_nothing(unit[seen], values[seen]):
-            raise ImageError("has a VOI lookup table that shows one gray alone; correct it")
+            raise ImageError("has a VOI LUT that maps all values to one gray; correct it")
     elif windowed:
         unit = _apply_windows(values, seen, dataset)
     else:
@@ -299,7 +299,7 @@ def _apply_windows(values: Values, seen: Values, dataset: Any) -> Values:  # noq
         unit = _apply_window(values, float(center), float(width), function)
         if not _shows_nothing(unit[seen], values[seen]):
             if index:
-                text = "%s: its first window shows nothing; a later one is used (said once)"
+                text = "%s: its first window shows nothing; a later one is used (logged once)"
                 _say_once("window", logging.WARNING, text, dataset.filename)
             return unit
     low, high = centers[0] - widths[0] / 2, centers[0] + widths[0] / 2
@@ -352,7 +352,7 @@ def _apply_window(values: Values, center: float, width: float, function: str) ->
     if function == "LINEAR":  # its window reaches from center - width/2 to center + width/2 - 1
         center, width = center - 0.5, width - 1
     elif function != "LINEAR_EXACT":
-        raise ImageError(f"has a window of the kind {function}")
+        raise ImageError(f"has a window with VOILUTFunction {function}, which is not supported")
     if width == 0:
         return (values > center).astype(np.float64)
     return (values - center) / width + 0.5

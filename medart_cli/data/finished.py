@@ -35,7 +35,7 @@ def find_finished(folder: Path, made_of: str) -> dict[str, Any] | None:
         facts = json.loads((folder / FINISHED_NAME).read_text(encoding="utf-8"))
         whole = facts["made_of"] == made_of and facts["files"] == _list_sizes(folder)
         return dict(facts["summary"]) if whole else None
-    except (OSError, ValueError, KeyError, TypeError):  # none, or torn: the work is done anew
+    except (OSError, ValueError, KeyError, TypeError):  # none, or corrupt: the work is redone
         return None
 
 

@@ -54,7 +54,7 @@ WHOLE_ENDINGS = (".nii.gz", ".ome.tif")  # endings of two parts
 
 @dataclass
 class Passed:
-    """What a listing passes over, to be said.
+    """What a listing skips, for the log and the reports.
 
     Attributes:
         formats: How many files of each ending are no images that are read.
@@ -86,7 +86,7 @@ def find_images(
 
     Args:
         folder: Where to look.
-        passed: Takes what is passed over.
+        passed: Takes what is skipped.
         levels: What the folders mean, from the top: `split`, `label`, `group_id` or `-`; found out
             by default.
         enter: Says whether a folder below is looked into.
@@ -106,7 +106,7 @@ def find_images(
             raise ConfigError(
                 f"{folder}: its folders look like parts of a split, and medart cannot know which "
                 "is for training; name them train, val and test, or say with --folders what they "
-                "are (--folders label, or --folders -/label to pass over the level)"
+                "are (--folders label, or --folders -/label to ignore the level)"
             )
         passed.texts += bool(find_texts(path))
         name = path.relative_to(folder)
@@ -132,13 +132,13 @@ def _check_levels(folder: Path, parents: tuple[str, ...], kinds: dict[bool, str]
     if len(kinds) == 2:
         raise ConfigError(
             f"{folder}: the folder {kinds[True]!r} is named like a split and {kinds[False]!r} is "
-            "not, so medart cannot know what it is; name all train, val or test, move away what is "
-            "none of them, or say with --folders what they are (--folders label, if all are "
+            "not, so medart cannot know what it is; name all train, val or test, move the others "
+            "elsewhere, or say with --folders what they are (--folders label, if all are "
             "classes)"
         )
     if not is_split and len(parents) > 1 and find_split(parents[1]) is not None:
         raise ConfigError(
-            f"{folder}: the folder {parents[0]!r} holds {parents[1]!r}, which is named like a "
+            f"{folder}: the folder {parents[0]!r} contains {parents[1]!r}, which is named like a "
             "split; say with --folders what the levels are (--folders label/split, or "
             "-/split/label if the classes are below)"
         )
@@ -289,5 +289,5 @@ def _looks_like_image(path: Path) -> bool:
     except Image.DecompressionBombError:
         return True  # an image all the same: the loader says what is wrong with it
     except (OSError, SyntaxError, ValueError) as error:
-        log.warning("%s: is left out: %s", path, error)
+        log.warning("%s: skipped: %s", path, error)
         return False

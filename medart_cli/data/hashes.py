@@ -1,7 +1,7 @@
-"""SHA-256 of many or large files, remembered: a file that is as it was is not read again.
+"""SHA-256 of many or large files, cached: an unchanged file is not read again.
 
-It counts as it was while its path, size, inode and times are the same. What is remembered stands in
-the cache folder, one JSON file for each folder of files.
+A file counts as unchanged while its path, size, inode and times are the same. The hashes are in the
+cache folder, one JSON file for each folder of files.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def hash_files(
 
     Args:
         paths: The files.
-        cache: Where hashes are remembered; None remembers nothing.
+        cache: Folder of the cached hashes; None caches nothing.
         poll: Called between blocks; may raise to leave, and what is hashed by then is kept.
 
     Returns:
@@ -135,7 +135,7 @@ def _place(cache: Path, parent: Path) -> Path:
 
 
 def _read_known(cache: Path | None, parent: Path) -> Known:
-    """Read what is remembered of a folder's files; what is torn counts for nothing."""
+    """Read the cached hashes of a folder's files; a corrupt cache file is ignored."""
     if cache is None:
         return {}
     try:

@@ -29,7 +29,7 @@ Crop = Literal["center", "pad", "random"]
 WHOLE = (0.0, 65535.0)  # black and white where all of 16 bits are in use
 MASK_MOST = 7  # no value above it: a mask or a map of labels; as a picture it is black
 STRIP = 10  # times as long as wide: a square cut out of it, or padded to it, shows nothing
-ONE_RANGE = "convert the whole set to 8 bit by one range"
+ONE_RANGE = "convert the whole set to 8 bits with one range"
 NAME_RANGE = {  # where a gray file can say how large its values may be
     "PNG": ", or name the bits in use in its sBIT chunk",
     "PPM": ", or write the true maxval",
@@ -64,7 +64,7 @@ def load_image(path: Path) -> Image.Image:
         PNG sBIT: ISO 15948, 11.3.3.4; SMinSampleValue and SMaxSampleValue: TIFF 6.0, section 19.
     """
     if path.exists() and not path.is_file():
-        raise ImageError(f"{path}: is no file")
+        raise ImageError(f"{path}: is not a file")
     try:
         with path.open("rb") as file:
             head = file.read(132)
@@ -108,7 +108,7 @@ def _checked(image: Image.Image) -> Image.Image:
     low, high = np.min(image.getextrema()), np.max(image.getextrema())
     if 0 < high <= MASK_MOST or low == 254 < high:
         raise ImageError(
-            f"holds only the values {low} to {high} of 255, as a mask does; leave it out, or scale "
+            f"has only the values {low} to {high} of 255, like a mask; leave it out, or scale "
             "its values up"
         )
     return image
@@ -118,7 +118,7 @@ def _check_shape(size: tuple[int, int]) -> None:
     if max(size) > STRIP * min(size):
         raise ImageError(
             f"is a strip of {size[0]} x {size[1]} pixels, of which no square shows enough; "
-            "leave it out, or cut it"
+            "leave it out, or crop it"
         )
     if size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or math.inf):
         raise ImageError("too many pixels; scale the image down first")
@@ -177,7 +177,7 @@ def _upright(image: Image.Image, depth: _Depth) -> Image.Image:
         raise ImageError("too many pixels; scale the image down first")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # the other frames of an MPO are previews
-        raise ImageError(f"holds {frames} frames; save the one that is meant as a file of its own")
+        raise ImageError(f"has {frames} frames; save the one to use as a separate file")
     if image.format == "TIFF":
         _check_strips(image)
     image.load()
@@ -189,7 +189,7 @@ def _upright(image: Image.Image, depth: _Depth) -> Image.Image:
     if not profile:
         _check_color_hints(image)
     if depth.bits > 8 and "transparency" in image.info:
-        raise ImageError(f"has {depth.bits} bits and a transparent color, which is not read")
+        raise ImageError(f"has {depth.bits} bits and a transparent color, which is not supported")
     if depth.bits > 8 and not _is_deep(image):
         _check_deep_color(image, depth)
     image = ImageOps.exif_transpose(image)
@@ -203,7 +203,7 @@ def _check_strips(image: Image.Image) -> None:
     height = image.tag_v2.get(257, 0)  # type: ignore[attr-defined]  # as stored, not yet upright
     stored = image.tile  # type: ignore[attr-defined]
     if max((part[1][3] for part in stored), default=height) < height:
-        raise ImageError("is torn: its strips end before the picture does")
+        raise ImageError("is truncated: its strips end before the image does")
 
 
 def _check_tiff(image: Image.Image) -> None:
@@ -213,11 +213,11 @@ def _check_tiff(image: Image.Image) -> None:
     planes = tags.get(284) == 2 and tags.get(277, 1) > 1
     if bits > 8 and (tags.get(262) == 0 or planes):
         layout = "in separate planes" if planes else "with white as zero"
-        raise ImageError(f"is a TIFF of {bits} bits {layout}, which is not read")
+        raise ImageError(f"is a TIFF of {bits} bits {layout}, which is not supported")
     if bits == 8 and 2 in formats:
-        raise ImageError("is a TIFF of signed 8-bit values, which is not read")
+        raise ImageError("is a TIFF of signed 8-bit values, which is not supported")
     if image.mode == "I" and 1 in formats and image.getextrema()[0] < 0:  # type: ignore[operator]
-        raise ImageError("is a TIFF of 32-bit values above 2147483647, which is not read")
+        raise ImageError("is a TIFF with 32-bit values above 2147483647; scale them down")
 
 
 def _check_color_hints(image: Image.Image) -> None:
@@ -242,12 +242,12 @@ def _check_deep_color(image: Image.Image, depth: _Depth) -> None:
     upper = max(int(np.max(band.getextrema())) for band in bands)
     if depth.limits not in (None, WHOLE) and depth.tag != "sBIT":
         raise ImageError(
-            f"has 16 bits a color and a {depth.tag} other than 65535, which is not read; "
+            f"has 16 bits per color and a {depth.tag} other than 65535, which is not supported; "
             f"{ONE_RANGE}"
         )
     if depth.limits != WHOLE and upper <= 64:  # of 255; a PPM with 14 bits is rounded up to 64
         raise ImageError(
-            f"has 16 bits a color but no value above {upper * 256 + 255}, so fewer bits may be "
+            f"has 16 bits per color but no value above {upper * 256 + 255}, so fewer bits may be "
             f"meant; {ONE_RANGE}"
         )
     _say_range(*WHOLE, depth.tag or "all their 16 bits")
@@ -304,7 +304,7 @@ def _scale_deep(values: npt.NDArray[Any], depth: _Depth, advice: str) -> Image.I
     exact = np.issubdtype(values.dtype, np.integer)
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
-        raise ImageError("holds values that are not finite numbers")
+        raise ImageError("has values that are not finite numbers")
     least, most = float(values.min()), float(values.max())
     if depth.limits:
         low, high, tag = _fit_limits(values, depth)
@@ -312,7 +312,7 @@ def _scale_deep(values: npt.NDArray[Any], depth: _Depth, advice: str) -> Image.I
         low, high, tag = 0.0, 1.0, "floats in [0, 1]"
     elif not exact or depth.signed:
         raise ImageError(
-            f"holds values from {least:g} to {most:g}, and nothing says which are black and white; "
+            f"has values from {least:g} to {most:g}, and no tag says which are black and white; "
             f"{advice}"
         )
     else:
@@ -343,7 +343,7 @@ def _fit_limits(values: npt.NDArray[Any], depth: _Depth) -> tuple[float, float, 
         low, high = WHOLE if most > high or filled.all() else (low, high)
     elif least < low or most > high:
         raise ImageError(
-            f"holds values from {least:g} to {most:g}, beyond those of {low:g} to {high:g} that "
+            f"has values from {least:g} to {most:g}, beyond those of {low:g} to {high:g} that "
             f"its {depth.tag} allows; correct that"
         )
     elif depth.tag == "SMaxSampleValue" and most == high and not math.log2(high + 1).is_integer():

@@ -1,4 +1,4 @@
-"""Files that are taken for texts and are none: what they are, by their first bytes."""
+"""Files that are given as text but are not: what they are, by their first bytes."""
 
 # What a file of a kind begins with, or has at a place further on, and what to call it.
 ARCHIVES = (
@@ -36,9 +36,9 @@ IMAGES = (
     (0, b"MM\x00*", "a TIFF image"),
 )
 REMEDIES = {
-    ARCHIVES: "unpack it, and name what is in it",
-    CONTAINERS: "write its images as PNG or TIFF files into a folder, and name that",
-    IMAGES: "name the folder that holds it",
+    ARCHIVES: "unpack it, and use what is in it",
+    CONTAINERS: "write its images as PNG or TIFF files into a folder, and use that",
+    IMAGES: "use the folder that contains it",
 }
 
 

@@ -99,8 +99,8 @@ def _open(file: Path, output: Path) -> int:
         owner = _find_owner(file)
         if owner is None:
             raise ConfigError(
-                f"{output}: no lock can be made in {file.parent}: {error.strerror}; make that "
-                "folder writable, or name another"
+                f"{output}: no lock file can be created in {file.parent}: {error.strerror}; make "
+                "that folder writable, or use another"
             ) from error
     with suppress(FileExistsError):  # another run was quicker: it is opened like any other
         _remove_left(file, output, owner)
@@ -128,9 +128,9 @@ def _remove_left(file: Path, output: Path, owner: str) -> None:
         return
     except OSError as error:
         raise ConfigError(
-            f"{file}: is the lock of user {owner} on {output}, and may not be taken over "
-            f"({error.strerror}); if no medart of {owner} is at work there, have the file removed, "
-            "or name another output"
+            f"{file}: is the lock file of user {owner} on {output}, and cannot be replaced "
+            f"({error.strerror}); if no medart run of {owner} is active there, have the file "
+            "removed, or use another output"
         ) from error
 
 
@@ -149,7 +149,7 @@ def _find_owner(file: Path) -> str | None:
 def _refuse_taken(handle: int, output: Path) -> ConfigError:
     holder = os.read(handle, 200).decode("utf-8", "replace")
     return ConfigError(
-        f"{output}: another medart is at work on it{holder}; wait for its end, or name another"
+        f"{output}: in use by another medart run{holder}; wait until it ends, or use another"
     )
 
 
@@ -159,7 +159,7 @@ def _lock(handle: int, part: int, kind: int = fcntl.LOCK_EX) -> bool:
         fcntl.lockf(handle, kind | fcntl.LOCK_NB, 1 if part else 0, part)
     except OSError as error:
         if error.errno in NO_LOCKS:
-            log.warning("this file system has no locks: let no two runs write to one output")
+            log.warning("this file system has no file locks: never run two medart on one output")
         elif error.errno not in TAKEN:
             raise
         return error.errno in NO_LOCKS

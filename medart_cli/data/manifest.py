@@ -160,8 +160,8 @@ def warn_of_demonstration(model: str, records: Iterable[Record]) -> None:
     other = sum(not record.phantom for record in records)
     if other:
         log.warning(
-            "%s: is a demonstration model and knows drawn phantoms only; %d images are none, and "
-            "what it makes of them means nothing", model, other,
+            "%s: is a demonstration model and knows drawn phantoms only; %d images are not "
+            "phantoms, and its results for them are meaningless", model, other,
         )  # fmt: skip
 
 
@@ -195,13 +195,13 @@ def read_records(file: BinaryIO, name: str, folder: Path, root: Path | None) -> 
             records += 1
             yield parse_line(raw, place, folder, root)
     if records == 0:
-        raise ManifestError(f"{name}: is empty; it needs one JSON object a line")
+        raise ManifestError(f"{name}: is empty; it needs one JSON object per line")
 
 
 def _refuse_kind(name: str, head: bytes) -> None:
     known = describe_kind(head)
     if known is not None:
-        raise ManifestError(f"{name}: is {known[0]} and no manifest; {known[1]}")
+        raise ManifestError(f"{name}: is {known[0]}, not a manifest; {known[1]}")
 
 
 def parse_line(raw: bytes, place: str, folder: Path, root: Path | None = None) -> Record:
@@ -217,13 +217,13 @@ def parse_line(raw: bytes, place: str, folder: Path, root: Path | None = None) -
     except UnicodeDecodeError as error:
         raise ManifestError(f"{place}: is not UTF-8 text; save the file as UTF-8") from error
     except UnicodeEncodeError as error:
-        raise ManifestError(f"{place}: holds half a surrogate pair, which is no text") from error
+        raise ManifestError(f"{place}: has half a surrogate pair, which is not text") from error
     except RecursionError as error:
         raise ManifestError(f"{place}: is nested deeper than {DEEPEST} levels") from error
     except ValueError as error:
         reason = str(error)
         if raw.lstrip().startswith(b"["):
-            reason = "an array begins here; write one object a line, without [ and commas"
+            reason = "an array begins here; write one object per line, without [ and commas"
         raise ManifestError(f"{place}: is not a JSON object: {reason:.200}") from error
     if not isinstance(fields, dict):
         raise ManifestError(f"{place}: is a JSON {type(fields).__name__}, not an object")
@@ -247,7 +247,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in names if names.count(key) > 1)!r} stands twice")
+        raise ValueError(f"key {next(key for key in names if names.count(key) > 1)!r} is repeated")
     return found
 
 
@@ -277,24 +277,24 @@ def _check_file_name(name: str | None, place: str, folder: Path, root: Path | No
     if not name:
         raise ManifestError(f"{place}: no file_name; every line needs the path of its image")
     if not name.isprintable() and any(unicodedata.category(letter) == "Cc" for letter in name):
-        raise ManifestError(f"{place}: file_name holds a control character: {name!r:.80}")
+        raise ManifestError(f"{place}: file_name contains a control character: {name!r:.80}")
     if "\\" in name:
         raise ManifestError(f"{place}: file_name {name!r:.80} has a backslash; write / instead")
     if not name.startswith("/") and ".." not in name.split("/"):
         if root is None and _leads_out(str(folder), name):
             raise ManifestError(
                 f"{place}: file_name {name!r} is a link that leads out of {folder}; if you trust "
-                f"the links there, say --root {folder}"
+                f"the links there, use --root {folder}"
             )
         return
     if root is None:
         raise ManifestError(
-            f"{place}: file_name {name!r} leaves the manifest's folder; name the folder that holds "
-            "all images with --root"
+            f"{place}: file_name {name!r} is outside the manifest's folder; give the folder that "
+            "contains all images with --root"
         )
     # Resolved, not only spelled out: `link/..` is not where it seems to be.
     if not (folder / name).resolve().is_relative_to(root.resolve()):
-        raise ManifestError(f"{place}: file_name {name!r} leaves --root {root}")
+        raise ManifestError(f"{place}: file_name {name!r} is outside --root {root}")
 
 
 def forget_paths() -> None:
@@ -317,13 +317,13 @@ class ManifestWriter:
     """Appends whole lines to a manifest, each handed to the system before the next is begun."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path` for appending; a torn last line, as a crash leaves it, is cut off."""
+        """Open `path` for appending; a last line that a crash has truncated is removed."""
         path.parent.mkdir(parents=True, exist_ok=True)
         repair_manifest(path)
         self._file = path.open("ab", buffering=0)
 
     def append(self, fields: dict[str, Any]) -> tuple[int, int]:
-        """Write one record as one line; a full disk leaves no torn line behind.
+        """Write one record as one line; a full disk leaves no partial line behind.
 
         Returns:
             Where the line begins, and its length, in bytes.
@@ -358,7 +358,7 @@ class ManifestWriter:
 
 
 def repair_manifest(path: Path) -> None:
-    """Mend a last line without its line end: end it if it is whole, else cut it off.
+    """Repair a last line without its line end: end it if it is whole, else remove it.
 
     Raises:
         ManifestError: The last line is not the beginning of a record, so the file is not ours.
@@ -377,8 +377,8 @@ def repair_manifest(path: Path) -> None:
         except (ValueError, RecursionError) as error:
             ours = line.startswith(b"{") and end - whole <= LONGEST_LINE
             if not ours and line.strip(b"\0"):  # NUL bytes: a power cut, on some disks
-                raise ManifestError(f"{path}: its last line is no record; mend it") from error
-            log.warning("%s: its last line was torn by a crash and is cut off", path)
+                raise ManifestError(f"{path}: its last line is not a record; fix it") from error
+            log.warning("%s: its last line was truncated by a crash and is removed", path)
             file.truncate(whole)
         else:  # editors leave out the last line end; the line is someone's work
             file.seek(end)

@@ -62,13 +62,13 @@ def _is_continued(output: Output) -> bool:
             if source is None or not Path(source).exists():  # a hub id, or standard input
                 continue
             if Path(source).resolve().is_relative_to(folder.resolve()):
-                raise ConfigError(f"{folder}: holds {source}, which this command reads")
+                raise ConfigError(f"{folder}: contains {source}, which this command reads")
         if not folder.exists() or not _entries(folder):
             return False
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         if not text.startswith(_head(output.stage)):
             raise ConfigError(
-                f"{folder}: is not empty and was not written by medart {output.stage}; name another"
+                f"{folder}: is not empty and was not written by medart {output.stage}; use another"
             )
         old = {**output.formerly, **tomllib.loads(text)}
         change = first_change(old, output.settings, output.ignore)
@@ -77,8 +77,8 @@ def _is_continued(output: Output) -> bool:
         raise ConfigError(f"{folder}: cannot be used as output folder: {reason}") from error
     if change and not output.overwrite:
         raise ConfigError(
-            f"{folder}: belongs to other settings: {change}; name another folder, or start "
-            "anew with --overwrite"
+            f"{folder}: was written with other settings: {change}; use another folder, or start "
+            "over with --overwrite"
         )
     return not output.overwrite
 

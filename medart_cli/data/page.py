@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # what writes a page does so in the end, and loads jinja2 onl
 
 DEMONSTRATION_NOTICE = (
     "Some of these images or captions were made with demonstration models, which know drawn "
-    "phantoms only: these figures show how medart works and mean nothing for science."
+    "phantoms only: these figures show how medart works and have no scientific meaning."
 )
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # heads of the columns, cells of each row
 
@@ -73,7 +73,7 @@ def _open_templates() -> "Environment":
 
 def format_inputs(inputs: Sequence[Mapping[str, Any]]) -> Table:
     """Write what was read as a table: a row for each data set, from `Account.facts`."""
-    columns = ["data set", "images", "labels", "splits", "patients", "texts", "passed over"]
+    columns = ["data set", "images", "labels", "splits", "patients", "texts", "skipped"]
     return columns, [_tell_input(item) for item in inputs]
 
 

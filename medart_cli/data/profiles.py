@@ -39,9 +39,9 @@ class Profile:
 
     Attributes:
         name: Its name, or the path it was read from.
-        simple: The simple caption's form, with `{label}` in it.
+        simple: The template caption, with `{label}` in it.
         flips: Whether a mirrored image means the same.
-        unlabeled: The simple caption of an image without a label.
+        unlabeled: The template caption of an image without a label.
         words: Words that the captioner is asked to keep to.
         attributes: What to describe, and the beginnings of words that show it was described.
         forbidden: Words that no caption may hold.
@@ -61,7 +61,7 @@ class Profile:
     prompt: str = PROMPT
 
     def simple_caption(self, label: str | None) -> str:
-        """Word the simple caption of the paper for a class name; folder names lose underscores."""
+        """Fill the template caption of the paper for a class; folder names lose underscores."""
         if not label or not label.strip():
             return self.unlabeled
         return self.simple.format(label=spoken_label(label))
@@ -130,7 +130,7 @@ def read_profile(name: str) -> Profile:
     except FileNotFoundError as error:
         known = sorted(item.name.removesuffix(".toml") for item in packaged.iterdir())
         raise ConfigError(
-            f"--profile {name}: no such profile; there are {', '.join(known)}, or name a TOML file"
+            f"--profile {name}: no such profile; use one of {', '.join(known)}, or a TOML file"
         ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--profile {name}: cannot be read: {error}") from error
@@ -143,7 +143,7 @@ def read_profile(name: str) -> Profile:
 def _build_profile(name: str, table: dict[str, Any]) -> Profile:
     for key, value in table.items():
         if key not in KEY_TYPES:
-            raise ValueError(f"unknown key {key}; there are {', '.join(KEY_TYPES)}")
+            raise ValueError(f"unknown key {key}; known keys: {', '.join(KEY_TYPES)}")
         if type(value) is not KEY_TYPES[key]:
             raise ValueError(f"{key} must be a {KEY_TYPES[key].__name__}, got {value!r:.80}")
     simple = table.get("simple")
@@ -152,12 +152,12 @@ def _build_profile(name: str, table: dict[str, Any]) -> Profile:
     if not table.get("words", 1) >= 1:
         raise ValueError(f"words must be 1 or more, got {table['words']}")
     if extra := columns_of(table.get("prompt", "")) - {"simple", "label", "attributes", "words"}:
-        raise ValueError(f"prompt holds {{{extra.pop()}}}; put columns into sentences of context")
+        raise ValueError(f"prompt has {{{extra.pop()}}}; put columns into sentences of context")
     lists = {key: tuple(table.get(key, ())) for key in ("forbidden", "context")}
     attributes = {key: tuple(words) for key, words in table.get("attributes", {}).items()}
     for word in (*lists["forbidden"], *lists["context"], *sum(attributes.values(), ())):
         if not isinstance(word, str) or not word.strip():
-            raise ValueError(f"attributes, forbidden and context hold texts, got {word!r:.80}")
+            raise ValueError(f"attributes, forbidden and context must be texts, got {word!r:.80}")
     for sentence in lists["context"]:
         columns_of(sentence)
     return Profile(

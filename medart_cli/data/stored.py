@@ -58,7 +58,7 @@ class StoredRecords(Sequence[Record]):
 
 
 def hash_name(name: str) -> int:
-    """Return 64 bits that stand for a file name where a million of them would take much room."""
+    """Return a 64-bit hash of a file name, where a million names would take much memory."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 

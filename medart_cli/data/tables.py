@@ -45,15 +45,15 @@ def read_table(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[Tab
     """Read a table, JSON Lines by its ending, else CSV: any usual separator, UTF-8 or UTF-16.
 
     Args:
-        path: The file; CSV has a head line.
+        path: The file; CSV has a header row.
         needed: Columns that it must have.
 
     Returns:
         The columns, and the rows; blank lines are left out.
 
     Raises:
-        ConfigError: It cannot be read, a column is missing or stands twice, or a row has more or
-            fewer cells than the head; the message names the line.
+        ConfigError: It cannot be read, a column is missing or appears twice, or a row has more or
+            fewer cells than the header; the message names the line.
     """
     try:
         text = decode_text(path.read_bytes(), str(path))
@@ -78,13 +78,13 @@ def _check_cells(row: TableRow) -> None:
             continue
         if "\n" in cell or "\r" in cell:
             raise ConfigError(
-                f"{row.place}: {name} holds a line break (a quote without its end above?); mend it"
+                f"{row.place}: {name} contains a line break (an unclosed quote above?); fix it"
             )
         if NO_TEXT.search(cell):
-            raise ConfigError(f"{row.place}: {name} holds a control character; take it out")
+            raise ConfigError(f"{row.place}: {name} contains a control character; remove it")
         if cell.startswith("=") or cell in ERRORS:
             raise ConfigError(
-                f"{row.place}: {name} is {cell!r:.40}, a formula or an error of a spreadsheet; "
+                f"{row.place}: {name} is {cell!r:.40}, a spreadsheet formula or error; "
                 "write its value"
             )
 
@@ -103,7 +103,7 @@ def decode_text(raw: bytes, place: str) -> str:
     """
     known = describe_kind(raw)
     if known is not None:
-        raise ConfigError(f"{place}: is {known[0]} and no text; export or save it as UTF-8 text")
+        raise ConfigError(f"{place}: is {known[0]}, not text; export or save it as UTF-8 text")
     encoding = next(
         (name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "utf-8"
     )
@@ -136,12 +136,12 @@ def _check_columns(path: Path, columns: list[str], needed: tuple[str, ...]) -> N
         )
     twice = [name for name in columns if name and columns.count(name) > 1]
     if twice:
-        raise ConfigError(f"{path}: column {twice[0]!r} stands twice; keep one")
+        raise ConfigError(f"{path}: column {twice[0]!r} appears twice; keep one")
 
 
 def _read_csv(path: Path, text: str, needed: tuple[str, ...]) -> tuple[list[str], list[TableRow]]:
     if JSON_HEAD.match(text):
-        raise ConfigError(f"{path}: looks like JSON; write one object a line, and call it .jsonl")
+        raise ConfigError(f"{path}: looks like JSON; write one object per line, and name it .jsonl")
     head = text.lstrip("\r\n").split("\n", 1)[0]
     named = head[4:5] if head.lower().startswith("sep=") else ""  # Excel writes such a line
     # Spaces around a cell are no part of it; newline="" leaves line ends inside quotes alone.
@@ -161,13 +161,13 @@ def _read_csv(path: Path, text: str, needed: tuple[str, ...]) -> tuple[list[str]
     for number, cells in lines:
         if any(cell.strip() for cell in cells[len(columns) :]):
             raise ConfigError(
-                f"{path}:{number}: has {len(cells)} cells where the head has {len(columns)} "
-                f"({', '.join(columns):.300}); quote cells that hold the separator"
+                f"{path}:{number}: has {len(cells)} cells where the header has {len(columns)} "
+                f"({', '.join(columns):.300}); quote cells that contain the separator"
             )
         if len(cells) < len(columns):
             raise ConfigError(
-                f"{path}:{number}: has no cell for column {columns[len(cells)]}; add it, if need "
-                "be an empty one"
+                f"{path}:{number}: has no cell for column {columns[len(cells)]}; add it, empty "
+                "if need be"
             )
         named_cells = zip(columns, cells, strict=False)  # one without a name is a row's number
         values = {name: _clean_cell(cell) for name, cell in named_cells if name}
@@ -207,8 +207,8 @@ def _read_lines(
         number = _find_fault(line, reader.dialect.delimiter)
         name = f"column {columns[number]}" if number < len(columns) else f"cell {number + 1}"
         raise ConfigError(
-            f"{path}:{before + 1}: {name} is wrongly quoted (a quote without its end?): {error}; "
-            "mend the quotes"
+            f"{path}:{before + 1}: {name} has a quoting error (an unclosed quote?): {error}; "
+            "fix the quotes"
         ) from error
 
 
@@ -231,9 +231,9 @@ def _read_json(path: Path, text: str) -> Iterator[TableRow]:
             fields = json.loads(line, object_pairs_hook=_no_twins)
             json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{place}: is not a JSON object: {error!s:.200}; mend it") from error
+            raise ConfigError(f"{place}: is not a JSON object: {error!s:.200}; fix it") from error
         if not isinstance(fields, dict):
-            raise ConfigError(f"{place}: is not a JSON object; write one a line")
+            raise ConfigError(f"{place}: is not a JSON object; write one per line")
         cells = {
             name.strip(): cell.strip() or None if isinstance(cell, str) else cell
             for name, cell in fields.items()
@@ -244,5 +244,5 @@ def _read_json(path: Path, text: str) -> Iterator[TableRow]:
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name.strip() for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"{next(it for it in names if names.count(it) > 1)!r} stands twice")
+        raise ValueError(f"{next(it for it in names if names.count(it) > 1)!r} is repeated")
     return dict(pairs)

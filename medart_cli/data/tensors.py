@@ -37,18 +37,18 @@ class TensorCache:
     facts: str
 
     def find(self, *parts: str) -> dict[str, Tensor] | None:
-        """Return an entry, or None; a file that is torn, or of something else, counts as none."""
+        """Return an entry, or None; a corrupt file, or one of something else, counts as none."""
         path = self._path(parts)
         if path is None or not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("key") != self._key(parts):
-                    log.warning("%s: is of something else than its name says; made anew", path)
+                    log.warning("%s: cache entry does not match its key; recomputed", path)
                     return None
                 return {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError) as error:
-            log.warning("%s: unreadable cache entry, made anew: %s", path, error)
+            log.warning("%s: unreadable cache entry, recomputed: %s", path, error)
             return None
 
     def has(self, *parts: str) -> bool:
@@ -107,6 +107,6 @@ def tensor_to_image(tensor: Tensor) -> Image.Image:
         ImageError: A value is not a finite number, so there is no picture.
     """
     if not torch.isfinite(tensor).all():
-        raise ImageError("the decoded image holds values that are not finite; try --precision fp32")
+        raise ImageError("the decoded image has values that are not finite; try --precision fp32")
     unit = (tensor.detach().float().cpu() / 2 + 0.5).clamp(0, 1)
     return Image.fromarray((unit.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())

@@ -32,6 +32,6 @@ class DemoConfig(CommonConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.precision != "auto":
-            raise ConfigError("--precision: changes nothing here, demo takes what suits the device")
+            raise ConfigError("--precision: has no effect here, demo chooses it for the device")
         if self.max_failures:
-            raise ConfigError("--max-failures: changes nothing here, demo draws its own images")
+            raise ConfigError("--max-failures: has no effect here, demo draws its own images")

@@ -1,6 +1,6 @@
 """All five stages on drawn phantoms and the embedded `tiny` models: a few minutes, no network.
 
-Types the commands that a user would type, in one process, and lays their results on one page:
+Runs the commands that a user would run, in one process, and puts their results on one page:
 what fine-tuning changed, and what the color loss of HLDF changed.
 """
 
@@ -27,7 +27,7 @@ from medart_cli.tiny.phantoms import PROFILE, Phantom
 
 TRAIN, TEST = 60, 30  # phantoms of each of the four classes
 FEW = 8  # real images of each class that the classifier of the last step has
-SYNTHETIC = 30  # drawn images of each class that it may have besides
+SYNTHETIC = 30  # generated images of each class that it may have besides
 STEPS = 80
 PICTURES = 12  # columns of the picture
 SETS = {"base": "before fine-tuning", "lora": "LoRA", "hldf": "LoRA + HLDF"}
@@ -40,8 +40,8 @@ FINETUNE = (
 HLDF = "--hldf-every 4 --hldf-statistics grid"
 SAMPLE = "--steps 15 --batch-size 30"
 TRAINED_ON = {
-    "real": f"{FEW} real images a class",
-    "synthetic": f"{SYNTHETIC} drawn images a class",
+    "real": f"{FEW} real images per class",
+    "synthetic": f"{SYNTHETIC} generated images per class",
     "mix": "both",
 }
 
@@ -68,7 +68,7 @@ class Session:
             Stopped: It was stopped by a signal.
             KeyboardInterrupt: By a second Ctrl-C.
         """
-        stop.check()  # a command listens anew
+        stop.check()  # a command sets its own handlers
         config = self.config
         words = [*shlex.split(line), "--seed", str(config.seed), "--offline"]
         if config.device != "auto":
@@ -80,7 +80,7 @@ class Session:
         code = cli.call(words)
         self.lines.append((typed, time.monotonic() - started))
         if code == Stopped.exit_code:
-            raise Stopped("stopped; the same command goes on")
+            raise Stopped("stopped; run the same command again to resume")
         if code == cli.INTERRUPTED:
             raise KeyboardInterrupt
         if code:
@@ -203,7 +203,7 @@ def _in_order(drawn: Path) -> list[Record]:
 
 
 def draw_picture(folder: Path) -> Image.Image:
-    """Lay real images over those drawn from their captions: before, with LoRA, with HLDF."""
+    """Put real images above those generated from their captions: before, LoRA, HLDF."""
     rows = [list(read_manifest(folder / "test" / MANIFEST_NAME))]
     rows += [_in_order(folder / name) for name in SETS]
     images = [load_image(row.path) for line in rows for row in line[:PICTURES]]
@@ -218,9 +218,9 @@ def build_report(session: Session, figures: dict[str, Any], picture: Image.Image
         "demo/page.html.jinja",
         picture=embed_image(
             picture,
-            "Rows from the top: real images that no model was trained on; images drawn from their "
+            "Rows from the top: real images not used for training; images generated from their "
             "captions before fine-tuning; after LoRA; after LoRA with HLDF. A column is one "
-            "caption and, in the lower three, one noise.",
+            "caption and, in the lower three rows, one noise.",
         ),
         sets=format_sets(figures),
         ranking=word_ranking(figures["ranking"]),
@@ -244,15 +244,15 @@ def word_ranking(ranking: dict[str, Any]) -> str:
     order = ", ".join(f"{place}. {SETS[name]}" for place, name in enumerate(ranking["order"], 1))
     winner = SETS[ranking["winner"]] if ranking["winner"] else "none"
     return (
-        f"Over all that the network sees, medart evaluate ranks them {order}; winner: {winner} "
-        f"({ranking['reason']})."
+        f"By distance in the network's features, medart evaluate ranks them {order}; winner: "
+        f"{winner} ({ranking['reason']})."
     )
 
 
 def format_sets(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Write the comparison of the three sets as the columns and rows of a table."""
     columns = [
-        "Drawn", "Frechet", "Kernel x 1000", "Mean gap", "Spread gap", "Variety", "Energy x 1000"
+        "Images", "Frechet", "Kernel x 1000", "Mean gap", "Spread gap", "Variety", "Energy x 1000"
     ]  # fmt: skip
     rows = [
         [
@@ -279,8 +279,8 @@ def show_table(figures: dict[str, Any]) -> None:
     table("What fine-tuning and HLDF changed (lower is better; variety: 1)", columns, rows)
     lora, hldf = figures["sets"]["lora"], figures["sets"]["hldf"]
     log.info(
-        "HLDF against LoRA alone: channel means %.2f, channel spreads %.2f of the error; color "
-        "variety %.2f after %.2f of the real images'; captions wholly right: %.0f %%; %.0f s",
+        "HLDF vs LoRA alone: channel means %.2f, channel spreads %.2f of the error; color "
+        "variety %.2f after %.2f of the real images'; captions fully correct: %.0f %%; %.0f s",
         hldf["mean_gap"] / lora["mean_gap"], hldf["spread_gap"] / lora["spread_gap"],
         hldf["variety"], lora["variety"], 100 * figures["captions"]["all"], figures["seconds"],
     )  # fmt: skip

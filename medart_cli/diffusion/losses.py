@@ -1,4 +1,4 @@
-"""The losses of HLDF: noise prediction in latent space, and the colors of a drawn image.
+"""The losses of HLDF: noise prediction in latent space, and the colors of a generated image.
 
 An image's colors are told by a few numbers, its statistics. The published loss compares them with
 one real image's by squares; the energy score compares their distribution with the real one's.
@@ -99,32 +99,32 @@ def squared_gap(drawn: Tensor, real: Tensor) -> Tensor:
     takes away variety (docs/method.md).
 
     Args:
-        drawn: Statistics of one drawn image a row, (B, S); gradients flow here.
+        drawn: Statistics of one generated image per row, (B, S); gradients flow here.
         real: Statistics of the reference of each row, (B, S).
 
     Returns:
         Scalar: squared gaps, summed over the statistics, averaged over the batch.
 
     Raises:
-        ValueError: There is not one reference for each drawn image.
+        ValueError: There is not one reference for each generated image.
 
     Source:
         Med-Art (arXiv 2506.20449), the pixel-level loss of HLDF, where S is `color_moments`.
     """
     if drawn.shape != real.shape:
-        raise ValueError(f"drawn images {tuple(drawn.shape)} against real {tuple(real.shape)}")
+        raise ValueError(f"generated images {tuple(drawn.shape)} against real {tuple(real.shape)}")
     return (drawn - real).square().sum(dim=1).mean()
 
 
 def energy_score(drawn: Tensor, real: Tensor) -> Tensor:
     """Penalize images whose statistics are not distributed as those of real images.
 
-    Its mean over all noises is least exactly where the drawn statistics have the distribution of
-    the real ones given the caption: the first term draws them to the real image, the second keeps
-    them as far apart as real ones are.
+    Its mean over all noises is least exactly where the generated statistics have the distribution
+    of the real ones given the caption: the first term pulls them to the real image, the second
+    keeps them as far apart as real ones are.
 
     Args:
-        drawn: Statistics of K drawn images a row, (K, B, S), K of 2 or more; gradients flow here.
+        drawn: Statistics of K generated images per row, (K, B, S), K >= 2; gradients flow here.
         real: Statistics of the reference of each row, (B, S).
 
     Returns:
@@ -140,7 +140,7 @@ def energy_score(drawn: Tensor, real: Tensor) -> Tensor:
     """
     count = len(drawn)
     if count < 2 or drawn.shape[1:] != real.shape:
-        raise ValueError(f"drawn images {tuple(drawn.shape)} against real {tuple(real.shape)}")
+        raise ValueError(f"generated images {tuple(drawn.shape)} against real {tuple(real.shape)}")
     near: Tensor = torch.linalg.vector_norm(drawn - real, dim=2).mean()
     first, second = torch.triu_indices(count, count, offset=1)  # every pair of images once
     apart: Tensor = torch.linalg.vector_norm(drawn[first] - drawn[second], dim=2).mean()

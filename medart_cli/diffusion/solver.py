@@ -1,7 +1,8 @@
-"""From noise to latents with DPM-Solver++, differentiable: HLDF and `sample` both draw with this.
+"""From noise to latents with DPM-Solver++, differentiable: HLDF and `sample` both use it.
 
 The arithmetic of a step is the stock scheduler's, which is differentiable; the loop is ours, so
-that gradients pass, may be cut to the last steps, and steps can be recomputed, not remembered.
+that gradients pass, may be limited to the last steps, and steps can be checkpointed (recomputed in
+the backward pass, not stored).
 """
 
 from collections.abc import Callable
@@ -39,16 +40,16 @@ def solve(
     grad_steps: int | None = None,
     recompute: bool = False,
 ) -> Tensor:
-    """Draw latents from noise.
+    """Sample latents from noise.
 
     Args:
         denoise: Latents (B, C, h, w) and a timestep () -> predicted noise (B, C, h, w).
         noise: Standard normal, (B, C, h, w), float32.
         scheduler: A fresh DPM-Solver++ scheduler; it is used up.
         steps: Number of solver steps, M in the paper.
-        grad_steps: Let gradients through the last so many steps only; all by default.
-        recompute: Keep one latent a step and run `denoise` again in the backward pass, so that
-            memory does not grow with `steps`.
+        grad_steps: Backpropagate through the last so many steps only; all by default.
+        recompute: Activation checkpointing: keep one latent per step and run `denoise` again in the
+            backward pass, so that memory does not grow with `steps`.
 
     Returns:
         Latents, (B, C, h, w).

@@ -99,7 +99,7 @@ def look_at_base(name: str, config: DoctorConfig) -> list[Model]:
         hashes = hash_base(Path(base.folder))
         for part, known in facts["base_hashes"].items():
             if hashes.get(part, known) != known:
-                base.problems.append(f"{base.folder}: its {part} is not the one of {name}")
+                base.problems.append(f"{base.folder}: its {part} is not that of {name}")
     return [run, base]
 
 
@@ -153,7 +153,7 @@ def _look_at_inception(config: DoctorConfig) -> Model:
     model.size = "95.6 MB"
     model.fetch = f"curl --create-dirs -o {cache / INCEPTION_NAME} {INCEPTION_URL}"
     if model.files and model.files[0]["sha256"] != INCEPTION_SHA256:
-        model.problems = [f"{model.folder}: {INCEPTION_NAME} is not the known file; fetch it again"]
+        model.problems = [f"{model.folder}: {INCEPTION_NAME} has the wrong SHA-256; fetch it again"]
     return model
 
 
@@ -216,14 +216,14 @@ def count_parameters(path: Path) -> int:
     """Return the number of weights in a safetensors file, from its header alone.
 
     Raises:
-        MissingModelError: The file is torn, or no safetensors at all.
+        MissingModelError: The file is truncated, or not safetensors at all.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
     except (SafetensorError, OSError) as error:
         raise MissingModelError(
-            f"{path}: is no whole safetensors file ({error}); copy it again"
+            f"{path}: is not a complete safetensors file ({error}); copy it again"
         ) from error
 
 

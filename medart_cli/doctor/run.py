@@ -69,7 +69,7 @@ def read_packages() -> tuple[dict[str, str | None], list[str]]:
             import_module(name)
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
             reason = str(error).partition("\n")[0]
-            return versions, [*problems, f"{name}: cannot be imported: {reason}; install it anew"]
+            return versions, [*problems, f"{name}: cannot be imported: {reason}; reinstall it"]
     return versions, problems
 
 
@@ -154,12 +154,12 @@ def look_at_disk(config: DoctorConfig, facts: dict[str, Any]) -> list[str]:
         folder = look_at_folder("output", config.out)
         facts["folders"].append(folder)
         if not folder["writable"]:
-            problems.append(f"{config.out}: cannot be written; name another folder")
+            problems.append(f"{config.out}: is not writable; use another folder")
     return problems
 
 
 def look_at_folder(use: str, path: Path | None) -> dict[str, Any]:
-    """Say whether a folder, or the first there is above it, may be written to, and its room.
+    """Say whether a folder, or its first existing parent, is writable, and its free space.
 
     None stands for a folder in the home of a user who has none.
     """
@@ -199,7 +199,7 @@ def format_report(facts: dict[str, Any]) -> list[str]:
     if facts["models"]:
         lines += ["", "Models", *(line for model in facts["models"] for line in _format(model))]
         lines += ["", "Folders", *(_format_folder(folder) for folder in facts["folders"])]
-    network = "the commands fetch missing hub models"
+    network = "the commands download missing hub models"
     if facts["offline"] or facts["hf_hub_offline"]:
         network = f"not used ({'--offline' if facts['offline'] else 'HF_HUB_OFFLINE is set'})"
     return [*lines, _line("network", network), "", *_format_verdict(facts)]
@@ -216,9 +216,9 @@ def _format_verdict(facts: dict[str, Any]) -> list[str]:
     if not facts["ready"]:
         return [*(line for line in facts["problems"] if line not in shown), "Not ready."]
     if not needed:
-        return ["Name a model with --base, --model or --features to see if it can be used."]
+        return ["Give a model with --base, --model or --features to check whether it can be used."]
     small = any(model["fit"] == "does not fit" for model in needed)
-    return ["Ready, but the memory may not suffice." if small else "Ready."]
+    return ["Ready, but memory may be insufficient." if small else "Ready."]
 
 
 def _format_packages(facts: dict[str, Any]) -> list[str]:
@@ -269,7 +269,7 @@ def _format_folder(folder: dict[str, Any]) -> str:
     use = folder["use"]
     advice = "" if folder["writable"] or use not in NAMED_BY else f"; set {NAMED_BY[use]}"
     if folder["path"] is None:
-        return _line(use, f"none, for this user has no home folder{advice}")
+        return _line(use, f"none, because this user has no home folder{advice}")
     state = "writable" if folder["writable"] else "NOT writable"
     return _line(use, f"{folder['path']}, {state}, {_size(folder['free_gb'])} free{advice}")
 

@@ -63,7 +63,7 @@ def measure_gaps(
     generator: np.random.Generator,
     repeats: int,
 ) -> dict[str, dict[str, Any]]:
-    """Measure the gap of each color measure, its interval, and what sets of one source reach.
+    """Measure the gap of each color measure, its interval, and its baseline (floor).
 
     Args:
         real: Color histograms, (N1, 1024).
@@ -153,12 +153,12 @@ def measure_variety(
         `variety` by channel (value, interval, and lowest and highest of halves of the real set, at
         the n of the comparison; None where the real images do not vary), `energy` (value and halves
         of the energy distance of the images' means and deviations of red, green and blue),
-        `variety_collapsed`, and where that is None for want of images, `variety_note` says so.
+        `variety_collapsed`, and where that is None for lack of images, `variety_note` says so.
     """
     n = min(len(real), len(synthetic))
     note: str | None = None
     if n < LEAST_VARYING:
-        note = f"n = {n}: the variety of colors needs {LEAST_VARYING} images"
+        note = f"n = {n}: color variety needs {LEAST_VARYING} images"
         return dict.fromkeys(["variety", "energy", "variety_collapsed"]) | {"variety_note": note}
     generator = np.random.default_rng(config.seed)
     rows, columns = (choose_rows(item, PAIRS_LIMIT, generator) for item in (real, synthetic))
@@ -176,9 +176,9 @@ def measure_variety(
     ]
     shown = [variety[channel] for channel in color.CHANNELS[:3] if variety[channel]]
     if n < VERDICT_FROM:
-        note = f"n = {n}: whether the variety has collapsed is said from {VERDICT_FROM} images on"
+        note = f"n = {n}: a collapse of color variety is only tested from {VERDICT_FROM} images on"
     elif not (halves and shown and shown[0]["interval"]):
-        note = "no interval or no halves of the real set to say whether the variety has collapsed"
+        note = "no interval or no halves of the real set to test for a collapse of color variety"
     return {
         "variety": variety,
         "energy": {"value": color.energy_distance(*few), "floor": _range(floors)},
@@ -235,12 +235,15 @@ def _range(values: list[float]) -> list[float] | None:
 
 
 def tell_gaps(item: dict[str, Any]) -> str:
-    """Say in a sentence which colors differ more than those of sets of one source."""
+    """Say in a sentence which colors differ more than those of sets from the same source."""
     if item["mean"]["red"]["beyond_floor"] is None:
-        return "whether colors differ by more than chance cannot be said of one patient"
+        return "whether colors differ by more than chance cannot be tested with one patient"
     if not item["beyond_floor"]:
-        return "colors differ no more than those of two sets of one source"
-    return f"colors differ beyond two sets of one source in: {', '.join(item['beyond_floor'])}"
+        return "colors differ no more than those of two sets from the same source"
+    return (
+        "colors differ more than those of two sets from the same source in: "
+        f"{', '.join(item['beyond_floor'])}"
+    )
 
 
 def tell_variety(item: dict[str, Any]) -> str:
@@ -252,5 +255,5 @@ def tell_variety(item: dict[str, Any]) -> str:
     between = " to ".join(dict.fromkeys([min(values), max(values)]))
     text = f"from image to image colors vary {between} times as much as in real images"
     if item["collapsed"]:
-        return f"{text}; the variety has collapsed in: {', '.join(item['collapsed'])}"
+        return f"{text}; color variety has collapsed in: {', '.join(item['collapsed'])}"
     return f"{text} ({item['variety_note']})" if item["variety_note"] else text

@@ -23,12 +23,12 @@ from medart_cli.models.device import find_device
 SPACES = ("features", "features of the middle", "pixels")  # where copies are looked for
 # What the search sees through, as measured in docs/benchmarks.md; for the report's page.
 SEEN_THROUGH = (
-    "Looked for: copies that were saved anew, scaled, blurred, mirrored, turned by any angle, "
-    "brightened, grayed, inverted, cropped to 60 % of the side, shrunk to 70 % of it, shifted by "
-    "15 % or covered in a part. Not looked for, and mostly not found: smaller crops and larger "
-    "shifts; copies that fill half of the side or less; the average of two images; several such "
-    "changes at once; the same lesion or patient in another photograph; a detail alone. An empty "
-    "list is no proof that nothing was copied."
+    "Detected: copies that were re-encoded, scaled, blurred, mirrored, rotated by any angle, "
+    "brightened, converted to gray, inverted, cropped to 60 % of the side, shrunk to 70 % of it, "
+    "shifted by 15 % or partly covered. Mostly not detected: smaller crops and larger shifts; "
+    "copies that fill half of the side or less; the average of two images; several such changes at "
+    "once; the same lesion or patient in another photograph; a single detail. An empty list is no "
+    "proof that nothing was copied."
 )
 LISTED = (
     *("set", "file_name", "label", "nearest", "nearest_label"),
@@ -89,12 +89,12 @@ class Pairs:
 def find_copies(
     config: EvaluateConfig, sets: list[ImageSet], networks: Networks, cache: Path
 ) -> list[Pairs]:
-    """Find near-copies in each synthetic set; nothing where they cannot be looked for."""
+    """Find near-copies in each synthetic set; nothing where there are too few images."""
     real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
     if not config.copies:
         return []
     if len(real) < copies.LEAST_TRAINING:
-        log.warning("%s: too few images to look for copies", real.name)
+        log.warning("%s: too few images to detect near-copies", real.name)
         return []
     find_nearest = partial(_find_nearest, real, networks, cache, find_device(config.device))
     trained = config.holdout is None
@@ -108,7 +108,7 @@ def find_copies(
             *(holdout.name, twins),
         )
     if twins == len(holdout):
-        log.warning("%s: no image is left to set the threshold of copies", holdout.name)
+        log.warning("%s: no image is left to set the near-copy threshold", holdout.name)
         return []
     found = []
     for item in synthetic:
@@ -174,26 +174,26 @@ def sum_up(config: EvaluateConfig, pairs: Pairs) -> dict[str, Any]:
         "false_alarms": pairs.verdict.false_alarms,
         "heldout": pairs.verdict.images,
         "heldout_units": pairs.verdict.heldout,
-        "calibration": "held-out set" if config.holdout else "each real image left out",
+        "calibration": "held-out set" if config.holdout else "leave-one-out",
         "real_twins": pairs.verdict.twins,
         "thresholds": dict(zip(SPACES, pairs.verdict.thresholds, strict=True)),
     }
 
 
 def tell_rate(item: dict[str, Any]) -> str:
-    """Say how many unseen real images would be flagged, or how to go on where that is unknown."""
+    """Word the false-positive rate, or what to do where it is unknown."""
     behind = f"{item['heldout']} images"
     if item["heldout_units"] < item["heldout"]:
         behind += f" of {item['heldout_units']} patients"
     if item["false_alarms"] is None:
         return (
-            f"how many unseen real images would be flagged cannot be said from {behind} "
-            f"({copies.LEAST_HELDOUT} are needed): look at the pairs, which are those that are "
-            "closer than any two real images"
+            f"the false-positive rate on unseen real images cannot be stated from {behind} "
+            f"({copies.LEAST_HELDOUT} are needed): look at the pairs, which are closer than any "
+            "two real images"
         )
     twins = f", and {item['real_twins']} that look like another" if item["real_twins"] else ""
     return (
-        f"of unseen real images at most {100 * item['false_alarms']:.1f}% would be flagged "
+        f"false-positive rate on unseen real images: at most {100 * item['false_alarms']:.1f}% "
         f"({behind}{twins}; {item['calibration']})"
     )
 

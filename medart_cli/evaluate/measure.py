@@ -61,7 +61,7 @@ def measure_sets(
     hashed = hashed or hash_sets(sets)
     if config.shard is not None:
         _, failures = extract(config, hashed, networks, cache)
-        log.info("%s is done; when all parts are, leave out --shard to measure", config.shard)
+        log.info("shard %s is done; when all are, run without --shard to measure", config.shard)
         return {"result": str(cache), "failures": len(failures)}
     with open_output(output) if is_first() else nullcontext():
         if is_first():
@@ -232,7 +232,7 @@ def fail_on_copies(config: EvaluateConfig, facts: dict[str, Any]) -> None:
     if config.fail_on_copies is None:
         return
     if not facts["copies"]:
-        raise RunError("--fail-on-copies: copies could not be looked for; see the warning above")
+        raise RunError("--fail-on-copies: near-copies were not detectable; see the warning above")
     for item in facts["copies"]:
         known = item["false_alarms"] is not None  # else only the same bytes are sure
         count = item["copies" if known else "identical_files"]

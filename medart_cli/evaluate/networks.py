@@ -64,7 +64,7 @@ def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
         names = ["inception" if there else EMBEDDED_BACKBONE]
         if not there:
             log.info(
-                "no Inception weights here: distances are in %s features, not FID",
+                "no Inception weights found: distances use %s features, not FID",
                 EMBEDDED_BACKBONE,
             )
     main = [_build_network(name, config, device, cache) for name in names]
@@ -180,6 +180,6 @@ def _readable(item: ImageSet, bad: Digests) -> ImageSet:
     kept = np.flatnonzero((item.keys != UNREAD) & ~np.isin(item.keys, bad))
     if len(kept) < 2:
         raise RunError(
-            f"{item.name}: only {len(kept)} of {len(item)} images can be read; a distance needs 2"
+            f"{item.name}: only {len(kept)} of {len(item)} images can be read; metrics need 2"
         )
     return item.pick(kept)

@@ -163,7 +163,7 @@ class EvaluateConfig(CommonConfig):
         parse_levels(self.folders)
         parse_shard(self.shard)
         if self.shard is not None and self.overwrite:
-            raise ConfigError("--shard: goes without --overwrite")
+            raise ConfigError("--shard: cannot be used with --overwrite")
         if [self.real, self.holdout, *self.synthetic].count("-") > 1:
             raise ConfigError("only one of the sets can be -, standard input")
         if not 0 < self.copy_rate < 1:
@@ -174,7 +174,7 @@ class EvaluateConfig(CommonConfig):
         if len(self.synthetic_root or ()) not in (0, 1, len(self.synthetic)):
             raise ConfigError(
                 f"--synthetic-root: is given {len(self.synthetic_root or ())} times for "
-                f"{len(self.synthetic)} synthetic sets; give it once for all, or once for each"
+                f"{len(self.synthetic)} synthetic sets; give it once for all, or once per set"
             )
         if len(set(self.synthetic)) < len(self.synthetic):
             raise ConfigError("a synthetic set is named twice")

@@ -240,7 +240,7 @@ def _sum_up(item: dict[str, Any], name: str) -> str:
             f"real set give {floor['frechet']['real']:.4g}"
         )
     if _mark_close(item):
-        text += "; closer than sets of one source are: a sign of copies, not of quality"
+        text += "; closer than sets from the same source: a sign of copies, not of quality"
     return text + "."
 
 
@@ -248,7 +248,7 @@ def _count_copies(item: dict[str, Any]) -> str:
     low, high = (100 * end for end in item["interval"])
     return (
         f"{item['copies']} near-copies among {item['n']} images ({100 * item['share']:.1f}%, 95% "
-        f"interval {low:.1f} to {high:.1f}%), {item['identical_files']} of them byte for byte; "
+        f"interval {low:.1f} to {high:.1f}%), {item['identical_files']} of them byte-identical; "
         f"{tell_rate(item)}"
         + ("; more than by chance: a sign of copying." if item["excess"] else ".")
     )
@@ -263,7 +263,7 @@ def _show_distances(out: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
             draw_distances(chosen, network["frechet"]),
             out / f"distances-{number}.png",
             "Full dot and bar: all images, with the 95% interval. Open dot: the synthetic set "
-            "at the smaller n at which halves of the real set (gray, all splits) are compared; "
+            "subsampled to the n of halves of the real set (gray, all splits), the baseline; "
             "an open dot in the gray is as near as real images are to each other.",
         )
         overall = [item for item in chosen if item["label"] is None]
@@ -383,8 +383,8 @@ def _show_copies(item: dict[str, Any], pairs: Pairs) -> dict[str, Any]:
     """Show the pairs of a set that are most alike, and say how many are copies."""
     tiles = [_draw_pair(pairs, row) for row in pairs.worst(MOST_PAIRS)]
     caption = (
-        "The nearest pairs, synthetic left, real right; a red frame marks those taken for "
-        "copies. The number is the score: above 1 is closer than the threshold."
+        "The nearest pairs, synthetic left, real right; a red frame marks near-copies. The number "
+        "is the score: above 1 is closer than the threshold."
     )
     return {
         "name": item["set"],

@@ -30,7 +30,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         hashed = hash_sets(sets)
         summary = ask_first(partial(find_summary, config, hashed, cache))
         if summary is not None:
-            log.info("%s: is finished, and all that it depends on is as it was", config.out)
+            log.info("%s: is finished, and nothing it depends on has changed", config.out)
             return summary
     with stop.at_once():  # loads torch, which takes seconds
         from medart_cli.evaluate.measure import measure_sets

@@ -106,7 +106,7 @@ class ImageSet:
 
     @property
     def clusters(self) -> Indices:
-        """The code of what is drawn anew together, (N,): patients, or each image for itself."""
+        """The code of what is resampled together, (N,): patients, or each image for itself."""
         return np.arange(len(self)) if self.patients is None else self.patients
 
     @cached_property
@@ -159,7 +159,7 @@ def read_sets(config: EvaluateConfig) -> list[ImageSet]:
             refuse_synthetic(records, "the real images", allowed=config.allow_synthetic)
         item = _read_set(name, records)
         if len(item) < 2:
-            raise ConfigError(f"{source}: holds {len(item)} image; a distance needs 2 or more")
+            raise ConfigError(f"{source}: contains {len(item)} image; metrics need 2 or more")
         sets.append(item)
     return sets
 

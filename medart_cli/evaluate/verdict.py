@@ -13,7 +13,7 @@ def tell_patients(facts: dict[str, Any]) -> list[str]:
     if real["patients"] is None:
         return [f"{real['name']}: {UNKNOWN}."]
     if real["patients"] == real["n"]:
-        return [f"{real['name']}: {real['n']} images, each of a patient of its own."]
+        return [f"{real['name']}: {real['n']} images, each from a different patient."]
     return [f"{real['name']}: {real['n']} images of {real['patients']} patients; by patient."]
 
 
@@ -41,7 +41,7 @@ def tell_recall(facts: dict[str, Any]) -> list[str]:
 
 
 def find_close(facts: dict[str, Any]) -> dict[str, list[str]]:
-    """Name for each set what is closer to real images than sets of one source are.
+    """Name for each set what is closer to real images than sets from the same source are.
 
     All images together and the labels have the same rate of false alarms; of more than 20 labels
     the rate is what the number of deals can tell.
@@ -74,7 +74,7 @@ def tell_closeness(facts: dict[str, Any]) -> list[str]:
 def find_suspected(facts: dict[str, Any]) -> dict[str, str]:
     """Name the sets that are suspected of copies, and why."""
     found = {
-        name: f"suspected of copies, being closer than sets of one source ({', '.join(close)})"
+        name: f"suspected of copies, closer than sets from the same source ({', '.join(close)})"
         for name, close in find_close(facts).items()
         if close
     }
@@ -87,13 +87,13 @@ def find_suspected(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def qualify_winner(facts: dict[str, Any]) -> str:
-    """Say what speaks against a winner, or was not looked for."""
+    """Word what qualifies a winner: a collapse of color variety, or no search for near-copies."""
     collapsed = {item["set"] for item in facts["color"] if item["collapsed"]}
     told = ""
     if facts["ranking"]["winner"] in collapsed:
-        told += "; but the variety of its colors has collapsed"
+        told += "; but its color variety has collapsed"
     if facts["ranking"]["winner"] and not facts["copies"]:
-        told += "; near-copies were not looked for"
+        told += "; near-copies were not checked"
     return told
 
 

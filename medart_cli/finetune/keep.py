@@ -47,7 +47,7 @@ def training_hashes(work: Work) -> str:
 
 def save(work: Work, step: int) -> None:
     """Write a checkpoint, the loss curve, and drop the oldest checkpoints."""
-    parts = gather_parts(work)  # before process 0 goes on alone
+    parts = gather_parts(work)  # before rank 0 continues alone
     tensors, facts = flatten_optimizer(work.optimizer)
     shadow = [gather(tensor) for tensor in work.ema.shadow_params] if work.ema else []
     if not work.accelerator.is_main_process:

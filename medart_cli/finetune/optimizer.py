@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule, and how much of HLDF to recompute on the memory there is."""
+"""Optimizer, learning-rate schedule, and the activation checkpointing of HLDF by free memory."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -80,12 +80,12 @@ def measure_norm(gradients: Sequence[Tensor | None]) -> float:
 
 
 def choose_recompute(free: float, pass_bytes: float, latent_bytes: float, steps: int) -> Recompute:
-    """Choose what the backward pass of HLDF recomputes: as little as the memory allows.
+    """Choose the activation checkpointing of HLDF: as little recomputing as the memory allows.
 
     Args:
         free: Free memory, bytes.
-        pass_bytes: What one transformer pass with guidance remembers for its backward pass.
-        latent_bytes: What the blocks of one such pass take in, which is what `block` remembers.
+        pass_bytes: What one transformer pass with guidance stores for its backward pass.
+        latent_bytes: What the blocks of one such pass take in, which is what `block` stores.
         steps: Solver steps that gradients go through.
     """
     if steps * pass_bytes < HEADROOM * free:

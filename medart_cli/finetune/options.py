@@ -311,7 +311,7 @@ class FinetuneConfig(CommonConfig):
         self._check_draws()
 
     def list_idle(self) -> list[tuple[bool, str, str]]:
-        """List options that change nothing in some calls."""
+        """List options that have no effect in some calls."""
         off, full = parse_every(self.hldf_every) == 0, self.method == "full"
         frozen = not self.train_text_encoder
         parts = "steps weight statistics draws grad_draws grad_steps checkpoint".split()

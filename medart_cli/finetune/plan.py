@@ -1,6 +1,6 @@
-"""How HLDF is planned: how often it runs, and what it recomputes on the memory there is.
+"""How HLDF is planned: how often it runs, and its activation checkpointing by free memory.
 
-A file of its own only so that train.py can be read as the story of the training.
+A file of its own only so that train.py shows the training loop alone.
 """
 
 from dataclasses import asdict, replace
@@ -33,15 +33,15 @@ def say_how_often(work: Work, total: int) -> None:
     times, enough = total // hldf.every, min(FEWEST, total)
     if times < enough:
         log.warning(
-            "HLDF runs only %d times in %d steps (--hldf-every %d); --hldf-every auto or %d has it "
-            "%d times or more", times, total, hldf.every, max(1, total // FEWEST), enough,
+            "HLDF runs only %d times in %d steps (--hldf-every %d); --hldf-every auto or %d gives "
+            "%d or more", times, total, hldf.every, max(1, total // FEWEST), enough,
         )  # fmt: skip
     else:
         log.info("HLDF runs %d times in %d steps (--hldf-every %d)", times, total, hldf.every)
 
 
 def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
-    """Choose the HLDF checkpointing for `auto`, from what the first noise loss remembered.
+    """Choose the HLDF checkpointing for `auto`, from what the first noise loss stored.
 
     With FSDP all processes take the most frugal choice of any: their passes must be the same.
     """
@@ -62,7 +62,7 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
         choices = get_args(optimizers.Recompute)  # from most memory to least
         mark = torch.tensor([choices.index(choice)], device=work.accelerator.device)
         choice = choices[int(work.accelerator.gather(mark).max())]
-    log.info("HLDF recomputes: %s (%.1f GB free)", choice, free / 1e9)
+    log.info("HLDF activation checkpointing: %s (%.1f GB free)", choice, free / 1e9)
     return choice
 
 

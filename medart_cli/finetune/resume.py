@@ -1,6 +1,6 @@
-"""Where a fine-tuning goes on: the last whole checkpoint, if all is as it was when that was made.
+"""Where a fine-tuning resumes: the last intact checkpoint, if nothing has changed since.
 
-A file of its own only so that train.py can be read as the story of the training.
+A file of its own only so that train.py shows the training loop alone.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ def resume(work: Work) -> int:
             deal_out(tensors[str(i)], parameter) for i, parameter in enumerate(work.parameters)
         ]
         work.ema.to(work.accelerator.device)
-    log.info("going on after step %d, from %s", state["step"], folder)
+    log.info("resuming after step %d, from %s", state["step"], folder)
     return int(state["step"])
 
 
@@ -50,11 +50,11 @@ def say_lost_steps(work: Work) -> None:
     if steps:
         if (out / checkpoints.RUN_NAME).is_file():
             check_same(work, checkpoints.read_facts(out / checkpoints.RUN_NAME))
-        log.warning("%s: none of its %d steps was saved; it begins at step 1 again", out, steps)
+        log.warning("%s: none of its %d steps was saved; it restarts at step 1", out, steps)
 
 
 def check_same(work: Work, run: dict[str, Any]) -> None:
-    """Check that what the run folder was trained on, and with, is what it goes on with."""
+    """Check that the data and base of the run folder are those that it is resumed with."""
     facts, changes = work.facts, []
     if run.get("data", facts["data"]) != facts["data"]:
         changes.append(f"data ({tell_change(work)})")
@@ -67,8 +67,8 @@ def check_same(work: Work, run: dict[str, Any]) -> None:
             changes.append(name)
     if changes:
         raise ConfigError(
-            f"{work.config.out}: was trained with other {changes[0]}; name another folder, or "
-            "start anew with --overwrite"
+            f"{work.config.out}: was trained with other {changes[0]}; use another folder, or "
+            "start over with --overwrite"
         )
 
 
@@ -79,4 +79,4 @@ def tell_change(work: Work) -> str:
     new = Counter(row.sha256 for row in work.rows)
     if old == new:
         return "captions or labels were edited"
-    return f"{(new - old).total()} images are new or changed, {(old - new).total()} are gone"
+    return f"{(new - old).total()} images are new or changed, {(old - new).total()} are missing"

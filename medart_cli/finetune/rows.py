@@ -38,7 +38,7 @@ class TrainingData:
 
 
 def read_training_rows(config: FinetuneConfig) -> TrainingData:
-    """Read the training rows: those without text get the simple caption, lost files are counted."""
+    """Read the training rows: those without text get the template caption, lost files count."""
     profile = read_profile(config.profile)
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     records = [record for record in found if record.split in (None, "train")]
@@ -47,13 +47,13 @@ def read_training_rows(config: FinetuneConfig) -> TrainingData:
     for record in records if faults else ():
         if record.path in faults:
             reason = faults[record.path].strerror
-            log.warning("%s: %s: %s; left out", record.place, record.path, reason)
+            log.warning("%s: %s: %s; skipped", record.place, record.path, reason)
     if not records:
-        raise ConfigError(f"{config.data}: no training image; rows need split train or none at all")
+        raise ConfigError(f"{config.data}: no training image; rows need split train or no split")
     if not rows:
         raise ConfigError(
-            f"{config.data}: none of its {len(records)} training images can be opened, as said "
-            "above; see --root"
+            f"{config.data}: none of its {len(records)} training images can be opened, see "
+            "above; check --root"
         )
     warn_of_two_labels(rows)
     plain = [place for place, row in enumerate(rows) if row.text is None]
@@ -61,8 +61,8 @@ def read_training_rows(config: FinetuneConfig) -> TrainingData:
         rows[place] = rows[place].with_fields(text=profile.simple_caption(rows[place].label))
     if plain:
         log.warning(
-            '%d of %d images have no caption; they get the simple one, such as "%s"; --profile '
-            "words it, medart caption writes better ones", len(plain), len(rows),
+            '%d of %d images have no caption; they get the template caption, such as "%s"; '
+            "--profile sets it, medart caption writes better ones", len(plain), len(rows),
             rows[plain[0]].text,
         )  # fmt: skip
     return TrainingData(rows, len(records) - len(rows), found.account)

@@ -28,7 +28,7 @@ from medart_cli.ranks import ask_first, count_ranks
 
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
-    """Train adapters or all weights on a folder of captioned images; go on where a run stopped."""
+    """Train adapters or all weights on a folder of captioned images; resume where a run stopped."""
     check_optimizer(config.optimizer)
     data = read_training_rows(config)
     base = find_base(config.base, offline=config.offline)
@@ -40,7 +40,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         facts = ask_first(partial(find_finished_run, config, data, (base, hashes)))
         if facts is not None:
             log.info(
-                "%s: is finished, after step %d; nothing is left to do",
+                "%s: is finished, after step %d; nothing to do",
                 *(config.out, facts["step"]),
             )
             return {"result": str(config.out), **facts}
@@ -95,7 +95,7 @@ def find_finished_run(
 
 
 def is_last_whole(out: Path) -> bool:
-    """Say whether the newest checkpoint is what was saved: a longer run would go on there."""
+    """Say whether the newest checkpoint is intact: a longer run would resume there."""
     try:
         checkpoints.read_checkpoint(checkpoints.find_checkpoints(out)[-1])
     except ConfigError:

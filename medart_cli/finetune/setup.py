@@ -1,6 +1,6 @@
 """What finetune needs before its first step: rows, models with adapters, caches, optimizer.
 
-A file of its own only so that train.py can be read as the story of the training.
+A file of its own only so that train.py shows the training loop alone.
 """
 
 import os
@@ -70,19 +70,19 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
     others = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
     if kind in others or (kind == "FSDP" and not accelerator.is_fsdp2):
         raise ConfigError(
-            f"accelerate's settings ask for {kind}, which medart does not do; use plain processes, "
-            "as torchrun starts them, or FSDP with fsdp_version 2 (docs/cluster.md)"
+            f"accelerate's settings ask for {kind}, which is not supported; use data parallelism "
+            "with torchrun, or FSDP with fsdp_version 2 (docs/cluster.md)"
         )
     if kind != "FSDP":
         if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-            log.warning("accelerate shards on GPUs only: here each process holds all weights")
+            log.warning("accelerate shards on GPUs only: here each process has all weights")
         return
     whole = config.method == "full" and not config.train_text_encoder
     if not (whole and config.optimizer == "adamw"):
         raise ConfigError(
-            "FSDP is for all weights of the transformer: give --method full "
-            "--freeze-text-encoder --optimizer adamw; adapters are small, use plain processes, as "
-            "torchrun starts them"
+            "FSDP is for full fine-tuning of the transformer: use --method full "
+            "--freeze-text-encoder --optimizer adamw; adapters are small, use data parallelism "
+            "with torchrun"
         )
     plugin = accelerator.state.fsdp_plugin
     if (
@@ -92,8 +92,8 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
     ):
         raise ConfigError(
             "FSDP: accelerate's settings must have fsdp_offload_params, "
-            "fsdp_cpu_ram_efficient_loading and fsdp_activation_checkpointing at false; for less "
-            "memory give --gradient-checkpointing"
+            "fsdp_cpu_ram_efficient_loading and fsdp_activation_checkpointing set to false; for "
+            "less memory use --gradient-checkpointing"
         )
 
 
@@ -179,14 +179,14 @@ def check_captions(work: Work) -> None:
             long.append((row.file_name, len(ids)))
     if long:
         log.warning(
-            "%d captions are longer than the %d tokens that the text encoder reads, as that of %s "
-            "(%d); their ends are cut off; medart caption keeps to the limit",
+            "%d captions are longer than the %d tokens that the text encoder reads, such as that "
+            "of %s (%d); they are truncated; medart caption keeps to the limit",
             len(long), limit, *long[0],
         )  # fmt: skip
     if unknown > MOST_UNKNOWN * total:
         log.warning(
-            "%.0f %% of the captions' tokens are unknown to the text encoder, which sees nothing "
-            "of them; write the captions in English", 100 * unknown / total,
+            "%.0f %% of the captions' tokens are unknown to the text encoder, which cannot use "
+            "them; write the captions in English", 100 * unknown / total,
         )  # fmt: skip
     alike = next((names for names in labels.values() if len(names) > 1), None)
     if alike:
@@ -220,7 +220,7 @@ def cache_images(work: Work) -> int:
                         read_latents(work, row, flip, (0.5, 0.5))
                 good.add(place)
             except ImageError as error:
-                log.warning("%s; left out", error)
+                log.warning("%s; skipped", error)
             bar.advance()
     failures = len(work.rows) - len(good)
     if not good:
@@ -230,7 +230,7 @@ def cache_images(work: Work) -> int:
 
 
 def cache_captions(work: Work) -> None:
-    """With T5 frozen, run it once on each distinct caption and let it go."""
+    """With T5 frozen, run it once on each distinct caption and unload it."""
     if work.text_encoder is not None:
         return
     captions = sorted({normalize_prompt(row.text or "") for row in work.rows} | {""})
@@ -267,7 +267,7 @@ def prepare_training(work: Work, total: int) -> None:
         work.text_encoder = work.accelerator.prepare(work.text_encoder)
     if work.sharded:
         share = count_weights(work) / sum(parameter.numel() for parameter in work.parameters)
-        log.info("FSDP: this process holds %.0f %% of the trained weights", 100 * share)
+        log.info("FSDP: this process has %.0f %% of the trained weights", 100 * share)
     if config.ema:
         work.ema = adapters.build_ema(work.parameters, config.ema, sharded=work.sharded)
     frugal = config.gradient_checkpointing or work.accelerator.device.type != "cuda"

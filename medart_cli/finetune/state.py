@@ -1,7 +1,7 @@
 """An optimizer's state on the disk: whole tensors as safetensors, plain values as JSON.
 
-Tensors are whole there, also where each process has a part of them (FSDP): such a run may go on
-without FSDP.
+Tensors are whole there, also where each process has a part of them (FSDP): such a run may be
+resumed without FSDP.
 """
 
 import json

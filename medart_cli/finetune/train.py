@@ -157,7 +157,7 @@ def rehearse(work: Work, step: int) -> None:
     work.optimizer.zero_grad(set_to_none=True)
     torch.set_rng_state(state[0])
     torch.cuda.set_rng_state_all(state[1])
-    log.info("HLDF fits: %.1f GB in use at most", peak_memory(work.accelerator.device))
+    log.info("HLDF fits: %.1f GB peak memory", peak_memory(work.accelerator.device))
 
 
 def take_step(work: Work, step: int) -> dict[str, float]:
@@ -186,7 +186,7 @@ def add_gradients(
     for batch in batches:
         with nullcontext() if batch is batches[-1] else unsynced(work):
             loss = loss_of(work, batch)
-            work.accelerator.backward(weight * loss / len(batches))  # frees what it remembered
+            work.accelerator.backward(weight * loss / len(batches))  # frees what it stored
         total += work.accelerator.reduce(loss.detach(), "mean").item() / len(batches)
     return total
 
@@ -276,7 +276,7 @@ def pixel_loss(work: Work, batch: Batch) -> Tensor:
 def draw_statistics(
     work: Work, batch: Batch, *, denoise: Callable[[Tensor, Tensor], Tensor], draw: int
 ) -> Tensor:
-    """Draw an image for each row from fresh noise, and return its color statistics, (B, S)."""
+    """Generate an image for each row from fresh noise; return its color statistics, (B, S)."""
     hldf, stepwise = plan_hldf(work.config), work.recompute == "step" and torch.is_grad_enabled()
     words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
     generators = [build_generator(work.config.seed, *words, place) for place in batch.positions]
@@ -294,7 +294,7 @@ def draw_statistics(
         def tell(latents: Tensor) -> Tensor:
             return color_statistics(pixart.decode_latents(work.vae, latents), hldf.statistics)
 
-        # The decoder runs again in the backward pass, so that it is remembered for one draw alone.
+        # The decoder runs again in the backward pass, so that it is stored for one image alone.
         again = torch.is_grad_enabled() and (stepwise or hldf.with_gradient > 1)
         return checkpoint(tell, latents, use_reentrant=False) if again else tell(latents)
 
@@ -346,7 +346,7 @@ def check_stop(work: Work, late: bool) -> bool:
     marks = torch.tensor([stop.received(), late], device=work.accelerator.device).float()
     stopped, any_late = (work.accelerator.reduce(marks, "sum") > 0).tolist()
     if stopped:
-        raise Stopped("stopped by a signal; run the same command again to go on")
+        raise Stopped("stopped by a signal; run the same command again to resume")
     return bool(any_late)
 
 
@@ -365,7 +365,7 @@ PREVIEW_STEPS = 20
 
 
 def draw_preview(work: Work, step: int) -> None:
-    """Draw the same few captions from the same noise, where that is due and not done yet."""
+    """Generate images of the same few captions and noises, where due and not done yet."""
     path = work.config.out / "previews" / f"step-{step:06d}.png"
     if not work.config.preview_every or step % work.config.preview_every:
         return

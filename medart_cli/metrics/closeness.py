@@ -1,8 +1,8 @@
 """Whether a synthetic set is closer to the real one than another real set would be.
 
 A good generator draws a new set of the same source. Two such sets are some way apart by chance
-alone, and a synthetic set that is clearly nearer holds the real images themselves, or nearly. How
-near two sets of one source come is seen by dealing the images of both anew, many times.
+alone, and a synthetic set that is clearly nearer contains the real images themselves, or nearly.
+How near two sets from the same source come is seen by permuting the images of both, many times.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from medart_cli.metrics.arrays import AnyArray, Array, Groups
 from medart_cli.metrics.kernel import kernel_matrix
 
-PERMUTED_LIMIT = 1_000  # images of each set that are dealt anew, at most
+PERMUTED_LIMIT = 1_000  # images of each set that are permuted, at most
 PERMUTATIONS = 1_999
-SIGNIFICANCE = 0.01  # at most this share of honest sets is suspected
+SIGNIFICANCE = 0.01  # at most this share of sets without copies is suspected
 
 
 def find_closeness(
@@ -25,12 +25,13 @@ def find_closeness(
     labels: Sequence[Groups] | None,
     generator: np.random.Generator,
 ) -> dict[str, Any] | None:
-    """Test by the kernel distance whether two sets are closer than sets of one source are.
+    """Test by the kernel distance whether two sets are closer than sets from the same source.
 
-    The images of both are dealt at random into sets of the same sizes. Where the labels are known
-    each label is dealt by itself, for sets with the same number of images of each label are closer
-    than others without any copying. Where several images of a patient are in one set, the deals
-    are closer than two sets of different patients, so that fewer honest sets are suspected.
+    A permutation test: the images of both are dealt at random into sets of the same sizes. Where
+    the labels are known each label is dealt by itself, for sets with the same number of images of
+    each label are closer than others without any copying. Where several images of a patient are in
+    one set, the deals are closer than two sets of different patients, so that fewer sets without
+    copies are suspected.
 
     Args:
         real: (N1, D).
@@ -77,7 +78,7 @@ def deal(
     count: int,
     generator: np.random.Generator,
 ) -> npt.NDArray[np.bool_]:
-    """Deal which rows belong to the second set anew, within each code: (count, N)."""
+    """Permute which rows belong to the second set, within each code: (count, N)."""
     found = np.empty((count, len(drawn)), dtype=np.bool_)
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)

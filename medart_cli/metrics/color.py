@@ -24,9 +24,11 @@ CHUNK_IMAGES = 1024  # images that are summarized at a time
 LEAST_VARIETY = 1 / 255  # of the whole range: one level; images that differ less are of one color
 LARGEST_SIDE = 256  # pixels; sets of different resolution are compared after shrinking to it
 GAP_MEASURES = ("mean", "spread", "histogram")
-FLOOR_PERMUTATIONS = 399  # of the images of both sets, for what colors differ by chance
+FLOOR_PERMUTATIONS = (
+    399  # permutations of the images of both sets, for what colors differ by chance
+)
 SCALED = 200  # deals before these, by which the measures are brought to one scale
-# Share of pairs of sets of one source of which any gap lies beyond its floor.
+# Share of pairs of sets from the same source with any gap beyond its floor.
 FAMILY_WISE_ERROR = 0.04
 DEALT = 64  # deals at a time: 10 MB of weights for 20,000 images
 FINGERPRINT = "colors 1: histograms of R, G, B, HSV saturation; box-shrunk to 256 pixels a side"
@@ -134,11 +136,11 @@ def color_floor(
     groups: tuple[Indices, Indices],
     generator: np.random.Generator,
 ) -> ColorGap:
-    """Find how large the gaps of two sets of one source are, at the n of these sets.
+    """Find how large the gaps of two sets from the same source are, at the n of these sets.
 
-    The images of both are dealt anew, `FLOOR_PERMUTATIONS` times. Of a patient one image is dealt,
-    with the weight that all of them have, for images of one patient are no independent ones; where
-    they are not wholly alike the floor is somewhat high.
+    The images of both are permuted, `FLOOR_PERMUTATIONS` times. Of a patient one image is dealt,
+    with the weight that all of them have, for images of one patient are not independent; where
+    they are not fully alike the floor is somewhat high.
 
     Args:
         real: (N1, 1024) from `describe_colors`.
@@ -243,7 +245,7 @@ def bootstrap_variety(
 def energy_distance(real: AnyArray, synthetic: AnyArray) -> float:
     """Return the energy distance of two sets of vectors, each pair of different images once.
 
-    It is what `finetune --hldf-loss score` brings down, and 0 where both sets have the same
+    It is what `finetune --hldf-loss score` minimizes, and 0 where both sets have the same
     distribution; the unbiased estimate may then be negative.
 
     Args:

@@ -43,8 +43,8 @@ UNKNOWN = (
     "distances are too large and intervals too narrow (give the real images a group_id)"
 )
 CLOSER = (
-    "closer to the real images than two sets of one source are to each other: as copies are, and "
-    "images drawn from these very images' captions can be; no figure here then speaks of quality"
+    "closer to the real images than two sets from the same source are to each other: copies are, "
+    "and so can be images generated from these images' captions; no figure then shows quality"
 )
 COVERAGES = ("precision", "recall", "density", "coverage")
 FLOOR_REPEATS = 10
@@ -57,7 +57,7 @@ class Effort:
     Attributes:
         seed: All draws follow from it.
         bootstrap: Resamples of an interval; 0 for no intervals.
-        floor_repeats: Random splits of the real set.
+        floor_repeats: Random splits of the real set, for the baseline (floor).
     """
 
     seed: int = 0
@@ -319,7 +319,7 @@ def _note(found: dict[str, Any]) -> list[str]:
     if n < UNBIASED_FROM:
         notes.append(
             f"n = {n} is below {UNBIASED_FROM}: the Frechet distance is biased upward; compare it "
-            "only at equal n, with the floor, or by its value at infinite n"
+            "only at equal n, with the baseline (floor), or by its value at infinite n"
         )
     if (units := count_units(found)) <= STRAIGHT_FROM * width:
         deficient = ", the covariance is rank-deficient" if units <= width else ""
@@ -333,7 +333,7 @@ def _note(found: dict[str, Any]) -> list[str]:
     if found["n_real"] != found["n_synthetic"] and found["coverage"] is not None:
         notes.append(
             "precision, recall, density and coverage depend on both n; read them at equal n, "
-            "beside those of the halves of the real set"
+            "next to those of the halves of the real set"
         )
     if found["closeness"] and found["closeness"]["suspected"]:
         notes.append(CLOSER)
@@ -344,7 +344,7 @@ def _note(found: dict[str, Any]) -> list[str]:
     if found["kernel"] is None:
         notes.append(f"n = {n}: the kernel distance needs 3 images")
     if found["floor"] is None:
-        notes.append("too few images or patients for a real-against-real floor")
+        notes.append("too few images or patients for a real-vs-real baseline (floor)")
     if most > PAIRS_LIMIT:
         notes.append(
             f"measures over all pairs use {PAIRS_LIMIT} random images of each larger set; the "

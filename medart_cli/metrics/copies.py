@@ -147,7 +147,7 @@ def find_nearest_layouts(
     """
     parts = []
     for rows in blocks(len(queries), QUERIES):
-        parted = torch.split(_read_pictures(queries[rows], device), VIEW_BATCH)  # for want of room
+        parted = torch.split(_read_pictures(queries[rows], device), VIEW_BATCH)  # to save memory
         own = [torch.cat(views) for views in zip(*map(_look_for, parted), strict=True)]
         best = _Best(query_groups[rows])
         for columns in blocks(len(training), VIEW_BATCH):
@@ -169,7 +169,7 @@ def _match(views: Tensor, others: Tensor) -> Tensor:
         return _match(others, views).T
     flat = others.flatten(0, 1).T  # (P, m * W)
     best = views.new_zeros(len(views), len(others))
-    for view in views.unbind(1):  # one at a time: all products would take much room
+    for view in views.unbind(1):  # one at a time: all products would take much memory
         found = (view @ flat).view(-1, *others.shape[:2])  # (n, m, W)
         high, low = found.amax(dim=2), found.amin(dim=2)  # 30 times as fast as torch.aminmax
         best = torch.maximum(best, torch.maximum(high, -low))
@@ -358,9 +358,10 @@ def judge_copies(
     images below it is known whatever their distribution; the spaces share the rate equally. A group
     counts as one image, and its images for parts of it.
 
-    Training images that are held against all the others (`trained`) are not quite like unseen ones:
-    of a pair of look-alikes, an unseen image brings both into play. The rate is twice that of
-    images that were held out, as with the jackknife+; tests/bench/bench_copies.py has simulations.
+    Training images compared with all the others (`trained`, leave-one-out) are not quite like
+    unseen ones: of a pair of look-alikes, an unseen image brings both into play. The rate is twice
+    that of images that were held out, as with the jackknife+; tests/bench/bench_copies.py has
+    simulations.
 
     Args:
         synthetic: The synthetic images' nearest, for each space.

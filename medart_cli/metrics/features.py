@@ -115,14 +115,14 @@ def find_inception(named: Path | None, cache: Path) -> Path:
         path = path / INCEPTION_NAME
     if not path.is_file():
         raise MissingModelError(
-            f"{path}: the Inception weights (95.6 MB) are not there; fetch {INCEPTION_URL} "
-            f"(SHA-256 {INCEPTION_SHA256[:12]}...) to that place, name the file with medart "
-            "evaluate --inception, or use --features efficientnet-lite0, which comes with medart"
+            f"{path}: the Inception weights (95.6 MB) are not there; download {INCEPTION_URL} "
+            f"(SHA-256 {INCEPTION_SHA256[:12]}...) to that place, give the file with medart "
+            "evaluate --inception, or use --features efficientnet-lite0, which is bundled"
         )
     for place in (path.resolve(), path.resolve().parent):
         if place.stat().st_mode & stat.S_IWOTH:
             raise ConfigError(
-                f"{place}: everyone may write here, and a TorchScript file is a program; move "
+                f"{place}: writable by everyone, and a TorchScript file is a program; move "
                 f"{INCEPTION_NAME} to a folder of your own"
             )
     return path.resolve()
@@ -145,8 +145,8 @@ def load_inception(
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise ConfigError(
-            f"{path}: is not the known Inception file: SHA-256 {found}, expected {sha256}; fetch "
-            f"{INCEPTION_URL} again"
+            f"{path}: is not the known Inception file: SHA-256 {found}, expected {sha256}; "
+            f"download {INCEPTION_URL} again"
         )
     if path.name != INCEPTION_NAME:
         raise ConfigError(f"{path}: must be called {INCEPTION_NAME}")
@@ -282,8 +282,8 @@ def _empty_table(rows: int, width: int, folder: Path) -> Features:
             return np.memmap(file, dtype=np.float32, mode="r+", shape=(rows, width))
     except OSError as error:
         raise RunError(
-            f"{folder}: no room for a table of {rows * width * 4 / 1e9:.1f} GB ({error.strerror}); "
-            "free some space or give another --cache, and run the same command again"
+            f"{folder}: no space for a table of {rows * width * 4 / 1e9:.1f} GB "
+            f"({error.strerror}); free some or use another --cache, and run the same command again"
         ) from error
 
 
@@ -310,8 +310,8 @@ def _find_places(cache: Path, extractor: Extractor, keys: Digests) -> _Places:
     """Look the keys, ascending and each once, up in the cache; of two places the last is taken.
 
     The files are gone through one by one: a cache of many more images costs no more memory. A file
-    that is torn, or of another extractor, is passed over and stays: a shared disk may be away for
-    a moment only.
+    that is corrupt, or of another extractor, is skipped and stays: a shared disk may be away for a
+    moment only.
     """
     folder, wanted = _cache_folder(cache, extractor), _cache_key(extractor)
     paths: list[Path] = []
@@ -323,13 +323,13 @@ def _find_places(cache: Path, extractor: Extractor, keys: Digests) -> _Places:
                 cached = file.get_tensor("keys").view("S32")[:, 0]
         except (SafetensorError, OSError, ValueError) as error:
             log.warning(
-                "%s: cannot be read (%s) and is passed over; remove it if it is broken",
+                "%s: cannot be read (%s) and is skipped; remove it if it is corrupt",
                 path,
                 error,
             )
             continue
         if key != wanted:
-            log.warning("%s: holds features of something else and is passed over", path)
+            log.warning("%s: cached features do not match their key; skipped", path)
             continue
         place = np.searchsorted(keys, cached)
         found = np.flatnonzero(np.searchsorted(keys, cached, side="right") > place)
@@ -378,7 +378,7 @@ def _embed(extractor: Extractor, prepared: Tensor) -> Features:
     if found.shape != (len(prepared), extractor.width):
         raise ValueError(f"{extractor.name}: gave {found.shape}, expected width {extractor.width}")
     if not np.isfinite(found).all():
-        raise RunError(f"{extractor.name}: gives features that are no numbers; try fp32")
+        raise RunError(f"{extractor.name}: gives features that are not finite; try fp32")
     return found
 
 

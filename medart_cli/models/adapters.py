@@ -51,7 +51,7 @@ def add_adapter(
         targets: Ends of the names of modules that get one.
 
     Raises:
-        ConfigError: A target matches no module, or one that is no layer.
+        ConfigError: A target matches no module, or one that is not a layer.
     """
     for target in targets:
         _check_target(model, target)
@@ -85,10 +85,10 @@ def _check_target(model: nn.Module, target: str) -> None:
         near = difflib.get_close_matches(target, known, n=3, cutoff=0.5) or known
     else:
         block = next(name for name in found if name not in layers)
-        fault = f"is no layer but a {type(modules[block]).__name__}"
+        fault = f"is not a layer but a {type(modules[block]).__name__}"
         inside = [name for name in layers if name.startswith(f"{block}.")]
         near = [target + name.removeprefix(block) for name in inside]
-    raise ConfigError(f"target {target}: {fault}; there are {', '.join(near[:12]) or 'no layers'}")
+    raise ConfigError(f"target {target}: {fault}; use one of {', '.join(near[:12]) or 'no layers'}")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -100,7 +100,7 @@ def load_adapter(model: nn.Module, folder: Path, *, merge: bool = False) -> Peft
     """Put saved adapters on their model; with `merge`, add them into its weights.
 
     Raises:
-        MissingModelError: The folder is torn, or its adapters are not for this model.
+        MissingModelError: The folder is corrupt, or its adapters are not for this model.
     """
     try:
         config = LoraConfig.from_pretrained(str(folder))
@@ -183,7 +183,7 @@ def gather_transformer(
 def load_trained_transformer(
     base: Path, trained: Path, dtype: torch.dtype, device: torch.device
 ) -> PixArtTransformer2DModel:
-    """Load the transformer of a run for drawing: whole weights, or the base's with adapters merged.
+    """Load a run's transformer for sampling: full weights, or the base's with adapters merged.
 
     Adapters are added in fp32 and the sum is rounded once, so a pass costs what the base's costs.
     """

@@ -88,13 +88,13 @@ def load_backbone(
             module, prepare, facts = _load_folder(folder)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = shorten(str(error), 300)
-            raise ConfigError(f"{name}: is no image model that can be loaded: {reason}") from error
+            raise ConfigError(f"{name}: cannot be loaded as an image model: {reason}") from error
     module = module.eval()
     fingerprint = _fingerprint(module, f"{dtype} {facts}")
     shapes = {tuple(prepare(Image.new("RGB", size)).shape) for size in ((64, 48), (48, 64))}
     shape = shapes.pop()
     if shapes or shape[0] != 3 or shape[1] != shape[2]:
-        raise ConfigError(f"{name}: its preprocessing does not give squares of one size")
+        raise ConfigError(f"{name}: its preprocessing does not give square images of one size")
     with torch.inference_mode():
         features = module(torch.zeros(1, *shape))  # (1, width)
     if features.dim() != 2:
@@ -131,7 +131,7 @@ def find_backbone(name: str, *, offline: bool, option: str = "--features") -> Pa
     """
     folder = Path(name) if Path(name).is_dir() else _fetch(name, offline, option)
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{name}: holds no config.json; is it a model folder?")
+        raise ConfigError(f"{name}: has no config.json; is it a model folder?")
     check_weights(folder)
     check_code(folder)
     return folder
@@ -147,7 +147,7 @@ def _fetch(name: str, offline: bool, option: str) -> Path:
     hub_id = find_hub_id(name)
     if not is_hub_id(hub_id):
         known = ", ".join([EMBEDDED_BACKBONE, *SHORT_NAMES])
-        raise ConfigError(f"{name}: no such folder, and no hub id; there are {known}, timm:NAME")
+        raise ConfigError(f"{name}: no such folder, and not a hub id; use {known} or timm:NAME")
     return find_model(hub_id, option=option, size=BACKBONE_DOWNLOAD_SIZE, offline=offline)
 
 

@@ -57,7 +57,7 @@ def find_base(
 def _check_base(folder: Path, parts: Sequence[str]) -> None:
     pipeline = pipeline_class(folder)
     if pipeline not in TOKEN_LIMITS:
-        raise ConfigError(f"{folder}: is a {pipeline}; a PixArt-alpha or -Sigma base is needed")
+        raise ConfigError(f"{folder}: is a {pipeline}; use a PixArt-alpha or -Sigma base")
     for part in parts:
         if not (folder / part).is_dir():
             raise MissingModelError(f"{folder}: the folder {part} is missing; copy it too")

@@ -126,7 +126,7 @@ class Captioner:
             raise MissingModelError(f"{self.folder}: cannot be loaded: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{self.folder}: is no image-text-to-text model that transformers can load: {error}"
+                f"{self.folder}: is not an image-text-to-text model of transformers: {error}"
             ) from error
         check_loaded(self.folder, report)
         if not getattr(self.processor, "chat_template", None):
@@ -166,7 +166,7 @@ class Captioner:
 
         Args:
             questions: Any number of them.
-            greedy: Take the likeliest token always, whatever the temperature.
+            greedy: Use greedy decoding, whatever the temperature.
 
         Yields:
             Index of a question and its answer, batch by batch, in another order than that of
@@ -197,9 +197,7 @@ class Captioner:
 
     def _halve(self, size: int) -> None:
         self.batch_size = max(1, size // 2)
-        log.warning(
-            "out of memory with %d images at a time; going on with %d", size, self.batch_size
-        )
+        log.warning("out of memory with batch size %d; continuing with %d", size, self.batch_size)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

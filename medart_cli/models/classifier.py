@@ -60,7 +60,7 @@ def resize_input(backbone: Backbone, image_size: int | None) -> Backbone:
     facts: dict[str, Any] = getattr(backbone.module, "pretrained_cfg", {})
     if not facts or facts.get("fixed_input_size"):
         raise ConfigError(
-            f"--image-size {image_size}: {backbone.name} takes {backbone.image_size} pixels only"
+            f"--image-size {image_size}: {backbone.name} needs {backbone.image_size} pixels"
         )
     module = copy.deepcopy(backbone.module)
     size = (3, image_size, image_size)
@@ -93,7 +93,7 @@ def check_backbone(backbone: Backbone) -> None:
         found = joined(images)
         found = found if isinstance(found, Tensor) else found["logits"]
     if not torch.allclose(wanted, found, rtol=1e-3, atol=1e-3):
-        raise ConfigError(f"{backbone.name}: its last layer is not a linear one on its features")
+        raise ConfigError(f"{backbone.name}: its last layer is not a linear layer on its features")
 
 
 def save_classifier(
@@ -132,7 +132,7 @@ def save_classifier(
 def _join(backbone: Backbone, head: nn.Module, classes: list[str]) -> nn.Module:
     """Copy the backbone's module and give it back its library's own last layer."""
     refusal = ConfigError(
-        f"{backbone.name}: cannot carry a classifier; name an image-classification model of "
+        f"{backbone.name}: cannot be used for a classifier; use an image-classification model of "
         "transformers or a timm model with one last linear layer"
     )
     module: Any = copy.deepcopy(backbone.module)  # of two libraries that have no types
@@ -170,7 +170,7 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not any(folder.glob("*.safetensors")):
-            raise ConfigError(f"{folder}: holds no safetensors; medart loads no pickle")
+            raise ConfigError(f"{folder}: has no safetensors; medart loads no pickles")
         if "architecture" in config:
             module = timm.create_model(f"local-dir:{folder}", pretrained=True)
             prepare = create_transform(**resolve_model_data_config(module), is_training=False)
@@ -185,10 +185,10 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
             module, prepare = _Logits(model), partial(_apply_processor, processor)
             names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     except FileNotFoundError as error:
-        raise ConfigError(f"{folder}: holds no config.json; name a folder of classify") from error
+        raise ConfigError(f"{folder}: has no config.json; use a folder of classify") from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = shorten(str(error), 300)
-        raise ConfigError(f"{folder}: is no image classifier: {reason}") from error
+        raise ConfigError(f"{folder}: is not an image classifier: {reason}") from error
     return Classifier(module.eval().to(device), names, prepare)
 
 

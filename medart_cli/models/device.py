@@ -27,7 +27,7 @@ def find_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"--device {name}: this machine shows {torch.cuda.device_count()} GPUs to PyTorch"
+            f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPUs on this machine"
         )
     if device.index is not None:
         torch.cuda.set_device(device)  # accelerate takes the current one
@@ -54,7 +54,7 @@ def join_processes(name: str) -> torch.device:
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1 and device.index is not None:
         raise ConfigError(
-            f"--device {name}: names one GPU, and each of {state.num_processes} processes takes "
+            f"--device {name}: names one GPU, but each of {state.num_processes} processes needs "
             "its own; leave it out"
         )
     for variable in ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU"):
@@ -62,7 +62,7 @@ def join_processes(name: str) -> torch.device:
         if asked and state.device.type != device.type:
             raise ConfigError(
                 f"--device {name}: accelerate's settings or environment ask for {state.device} "
-                f"({variable}) instead of {device}; take that out of them"
+                f"({variable}) instead of {device}; remove that setting"
             )
     return state.device if state.num_processes > 1 else device
 

@@ -33,7 +33,7 @@ def embedded_model(kind: Literal["base", "captioner"]) -> Path:
     folder = Path(str(resources.files("medart_cli"))) / TINY / kind
     if not folder.is_dir():
         raise MissingModelError(
-            f"{TINY}: this installation lacks its folder {folder}; install medart anew"
+            f"{TINY}: this installation lacks its folder {folder}; reinstall medart"
         )
     return folder
 
@@ -64,8 +64,7 @@ def find_model(
         return Path(name)
     if not is_hub_id(name):
         raise MissingModelError(
-            f"{name}: no such folder, and no hub id (OWNER/NAME); say where the model is with "
-            f"{option}"
+            f"{name}: no such folder, and not a hub id (OWNER/NAME); give the model with {option}"
         )
     patterns = [f"*.{ending}" for ending in FETCHED_ENDINGS]
     if folders:
@@ -75,7 +74,7 @@ def find_model(
     if not has_hub_cache():
         raise MissingModelError(
             f"{name}: no such folder, and this user has no home folder for models from the hub; "
-            f"set HF_HOME to a folder that has them or may take them, or give one with {option}"
+            f"set HF_HOME to a folder for them, or give a model folder with {option}"
         )
     try:
         fetched = snapshot_download(
@@ -142,8 +141,8 @@ def check_weights(folder: Path) -> None:
     pickles = find_pickles(folder)
     if pickles:
         raise MissingModelError(
-            f"{folder}: holds pickled weights only ({pickles[0]}), which can run code when loaded; "
-            "medart loads no pickle; use the model's safetensors files"
+            f"{folder}: has only pickled weights ({pickles[0]}), which can run code when loaded; "
+            "medart loads no pickles; use the model's safetensors files"
         )
     raise MissingModelError(f"{folder}: no weights; put the model's safetensors files there")
 
@@ -152,7 +151,7 @@ def check_loaded(place: Path, report: Mapping[str, Any], *, spare: Collection[st
     """Refuse weights that do not fit their model one to one.
 
     The libraries fill what a file lacks with random numbers and leave out what they do not know.
-    What they tie to other weights or make anew at each start they do not count as missing.
+    What they tie to other weights or recompute at each start they do not count as missing.
 
     Args:
         place: Folder of the model, for the message.
@@ -167,12 +166,12 @@ def check_loaded(place: Path, report: Mapping[str, Any], *, spare: Collection[st
     shapes = sorted((key, list(found), list(own)) for key, found, own in report["mismatched_keys"])
     extra = sorted(set(report["unexpected_keys"]) - set(spare))
     if missing:
-        fault = f"{len(missing)} weights are missing, as {missing[0]}"
+        fault = f"{len(missing)} weights are missing, such as {missing[0]}"
     elif shapes:
         key, found, own = shapes[0]
-        fault = f"{len(shapes)} weights have another shape, as {key} ({found}; its config: {own})"
+        fault = f"{len(shapes)} weights have another shape, such as {key} ({found}; config: {own})"
     elif extra:
-        fault = f"{len(extra)} weights have no place in the model, as {extra[0]}"
+        fault = f"{len(extra)} weights are unexpected, such as {extra[0]}"
     else:
         return
     raise MissingModelError(
@@ -201,7 +200,7 @@ def check_code(folder: Path) -> None:
 
     if config.get("model_type") not in CONFIG_MAPPING:
         raise ConfigError(
-            f"{folder}: needs code of its own (auto_map in its config.json), which medart never "
-            "runs; use a model that transformers knows by itself"
+            f"{folder}: needs custom code (auto_map in its config.json), which medart never runs; "
+            "use a model that transformers supports"
         )
-    log.info("%s: brings code of its own (auto_map), which is not run", folder)
+    log.info("%s: has custom code (auto_map), which is not run", folder)

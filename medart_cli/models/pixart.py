@@ -26,7 +26,7 @@ from medart_cli.models.hub import (
 # An embedding that earlier diffusers kept in the transformer's file; nothing ever read it.
 SPARE = ("caption_projection.y_embedding",)
 RESOLUTION = "_medart_resolution"  # in model_index.json of a merged run: image side, pixels
-STOCK_SIZES = (256, 512)  # image sides that the stock pipelines draw without being told
+STOCK_SIZES = (256, 512)  # image sides that the stock pipelines generate without being told
 PREDICTIONS = ("epsilon", "v_prediction")
 SOLVER = "dpmsolver++"
 
@@ -70,7 +70,7 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - of 
     """Load a model from its own folder, and nothing that its file does not hold.
 
     Raises:
-        MissingModelError: The folder is torn, or holds other weights than its config.json says.
+        MissingModelError: The folder is corrupt, or holds other weights than its config.json says.
     """
     try:
         model, report = kind.from_pretrained(
@@ -84,7 +84,7 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - of 
 
 
 def load_scheduler(folder: Path) -> DPMSolverMultistepScheduler:
-    """Load the noise schedule of a pipeline folder as multistep DPM-Solver++, and say what changes.
+    """Load the noise schedule of a pipeline folder as multistep DPM-Solver++, and log what changes.
 
     Variants with random steps (sde) would draw other images each time.
 
@@ -101,14 +101,14 @@ def load_scheduler(folder: Path) -> DPMSolverMultistepScheduler:
     predicted = facts.get("prediction_type", "epsilon")
     if predicted not in PREDICTIONS or not betas:
         raise ConfigError(
-            f"{place}: {kind} with prediction_type {predicted}; medart trains and draws bases that "
-            f"predict {' or '.join(PREDICTIONS)} on a schedule of betas"
+            f"{place}: {kind} with prediction_type {predicted}; medart needs "
+            f"{' or '.join(PREDICTIONS)} on a schedule of betas"
         )
     own = f"{kind} {facts.get('algorithm_type', '')}".strip()
     if own.removesuffix(f" {SOLVER}") != DPMSolverMultistepScheduler.__name__:
         log.warning(
-            "%s: the base's own scheduler is %s; medart draws with multistep DPM-Solver++ on its "
-            "noise schedule, so images differ from those of its own", folder, own,
+            "%s: the base's own scheduler is %s; medart samples with multistep DPM-Solver++ on its "
+            "noise schedule, so images differ", folder, own,
         )  # fmt: skip
     return DPMSolverMultistepScheduler.from_config(facts, algorithm_type=SOLVER)
 
@@ -143,7 +143,7 @@ def check_size(resolution: int, transformer: PixArtTransformer2DModel, vae: Auto
 def tokenize(
     tokenizer: T5Tokenizer, prompts: Sequence[str], limit: int, *, pad: bool
 ) -> tuple[Tensor, Tensor]:
-    """Turn prompts into T5 token ids and their mask, each (B, L); too long ones are cut.
+    """Turn prompts into T5 token ids and their mask, each (B, L); too long ones are truncated.
 
     Args:
         tokenizer: The T5 tokenizer.
@@ -219,7 +219,7 @@ def unwrap(model: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
 
 
 def recompute_blocks(model: nn.Module, wanted: bool) -> None:
-    """Switch the recomputing of a model's blocks in the backward pass: less memory, slower."""
+    """Switch activation checkpointing of a model's blocks: less memory, slower."""
     verb = "enable" if wanted else "disable"
     names = (
         f"{verb}_gradient_checkpointing",  # diffusers

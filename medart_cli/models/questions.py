@@ -10,9 +10,9 @@ class Sampling:
     """How an answer is drawn; the defaults are the paper's.
 
     Attributes:
-        temperature: Divides the logits; 0 takes the likeliest token always (greedy).
-        top_k: Draw from that many likeliest tokens; 0 for all.
-        top_p: Draw from the likeliest tokens that have this share together; 1 for all.
+        temperature: Divides the logits; 0 is greedy decoding.
+        top_k: Sample from that many likeliest tokens; 0 for all.
+        top_p: Nucleus sampling: cumulative probability of the tokens to sample from; 1 for all.
         max_new_tokens: Most tokens of an answer.
     """
 

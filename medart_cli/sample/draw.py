@@ -1,4 +1,4 @@
-"""Draw images: prompts through T5, then batches of noise through the solver and the decoder."""
+"""Generate images: prompts through T5, then batches of noise through solver and decoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ def build_drawing(config: SampleConfig, source: Source) -> Drawing:
     precision = find_precision(config.precision, device)
     trained = source.facts.get("precision", precision)
     if precision != trained:
-        log.warning("trained in %s, drawn in %s; colors may differ a little", trained, precision)
+        log.warning("trained in %s, sampling in %s; colors may differ slightly", trained, precision)
     return Drawing(config, source, device, precision)
 
 
@@ -124,7 +124,7 @@ def encode_prompts(drawing: Drawing, prompts: Sequence[str]) -> dict[str, Tensor
             cut += int(mask.sum()) == limit
             bar.advance()
     if cut:
-        log.warning("%d prompts fill all %d tokens, so their ends may be cut", cut, limit)
+        log.warning("%d prompts fill all %d tokens and may be truncated", cut, limit)
     return embeds
 
 

@@ -56,7 +56,7 @@ def list_manifests(config: SampleConfig, out: Path, part: Part) -> list[Path]:
 
 
 def finished_rows(out: Path, files: Sequence[Path], rows: Prompts) -> Flags:
-    """Say for each row whether it is done; one whose image is gone is drawn again.
+    """Say for each row whether it is done; one whose image is missing is regenerated.
 
     More rows than before may be asked for, as long as those that are drawn stay what they are.
 
@@ -69,7 +69,7 @@ def finished_rows(out: Path, files: Sequence[Path], rows: Prompts) -> Flags:
             for record in read_manifest(path, root=out):
                 row = int(record.fields["row"])
                 if row >= len(rows):
-                    raise _other_rows(out, f"it holds image {row + 1}, of {len(rows)} asked for")
+                    raise _other_rows(out, f"it has image {row + 1}, of {len(rows)} requested")
                 now = rows[row]
                 if (record.text, record.label) != (now["text"], now.get("label")):
                     raise _other_rows(out, f"image {row + 1} is of {record.text!r:.80}")
@@ -79,7 +79,7 @@ def finished_rows(out: Path, files: Sequence[Path], rows: Prompts) -> Flags:
 
 def _other_rows(out: Path, what: str) -> ConfigError:
     return ConfigError(
-        f"{out}: belongs to other prompts: {what}; name another folder, or start anew with "
+        f"{out}: was written with other prompts: {what}; use another folder, or start over with "
         "--overwrite"
     )
 
@@ -91,11 +91,11 @@ def say_what_is_left(out: Path, done: Flags) -> None:
     gone = int((~done[:finished]).sum())
     if gone:
         log.warning(
-            "%s: was finished, and %d of its %d images are gone or no longer in its %s; they are "
-            "drawn again", out, gone, finished, MANIFEST_NAME,
+            "%s: was finished, but %d of its %d images are missing or not in its %s; they are "
+            "regenerated", out, gone, finished, MANIFEST_NAME,
         )  # fmt: skip
     elif done.any():
-        log.info("%s: %d of %d images are there", out, int(done.sum()), len(done))
+        log.info("%s: %d of %d images exist", out, int(done.sum()), len(done))
 
 
 def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:

@@ -147,10 +147,10 @@ class SampleConfig(CommonConfig):
         self._check_resolution(self.resolution)
         parse_shard(self.shard)
         if self.shard is not None and (self.overwrite or self.out is None or self.merge_to):
-            raise ConfigError("--shard: needs --out, and goes without --overwrite and --merge-to")
+            raise ConfigError("--shard: needs --out, without --overwrite and --merge-to")
         sources = [bool(self.prompt), self.prompts is not None, self.from_data is not None]
         if self.out is None and self.merge_to is None:
-            raise ConfigError("--out: missing; name a folder for the images, or use --merge-to")
+            raise ConfigError("--out: missing; give a folder for the images, or use --merge-to")
         if self.out is not None and sum(sources) != 1:
             raise ConfigError("give prompts by exactly one of --prompt, --prompts and --from")
         if any("\ud800" <= letter <= "\udfff" for text in self.prompt or () for letter in text):
@@ -159,6 +159,6 @@ class SampleConfig(CommonConfig):
             if name not in ("train", "val", "test"):
                 raise ConfigError(f"--split {name}: must be train, val or test")
         if self.split and self.from_data is None:
-            raise ConfigError("--split: names rows of --from, which is missing")
+            raise ConfigError("--split: needs --from, which is missing")
         if self.per_label is not None and (self.from_data is None or self.count is not None):
-            raise ConfigError("--per-label needs --from, and goes without --count")
+            raise ConfigError("--per-label needs --from, and cannot be used with --count")

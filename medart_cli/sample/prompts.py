@@ -1,6 +1,6 @@
-"""What `medart sample` draws: prompts, or the captions of a manifest; a row for each image.
+"""What `medart sample` generates: prompts, or captions of a manifest; a row for each image.
 
-A file of its own only so that run.py can be read as the story of the drawing.
+A file of its own only so that run.py shows the course of the sampling alone.
 """
 
 import re
@@ -75,7 +75,7 @@ def read_prompts(config: SampleConfig) -> Prompts:
     if config.prompts is not None:
         prompts = read_lines(config.prompts)
     if not prompts:
-        raise ConfigError(f"--prompts {config.prompts}: holds no prompt; one a line is needed")
+        raise ConfigError(f"--prompts {config.prompts}: contains no prompt; write one per line")
     records = [Record({"text": prompt}, Path(), "--prompt") for prompt in prompts]
     order = np.arange(config.count or len(prompts)) % len(prompts)
     return Prompts(records, order.tolist(), read_profile(config.profile))
@@ -95,12 +95,12 @@ def read_lines(name: str) -> list[str]:
     text = decode_text(raw, place)
     if JSON_HEAD.match(text):
         raise ConfigError(
-            f"{place}: is JSON; write a prompt a line, or name a manifest with --from"
+            f"{place}: is JSON; write one prompt per line, or use a manifest with --from"
         )
     lines = re.split(r"\r\n|\r|\n", text)  # splitlines knows U+2028 and others too
     for number, line in enumerate(lines, start=1):
         if NO_TEXT.search(line):
-            raise ConfigError(f"{place}: line {number} holds a control character; take it out")
+            raise ConfigError(f"{place}: line {number} contains a control character; remove it")
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -127,15 +127,15 @@ def choose_captions(config: SampleConfig) -> Prompts:
     tell_left(config, left, len(kept))
     if plain:
         log.warning(
-            '%d of %d rows have no caption; they get the simple one, such as "%s"; --profile '
-            "words it", plain, len(kept), example,
+            '%d of %d rows have no caption; they get the template caption, such as "%s"; '
+            "--profile sets it", plain, len(kept), example,
         )  # fmt: skip
     order = [kept[place] for place in choose_order(config, len(kept), groups)]
     return Prompts(records, order, profile, records.account)
 
 
 def tell_left(config: SampleConfig, left: Counter[str], kept: int) -> None:
-    """Say which rows are not drawn because of their split.
+    """Log which rows are not used because of their split.
 
     Raises:
         ConfigError: None is left.
@@ -144,10 +144,10 @@ def tell_left(config: SampleConfig, left: Counter[str], kept: int) -> None:
     if not kept:
         raise ConfigError(
             f"--from {config.from_data}: no row of split {' or '.join(config.split or ['train'])} "
-            f"(rows: {counts}); name another with --split"
+            f"(rows: {counts}); choose another with --split"
         )
     if left:
-        log.info("rows of other splits are not drawn: %s; --split names others", counts)
+        log.info("rows of other splits are not used: %s; --split selects them", counts)
 
 
 def choose_order(config: SampleConfig, count: int, groups: dict[str, list[int]]) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Draw images: run folder + prompts -> SYN/*.png, SYN/metadata.jsonl, a contact sheet.
+"""Generate images: run folder + prompts -> SYN/*.png, SYN/metadata.jsonl, a contact sheet.
 
 T5 reads the prompts first and is then released, a thousand rows at a time. An image's noise depends
 on the seed and its row alone, and rows share a batch with the same rows always; so neither a stop
@@ -27,7 +27,7 @@ from medart_cli.versions import read_versions
 
 
 def run(config: SampleConfig) -> dict[str, Any]:
-    """Draw an image for each prompt; skip those that are there already."""
+    """Generate an image for each prompt; skip those that exist already."""
     source = find_source(config)
     if config.merge_to is not None and is_first():
         merge(source, config.merge_to)
@@ -64,7 +64,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
             **demonstration_mark(source), "versions": read_versions(),
         }  # fmt: skip
         if config.shard is not None:
-            log.info("%s is done; when all parts are, leave out --shard to join them", config.shard)
+            log.info("shard %s is done; when all are, run without --shard to join", config.shard)
         elif is_first():
             finish(source, config.out, summary)
     return summary

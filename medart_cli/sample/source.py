@@ -1,4 +1,4 @@
-"""What images are drawn with: a run, one of its checkpoints, or a base."""
+"""What images are generated with: a run, one of its checkpoints, or a base."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from medart_cli.sample.options import SampleConfig
 
 @dataclass
 class Source:
-    """What the images are drawn with.
+    """What the images are generated with.
 
     Attributes:
         base: Pipeline folder of the base model.
@@ -44,7 +44,7 @@ def find_source(config: SampleConfig) -> Source:
     found = ask_first(partial(checkpoints.find_run, Path(config.run)))
     if found is None:
         if config.base is not None:
-            raise ConfigError(f"--base {config.base}: {config.run} is no run, but a base itself")
+            raise ConfigError(f"--base {config.base}: {config.run} is a base itself, not a run")
         known = config.run == TINY or is_hub_id(config.run) or Path(config.run).is_dir()
         if not known:
             raise MissingModelError(
@@ -68,7 +68,7 @@ def find_source(config: SampleConfig) -> Source:
 def merge(source: Source, out: Path) -> None:
     """Write run and base as one pipeline folder that plain diffusers opens."""
     if out.exists():
-        raise ConfigError(f"{out}: is there already; name a new folder")
+        raise ConfigError(f"{out}: exists already; use a new folder")
     with stop.at_once():  # loads torch, peft and diffusers, which takes seconds
         from medart_cli.models import adapters
 
@@ -83,7 +83,7 @@ def merge(source: Source, out: Path) -> None:
             write_text(folder / "README.md", card)
 
     checkpoints.write_folder(out, write)
-    log.info("%s: whole pipeline written", out)
+    log.info("%s: complete pipeline written", out)
 
 
 def demonstration_mark(source: Source) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Phantom:
     surroundings: str
 
     def caption(self) -> str:
-        """Tell everything that is visible; the beginning is the profile's simple caption."""
+        """Tell everything that is visible; the beginning is the profile's template caption."""
         return (
             f"{SIMPLE.format(label=self.label)}. It is {self.size} and {self.color}, with a "
             f"{self.border} border and a {self.surface} surface, on {self.surroundings}."

@@ -104,10 +104,10 @@ CHANGES = {
     "inverted": lambda image, other, random: ImageOps.invert(image),
     "bent": lambda image, other, random: bend(image, random),
     "mirrored": lambda image, other, random: ImageOps.mirror(image),
-    "turned by 90 degrees": lambda image, other, random: turn(image, 90),
-    "turned by 10 degrees": lambda image, other, random: turn(image, 10),
-    "turned by 45 degrees": lambda image, other, random: turn(image, 45),
-    "turned by any angle": lambda image, other, random: turn(image, random.random() * 360),
+    "rotated by 90 degrees": lambda image, other, random: turn(image, 90),
+    "rotated by 10 degrees": lambda image, other, random: turn(image, 10),
+    "rotated by 45 degrees": lambda image, other, random: turn(image, 45),
+    "rotated by any angle": lambda image, other, random: turn(image, random.random() * 360),
     "cropped to 85 %": lambda image, other, random: crop(image, 0.85),
     "cropped to 60 %": lambda image, other, random: crop(image, 0.6),
     "cropped to 60 %, any place": lambda image, other, random: crop(image, 0.6, random),
@@ -127,10 +127,10 @@ CHANGES = {
         image, other, Image.linear_gradient("L").resize(image.size).point(lambda v: 255 * (v > 127))
     ),
     "averaged with another image": lambda image, other, random: Image.blend(image, other, 0.5),
-    "cropped to 80 %, turned by 20 degrees": lambda image, other, random: turn(
+    "cropped to 80 %, rotated by 20 degrees": lambda image, other, random: turn(
         crop(image, 0.8), 20
     ),
-    "shrunk to 80 %, turned by 20 degrees": lambda image, other, random: turn(
+    "shrunk to 80 %, rotated by 20 degrees": lambda image, other, random: turn(
         shrink(image, 0.8, black(image)), 20
     ),
 }  # fmt: skip

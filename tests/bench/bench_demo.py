@@ -53,8 +53,8 @@ def main() -> None:
             flush=True,
         )
         costs.append(
-            f"seed {seed}: {figures['wall']:.0f} s, {figures['megabytes']:.0f} MB, captions wholly "
-            f"right {figures['captions']['all']:.3f}, classifiers {figures['classifiers']}"
+            f"seed {seed}: {figures['wall']:.0f} s, {figures['megabytes']:.0f} MB, captions fully "
+            f"correct {figures['captions']['all']:.3f}, classifiers {figures['classifiers']}"
         )
     print("\n".join(costs))
 

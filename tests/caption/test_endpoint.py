@@ -101,7 +101,7 @@ def test_what_may_pass_is_asked_again(trouble):
 def test_tries_are_bounded_and_the_last_reason_is_kept():
     with serve(lambda body: 500) as stub:
         answer = ask(connect(stub))[0]
-    assert answer.text == "" and "answers 500: stub says no (5 tries)" in answer.error
+    assert answer.text == "" and "returns 500: stub says no (5 attempts)" in answer.error
     assert len(stub.requests) == 5
 
 
@@ -112,7 +112,7 @@ def test_tries_are_bounded_and_the_last_reason_is_kept():
         (HALF, "broken reply (peer closed connection without sending complete message body"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{\xe9}", "the reply is not JSON"),
         ((200, completion("x" * LONGEST_REPLY), {}), "the reply is not JSON"),
-        ((500, {"error": "x" * LONGEST_REPLY}, {}), "answers 500: {"),
+        ((500, {"error": "x" * LONGEST_REPLY}, {}), "returns 500: {"),
         ((400, {"error": {"message": "context  length\n4096"}}, {}), "400: context length 4096"),
     ],
     ids=["dropped", "half", "no-json", "endless", "endless-500", "too-long"],
@@ -142,7 +142,7 @@ def test_a_hang_ends_at_the_time_limit():
         started = time.monotonic()
         answer = ask(endpoint)[0]
         leave.set()
-    assert "no reply in time (2 tries)" in answer.error and time.monotonic() - started < 5
+    assert "no reply in time (2 attempts)" in answer.error and time.monotonic() - started < 5
 
 
 def test_the_caller_is_given_the_chance_to_stop_while_nothing_comes():
@@ -165,7 +165,7 @@ def test_a_server_s_wish_to_wait_is_granted():
 
 def test_a_request_that_is_wrong_is_not_sent_again():
     with serve(lambda body: 413) as stub:
-        assert "answers 413" in ask(connect(stub))[0].error
+        assert "returns 413" in ask(connect(stub))[0].error
     assert len(stub.requests) == 1
 
 

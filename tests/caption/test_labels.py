@@ -53,12 +53,12 @@ def test_a_table_is_read_from_csv_and_jsonl_alike(tmp_path):
     [
         ("image,label\na,b\n", "no column file_name; its columns are: image, label; rename"),
         ("file_name;class\na;b\n", "none of the columns .*; its columns are: file_name, class"),
-        ("file_name,label\n", "has no row below its head"),
+        ("file_name,label\n", "has no row below its header"),
         ("file_name,label\n,b\n", r"labels.csv:2: file_name is empty; name the image"),
-        ("file_name,label\na,b\na,c\n", r"csv:3: 'a' has another label than .*csv:2\); keep one"),
+        ("file_name,label\na,b\na,c\n", r"csv:3: 'a' has a different label in .*csv:2\); keep one"),
         ("file_name,label\na,b\nc\n", "csv:3: has no cell for column label"),
-        ("file_name,group_id\na,b\n./a,c\n", "csv:3: 'a' has another group_id than"),
-        ("file_name,split\na,train\nb,no\n", "csv:3: split 'no' is none of train, val and test"),
+        ("file_name,group_id\na,b\n./a,c\n", "csv:3: 'a' has a different group_id in"),
+        ("file_name,split\na,train\nb,no\n", "csv:3: split 'no' is not train, val or test"),
     ],
 )  # fmt: skip
 def test_a_wrong_table_is_named_with_row_and_column(tmp_path, text, message):
@@ -76,7 +76,7 @@ def test_all_that_the_manifest_knows_is_taken_and_the_rest_is_named(tmp_path, sa
     table = read(tmp_path, f"{head}\na.png,60,a mole,Training,007,nevus,f\n")
     cells = {"label": "nevus", "group_id": "007", "split": "train", "text": "a mole"}
     assert cells_of(table) == {"a.png": cells}
-    assert "1 rows, columns taken: label, group_id, split, text; not taken: age, sex" in said()
+    assert "1 rows, columns used: label, group_id, split, text; not used: age, sex" in said()
 
 
 def test_a_table_may_name_groups_alone(tmp_path):
@@ -99,7 +99,7 @@ def test_rows_of_one_file_that_agree_are_one(tmp_path):
 
 def test_empty_cells_are_counted_and_never_a_class(tmp_path, said):
     table = read(tmp_path, "file_name,label,group_id\na.png,,P1\nb.png,  ,\nc.png, nev,P2\n")
-    assert "empty cells: 2 of label, 1 of group_id; they leave an image as it is" in said()
+    assert "empty cells: 2 of label, 1 of group_id; they change nothing" in said()
     names = ("a.png", "b.png", "c.png")
     assert labels_of(merge_labels(records(tmp_path, *names), table)[0]) == ["old", "old", "nev"]
     bare = [Record({"file_name": name}, tmp_path, name) for name in names]
@@ -118,7 +118,7 @@ def test_labels_of_the_table_win_and_other_rows_keep_theirs(tmp_path, said):
     table = rows_of(**{"a/1.png": "nevus"})
     rows, changed = merge_labels(records(tmp_path, "a/1.png", "a/2.png"), table)
     assert labels_of(rows) == ["nevus", "old"] and changed
-    assert "1 of 2 images are not in the table, as a/2.png" in said()
+    assert "1 of 2 images are not in the table, such as a/2.png" in said()
     assert not merge_labels(rows, table)[1]
 
 
@@ -136,7 +136,7 @@ def test_a_text_that_medart_wrote_elsewhere_is_not_taken_as_the_users(tmp_path, 
     line = {"file_name": "a", "label": "b", "text": "ours", "caption": {"status": "ok"}}
     table = read(tmp_path, json.dumps(line) + "\n", "other.jsonl")
     assert cells_of(table) == {"a": {"label": "b"}}
-    assert "not taken: caption, and 1 texts that medart wrote" in said()
+    assert "not used: caption, and 1 texts that medart wrote" in said()
     line["caption"]["text_hash"] = hash_text("what medart wrote")
     edited = read(tmp_path, json.dumps(line) + "\n", "edited.jsonl")
     assert cells_of(edited) == {"a": {"label": "b", "text": "ours"}}  # a person changed it
@@ -187,7 +187,7 @@ def test_several_names_of_one_image_must_agree(tmp_path):
     text = "file_name,label,group_id\na/1.png,mel,\n1,mel,P1\n"
     assert merge_labels(images, read(tmp_path, text))[0][0].fields["group_id"] == "P1"
     for name in ("1", r"C:\a\1.png", "1.png"):
-        with pytest.raises(ConfigError, match=r"csv:3: 'a/1.png' has another label than .*csv:2"):
+        with pytest.raises(ConfigError, match=r"csv:3: 'a/1.png' has a different label in .*csv:2"):
             text = f"file_name,label\na/1.png,mel\n{name},nev\n"
             merge_labels(images, read(tmp_path, text))
 
@@ -204,34 +204,35 @@ def test_another_folder_or_ending_fits_where_names_are_unique_and_is_said(tmp_pa
     images = records(tmp_path, "a/1.png", "b/2.png")
     rows, _ = merge_labels(images, rows_of(**{"1": "nevus", "c/2.jpg": "mel"}))
     assert labels_of(rows) == ["nevus", "mel"]
-    assert "1 names stand for a file in another folder or with another ending, as c/2.jpg" in said()
+    text = "1 names match a file in another folder or with another extension, such as c/2.jpg"
+    assert text in said()
 
 
 def test_a_short_name_that_several_images_bear_is_not_guessed(tmp_path, said):
     images = records(tmp_path, "a/1.png", "b/1.png", "b/2.png")
-    with pytest.raises(ConfigError, match=r"none of its file names is .*\('1' fits several;"):
+    with pytest.raises(ConfigError, match=r"file names matches one image \('1' matches several;"):
         merge_labels(images, rows_of(**{"1": "nevus"}))
     rows, _ = merge_labels(images, rows_of(**{"1": "nevus", "2": "mel"}))
     assert labels_of(rows) == ["old", "old", "mel"]
-    assert "1 names fit several images and are left out, as 1; write them with" in said()
+    assert "1 names match several images and are skipped, such as 1; add their" in said()
 
 
 def test_a_table_of_other_images_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="none .*'x.png' is none; an image is 'a/1.png'"):
+    with pytest.raises(ConfigError, match="none .*'x.png' matches none; an image is 'a/1.png'"):
         merge_labels(records(tmp_path, "a/1.png"), rows_of(**{"x.png": "nevus"}))
 
 
 def test_names_that_are_no_image_are_counted(tmp_path, said):
     table = read(tmp_path, "file_name,label\na.png,x\nTotal,2\n")
     merge_labels(records(tmp_path, "a.png"), table)
-    assert "--labels: 1 names of the table are no image of the set, as Total" in said()
+    assert "--labels: 1 names in the table match no image, such as Total" in said()
 
 
 def test_words_for_a_missing_value_are_said(tmp_path, said):
     text = "file_name,label,group_id,text\na.png,NA,nan,none\nb.png,mel,,x\n"
     table = read(tmp_path, text)
     assert table["a.png"].values["label"] == "NA"
-    assert "label is NA in some rows and is taken as that; where none is known" in said()
+    assert "label is NA in some rows and is used as is; where it is unknown" in said()
     assert "group_id is nan in some rows" in said() and "text is" not in said()
 
 

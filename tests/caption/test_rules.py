@@ -43,13 +43,13 @@ def test_a_good_caption_breaks_no_rule():
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("The lesion is round and brown.", "does not begin with the simple caption"),
-        (f"{SIMPLE}.", "says nothing beyond the simple caption"),
+        ("The lesion is round and brown.", "does not begin with the template caption"),
+        (f"{SIMPLE}.", "says nothing beyond the template caption"),
         (f"{SIMPLE}. Use at most 70 words in all. Describe only what you see.", "echoes"),
         (f"{SIMPLE}. I cannot describe medical images.", "refuses to describe"),
         (f"{SIMPLE} with brown brown brown brown spots.", "repeats itself"),
         (f"{SIMPLE}, brown. It may be a melanoma.", "names another class"),
-        (f"{SIMPLE}, brown. A biopsy is advised.", "holds a forbidden word"),
+        (f"{SIMPLE}, brown. A biopsy is advised.", "contains a forbidden word"),
         (f"{SIMPLE}, " + ", ".join(f"spot number {index}" for index in range(60)), "too long"),
     ],
 )

@@ -46,5 +46,5 @@ def test_two_texts_of_one_image_must_agree(tmp_path):
     (tmp_path / "a.caption").write_text("one\n")
     assert add_sidecar_texts(rows)[0][0].text == "one"
     (tmp_path / "a.caption").write_text("two")
-    with pytest.raises(ConfigError, match=r"a\.caption: says something else than .*a\.txt"):
+    with pytest.raises(ConfigError, match=r"a\.caption: differs from .*a\.txt"):
         add_sidecar_texts(rows)

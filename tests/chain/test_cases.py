@@ -48,12 +48,13 @@ def test_metadata_csv_is_read():
 
 def test_texts_beside_images_are_said(said):
     read("c06_sidecar_txt")
-    assert "4 images have a text file beside them; medart caption --texts sidecar" in " ".join(said)
+    told = "4 images have a text file next to them; medart caption --texts sidecar"
+    assert told in " ".join(said)
 
 
 def test_labels_in_other_spellings_are_said(said):
     read("c09_case")
-    assert "labels that differ in case, spaces or signs only" in " ".join(said)
+    assert "labels that differ only in case, spaces or punctuation" in " ".join(said)
 
 
 def test_uids_are_each_their_own():
@@ -159,7 +160,7 @@ def test_a_text_under_caption_is_refused_with_the_right_key():
 def test_files_under_two_labels_are_said(said):
     rows, _ = hash_records(read("c56_two_labels"), None)
     assert warn_of_two_labels(rows) == 3
-    assert "3 files stand under two labels, as mel/im0.png (mel) and nev/copy0.png" in said[-1]
+    assert "3 files have two labels, such as mel/im0.png (mel) and nev/copy0.png" in said[-1]
 
 
 def test_the_mark_before_prompts_is_no_part_of_the_first():
@@ -201,7 +202,7 @@ def test_drawn_images_are_known_by_their_files():
 
 def test_patients_above_classes_are_said_and_can_be_named(said):
     read("c60_patients")
-    assert "say so with --folders group_id/label" in " ".join(said)
+    assert "use --folders group_id/label" in " ".join(said)
     facts = read("c60_patients", levels=("group_id", "label")).account.facts()
     assert facts["labels"] == {"Band": 6, "Blast": 6} and facts["patients"] == 6
 

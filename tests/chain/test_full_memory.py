@@ -18,15 +18,15 @@ WORK = {  # where each command computes
     "classify": "medart_cli.classify.train.train_phase",
 }
 HINTS = {
-    "caption": "llava, one image at a time: the GPU's memory is full; run again with "
+    "caption": "llava, one image at a time: the GPU is out of memory; run again with "
     "--load-in 4bit, a smaller --image-side, a smaller --model or --device cpu",
-    "finetune": "step 1: the GPU's memory is full; run again with --gradient-checkpointing, "
+    "finetune": "step 1: the GPU is out of memory; run again with --gradient-checkpointing, "
     "--hldf-checkpoint step, a smaller --resolution or --device cpu",
-    "sample": "the GPU's memory is full; run again with a smaller --batch-size, a smaller "
+    "sample": "the GPU is out of memory; run again with a smaller --batch-size, a smaller "
     "--resolution or --device cpu",
-    "evaluate": "the GPU's memory is full; run again with a smaller --batch-size, --precision bf16 "
+    "evaluate": "the GPU is out of memory; run again with a smaller --batch-size, --precision bf16 "
     "or --device cpu",
-    "classify": "the GPU's memory is full; run again with a smaller --batch-size, a smaller "
+    "classify": "the GPU is out of memory; run again with a smaller --batch-size, a smaller "
     "--image-size, --freeze or --device cpu",
 }
 
@@ -68,7 +68,7 @@ def test_a_full_gpu_is_one_line_that_says_what_to_lower(
 def test_other_words_for_a_full_memory_are_known(error, medart, monkeypatch, parts, tmp_path):
     code, _, line = run_full(medart, monkeypatch, command("sample", parts, tmp_path), error)
     place = "GPU" if "CUDA" in str(error) else "machine"
-    assert code == 1 and f": the {place}'s memory is full; run again with a smaller --b" in line
+    assert code == 1 and f": the {place} is out of memory; run again with a smaller --b" in line
     assert ("--device cpu" in line) == (place == "GPU")
 
 

@@ -68,10 +68,10 @@ def test_more_images_go_on_and_other_prompts_are_refused(medart, small_base, ima
     assert run(medart, *common, "--count", 6)["drawn"] == 2
     assert (tmp_path / "syn" / "000003.png").read_bytes() == before
     assert len((tmp_path / "syn" / "metadata.jsonl").read_text().splitlines()) == 6
-    assert "it holds image 5, of 4" in run(medart, *common, "--count", 4, code=2)
+    assert "it has image 5, of 4" in run(medart, *common, "--count", 4, code=2)
     text = (images / "metadata.jsonl").read_text().replace("caption ", "another ")
     (images / "metadata.jsonl").write_text(text)
-    assert "belongs to other prompts" in run(medart, *common, "--count", 6, code=2)
+    assert "was written with other prompts" in run(medart, *common, "--count", 6, code=2)
 
 
 def test_a_drawn_manifest_is_never_read_from_the_folder_of_the_real_images(
@@ -90,4 +90,4 @@ def test_a_drawn_manifest_is_never_read_from_the_folder_of_the_real_images(
     whole = next(item for item in facts["comparisons"] if item["label"] is None)
     assert whole["frechet"]["value"] > 1  # of the real images with themselves it is near 0
     page = (out / "report.html").read_text()
-    assert "<h2>What was read</h2>" in page and "unknown" in page
+    assert "<h2>Input data</h2>" in page and "unknown" in page

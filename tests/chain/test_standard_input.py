@@ -35,8 +35,8 @@ def test_images_that_are_elsewhere_are_one_line_that_names_root(
     lines = [line for line in errors.splitlines() if line.startswith(("warning", "medart"))]
     assert (code, output, len(lines)) == (2, "", 1), errors
     assert lines[0] == (
-        f"medart {words[0]}: standard input: none of its images is there, as nevus/1.png; file "
-        f"names are relative to the working folder, {tmp_path}; name the right folder with --root"
+        f"medart {words[0]}: standard input: none of its images exists, such as nevus/1.png; file "
+        f"names are relative to the working folder, {tmp_path}; give the right folder with --root"
     )
     assert not [*tmp_path.iterdir()]
 
@@ -50,4 +50,4 @@ def test_texts_alone_are_drawn_without_their_images(given, medart, small_base, t
 
 def test_a_wrong_root_is_said_too(given, medart, images, tmp_path):
     code, _, errors = medart("finetune", "-", "--root", tmp_path, "--out", "run", "--quiet")
-    assert code == 2 and f"are relative to --root {tmp_path}; name the right" in errors
+    assert code == 2 and f"are relative to --root {tmp_path}; give the right" in errors

@@ -59,7 +59,7 @@ def test_images_that_show_a_test_image_in_other_bytes_are_dropped_and_listed(
         ("train", "4.png", "3.png", True),
         ("synthetic", "1.png", "2.png", True),
     ]
-    assert "1 images of the train set show the picture of a test image" in caplog.text
+    assert "1 images of the train set show the same picture as a test image" in caplog.text
     assert len(tell_duplicates(found.checks)) == 2
 
 
@@ -87,7 +87,7 @@ def test_one_picture_under_two_labels_and_repeats_are_said_and_kept(tmp_path, se
         "train": {"images": 1, "two_labels": 1}, "test": {"images": 1, "two_labels": 0},
     }  # fmt: skip
     assert "as 0.png (ill) and 5.png (well); keep one" in caplog.text
-    assert "1 of 8 images of the test set show the picture of another one" in caplog.text
+    assert "1 of 8 images of the test set show the same picture as another one" in caplog.text
     assert [pair["dropped"] for pair in pairs] == [False, False]
 
 

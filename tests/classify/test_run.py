@@ -283,7 +283,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
         patch.setattr(classify, "write_text", write_and_stop)
         code, stdout, stderr = medart(*fine_tune(sets, backbone, out))
     assert (code, stdout) == (75, "")
-    assert "stopped by SIGTERM; run the same command again to go on" in stderr
+    assert "stopped by SIGTERM; run the same command again to resume" in stderr
     (first,) = out.rglob("seed-*.json")
     assert not (out / "metrics.json").exists()
     kept = first.stat().st_mtime_ns
@@ -311,7 +311,7 @@ def test_a_folder_of_other_settings_or_images_is_refused(medart, sets, backbone,
         "classify", other, "--test", sets["test"], *FROZEN, "--out", out, *options(backbone)
     )
     assert code == 2
-    assert "belongs to other images: row 1 was" in stderr
+    assert "was written with other images: row 1 was" in stderr
 
 
 def test_prediction_alone_writes_a_manifest_with_probabilities_and_resumes(
@@ -388,7 +388,8 @@ def test_labels_of_other_classes_are_predicted_but_not_scored(medart, finished, 
     )
     assert code == 0
     assert json.loads(stdout)["accuracy"] is None
-    assert "label 'dragon' is no class of the classifier (basophil, lymphocyte, monocyte)" in stderr
+    known = "basophil, lymphocyte, monocyte"
+    assert f"label 'dragon' is not a class of the classifier ({known})" in stderr
 
 
 def test_a_broken_image_is_named_counted_and_left_out(medart, backbone, tmp_path):
@@ -477,10 +478,10 @@ def test_regimes_that_cannot_be_are_refused(medart, sets, tmp_path):
     for more, message in (
         (("--regimes", "mix"), "--regimes mix: needs --synthetic"),
         (("--regimes", "magic"), "--regimes magic: there are real, control, synthetic, mix"),
-        ((*synthetic, *FROZEN, "--regimes", "pretrain"), "--regimes pretrain: means nothing"),
-        ((*synthetic, *FROZEN, "--regimes", "control"), "--regimes control: means nothing"),
+        ((*synthetic, *FROZEN, "--regimes", "pretrain"), "--regimes pretrain: has no effect"),
+        ((*synthetic, *FROZEN, "--regimes", "control"), "--regimes control: has no effect"),
         ((*synthetic, "--equal", "epochs", "--regimes", "control"), "--regimes control: is real"),
-        ((*synthetic, "--checkpoint", "x"), "--synthetic: changes nothing with --checkpoint"),
+        ((*synthetic, "--checkpoint", "x"), "--synthetic: has no effect with --checkpoint"),
         (("--test-fraction", "1"), "--test-fraction must be between 0 and 1, got 1.0"),
         (("--seeds", "0"), "--seeds must be 1 or more, got 0"),
     ):
@@ -495,20 +496,20 @@ def test_options_that_change_nothing_are_refused_with_the_reason(medart, sets, t
     settings.write_text("freeze = true\nepochs = 3\nseeds = 5\n")
     synthetic, frozen = ("--synthetic", sets["more"]), "with --freeze, which fits the last layer"
     for more, message in (
-        (("--freeze", "--seeds", "3"), "--seeds: changes nothing with --freeze, where all seeds"),
-        (("--freeze", "--epochs", "15"), f"--epochs: changes nothing {frozen}"),  # the default
-        (("--freeze", "--no-augment"), f"--augment: changes nothing {frozen}"),
-        (("--config", settings, "--epochs", "4"), f"--epochs: changes nothing {frozen}"),
+        (("--freeze", "--seeds", "3"), "--seeds: has no effect with --freeze, where all seeds"),
+        (("--freeze", "--epochs", "15"), f"--epochs: has no effect {frozen}"),  # the default
+        (("--freeze", "--no-augment"), f"--augment: has no effect {frozen}"),
+        (("--config", settings, "--epochs", "4"), f"--epochs: has no effect {frozen}"),
         (("--freeze", "--balance", "sampling"), "--balance sampling: nothing is sampled"),
-        (("--checkpoint", "x", "--epochs", "3"), "--epochs: changes nothing with --checkpoint"),
-        (("--checkpoint", "x", "--freeze"), "--freeze: changes nothing with --checkpoint"),
-        (("--ratio", "2"), "--ratio: changes nothing without --synthetic"),
-        (("--bootstrap", "300"), "--bootstrap: changes nothing where no regimes are compared"),
-        (("--test", "x", "--test-fraction", "0.3"), "--test-fraction: changes nothing with --test"),
-        (("--val-fraction", "0", "--patience", "2"), "--patience: changes nothing with --val-frac"),
-        (("--no-augment", "--profile", "dermoscopy"), "--profile: changes nothing with --no-aug"),
+        (("--checkpoint", "x", "--epochs", "3"), "--epochs: has no effect with --checkpoint"),
+        (("--checkpoint", "x", "--freeze"), "--freeze: has no effect with --checkpoint"),
+        (("--ratio", "2"), "--ratio: has no effect without --synthetic"),
+        (("--bootstrap", "300"), "--bootstrap: has no effect where no regimes are compared"),
+        (("--test", "x", "--test-fraction", "0.3"), "--test-fraction: has no effect with --test"),
+        (("--val-fraction", "0", "--patience", "2"), "--patience: has no effect with --val-frac"),
+        (("--no-augment", "--profile", "dermoscopy"), "--profile: has no effect with --no-aug"),
         ((*synthetic, "--freeze", "--regimes", "real,synthetic", "--ratio", "1"),
-         "--ratio: changes nothing without the regime mix"),
+         "--ratio: has no effect without the regime mix"),
         (("--learning-rate", "0"), "--learning-rate 0 would train nothing"),
         ((*synthetic, "--ratio", "0"), "--ratio 0: leaves no synthetic image to mix"),
     ):  # fmt: skip

@@ -67,14 +67,14 @@ def test_rows_marked_test_are_the_test_set(tmp_path):
     sets = read(tmp_path)
     assert {record.split for record in sets.rows["test"]} == {"test"}
     assert len(sets.rows["train"]) == 10
-    with pytest.raises(ConfigError, match="--test-fraction: changes nothing where rows are marked"):
+    with pytest.raises(ConfigError, match="--test-fraction: has no effect where rows are marked"):
         read(tmp_path, test_fraction=0.5)
 
 
 def test_a_group_in_training_and_test_is_refused_by_name(tmp_path):
     draw_set(tmp_path / "train", 4, seed=1, group_id=lambda i: f"P{i}")
     test = draw_set(tmp_path / "test", 4, seed=2, group_id=lambda i: f"P{i + 3}")
-    with pytest.raises(ManifestError, match="group 'P3' stands in the test set and in the train"):
+    with pytest.raises(ManifestError, match="group 'P3' is in the test set and in the train"):
         read(tmp_path, test=str(test))
 
 
@@ -84,14 +84,14 @@ def test_a_patient_spelled_in_two_ways_is_kept_on_one_side(tmp_path):
     assert not set(groups_of(sets.rows["train"])) & set(groups_of(sets.rows["test"]))
     assert sum(count_patients(rows) for rows in sets.rows.values()) == 10
     test = draw_set(tmp_path / "test", 4, seed=2, group_id=lambda i: f"p {i + 9}")
-    with pytest.raises(ManifestError, match="'p 9' stands in the test set and, spelled 'p9', in"):
+    with pytest.raises(ManifestError, match="'p 9' is in the test set and, spelled 'p9', in"):
         read(tmp_path, test=str(test))
 
 
 def test_a_group_in_synthetic_and_test_is_refused_by_name(tmp_path, train):
     test = draw_set(tmp_path / "test", 4, seed=2, group_id=lambda i: f"P{i}")
     synthetic = draw_set(tmp_path / "syn", 4, seed=3, group_id=lambda i: "P2")
-    with pytest.raises(ManifestError, match="group 'P2' stands in .* and in the synthetic set"):
+    with pytest.raises(ManifestError, match="group 'P2' is in .* and in the synthetic set"):
         read(tmp_path, test=str(test), synthetic=str(synthetic))
 
 
@@ -101,7 +101,7 @@ def test_a_file_in_training_and_test_is_dropped_with_a_count_or_refused(tmp_path
     assert sets.checks["duplicates_dropped"] == {"train": 1}
     assert "5.png" not in [record.file_name for record in sets.rows["train"]]
     assert len(sets.rows["test"]) == 8
-    with pytest.raises(ManifestError, match=r"metadata\.jsonl:6: the same file stands in the test"):
+    with pytest.raises(ManifestError, match=r"metadata\.jsonl:6: the same file is in the test"):
         read(tmp_path, test=test, duplicates="refuse")
 
 
@@ -182,7 +182,7 @@ def test_without_a_list_of_training_images_the_results_say_so(
 
 
 def test_a_run_folder_without_a_list_is_refused(tmp_path, train, test, synthetic):
-    with pytest.raises(ConfigError, match=r"--run .*: holds no training_hashes\.txt"):
+    with pytest.raises(ConfigError, match=r"--run .*: has no training_hashes\.txt"):
         read(tmp_path, test=test, synthetic=str(synthetic), run=[str(tmp_path)])
 
 
@@ -250,7 +250,7 @@ def test_images_drawn_from_captions_of_test_images_or_patients_are_left_out(tmp_
     with caplog.at_level("WARNING", "medart"):
         sets = read(tmp_path, test=str(test), synthetic=str(tmp_path / "syn"), allow_leak=True)
     assert [record.file_name for record in sets.rows["synthetic"]] == ["6.png", "7.png"]
-    assert "6 of 8 images are drawn from captions of test images" in caplog.text
+    assert "6 of 8 images come from captions of test images" in caplog.text
 
 
 def test_each_set_is_read_from_its_own_folder(tmp_path):
@@ -267,7 +267,7 @@ def test_each_set_is_read_from_its_own_folder(tmp_path):
     assert {name: path.parent.name for name, path in paths.items()} == {
         "train": "train", "test": "test", "synthetic": "syn",
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="--test-root: names the folder of --test"):
+    with pytest.raises(ConfigError, match="--test-root: needs --test"):
         read(tmp_path, test_root=tmp_path)
 
 

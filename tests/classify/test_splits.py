@@ -54,7 +54,7 @@ def test_a_synthetic_row_among_real_ones_is_refused():
 def test_a_group_on_both_sides_is_refused_by_name():
     train = [make_record(1, group_id="P7"), make_record(2)]
     test = [make_record(3, group_id="P8"), make_record(4), make_record(5, group_id="P7")]
-    with pytest.raises(ManifestError, match=r"m\.jsonl:5: group 'P7' stands in the test set and"):
+    with pytest.raises(ManifestError, match=r"m\.jsonl:5: group 'P7' is in the test set and"):
         refuse_shared_groups(train, test, "TRAIN")
 
 
@@ -66,7 +66,7 @@ def test_a_group_written_as_a_number_is_the_same_group():
 @pytest.mark.parametrize("name", ["p7", "P7 ", "P 7", "\uff307"])
 def test_a_group_spelled_in_another_way_is_the_same_group(name):
     spelled = "" if name == "P7 " else ", spelled 'P7',"
-    message = f"group {name.strip()!r} stands in the test set and{spelled} in TRAIN"
+    message = f"group {name.strip()!r} is in the test set and{spelled} in TRAIN"
     with pytest.raises(ManifestError, match=message):
         refuse_shared_groups(
             [make_record(1, group_id="P7")], [make_record(2, group_id=name)], "TRAIN"

@@ -52,9 +52,9 @@ def test_patients_that_are_spelled_in_two_ways_are_one_and_named(tmp_path, said)
     write_rows(tmp_path, *({"file_name": f"{i}.png", "group_id": n} for i, n in enumerate(names)))
     assert open_data(tmp_path, images=False).account.facts()["patients"] == 2
     assert said[1] == (
-        f"warning: {tmp_path}: patients whose names differ in case, spaces or zeros only are "
-        "taken for one: 'P001' and 'p001', 'P001' and 'P 001', 'P002' and '\uff30002'; if they "
-        "are two, give them other names"
+        f"warning: {tmp_path}: patient names that differ only in case, spaces or zeros count as "
+        "one patient: 'P001' and 'p001', 'P001' and 'P 001', 'P002' and '\uff30002'; if they "
+        "are two, rename them"
     )
 
 
@@ -70,7 +70,7 @@ def test_files_that_are_not_read_are_counted_by_format(tmp_path, said):
         (tmp_path / name).write_bytes(b"no image of ours")
     open_data(tmp_path)
     assert said[1] == (
-        f"warning: {tmp_path}: 5 files are in no format that is read and are passed over: .heic 2, "
+        f"warning: {tmp_path}: 5 files are in unsupported formats and are skipped: .heic 2, "
         ".mp4 1, .nii.gz 1, without an ending 1; convert images to PNG or TIFF"
     )
 
@@ -80,8 +80,8 @@ def test_texts_beside_images_are_said_with_how_to_read_them(tmp_path, said):
     (tmp_path / "mel" / "a.txt").write_text("red")
     open_data(tmp_path)
     assert said[1:] == [
-        f"warning: {tmp_path}: 1 images have a text file beside them; medart caption --texts "
-        "sidecar takes those texts as captions"
+        f"warning: {tmp_path}: 1 images have a text file next to them; medart caption --texts "
+        "sidecar uses those texts as captions"
     ]
 
 
@@ -100,7 +100,7 @@ def test_labels_that_seem_to_be_patients_are_said_with_how_to_name_the_level(
         name = folders.format(number)
         write_images(tmp_path, f"{name}/Band/a.png", f"{name}/Blast/b.png")
     open_data(tmp_path)
-    assert said[1].endswith("if these are patients, say so with --folders group_id/label")
+    assert said[1].endswith("if the labels are patients, use --folders group_id/label")
     said.clear()
     data = open_data(tmp_path, levels=("group_id", "label"))
     assert said == [f"info: {tmp_path}: 12 images; labels: Band 6, Blast 6; 6 patients; no texts"]
@@ -113,8 +113,8 @@ def test_folders_with_like_folders_below_are_said_and_taken_for_classes(tmp_path
         write_images(tmp_path, f"{top}/mel/{top}.png", f"{top}/nev/{top}.png")
     assert set(open_data(tmp_path).account.labels) == set(tops)
     assert len(said) == 2 and said[1].endswith(
-        "are folders of the same names (mel, nev): if those are the classes, say so with "
-        "--folders -/label, or group_id/label where patients are above them"
+        "have subfolders of the same names (mel, nev): if those are the classes, use "
+        "--folders -/label, or group_id/label if patients are above them"
     )
 
 
@@ -128,7 +128,7 @@ def test_folders_called_like_patients_studies_or_dates_are_said(tmp_path, said, 
     for folder, remedy in (
         (
             "alone",
-            "--folders group_id, and name the classes in a table for medart caption --labels",
+            "--folders group_id, and give the classes in a table with medart caption --labels",
         ),
         ("above", "--folders split/group_id/label"),
         ("below", "--folders label/group_id"),
@@ -147,14 +147,14 @@ def test_one_folder_above_all_classes_is_said(tmp_path, said):
 def test_folders_of_images_and_masks_are_said(tmp_path, said):
     write_images(tmp_path, "images/a.png", "masks/a.png")
     open_data(tmp_path)
-    assert len(said) == 2 and "images, masks is taken as a class" in said[1]
+    assert len(said) == 2 and "images, masks is read as a class" in said[1]
 
 
 def test_words_for_a_missing_label_or_patient_are_said(tmp_path, said):
     write_rows(tmp_path, {"file_name": "a.png", "label": "NA", "group_id": "nan"},
                {"file_name": "b.png", "label": "mel", "group_id": "7"})  # fmt: skip
     open_data(tmp_path, images=False)
-    assert len(said) == 2 and ": NA, patient nan is taken as" in said[1]
+    assert len(said) == 2 and ": NA, patient nan is read as" in said[1]
 
 
 def test_files_that_may_be_tables_are_said_with_the_way_to_read_them(tmp_path, said):

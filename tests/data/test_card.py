@@ -26,7 +26,7 @@ def test_the_model_card_has_front_matter_that_the_hub_reads():
     assert "demonstration" not in card.text
     settings = card.text.split("```toml\n")[1].split("```")[0]
     assert tomllib.loads(settings) == facts["settings"]
-    assert "mean nothing for science" in build_card(facts | {"demonstration": True})
+    assert "have no scientific meaning" in build_card(facts | {"demonstration": True})
     trained = {"hldf": {"loss": "score"}, "figures": {"color_losses": 2}}
     assert (
         "40 optimizer steps at 512 pixels,\nwith the HLDF color loss (the energy score) in 2"

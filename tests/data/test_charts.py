@@ -87,7 +87,7 @@ def test_letters_that_no_font_has_are_said_in_one_line(tmp_path, said, monkeypat
     monkeypatch.setattr(fontManager, "ttflist", usual)
     draw_named(tmp_path, CHINESE)
     assert len(said) == 1 and "\n" not in said[0]
-    assert "no font of this machine has the letters " in said[0] and "痣" in said[0]
+    assert "no font on this machine has the letters " in said[0] and "痣" in said[0]
     draw_named(tmp_path, ["痣", "nevus"])
     assert len(said) == 1
 

@@ -96,17 +96,20 @@ def flip_a_bit(path):
 WEIGHTS = "transformer/weights.safetensors"
 TEARS = {
     "state gone": (lambda it: (it / "state.json").unlink(), "state.json is missing"),
-    "state torn": (lambda it: (it / "state.json").write_text('{"step'), "state.json is torn"),
+    "state torn": (
+        lambda it: (it / "state.json").write_text('{"step'),
+        "state.json is corrupt or truncated",
+    ),
     "state edited": (
         lambda it: (it / "state.json").write_text((it / "state.json").read_text() + " "),
-        "state.json is not what was saved",
+        "state.json is not the file that was saved",
     ),
     "sums gone": (lambda it: (it / "sha256sums.txt").unlink(), "sha256sums.txt is missing"),
     "another key in the state": (
         lambda it: (it / "state.json").write_text(
             (it / "state.json").read_text().replace('"sums"', '"rums"')
         ),
-        "state.json is not what was saved",
+        "state.json is not the file that was saved",
     ),
     "a line of the sums gone": (
         lambda it: (it / "sha256sums.txt").write_text(
@@ -116,10 +119,13 @@ TEARS = {
     ),
     "weights gone": (lambda it: (it / WEIGHTS).unlink(), f"{WEIGHTS} is missing"),
     "half deleted": (lambda it: shutil.rmtree(it / "transformer"), "is missing"),
-    "a bit of the weights": (lambda it: flip_a_bit(it / WEIGHTS), f"{WEIGHTS} is not what was"),
+    "a bit of the weights": (
+        lambda it: flip_a_bit(it / WEIGHTS),
+        f"{WEIGHTS} is not the file that was",
+    ),
     "a bit of the optimizer": (
         lambda it: flip_a_bit(it / "optimizer.safetensors"),
-        "optimizer.safetensors is not what was saved",
+        "optimizer.safetensors is not the file that was saved",
     ),
 }
 
@@ -136,9 +142,9 @@ def test_a_torn_checkpoint_is_passed_over_for_an_older_one_and_said(
     assert checkpoint.find_last(tmp_path)[0] == folders[1]
     damage(folders[1])
     assert checkpoint.find_last(tmp_path)[0] == folders[0]
-    assert told in caplog.text and "going on from step-000001 instead" in caplog.text
+    assert told in caplog.text and "resuming from step-000001 instead" in caplog.text
     damage(folders[0])
-    with pytest.raises(ConfigError, match="no checkpoint of this run is whole: copy one back"):
+    with pytest.raises(ConfigError, match="this run has no intact checkpoint: restore one"):
         checkpoint.find_last(tmp_path)
 
 
@@ -155,7 +161,7 @@ def test_a_checkpoint_of_before_there_were_hashes_is_taken_if_it_opens(tmp_path)
     assert checkpoint.find_last(tmp_path)[0] == folder
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ConfigError, match="weights.safetensors is torn"):
+    with pytest.raises(ConfigError, match="weights.safetensors is corrupt or truncated"):
         checkpoint.find_last(tmp_path)
 
 
@@ -176,7 +182,7 @@ def test_drawing_needs_no_optimizer(tmp_path):
     (folder / checkpoint.OPTIMIZER_NAME).unlink()
     assert checkpoint.find_run(folder)[0] == folder
     flip_a_bit(folder / WEIGHTS)
-    with pytest.raises(ConfigError, match="is not what was saved"):
+    with pytest.raises(ConfigError, match="is not the file that was saved"):
         checkpoint.find_run(folder)
     (folder / checkpoint.STATE_NAME).unlink()
     with pytest.raises(ConfigError, match="state.json is missing"):
@@ -193,7 +199,9 @@ def test_a_trained_folder_without_checkpoints_is_not_begun_anew(tmp_path, left):
         (tmp_path / "transformer").mkdir()
     else:
         (tmp_path / checkpoint.RUN_NAME).write_text('{"step": 7}')
-    with pytest.raises(ConfigError, match="was trained to step .*, and its checkpoints are gone"):
+    with pytest.raises(
+        ConfigError, match="was trained to step .*, and its checkpoints are missing"
+    ):
         checkpoint.refuse_lost(tmp_path)
     checkpoint.write_folder(checkpoint.checkpoint_folder(tmp_path, 7), fill)
     checkpoint.refuse_lost(tmp_path)
@@ -279,5 +287,5 @@ def test_a_run_without_all_it_trained_is_never_taken_for_the_base(tmp_path):
     (tmp_path / checkpoint.RUN_NAME).write_text(json.dumps(facts))
     assert checkpoint.find_run(tmp_path) is not None
     (tmp_path / "transformer" / "weights.safetensors").write_bytes(b"others")
-    with pytest.raises(ConfigError, match="not those that run.json tells of"):
+    with pytest.raises(ConfigError, match="do not match those in run.json"):
         checkpoint.find_run(tmp_path)

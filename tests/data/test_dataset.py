@@ -73,7 +73,7 @@ def test_what_medart_wrote_is_no_data(tmp_path):
     assert data.account.facts()["passed_over"] == {
         f"{tmp_path / 'run'}, written by medart finetune": 1
     }
-    with pytest.raises(ConfigError, match="is what medart finetune wrote, and no data set"):
+    with pytest.raises(ConfigError, match="is an output of medart finetune, not a data set"):
         list(read_data(tmp_path / "run"))
 
 
@@ -101,7 +101,7 @@ def test_a_table_at_the_top_is_the_manifest(tmp_path):
     assert named["mel/a.png"] == {"file_name": "mel/a.png", "label": "mel", "text": "red"}
     assert "text" not in named["nev/b.png"]
     (tmp_path / "metadata.csv").write_text("file_name,text\n../a.png,red\n")
-    with pytest.raises(ManifestError, match=r"metadata.csv:2: file_name '../a.png' leaves"):
+    with pytest.raises(ManifestError, match=r"metadata.csv:2: file_name '../a.png' is outside"):
         list(read_data(tmp_path))
 
 
@@ -151,5 +151,5 @@ def test_labels_and_groups_that_are_numbers_are_texts_and_an_empty_group_is_none
 @pytest.mark.parametrize("name", ["labels.csv", "metadata.csv", "x.TSV"])
 def test_a_table_that_is_named_as_data_is_refused_with_the_way_to_read_it(tmp_path, name):
     (tmp_path / name).write_text("file_name,label\na.png,mel\n")
-    with pytest.raises(ConfigError, match=f"{name}: is a table; name its folder, where it is read"):
+    with pytest.raises(ConfigError, match=f"{name}: is a table; use its folder, where it is read"):
         open_data(tmp_path / name)

@@ -69,7 +69,7 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     (data / "nevus").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(data)
     (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ManifestError, match=f"leads out of {data}; .* say --root {data}$"):
+    with pytest.raises(ManifestError, match=f"leads out of {data}; .* use --root {data}$"):
         list(read_data(data))
     assert [record.file_name for record in read_data(data, root=data)] == ["nevus/a.png"]
 
@@ -114,7 +114,7 @@ def test_folders_below_that_may_not_be_read_are_passed_over_and_said(shared, mod
         f"{name}, not to be read" for name in closed
     }
     [line] = said
-    assert "2 folders may not be read and are passed over, as /" in line
+    assert "2 folders cannot be read and are skipped, such as /" in line
     assert "(Permission denied); " in line and "\n" not in line
 
 
@@ -124,7 +124,7 @@ def test_the_folder_itself_must_be_readable(shared, mode):
     (shared / "mel").chmod(mode)
     with as_user(1), pytest.raises(ConfigError, match="mel: Permission denied"):
         open_data(shared / "mel")
-    with as_user(1), pytest.raises(ConfigError, match="an image; .*mel may not be read"):
+    with as_user(1), pytest.raises(ConfigError, match="an image; .*mel cannot be read"):
         open_data(shared)
 
 
@@ -169,7 +169,7 @@ def test_splits_are_known_by_their_words_however_these_are_joined(tmp_path, trai
         (("control/a.png", "test/a.png"), r"--folders label, if all are classes"),
         (("train/a.png", "train_old/a.png"), "'train_old' is not"),
         (("nevus/train/a.png", "nevus/test/b.png"), "--folders label/split, or -/split/label"),
-        (("archive/test/nevus/a.png",), "'archive' holds 'test'"),
+        (("archive/test/nevus/a.png",), "'archive' contains 'test'"),
         (("busi_train/a.png", "busi_test/b.png"), "look like parts of a split"),
         (("ISIC_Training_Input/a.png", "ISIC_Test_Input/b.png"), "look like parts of a split"),
     ],

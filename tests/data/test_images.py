@@ -379,7 +379,8 @@ def test_signed_values_that_an_offset_made_unsigned_are_refused(tmp_path):
 def test_gray_of_fewer_bits_in_16_is_refused_where_no_tag_names_them(tmp_path, bits):
     values = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
     reason = f"has 16 bits but no value above {2**bits - 1}, so fewer bits may be meant; convert"
-    assert_refused(tmp_path, png_of(values, 0), f"{reason} the whole set to 8 bit by one range, or")
+    advice = "the whole set to 8 bits with one range, or"
+    assert_refused(tmp_path, png_of(values, 0), f"{reason} {advice}")
     assert_refused(tmp_path, png_of(values, 0), "or name the bits in use in its sBIT chunk")
     assert_refused(tmp_path, tiff_of(values.astype("<u2")), reason)
     assert_refused(tmp_path, tiff_of(values.astype("<u2")), "SMinSampleValue and SMaxSampleValue")
@@ -414,7 +415,7 @@ def test_a_png_that_is_scaled_up_as_its_standard_wants_is_not_scaled_again(tmp_p
         up = values << (16 - bits) if way == "shifted" else np.rint(values * 65535 / (2**bits - 1))
         content = png_of(up, 0, 16, [(b"sBIT", bytes([bits]))])
         if 0 < up.max() / 257 < 8:
-            assert_refused(tmp_path, content, "as a mask does")  # dark indeed
+            assert_refused(tmp_path, content, "like a mask")  # dark indeed
         else:
             assert np.array_equal(
                 pixels_of(load_bytes(tmp_path, content)), gray_to_rgb(np.rint(up / 257))
@@ -455,7 +456,7 @@ def test_a_tiff_of_12_packed_bits_is_scaled_by_12(tmp_path):
         ("<u2", 1, [(341, 200)], "beyond those of 0 to 200 that its SMaxSampleValue allows"),
         ("<u2", 1, [(341, 300)], "SMaxSampleValue of 300, just its own largest value"),
         ("<u2", 1, [(340, 9), (341, 9)], "has 9 to 9 as the range of its values"),
-        ("<i2", 2, [(341, 4095)], "nothing says which are black and white"),
+        ("<i2", 2, [(341, 4095)], "no tag says which are black and white"),
         ("<i2", 2, [(340, 100), (341, 4095)], "beyond those of 100 to 4095"),
     ],
 )
@@ -467,10 +468,10 @@ def test_tags_that_say_nothing_or_the_wrong_thing_are_refused(tmp_path, values, 
 def test_a_mask_of_0_and_1_is_refused_and_one_of_0_and_255_is_read(tmp_path):
     mask = (PIXELS[..., 0] > 99).astype(np.uint8)
     for values in (mask, mask * 3, np.dstack([mask] * 3)):
-        reason = f"holds only the values 0 to {values.max()} of 255, as a mask does; leave it out"
+        reason = f"has only the values 0 to {values.max()} of 255, like a mask; leave it out"
         for form in ("PNG", "TIFF", "BMP"):
             assert_refused(tmp_path, encode(Image.fromarray(values), form), reason)
-    assert_refused(tmp_path, tiff_of(mask, photometric=0), "254 to 255 of 255, as a mask does")
+    assert_refused(tmp_path, tiff_of(mask, photometric=0), "254 to 255 of 255, like a mask")
     assert load_pixels(tmp_path, Image.fromarray(mask * 255)).max() == 255
     assert load_pixels(tmp_path, Image.new("RGB", (4, 4))).max() == 0  # black is a color
     assert load_pixels(tmp_path, Image.new("L", (4, 4), 255)).min() == 255
@@ -507,7 +508,7 @@ def test_color_of_16_bits_is_scaled_and_not_clipped(tmp_path, kind):
 def test_color_of_fewer_bits_in_16_is_refused_for_pillow_drops_the_lower_bits(tmp_path, bits):
     values = RNG.integers(0, 2**bits, (6, 5, 3))
     values[0, 0] = 2**bits - 1
-    reason = f"has 16 bits a color but no value above {2**bits - 1}, so fewer bits may be meant"
+    reason = f"has 16 bits per color but no value above {2**bits - 1}, so fewer bits may be meant"
     assert_refused(tmp_path, png_of(values, 2), reason)
     opaque = np.dstack([values, np.full((6, 5), 65535)])
     assert_refused(tmp_path, png_of(opaque, 6), reason)
@@ -516,9 +517,9 @@ def test_color_of_fewer_bits_in_16_is_refused_for_pillow_drops_the_lower_bits(tm
     tiff = values.astype("<u2")
     assert_refused(tmp_path, tiff_of(tiff, photometric=2), reason)
     tagged = tiff_of(tiff, photometric=2, range_tags=[(341, 2**bits - 1)])
-    assert_refused(tmp_path, tagged, "SMaxSampleValue other than 65535, which is not read")
+    assert_refused(tmp_path, tagged, "SMaxSampleValue other than 65535, which is not supported")
     ppm = b"P6 5 6 65535\n" + values.astype(">u2").tobytes()
-    assert_refused(tmp_path, ppm, "has 16 bits a color but no value above")
+    assert_refused(tmp_path, ppm, "has 16 bits per color but no value above")
     if bits > 8:
         ppm = b"P6 5 6 %d\n" % (2**bits - 1) + values.astype(">u2").tobytes()
         loaded = pixels_of(load_bytes(tmp_path, ppm))
@@ -594,7 +595,7 @@ def test_a_tiff_whose_strips_end_before_the_picture_does_is_refused(tmp_path):
     height = struct.pack("<HHII", 257, 4, 1, 6)
     assert path.read_bytes().count(height) == 1 and load_image(path).size == (5, 6)
     path.write_bytes(path.read_bytes().replace(height, struct.pack("<HHII", 257, 4, 1, 600)))
-    with pytest.raises(ImageError, match="is torn: its strips end before the picture does"):
+    with pytest.raises(ImageError, match="is truncated: its strips end before the image does"):
         load_image(path)
 
 
@@ -631,7 +632,7 @@ def test_integers_and_floats_are_scaled_by_the_range_that_is_named(
     expected = np.rint((values.astype(float) - low) / (high - low) * 255)
     assert np.array_equal(pixels_of(load_bytes(tmp_path, content)), gray_to_rgb(expected))
     if low != 0 or high != 0.75:
-        assert_refused(tmp_path, tiff_of(values, sample_format=kind), "by one range, or name the")
+        assert_refused(tmp_path, tiff_of(values, sample_format=kind), "with one range, or name the")
 
 
 def test_floats_from_0_to_1_need_no_name(tmp_path):
@@ -655,7 +656,7 @@ def test_a_flat_image_is_no_division_by_zero(tmp_path):
             assert (loaded == gray).all()
         for value in (-3.0, 7.0):
             flat = np.full((2, 2), value, "<f4")
-            assert_refused(tmp_path, tiff_of(flat, sample_format=3), "nothing says which are black")
+            assert_refused(tmp_path, tiff_of(flat, sample_format=3), "no tag says which are black")
 
 
 def test_more_than_8_bits_with_a_profile_are_refused(tmp_path):
@@ -668,7 +669,7 @@ def test_more_than_8_bits_with_a_profile_are_refused(tmp_path):
 def test_several_frames_are_refused(tmp_path, form):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
     content = encode(frames[0], form, save_all=True, append_images=frames[1:])
-    assert_refused(tmp_path, content, "holds 3 frames")
+    assert_refused(tmp_path, content, "has 3 frames")
 
 
 def test_a_photo_with_previews_gives_its_first_frame(tmp_path):
@@ -725,10 +726,10 @@ def test_what_is_no_image_is_refused(tmp_path):
     assert_refused(tmp_path, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "known format")
     with pytest.raises(ImageError, match="nowhere.png: cannot be decoded: No such file"):
         load_image(tmp_path / "nowhere.png")
-    with pytest.raises(ImageError, match="is no file"):
+    with pytest.raises(ImageError, match="is not a file"):
         load_image(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="is no file"):
+    with pytest.raises(ImageError, match="is not a file"):
         load_image(tmp_path / "pipe.png")
 
 

@@ -58,12 +58,12 @@ def test_a_file_that_is_no_manifest_is_said_to_be_what_it_is(tmp_path, name):
     content, kind = KINDS[name]
     path = tmp_path / "data.jsonl"  # whatever its ending
     path.write_bytes(content)
-    with pytest.raises(ManifestError, match=rf"data\.jsonl: is {kind}.* and no manifest; ") as said:
+    with pytest.raises(ManifestError, match=rf"data\.jsonl: is {kind}.*, not a manifest; ") as said:
         open_data(path)
     assert "\n" not in str(said.value)
     path = tmp_path / "labels.csv"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=rf"labels\.csv: is {kind}.* and no text; "):
+    with pytest.raises(ConfigError, match=rf"labels\.csv: is {kind}.*, not text; "):
         read_labels(path)
 
 

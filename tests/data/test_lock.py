@@ -33,8 +33,8 @@ def test_the_second_run_is_refused_with_the_process_that_holds_it(file):
         with pytest.raises(ConfigError):
             check_lock(file, file.parent)
     text = str(refused.value)
-    assert text.startswith(f"{file.parent}: another medart is at work on it (process {holder} on ")
-    assert text.endswith("; wait for its end, or name another") and "\n" not in text
+    assert text.startswith(f"{file.parent}: in use by another medart run (process {holder} on ")
+    assert text.endswith("; wait until it ends, or use another") and "\n" not in text
     assert refused.value.exit_code == 2
 
 
@@ -93,7 +93,7 @@ def test_a_file_system_without_locks_is_a_warning(file, monkeypatch, caplog):
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
     assert is_free(file)
-    assert "no locks" in caplog.text
+    assert "no file locks" in caplog.text
 
 
 @pytest.fixture
@@ -121,7 +121,9 @@ def test_the_lock_that_another_user_left_is_taken_over(shared, mode):
 def test_the_lock_that_another_user_holds_is_not(shared):
     file = shared / ".medart.lock"
     with elsewhere(hold_lock, file, shared) as holder, as_user(1):
-        with pytest.raises(ConfigError, match=rf"another medart is at work .*process {holder} on"):
+        with pytest.raises(
+            ConfigError, match=rf"in use by another medart run.*process {holder} on"
+        ):
             hold_lock(file, shared).__enter__()
     assert not file.exists()
 
@@ -136,14 +138,17 @@ def test_a_lock_that_may_not_be_taken_over_names_its_user_and_what_to_do(shared,
         with as_user(1), pytest.raises(ConfigError) as refused:
             enter(file, shared)
         text = str(refused.value)
-        assert text.startswith(f"{file}: is the lock of user root on {shared}, and may not be")
+        assert text.startswith(f"{file}: is the lock file of user root on {shared}, and cannot be")
         assert "have the file removed" in text and "\n" not in text
     assert file.exists()
 
 
 def test_a_folder_in_which_no_lock_can_be_made_is_a_wrong_request(shared):
     shared.chmod(0o755)
-    with as_user(1), pytest.raises(ConfigError, match="no lock can be made in .*: Permission"):
+    with (
+        as_user(1),
+        pytest.raises(ConfigError, match="no lock file can be created in .*: Permission"),
+    ):
         hold_lock(shared / ".medart.lock", shared).__enter__()
 
 

@@ -17,7 +17,7 @@ def test_a_new_folder_a_continued_one_and_a_refused_one(tmp_path):
     assert opened(Output(out, "sample", {"rank": 8}, NONE, False)) is False
     (out / "result").write_text("kept")
     assert opened(Output(out, "sample", {"rank": 8}, NONE, False)) is True
-    with pytest.raises(ConfigError, match="rank was 8 and is now 4; name another folder"):
+    with pytest.raises(ConfigError, match="rank was 8 and is now 4; use another folder"):
         opened(Output(out, "sample", {"rank": 4}, NONE, False))
     assert check_output(Output(out, "sample", {"rank": 4}, NONE, True)) is False
     assert (out / "result").read_text() == "kept"
@@ -36,9 +36,9 @@ def test_a_second_run_on_a_folder_is_refused_and_changes_nothing(tmp_path):
     first = Output(tmp_path, "sample", {"seed": 1}, NONE, False)
     with elsewhere(hold_lock, tmp_path / ".medart.lock", tmp_path):
         for output in (first, Output(tmp_path, "sample", {"seed": 1}, NONE, True)):
-            with pytest.raises(ConfigError, match=f"^{tmp_path}: another medart is at work on it"):
+            with pytest.raises(ConfigError, match=f"^{tmp_path}: in use by another medart run"):
                 opened(output)
-            with pytest.raises(ConfigError, match="another medart is at work on it"):
+            with pytest.raises(ConfigError, match="in use by another medart run"):
                 check_output(output)
         assert [path.name for path in tmp_path.iterdir()] == [".medart.lock"]
     assert opened(first) is False

@@ -35,19 +35,19 @@ def test_an_empty_cell_is_none(tmp_path):
         ("name;class\na;b\n", "has no column file_name and no column label; its columns are: name"),
         ("", "its columns are: nothing"),
         ("name;class\na;b\n", "its columns are: name, class; rename the one that is meant"),
-        ("file_name,label,label\n", "column 'label' stands twice; keep one"),
-        ('file_name,label\na.png,"mel\nb.png,nev\n', "t.csv:2: column label is wrongly quoted"),
-        ('file_name,label\na.png,mel\nb.png,"n"ev\n', "t.csv:3: column label is wrongly quoted"),
-        ('file_name,label\n"a.png,mel\nb.png,nev\n', "t.csv:2: column file_name is wrongly quoted"),
+        ("file_name,label,label\n", "column 'label' appears twice; keep one"),
+        ('file_name,label\na.png,"mel\nb.png,nev\n', "t.csv:2: column label has a quoting error"),
+        ('file_name,label\na.png,mel\nb.png,"n"ev\n', "t.csv:3: column label has a quoting error"),
+        ('file_name,label\n"a.png,mel\nb.png,nev\n', "t.csv:2: column file_name has a quoting"),
         (
             'file_name|a|label\n"x|y"|b "|"n"ev\n',
-            "t.csv:2: column label is .*; mend the",
+            "t.csv:2: column label has .*; fix the",
         ),
-        ('file_name,"label\na.png,mel\n', "t.csv:1: cell 2 is wrongly quoted"),
-        ("file_name,label\na.png,mel,extra\n", "t.csv:2: has 3 cells where the head has 2"),
+        ('file_name,"label\na.png,mel\n', "t.csv:1: cell 2 has a quoting error"),
+        ("file_name,label\na.png,mel,extra\n", "t.csv:2: has 3 cells where the header has 2"),
         ("file_name,label\na.png\n", "t.csv:2: has no cell for column label; add it"),
-        ('file_name,label\na.png,"mel\nb.png,nev"\n', "t.csv:3: label holds a line break"),
-        ('file_name,label\na.png,"mel\nb.png,"nev"\n', "t.csv:2: column label is wrongly quoted"),
+        ('file_name,label\na.png,"mel\nb.png,nev"\n', "t.csv:3: label contains a line break"),
+        ('file_name,label\na.png,"mel\nb.png,"nev"\n', "t.csv:2: column label has a quoting error"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_by_line_and_column(tmp_path, text, message):
@@ -111,12 +111,12 @@ def test_json_lines_are_read_by_their_keys(tmp_path):
     ("text", "message"),
     [
         ('{"file_name": "a", "class": "b"}\n', "has no column label; its columns are: file_name"),
-        ('{"file_name": "a"\n', r"t.jsonl:1: is not a JSON object: .*; mend it"),
-        ('{"file_name": "a"}\n["b"]\n', "t.jsonl:2: is not a JSON object; write one a line"),
-        ('{"file_name": "a", "label": 1, "label": 2}\n', "t.jsonl:1: .*'label' stands twice"),
+        ('{"file_name": "a"\n', r"t.jsonl:1: is not a JSON object: .*; fix it"),
+        ('{"file_name": "a"}\n["b"]\n', "t.jsonl:2: is not a JSON object; write one per line"),
+        ('{"file_name": "a", "label": 1, "label": 2}\n', "t.jsonl:1: .*'label' is repeated"),
         ('{"file_name": "a", "label": NaN}\n', "t.jsonl:1: is not a JSON object"),
         ('{"file_name": "a", "label": "\\ud800"}\n', "t.jsonl:1: is not a JSON object"),
-        ('{"file_name": "a\\nb", "label": "c"}\n', "t.jsonl:1: file_name holds a line break"),
+        ('{"file_name": "a\\nb", "label": "c"}\n', "t.jsonl:1: file_name contains a line break"),
         ("[" * 9999, "t.jsonl:1: is not a JSON object"),
     ],
 )
@@ -154,9 +154,9 @@ def test_what_spreadsheets_add_is_no_part_of_a_cell(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("=B2", "label is '=B2', a formula or an error of a spreadsheet; write its value"),
-        ("#REF!", "label is '#REF!', a formula"),
-        ("m\0el", "label holds a control character; take it out"),
+        ("=B2", "label is '=B2', a spreadsheet formula or error; write its value"),
+        ("#REF!", "label is '#REF!', a spreadsheet formula"),
+        ("m\0el", "label contains a control character; remove it"),
     ],
 )
 def test_cells_that_are_no_value_are_refused(tmp_path, cell, message):
@@ -165,5 +165,5 @@ def test_cells_that_are_no_value_are_refused(tmp_path, cell, message):
 
 
 def test_json_that_is_not_called_so_is_refused_as_json(tmp_path):
-    with pytest.raises(ConfigError, match=r"looks like JSON; write one object a line"):
+    with pytest.raises(ConfigError, match=r"looks like JSON; write one object per line"):
         read_table(write(tmp_path / "t.json", '[{"file_name": "a.png"},\n{}]'), NEEDED)

@@ -111,11 +111,11 @@ def test_the_page_shows_what_was_measured_and_escapes_it(tmp_path):
     }
     page = demo.build_report(demo.Session(DemoConfig(), tmp_path), figures, image)
     assert page.count("<figcaption>A &lt;b&gt;spot&lt;/b&gt; &amp; a rim.</figcaption>") == 4
-    assert "right in 75% of 120 captions" in page and "winner: none (a &lt; b)." in page
+    assert "correct in 75% of 120 captions" in page and "winner: none (a &lt; b)." in page
     assert "<td>LoRA + HLDF</td><td>41.5</td><td>12</td><td>0.0400</td>" in page
-    assert "<td>both</td><td>0.625</td>" in page and "had learned from 60 real" in page
+    assert "<td>both</td><td>0.625</td>" in page and "was trained on 60 real" in page
     assert "&#39;&lt;x&gt;&#39;</td><td>1</td>" in page
-    assert "<p class='note'>100 seconds in all, seed 3.</p>" in page
+    assert "<p class='note'>100 seconds in total, seed 3.</p>" in page
 
 
 def test_the_demo_shows_every_stage():

@@ -55,11 +55,11 @@ def test_a_flat_image_has_a_finite_gradient():
 
 
 def test_a_wrong_number_of_references_is_refused():
-    with pytest.raises(ValueError, match=r"drawn images \(2, 6\) against real \(1, 6\)"):
+    with pytest.raises(ValueError, match=r"generated images \(2, 6\) against real \(1, 6\)"):
         color_loss(torch.rand(2, 3, 8, 8), torch.rand(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="drawn images"):
+    with pytest.raises(ValueError, match="generated images"):
         energy_score(torch.rand(1, 2, 6), torch.rand(2, 6))  # one image a row has no partner
-    with pytest.raises(ValueError, match="drawn images"):
+    with pytest.raises(ValueError, match="generated images"):
         energy_score(torch.rand(2, 3, 6), torch.rand(2, 6))
     with pytest.raises(ValueError, match="expected images"):
         color_moments(torch.rand(1, 4, 8, 8))

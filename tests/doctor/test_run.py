@@ -91,7 +91,7 @@ def test_pickles_alone_are_refused_with_the_reason(look, base):
     code, facts, _ = look("--base", base)
     model = of(facts, "base", base)
     assert (code, model["pickled_only"], model["memory_gb"]) == (4, True, None)
-    assert "pickled weights only" in model["problems"][0]
+    assert "only pickled weights" in model["problems"][0]
 
 
 def test_a_torn_file_is_found_without_loading_the_model(look, base):
@@ -99,7 +99,7 @@ def test_a_torn_file_is_found_without_loading_the_model(look, base):
     weights.write_bytes(weights.read_bytes()[:-100])
     code, facts, _ = look("--base", base)
     assert code == 4
-    assert f"{weights}: is no whole safetensors file" in facts["problems"][0]
+    assert f"{weights}: is not a complete safetensors file" in facts["problems"][0]
 
 
 def test_a_hub_model_that_is_not_here_says_what_to_download(look):
@@ -143,7 +143,7 @@ def test_without_a_name_the_defaults_are_shown_and_none_is_required(look, medart
     assert code == 0
     assert f"base            {DEFAULT_BASE}: missing" in output
     assert f"hf download {DEFAULT_BASE} --local-dir FOLDER" in output
-    assert output.endswith("to see if it can be used.\n")
+    assert output.endswith("to check whether it can be used.\n")
 
 
 def test_another_file_is_not_taken_for_inception(look, tmp_path):
@@ -151,7 +151,7 @@ def test_another_file_is_not_taken_for_inception(look, tmp_path):
     (tmp_path / "cache" / "inception-2015-12-05.pt").write_text("something else")
     code, facts, _ = look("--features", "inception")
     assert code == 4
-    assert "is not the known file" in facts["problems"][0]
+    assert "has the wrong SHA-256" in facts["problems"][0]
 
 
 def test_features_are_looked_for_by_name_and_folder(look, tmp_path):
@@ -160,7 +160,7 @@ def test_features_are_looked_for_by_name_and_folder(look, tmp_path):
     assert code == 4
     model = of(facts, "features", "dinov2")
     assert model["fetch"] == "hf download facebook/dinov2-base --local-dir FOLDER"
-    assert f"{tmp_path}: holds no config.json" in facts["problems"][1]
+    assert f"{tmp_path}: has no config.json" in facts["problems"][1]
 
 
 def test_a_run_folder_is_looked_through_to_its_base(look, medart, images, base, tmp_path):
@@ -176,7 +176,7 @@ def test_a_run_folder_is_looked_through_to_its_base(look, medart, images, base, 
     save_file({"other": torch.zeros(2)}, weights)
     code, facts, _ = look("--base", run)
     assert code == 4
-    assert f"its vae is not the one of {run}" in facts["problems"][0]
+    assert f"its vae is not that of {run}" in facts["problems"][0]
     shutil.rmtree(base)
     code, facts, _ = look("--base", run)
     assert code == 4 and str(base) in facts["problems"][0]
@@ -277,7 +277,7 @@ def test_a_package_that_is_too_old_is_named(monkeypatch):
 def test_a_gpu_that_is_not_there_is_a_problem(look):
     code, facts, _ = look("--device", f"cuda:{torch.cuda.device_count()}")
     assert (code, facts["device"]) == (4, None)
-    assert "this machine shows" in facts["problems"][0]
+    assert "PyTorch sees" in facts["problems"][0]
 
 
 def test_folders_tell_whether_they_can_be_written(look, tmp_path):
@@ -285,7 +285,7 @@ def test_folders_tell_whether_they_can_be_written(look, tmp_path):
     file.touch()
     code, facts, _ = look("--out", file / "below")
     assert code == 4
-    assert facts["problems"] == [f"{file / 'below'}: cannot be written; name another folder"]
+    assert facts["problems"] == [f"{file / 'below'}: is not writable; use another folder"]
     folders = {item["use"]: item for item in facts["folders"]}
     assert folders["hub cache"]["writable"] and not folders["hub cache"]["exists"]
     assert folders["working folder"]["free_gb"] > 0
@@ -311,7 +311,7 @@ def test_a_user_without_a_home_folder_sees_what_to_set(medart, monkeypatch):
     code, output, _ = medart("doctor")
     assert code == 0
     for use, name in (("medart cache", "MEDART_CACHE"), ("hub cache   ", "HF_HOME")):
-        assert f"  {use}    none, for this user has no home folder; set {name}\n" in output
+        assert f"  {use}    none, because this user has no home folder; set {name}\n" in output
     assert "curl --create-dirs -o $MEDART_CACHE/inception" in output
     code, _, errors = medart("doctor", "--base", DEFAULT_BASE)
     assert code == 4 and "this user has no home folder for models from the hub" in errors

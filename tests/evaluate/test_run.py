@@ -119,7 +119,7 @@ def test_every_key_of_the_metrics_is_documented(network, sets, tmp_path):
     facts.pop("settings"), facts.pop("versions")
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
     section = "".join(page.split(head)[1].split("## ")[0]
-                      for head in ("## What was read", "from evaluate"))  # fmt: skip
+                      for head in ("## Input data", "from evaluate"))  # fmt: skip
     known = set(re.findall(r"`(\w+)`", section))
     assert (keys_of(facts) | keys_of(json.loads(result.stdout))) - names - known == set()
 
@@ -225,9 +225,9 @@ def test_a_set_of_pictures_that_are_all_alike_is_said_to_have_collapsed(network,
     energy = found["alike"]["labels"]["melanoma"]["energy"]
     assert energy["value"] > energy["floor"][1]
     assert "alike: from image to image colors vary" in result.stderr
-    assert "the variety has collapsed in: " in result.stderr
+    assert "color variety has collapsed in: " in result.stderr
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "the variety has collapsed in: " in page
+    assert "color variety has collapsed in: " in page
     assert re.search(
         r"alike: recall \(real images with a synthetic neighbor\) 0\.\d\d \(at n = 30 .*?\); mel",
         page,
@@ -241,7 +241,7 @@ def test_too_few_images_have_no_variety(network, tmp_path):
     assert result.exit_code == 0, result.stderr
     found = read_metrics(tmp_path / "report")["color"][0]
     assert found["variety"] is None and found["collapsed"] == []
-    assert "n = 4: the variety of colors needs 5 images" in result.stderr
+    assert "n = 4: color variety needs 5 images" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_too_few_images_have_no_variety(network, tmp_path):
     [
         ({"bootstrap": 0}, "no interval or no halves"),
         ({"one_patient": True}, "no interval or no halves"),
-        ({"count": 15}, "n = 15: whether the variety has collapsed is said from 20 images on"),
+        ({"count": 15}, "n = 15: a collapse of color variety is only tested from 20 images on"),
     ],
     ids=str,
 )
@@ -387,10 +387,10 @@ def test_few_real_images_cannot_tell_copies_from_chance(network, sets, tmp_path)
     options = ("--bootstrap", "0", "--fail-on-copies", "0.5")
     result = evaluate(network, *sets, out=out, extra=options)
     assert result.exit_code == 1
-    assert "--fail-on-copies: syn: how many unseen real images would be flagged cannot be said" in (
-        result.stderr
-    )
-    assert "cannot be said from 12 images (50 are needed): look at the pairs" in (
+    assert (
+        "--fail-on-copies: syn: the false-positive rate on unseen real images cannot be stated"
+    ) in result.stderr
+    assert "cannot be stated from 12 images (50 are needed): look at the pairs" in (
         (out / "report.html").read_text()
     )
 
@@ -477,7 +477,7 @@ def test_synthetic_rows_among_the_real_ones_are_refused(network, sets, tmp_path)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
         f"medart evaluate: {manifest}:2: a synthetic image in the real images, where real ones are "
-        "expected; take it out, or say --allow-synthetic"
+        "expected; remove it, or use --allow-synthetic"
     )
 
 
@@ -486,7 +486,7 @@ def test_a_set_of_one_image_is_refused(network, sets, tmp_path):
     draw_picture(0).save(tmp_path / "one" / "a.png")
     result = evaluate(network, sets[0], str(tmp_path / "one"), out=tmp_path / "r")
     assert result.exit_code == 2
-    assert result.stderr.endswith("one: holds 1 image; a distance needs 2 or more\n")
+    assert result.stderr.endswith("one: contains 1 image; metrics need 2 or more\n")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_a_set_is_suspected_by_closeness_or_by_its_near_copies():
     found = find_suspected(facts)
     assert set(found) == {"a", "b"}
     assert "9 of its 10 images being near-copies" in found["a"]
-    assert "closer than sets of one source (all images together)" in found["b"]
+    assert "closer than sets from the same source (all images together)" in found["b"]
     facts["copies"][0]["excess"] = False
     assert set(find_suspected(facts)) == {"b"}
 
@@ -43,7 +43,7 @@ def test_a_label_counts_as_close_beyond_the_rate_of_all_labels_together():
 def test_what_speaks_against_a_winner_is_said():
     facts = {"ranking": {"winner": "a"}, "color": [{"set": "a", "collapsed": ["x"]}], "copies": []}
     assert qualify_winner(facts) == (
-        "; but the variety of its colors has collapsed; near-copies were not looked for"
+        "; but its color variety has collapsed; near-copies were not checked"
     )
     facts["ranking"]["winner"] = None
     assert qualify_winner(facts) == ""
@@ -55,7 +55,7 @@ def test_patients_are_known_alone_or_unknown():
         for count in (None, 9, 4)
     ]
     assert said[0].startswith("real: patients are unknown: ")
-    assert said[1] == "real: 9 images, each of a patient of its own."
+    assert said[1] == "real: 9 images, each from a different patient."
     assert said[2] == "real: 9 images of 4 patients; by patient."
 
 

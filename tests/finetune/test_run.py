@@ -206,7 +206,7 @@ def test_another_setting_on_the_same_folder_is_refused_by_name(finetune):
     finetune("--hldf-every", 0)
     _, _, errors = finetune("--hldf-every", 0, "--rank", 4, code=2)
     assert "rank was 8 and is now 4" in errors
-    assert "start anew with --overwrite" in errors
+    assert "start over with --overwrite" in errors
     run, _, _ = finetune("--hldf-every", 0, "--rank", 4, "--overwrite")
     assert (
         load_file(run / "transformer/adapter_model.safetensors")[
@@ -248,7 +248,7 @@ def test_without_its_checkpoints_a_result_is_never_trained_over(
         (data / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     before = state_of(run)
     _, _, errors = finetune(*ONE, data=data, code=2)
-    assert f"{run}: was trained to step 4, and its checkpoints are gone; copy" in errors
+    assert f"{run}: was trained to step 4, and its checkpoints are missing; restore" in errors
     assert state_of(run) == before
     finetune(*ONE, "--overwrite", data=data)
     assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4]
@@ -261,14 +261,14 @@ def test_a_run_goes_on_from_an_older_checkpoint_where_the_newest_is_torn(finetun
     newest = run / "checkpoints/step-000004"
     shutil.rmtree(newest / torn) if (newest / torn).is_dir() else (newest / torn).unlink()
     _, _, errors = finetune(*ONE)
-    assert "is missing; going on from step-000002 instead" in errors
+    assert "is missing; resuming from step-000002 instead" in errors
     assert_same_weights(whole, run)
     assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4]
-    assert "going on" not in finetune(*ONE)[2]
+    assert "resuming" not in finetune(*ONE)[2]
     for folder in (run / "checkpoints").iterdir():
         (folder / "state.json").unlink()
     _, _, errors = finetune(*ONE, code=2)
-    assert "state.json is missing; no checkpoint of this run is whole" in errors
+    assert "state.json is missing; this run has no intact checkpoint" in errors
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_seen(finetune, medart, tmp_path):
@@ -279,9 +279,9 @@ def test_a_flipped_bit_in_a_checkpoint_is_seen(finetune, medart, tmp_path):
     path.write_bytes(content)
     folder = path.parents[1]
     code, _, errors = medart("sample", folder, "--prompt", "a", "--out", tmp_path / "syn", "-q")
-    assert code == 2 and "adapter_model.safetensors is not what was saved" in errors
+    assert code == 2 and "adapter_model.safetensors is not the file that was saved" in errors
     _, _, errors = finetune(*ONE)
-    assert "is not what was saved (its SHA-256 differs); going on from step-000002" in errors
+    assert "is not the file that was saved (SHA-256 mismatch); resuming from step-000002" in errors
 
 
 @pytest.mark.parametrize("edit", ["image", "caption"])
@@ -301,7 +301,7 @@ def test_edited_data_is_told_and_not_gone_on_with(
         finetune(*ONE, data=data)
     if edit == "image":
         Image.new("RGB", (40, 32), "blue").save(data / "nevus/1.png")
-        told = "1 images are new or changed, 1 are gone"
+        told = "1 images are new or changed, 1 are missing"
     else:
         rows = [{"file_name": f"{path.parent.name}/{path.name}", "label": path.parent.name}
                 for path in sorted(data.glob("*/*.png"))]  # fmt: skip
@@ -309,7 +309,7 @@ def test_edited_data_is_told_and_not_gone_on_with(
         (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         told = "captions or labels were edited"
     _, _, errors = finetune(*ONE, data=data, code=2)
-    assert f"was trained with other data ({told}); name another folder" in errors
+    assert f"was trained with other data ({told}); use another folder" in errors
     run, _, _ = finetune(*ONE, "--overwrite", data=data)
     assert len(metrics(run)) == 4
 
@@ -322,7 +322,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_and_says_so(finetu
         finetune(*ONE)
     monkeypatch.undo()
     run, _, errors = finetune(*ONE)
-    assert "none of its 2 steps was saved; it begins at step 1 again" in errors
+    assert "none of its 2 steps was saved; it restarts at step 1" in errors
     assert len(metrics(run)) == 4
 
 
@@ -432,7 +432,7 @@ def test_captions_above_the_token_limit_are_counted_and_said(finetune, images, t
     (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _, _, errors = finetune(*ONE, data=data)
     assert (
-        "1 captions are longer than the 120 tokens that the text encoder reads, as that of "
+        "1 captions are longer than the 120 tokens that the text encoder reads, such as that of "
         "melanoma/2.png (121)"
     ) in errors
 
@@ -878,9 +878,7 @@ def test_a_file_under_two_labels_is_named(finetune, images, tmp_path):
     data = shutil.copytree(images, tmp_path / "data")
     shutil.copy(data / "nevus/1.png", data / "melanoma/same.png")
     _, _, errors = finetune("--hldf-every", 0, data=data)
-    assert (
-        "1 files stand under two labels, as melanoma/same.png (melanoma) and nevus/1.png" in errors
-    )
+    assert "1 files have two labels, such as melanoma/same.png (melanoma) and nevus/1.png" in errors
 
 
 def test_a_drawn_image_is_not_trained_on_wherever_it_lies(finetune, medart, images, tmp_path):

@@ -63,14 +63,14 @@ def test_adapters_of_a_half_precision_model_are_trained_in_float32(small_base):
 
 def test_a_target_that_matches_nothing_is_named(small_base):
     model = pixart.load_text_encoder(small_base, torch.float32, CPU)
-    told = "target wi: matches no module of T5EncoderModel; there are wi_"
+    told = "target wi: matches no module of T5EncoderModel; use one of wi_"
     with pytest.raises(ConfigError, match=told):
         adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["q", "wi"])
 
 
 def test_a_target_that_is_a_block_of_layers_is_refused_and_its_layers_are_named(small_base):
     model = pixart.load_transformer(small_base, torch.float32, CPU)
-    told = r"ff: is no layer but a FeedForward; there are ff\.net\.0"
+    told = r"ff: is not a layer but a FeedForward; use one of ff\.net\.0"
     with pytest.raises(ConfigError, match=told):
         adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["ff"])
 

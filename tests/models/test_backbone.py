@@ -130,9 +130,9 @@ def test_a_pooler_that_was_never_trained_is_not_used(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("no-such-model", "no such folder, and no hub id"),
-        ("./no/such", "no such folder, and no hub id"),
-        ("{folder}", "holds no config.json"),
+        ("no-such-model", "no such folder, and not a hub id"),
+        ("./no/such", "no such folder, and not a hub id"),
+        ("{folder}", "has no config.json"),
     ],
 )
 def test_a_wrong_name_is_named(tmp_path, name, text):
@@ -148,14 +148,14 @@ def test_a_model_that_is_not_there_says_how_to_get_it():
 def test_a_pickle_is_never_loaded(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet"}))
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(MissingModelError, match="medart loads no pickle"):
+    with pytest.raises(MissingModelError, match="medart loads no pickles"):
         load_backbone(str(tmp_path), device=CPU)
 
 
 def test_weights_that_do_not_fit_the_config_are_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet"}))
     save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match="no image model that can be loaded"):
+    with pytest.raises(ConfigError, match="cannot be loaded as an image model"):
         load_backbone(str(tmp_path), device=CPU)
 
 
@@ -171,7 +171,7 @@ def test_no_weight_of_a_network_is_made_up_or_left_out(tmp_path, kind, how):
         save_transformers(tmp_path, Dinov2Model(Dinov2Config(**SMALL)))
     load_backbone(str(tmp_path), device=CPU)
     damage(tmp_path, how)
-    text = "is no image model that can be loaded" if kind == "timm" else DAMAGES[how]
+    text = "cannot be loaded as an image model" if kind == "timm" else DAMAGES[how]
     with pytest.raises((MissingModelError, ConfigError), match=text) as caught:
         load_backbone(str(tmp_path), device=CPU)
     assert len(str(caught.value)) < 500

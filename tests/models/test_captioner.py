@@ -190,7 +190,7 @@ def test_a_missing_model_names_itself_its_size_and_what_to_do():
     assert caught.value.exit_code == 4
     for word in ("llava-hf/llama3-llava-next-8b-hf", "17 GB", "--model", "hf download"):
         assert word in str(caught.value)
-    with pytest.raises(MissingModelError, match="no such folder, and no hub id"):
+    with pytest.raises(MissingModelError, match="no such folder, and not a hub id"):
         find_captioner("../no/such/folder", offline=True)
 
 
@@ -206,7 +206,7 @@ def test_a_model_that_reads_no_images_is_refused(folders, tmp_path):
     folder = tmp_path / "text"
     shutil.copytree(folders["llava"], folder)
     (folder / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(ConfigError, match="no image-text-to-text model"):
+    with pytest.raises(ConfigError, match="not an image-text-to-text model"):
         load(folder)
 
 

@@ -41,7 +41,7 @@ def test_several_processes_do_not_share_one_gpu(monkeypatch):
     monkeypatch.setattr(device_module, "PartialState", lambda **_: state)
     monkeypatch.setattr(device_module, "find_device", torch.device)
     assert join_processes("cuda") == torch.device("cuda", 1)
-    with pytest.raises(ConfigError, match="--device cuda:0: names one GPU, and each of 2 "):
+    with pytest.raises(ConfigError, match="--device cuda:0: names one GPU, but each of 2 "):
         join_processes("cuda:0")
 
 

@@ -29,7 +29,9 @@ def test_tiny_names_the_embedded_models(embedded, small_base, tmp_path):
 
 @pytest.mark.parametrize("find", [find_base, captioner.find_captioner])
 def test_an_installation_without_embedded_models_says_so(embedded, find):
-    with pytest.raises(MissingModelError, match="tiny: this installation lacks its folder .*anew"):
+    with pytest.raises(
+        MissingModelError, match="tiny: this installation lacks its folder .*reinstall"
+    ):
         find("tiny")
 
 
@@ -102,7 +104,7 @@ def test_what_cannot_be_on_the_hub_is_never_asked_for(tmp_path, monkeypatch, nam
     monkeypatch.setattr(hub, "snapshot_download", None)
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "here").touch()
-    told = "no such folder, and no hub id .*; say where the model is with --model"
+    told = "no such folder, and not a hub id .*; give the model with --model"
     with pytest.raises(MissingModelError, match=told):
         hub.find_model(name, option="--model", size="1 GB")
 
@@ -114,8 +116,8 @@ def test_a_hub_id_may_hold_a_version_number():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"pytorch_model.bin": ""}, r"pickled weights only \(pytorch_model.bin\), which can run"),
-        ({"model.ckpt": "", "config.json": "{}"}, "pickled weights only"),
+        ({"pytorch_model.bin": ""}, r"only pickled weights \(pytorch_model.bin\), which can run"),
+        ({"model.ckpt": "", "config.json": "{}"}, "only pickled weights"),
         ({"config.json": "{}"}, "no weights; put"),
         ({"model.safetensors.index.json": "no"}, "cannot be read; copy it again"),
         ({"model.safetensors.index.json": "[]"}, "cannot be read; copy it again"),
@@ -147,7 +149,7 @@ def test_a_model_that_needs_its_own_code_is_refused(tmp_path, find):
     config = {"model_type": "brand-new", "auto_map": {"AutoModel": "modeling_new.NewModel"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "modeling_new.py").write_text("raise SystemExit('this code was run')")
-    with pytest.raises(ConfigError, match="needs code of its own .* which medart never runs"):
+    with pytest.raises(ConfigError, match="needs custom code .* which medart never runs"):
         if find == "captioner":
             captioner.find_captioner(str(tmp_path))
         else:

@@ -115,9 +115,9 @@ def test_prompts_in_another_encoding_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"text": "a", "label": "b"}\n', "is JSON; write a prompt a line, or name a manifest"),
+        ('{"text": "a", "label": "b"}\n', "is JSON; write one prompt per line, or use a manifest"),
         ('[\n"a"]', "is JSON"),
-        ("a\n\0\0\0\n", "line 2 holds a control character"),
+        ("a\n\0\0\0\n", "line 2 contains a control character"),
     ],
 )
 def test_a_file_that_holds_no_prompts_is_refused(tmp_path, text, message):

@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on_where_it_was(sample, monkeypatch, tmp_path):
     with (parts / "metadata.jsonl").open("a") as manifest:
         manifest.write('{"file_name": "0000')  # as a kill in mid-write would leave it
     _, output, errors = sample("--prompt", "cell", "--count", 5, "--batch-size", 2)
-    assert "torn" in errors
+    assert "truncated by a crash" in errors
     # The batches lie otherwise after a stop, so the last bit of a float may differ.
     for name in pictures(whole):
         assert (levels(whole / name) - levels(parts / name)).abs().max() <= 1
@@ -121,7 +121,7 @@ def test_what_is_gone_of_a_finished_folder_is_drawn_again_and_said(sample, gone)
     (out / gone).unlink()
     _, _, errors = sample(*options)
     count = 3 if gone == "metadata.jsonl" else 1
-    assert f"was finished, and {count} of its 3 images are gone or no longer in its" in errors
+    assert f"was finished, but {count} of its 3 images are missing or not in its" in errors
     assert pictures(out) == before
     assert len(list(read_data(out))) == 3
     assert "was finished" not in sample(*options)[2]
@@ -130,7 +130,7 @@ def test_what_is_gone_of_a_finished_folder_is_drawn_again_and_said(sample, gone)
 def test_another_prompt_on_the_same_folder_is_refused(sample):
     sample("--prompt", "cell")
     _, _, errors = sample("--prompt", "lesion", code=2)
-    assert "belongs to other prompts: image 1 is of 'cell'" in errors
+    assert "was written with other prompts: image 1 is of 'cell'" in errors
     out, _, _ = sample("--prompt", "lesion", "--overwrite")
     assert [r.text for r in read_data(out)] == ["lesion"]
 
@@ -140,7 +140,7 @@ def test_changed_prompts_on_the_same_folder_are_refused(sample, tmp_path):
     sample("--prompts", tmp_path / "prompts.txt")
     (tmp_path / "prompts.txt").write_text("lesion\n")
     _, _, errors = sample("--prompts", tmp_path / "prompts.txt", code=2)
-    assert "belongs to other prompts: image 1 is of 'cell'" in errors
+    assert "was written with other prompts: image 1 is of 'cell'" in errors
 
 
 def test_overwrite_never_removes_the_run_it_draws_from(sample, small_base, tmp_path):

@@ -1,8 +1,8 @@
-"""Make the `tiny` models anew: python -m medart_cli.tiny.make --out FOLDER.
+"""Rebuild the `tiny` models: python -m medart_cli.tiny.make --out FOLDER.
 
 Draws the phantoms, trains autoencoder, base and captioner one after the other, each seeded, saves
 them in half precision, and measures them (see check.py). A part that is in FOLDER already is kept,
-so a stopped build goes on with the next part. The models in this package took about two hours on
+so a stopped build resumes with the next part. The models in this package took about two hours on
 two CPU cores; a GPU is used where there is one.
 """
 
