@@ -90,7 +90,8 @@ def test_a_stopped_run_goes_on_where_it_was(sample, monkeypatch, tmp_path):
     polls = iter(range(10_000))
 
     def check():
-        if next(polls) == 2 + 3 + 1:  # two prompts, one batch of three steps, then into the next
+        # before libraries are loaded, twice; two prompts, one batch of three steps, into the next
+        if next(polls) == 2 + 2 + 3 + 1:
             raise stop.Stopped("stopped by SIGTERM")
 
     monkeypatch.setattr(stop, "check", check)
