@@ -13,6 +13,8 @@ from timm.models import save_for_hf
 from tests.small import build_base
 from tests.small_captioner import build_llava
 
+SMALL = {"input_size": (3, 32, 32)}  # of timm's models
+
 LABELS = ("melanoma", "nevus")
 COMMANDS = ("caption", "finetune", "sample", "evaluate", "classify")
 COUNT = 8  # images a set
@@ -27,12 +29,11 @@ def build_parts(folder):
     build_base(folder / "base")
     build_llava(folder / "llava")
     torch.manual_seed(0)
-    network = timm.create_model("test_resnet", num_classes=2)
+    network = timm.create_model("test_resnet", num_classes=2, pretrained_cfg_overlay=SMALL)
     save_for_hf(
         network,
         folder / "network",
         safe_serialization=True,
-        data_config={"input_size": (3, 32, 32)},
     )
     for seed, name in enumerate(("images", "synthetic", "test")):
         draw_images(folder / name, seed, synthetic=name == "synthetic")

@@ -101,7 +101,7 @@ FINETUNE = [
     ("good", ("--device", "cuda:"), 2, "--device cuda:: not auto, cpu, cuda or cuda:N"),
     ("good", ("--device", "cuda:77"), 2, "--device cuda:77: PyTorch sees"),
     ("good", ("--precision", "fp16", "--device", "cpu"), 2, "--precision fp16"),
-    ("good", ("--precision", "fp16"), 2, "--precision fp16: corrupts T5 in training"),
+    ("good", ("--precision", "fp16"), 2, "--precision fp16: overflows in text encoders"),
     ("good", ("--min-snr", 0), 2, "--min-snr 0 would train nothing"),
     ("good", ("--offline", "--log-with", "wandb"), 2, "only tensorboard"),
     ("good", ("--profile", "astrology"), 2, "--profile astrology: no such profile"),

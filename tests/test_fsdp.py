@@ -15,7 +15,12 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.setup import check_sharding
+from medart_cli.finetune.setup import check_blocks, check_sharding
+from medart_cli.models.families import find_family
+from tests.small import build_base
+from tests.small_klein import build_klein
+from tests.small_prx import build_prx
+from tests.small_sana import build_sana
 
 ROOT = Path(__file__).parents[1]
 TRAIN = (
@@ -154,3 +159,28 @@ def test_fsdp_settings_that_change_how_weights_are_held_are_refused():
     ):
         with pytest.raises(ConfigError, match="must have fsdp_offload_params"):
             check(**changed)
+
+
+@pytest.mark.parametrize(
+    ("build", "blocks"),
+    [
+        (build_base, "BasicTransformerBlock"),
+        (build_sana, "SanaTransformerBlock"),
+        (build_prx, "PRXBlock"),
+        (build_klein, "Flux2SingleTransformerBlock,Flux2TransformerBlock"),
+    ],
+)
+def test_blocks_of_another_base_are_refused_and_its_own_named(build, blocks, tmp_path):
+    base = build(tmp_path)
+    transformer = find_family(base).load_transformer(base, torch.float32, torch.device("cpu"))
+
+    def state(names):
+        plugin = SimpleNamespace(transformer_cls_names_to_wrap=names)
+        return SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+
+    for fine in (None, [], blocks.split(",")):
+        check_blocks(state(fine), transformer)
+    with pytest.raises(ConfigError, match=f"no OtherBlock; .*_cls_to_wrap to {blocks}$"):
+        check_blocks(state([*blocks.split(","), "OtherBlock"]), transformer)
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert all(f"`{name}" in page or f",{name}`" in page for name in blocks.split(","))

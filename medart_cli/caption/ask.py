@@ -27,7 +27,13 @@ from medart_cli.data.manifest import Record, hash_file
 from medart_cli.data.profiles import Profile, spoken_label
 from medart_cli.errors import ConfigError, ImageError
 from medart_cli.log import log
-from medart_cli.models.bases import find_base, load_tokenizer, max_tokens, normalize_prompt
+from medart_cli.models.bases import (
+    caption_tokens,
+    count_tokens,
+    find_base,
+    find_kind,
+    load_tokenizer,
+)
 from medart_cli.models.questions import Answer, Question, Sampling
 from medart_cli.options import DEFAULT_CAPTIONER
 
@@ -68,18 +74,20 @@ class Book:
     Attributes:
         profile: How the modality is worded.
         labels: All classes of the data.
-        tokenizer: That of the text encoder captions are for; None where no model is asked.
+        kind: The base model captions are for; None, as the tokenizer, where no model is asked.
+        tokenizer: That of its text encoder.
         limit: Maximum tokens of a caption.
     """
 
     profile: Profile
     labels: Sequence[str]
+    kind: Any = None
     tokenizer: Any = None
     limit: int = 0
 
     def count(self, text: str) -> int:
         """Count tokens as training will, the end mark included."""
-        return len(self.tokenizer(normalize_prompt(text)).input_ids)
+        return count_tokens(self.kind, self.tokenizer, text)
 
     def rules(self, record: Record) -> Rules:
         """Make the rules for one row's caption."""
@@ -107,11 +115,13 @@ def build_book(
     if not asked:
         return Book(profile, labels)
     base = find_base(config.base, offline=config.offline, parts=["tokenizer"])
-    book = Book(profile, labels, load_tokenizer(base), max_tokens(base))
+    kind, tokenizer = find_kind(base), load_tokenizer(base)
+    book = Book(profile, labels, kind, tokenizer, caption_tokens(kind, tokenizer))
     for label in labels:
         if book.count(profile.simple_caption(label)) > book.limit:
             raise ConfigError(
-                f"label {label!r}: its template caption has over {book.limit} T5 tokens; shorten it"
+                f"label {label!r}: its template caption has over {book.limit} {kind.text_encoder} "
+                "tokens; shorten it"
             )
     return book
 

@@ -157,8 +157,8 @@ class CaptionConfig(CommonConfig):
     base: Annotated[
         str,
         _caption_option(
-            help="PixArt pipeline whose T5 tokenizer sets the caption limit: 120 tokens (alpha), "
-            "300 (Sigma)."
+            help="Base model whose tokenizer sets the caption limit in tokens: 120 (PixArt-alpha), "
+            "300 (PixArt-Sigma, SANA), 256 (PRX), 512 less its chat template (FLUX.2-klein-base)."
         ),
     ] = DEFAULT_BASE
 

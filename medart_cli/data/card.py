@@ -8,6 +8,39 @@ from huggingface_hub import ModelCardData
 
 from medart_cli.data.page import DEMONSTRATION_NOTICE, word_patients
 
+# What to know of an option of the call.
+CALL_NOTES = {
+    "clean_caption": """By default the pipeline cleans captions like web text if ftfy and
+beautifulsoup4 are installed. The model was not trained on captions cleaned that way: keep
+`clean_caption=False`.
+""",
+    "skip_text_cleaning": """The pipeline needs the package ftfy: `pip install ftfy`. By default it
+also cleans captions like web text, which the model was not trained on: keep
+`skip_text_cleaning=True`.
+""",
+}
+
+
+def _name(facts: dict[str, Any]) -> str:
+    """Name the kind of base; runs of before there were several do not say it."""
+    return str(facts.get("family", "PixArt"))
+
+
+def _tag(facts: dict[str, Any]) -> list[str]:
+    """Return the tag that the hub knows a family by."""
+    return [_name(facts).split("-")[0].lower()]
+
+
+def _word_license(facts: dict[str, Any]) -> str:
+    """Say what binds whoever uses the model, as far as that is known of the base on the hub."""
+    if "license" not in facts:
+        return ""
+    forbids = f" It forbids {facts['forbids']}." if facts["forbids"] else ""
+    return (
+        "\n## License\nOf the base model on the hub, at the time of writing: "
+        f"{facts['license']}.{forbids} Read it before you use this model or pass it on.\n"
+    )
+
 
 def _tell_hldf(facts: dict[str, Any]) -> str:
     count = facts["figures"]["color_losses"]
@@ -17,26 +50,27 @@ def _tell_hldf(facts: dict[str, Any]) -> str:
     return f"with the HLDF color loss ({kind}) in {count} of them"
 
 
-def build_merged_card(facts: dict[str, Any], pipeline: str) -> str:
+def build_merged_card(facts: dict[str, Any], pipeline: str, call: str) -> str:
     """Write the model card of a merged run: how diffusers generates the same images as medart.
 
     Args:
         facts: The content of run.json.
         pipeline: Name of the class of diffusers that opens the folder.
+        call: Options with which it draws the same.
     """
     front = ModelCardData(
         base_model=facts["base_name"],
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["medical-imaging", "synthetic-data", "pixart", "medart"],
+        tags=["medical-imaging", "synthetic-data", *_tag(facts), "medart"],
     )
     side = facts["resolution"]
     notice = f"\n**{DEMONSTRATION_NOTICE}**\n" if facts["demonstration"] else ""
     return f"""---
 {front.to_yaml()}
 ---
-# PixArt fine-tuned with medart, merged into a complete pipeline
-{notice}
+# {_name(facts)} fine-tuned with medart, merged into a complete pipeline
+{notice}{_word_license(facts)}
 Trained at {side} pixels. `medart sample` generates images at that size, and so does diffusers with
 
 ```python
@@ -44,13 +78,11 @@ from diffusers import {pipeline}
 
 pipeline = {pipeline}.from_pretrained(folder)
 image = pipeline(
-    prompt, height={side}, width={side}, num_inference_steps=20, guidance_scale=4.5,
-    clean_caption=False, use_resolution_binning=False,
+    height={side}, width={side}, num_inference_steps=20, guidance_scale=4.5,
+    {call},
 ).images[0]
 ```
-By default the pipeline cleans captions like web text if ftfy and beautifulsoup4 are installed. The
-model was not trained on captions cleaned that way: keep `clean_caption=False`.
-"""
+{"".join(note for option, note in CALL_NOTES.items() if option in call)}"""
 
 
 def build_card(facts: dict[str, Any]) -> str:
@@ -65,7 +97,7 @@ def build_card(facts: dict[str, Any]) -> str:
         base_model=facts["base_name"],
         library_name="diffusers" if facts["method"] == "full" else "peft",
         pipeline_tag="text-to-image",
-        tags=["medical-imaging", "synthetic-data", "pixart", facts["method"], "medart"],
+        tags=["medical-imaging", "synthetic-data", *_tag(facts), facts["method"], "medart"],
     )
     settings = tomli_w.dumps(facts["settings"])  # in the form that --config reads
     figures = json.dumps(facts["figures"], indent=1)
@@ -73,7 +105,7 @@ def build_card(facts: dict[str, Any]) -> str:
     return f"""---
 {front.to_yaml()}
 ---
-# PixArt fine-tuned with medart on {data["images"]} medical images
+# {_name(facts)} fine-tuned with medart on {data["images"]} medical images
 
 {facts["method"]} on {trained}, {facts["step"]} optimizer steps at {facts["resolution"]} pixels,
 {_tell_hldf(facts)} (Med-Art, arXiv 2506.20449).
@@ -83,6 +115,7 @@ Research on synthetic images: augmentation, teaching, testing of software. Not f
 not a substitute for real cases. A model trained on few images may memorize some of them: check for
 near-copies before you share images, and treat this model as you treat its training data.
 
+{_word_license(facts)}
 ## Data
 {data["images"]} images, hash `{data["hash"][:16]}`; {word_patients(facts["patients"])}.
 

@@ -228,7 +228,9 @@ def _check_color_hints(image: Image.Image) -> None:
             raise ImageError(f"has a gamma of {gamma:g} and no profile; convert it to sRGB")
         if primaries and not np.allclose(primaries, SRGB_PRIMARIES, atol=0.005):
             raise ImageError("has other primaries than sRGB and no profile; convert it to sRGB")
-    if image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03":  # DCF's name for Adobe RGB
+    exif = image.getexif()
+    inside = ExifTags.IFD.Interop in exif.get_ifd(ExifTags.IFD.Exif)  # Pillow 12 asks for that
+    if inside and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":  # DCF's name for Adobe RGB
         raise ImageError("says that it is Adobe RGB but has no color profile; convert it to sRGB")
 
 

@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 class Scheduler(Protocol):
     """What the loop needs of a scheduler of diffusers."""
 
-    init_noise_sigma: float
     timesteps: Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
@@ -59,7 +58,7 @@ def solve(
     """
     scheduler.set_timesteps(steps, device=noise.device)
     scheduler.set_begin_index(0)  # else the scheduler searches each step, which waits for the GPU
-    latents = noise * scheduler.init_noise_sigma
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)  # flows begin at plain noise
     first = 0 if grad_steps is None else len(scheduler.timesteps) - grad_steps
     wanted = torch.is_grad_enabled()
     for index, timestep in enumerate(scheduler.timesteps):

@@ -24,7 +24,7 @@ from medart_cli.metrics.features import (
     find_inception,
 )
 from medart_cli.models import backbone, captioner, hub
-from medart_cli.models.bases import BASE_DOWNLOAD_SIZE, COMPONENTS, find_base, hash_base
+from medart_cli.models.bases import COMPONENTS, find_base, guess_size, hash_base
 from medart_cli.models.device import hush_libraries
 from medart_cli.options import DEFAULT_BASE, DEFAULT_CAPTIONER
 
@@ -104,11 +104,11 @@ def look_at_base(name: str, config: DoctorConfig) -> list[Model]:
 
 
 def look_at_pipeline(kind: str, name: str, config: DoctorConfig, parts: Sequence[str]) -> Model:
-    """Look for a PixArt pipeline, or some parts of one."""
+    """Look for a base model's pipeline, or some parts of one."""
     model = _look(kind, name, config, lambda: find_base(name, offline=True, parts=parts))
     if hub.is_hub_id(name):
         model.fetch = hub.download_command(name, [] if kind == "base" else parts)
-        model.size = BASE_DOWNLOAD_SIZE if kind == "base" else "1 MB"
+        model.size = guess_size(name) if kind == "base" else "1 MB"
     if model.problems and model.folder:  # name all that is missing, not only the first
         model.problems = []
         for part in parts:

@@ -15,7 +15,7 @@ from medart_cli.finetune.rows import public_settings
 from medart_cli.finetune.state import flatten_optimizer, gather, save_tensors
 from medart_cli.finetune.work import Work, gather_parts
 from medart_cli.models import adapters
-from medart_cli.models.bases import pipeline_class
+from medart_cli.models.bases import find_kind, pipeline_class
 from medart_cli.models.device import (
     peak_memory,
 )
@@ -129,8 +129,8 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
                 side = work.facts["resolution"]
                 adapters.merge_run(work.base, config.out, folder, resolution=side)
                 write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
-                kind = pipeline_class(folder)
-                write_text(folder / "README.md", build_merged_card(facts, kind))
+                kind, call = pipeline_class(folder), find_kind(folder).call
+                write_text(folder / "README.md", build_merged_card(facts, kind, call))
 
                 note_finished(folder, facts["checkpoint"], {})  # of which weights it is
 

@@ -34,10 +34,10 @@ _training_option = partial(Option, rich_help_panel="Training")
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(CommonConfig):
-    """Fine-tune PixArt on captioned images: LoRA or full fine-tuning, with the HLDF color loss.
+    """Fine-tune a text-to-image model on captioned images: LoRA or full, with HLDF.
 
-    HLDF is the hybrid-level diffusion fine-tuning of the paper, Med-Art (arXiv 2506.20449). Run
-    the same command again to resume from the last checkpoint.
+    HLDF, the color loss, is the hybrid-level diffusion fine-tuning of Med-Art (arXiv 2506.20449).
+    Run the same command again to resume from the last checkpoint.
     """
 
     formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -149,7 +149,10 @@ class FinetuneConfig(CommonConfig):
 
     base: Annotated[
         str,
-        _model_option(help="Base model: PixArt-alpha or -Sigma pipeline, a folder or a hub id."),
+        _model_option(
+            help="Base model: PixArt-alpha or -Sigma, SANA, PRX or FLUX.2-klein-base; a pipeline "
+            "folder or a hub id."
+        ),
     ] = DEFAULT_BASE
     method: Annotated[
         Literal["lora", "dora", "rslora", "full"],
@@ -163,17 +166,24 @@ class FinetuneConfig(CommonConfig):
     ] = None
     target: Annotated[
         list[str] | None,
-        _model_option(help="LoRA target modules of the transformer, by name suffix (repeatable)."),
+        _model_option(
+            help="LoRA target modules of the transformer, by name suffix; * in one stands for any "
+            "text (repeatable)."
+        ),
     ] = None
     text_target: Annotated[
         list[str] | None,
-        _model_option(help="LoRA target modules of the text encoder, by name suffix (repeatable)."),
+        _model_option(
+            help="LoRA target modules of the text encoder, by name suffix, as --target "
+            "(repeatable)."
+        ),
     ] = None
     train_text_encoder: Annotated[
         bool,
         _model_option(
             "--train-text-encoder/--freeze-text-encoder",
-            help="Train adapters in T5 too; if frozen, T5 runs once and is then unloaded.",
+            help="Train adapters in the text encoder too (PixArt only); if frozen, it runs once "
+            "and is then unloaded.",
         ),
     ] = True
 
@@ -271,6 +281,21 @@ class FinetuneConfig(CommonConfig):
     max_grad_norm: Annotated[
         float, _training_option(help="Gradient clipping norm; 0 for no clipping.", min=0)
     ] = 1.0
+    timesteps: Annotated[
+        Literal["uniform", "logit-normal"] | None,
+        _training_option(
+            help="Timestep sampling; by default the base model's own recipe (PixArt: uniform, "
+            "SANA, PRX and FLUX.2-klein: logit-normal)."
+        ),
+    ] = None
+    timestep_shift: Annotated[
+        float | None,
+        _training_option(
+            help="Shift of sampled timesteps towards more noise; 1 for none, by default the base "
+            "model's own.",
+            min=0,
+        ),
+    ] = None
     caption_dropout: Annotated[
         float,
         _training_option(
@@ -290,7 +315,8 @@ class FinetuneConfig(CommonConfig):
         bool,
         _training_option(
             "--gradient-checkpointing",
-            help="Activation checkpointing of transformer and T5 blocks: less memory, slower.",
+            help="Activation checkpointing of transformer and text encoder blocks: less memory, "
+            "slower.",
         ),
         RUN_ONLY,
     ] = False
@@ -299,9 +325,11 @@ class FinetuneConfig(CommonConfig):
         super().__post_init__()
         parse_levels(self.folders)
         self._check_resolution(self.resolution)
-        self._refuse_zero("alpha", "min_snr", "epochs", "hldf_weight", "learning_rate")
+        self._refuse_zero(
+            "timestep_shift", "alpha", "min_snr", "epochs", "hldf_weight", "learning_rate"
+        )
         if self.precision == "fp16":
-            raise ConfigError("--precision fp16: corrupts T5 in training; use bf16 or fp32")
+            raise ConfigError("--precision fp16: overflows in text encoders; use bf16 or fp32")
         if self.offline and set(self.log_with or ()) - {"tensorboard"}:
             raise ConfigError("--log-with: with --offline only tensorboard, which stays local")
         if self.ema >= 1:
@@ -320,7 +348,7 @@ class FinetuneConfig(CommonConfig):
             (off, "with --hldf-every 0, which turns HLDF off", " ".join(words)),
             (not self.use_cache, "with --no-cache, which keeps nothing", "cache"),
             (full, "with --method full, which trains all weights of the transformer", "target"),
-            (frozen, "with --freeze-text-encoder, which trains nothing in T5", "text_target"),
+            (frozen, "with --freeze-text-encoder, which trains no text encoder", "text_target"),
             (full and frozen, "where nothing gets an adapter", "rank alpha"),
         ]
 

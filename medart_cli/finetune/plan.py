@@ -13,7 +13,6 @@ from medart_cli.finetune import optimizer as optimizers
 from medart_cli.finetune.hldf import FEWEST, plan_hldf
 from medart_cli.finetune.work import Work, count_weights
 from medart_cli.log import log
-from medart_cli.models import pixart
 
 
 def settle_hldf(work: Work, auto: int) -> None:
@@ -45,17 +44,15 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
 
     With FSDP all processes take the most frugal choice of any: their passes must be the same.
     """
-    config, inner, hldf = work.config, pixart.unwrap(work.transformer), plan_hldf(work.config)
+    config, family, hldf = work.config, work.family, plan_hldf(work.config)
     free = torch.cuda.mem_get_info(work.accelerator.device)[0]
     # Later there are gradients and AdamW's state, and with the score the noise loss's gradients.
     free -= (16 if hldf.loss == "score" else 12) * count_weights(work)
-    free -= config.batch_size * pixart.decoder_bytes(work.vae, work.facts["resolution"])
-    tokens = (
-        work.facts["resolution"] / pixart.latent_scale(work.vae) / inner.config.patch_size
-    ) ** 2
-    inputs = 2 * config.batch_size * tokens * inner.inner_dim * embeds.element_size()
+    free -= config.batch_size * family.decoder_bytes(work.vae, work.facts["resolution"])
+    side = work.facts["resolution"] / family.latent_scale(work.vae)
+    inputs = config.batch_size * family.count_inputs(work.transformer, side) * embeds.element_size()
     choice = optimizers.choose_recompute(
-        free, 2 * pass_bytes, inputs * len(inner.transformer_blocks),
+        free, 2 * pass_bytes, 2 * inputs,
         hldf.with_gradient * hldf.grad_steps,
     )  # fmt: skip
     if work.sharded:

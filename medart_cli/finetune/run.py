@@ -1,4 +1,4 @@
-"""Fine-tune PixArt with HLDF: captioned images -> RUN/ (weights, checkpoints, previews, card).
+"""Fine-tune with HLDF: captioned images -> RUN/ (weights, checkpoints, previews, card).
 
 Here a request is read and checked, and a finished run answered: in less than a second, without
 torch. What trains is in train.py.
@@ -23,7 +23,7 @@ from medart_cli.finetune.rows import (
     read_training_rows,
 )
 from medart_cli.log import log
-from medart_cli.models.bases import find_base
+from medart_cli.models.bases import Kind, find_base, find_kind
 from medart_cli.ranks import ask_first, count_ranks
 
 
@@ -32,6 +32,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     check_optimizer(config.optimizer)
     data = read_training_rows(config)
     base = find_base(config.base, offline=config.offline)
+    check_kind(config, find_kind(base))
     output = describe_output(config)
     hashes = None
     if check_output(output):
@@ -48,6 +49,21 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         from medart_cli.finetune.train import fine_tune
 
     return fine_tune(config, data, (base, hashes), output)
+
+
+def check_kind(config: FinetuneConfig, kind: Kind) -> None:
+    """Refuse what this kind of base cannot do.
+
+    Raises:
+        ConfigError: Names the option.
+    """
+    if config.train_text_encoder and not kind.reads_trained:
+        raise ConfigError(
+            f"--train-text-encoder: {kind.name} is trained with its text encoder "
+            f"({kind.text_encoder}) frozen; add --freeze-text-encoder"
+        )
+    if config.min_snr is not None and kind.flow:
+        raise ConfigError(f"--min-snr: means nothing for the flow of {kind.name}; leave it out")
 
 
 def describe_output(config: FinetuneConfig) -> Output:
@@ -76,7 +92,7 @@ def find_finished_run(
     """
     try:
         facts = checkpoints.read_facts(config.out / checkpoints.RUN_NAME)
-    except ConfigError:  # none yet, or torn: it is written anew
+    except ConfigError:  # none yet, or corrupt: it is written anew
         return None
     total, processes = plan_steps(config, len(data.rows), count_ranks()), count_ranks()
     now: dict[str, Any] = {

@@ -19,6 +19,7 @@ from medart_cli.data.images import load_image
 from medart_cli.data.manifest import HashedRecord, warn_of_demonstration
 from medart_cli.data.tensors import open_cache
 from medart_cli.diffusion.losses import STATISTICS
+from medart_cli.diffusion.process import Times
 from medart_cli.errors import ConfigError, ImageError
 from medart_cli.finetune import optimizer as optimizers
 from medart_cli.finetune.hldf import AUTO, plan_hldf
@@ -26,9 +27,18 @@ from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.rows import cache_folder, hash_base_once, name_base
 from medart_cli.finetune.work import Work, count_weights, read_latents
 from medart_cli.log import log, progress
-from medart_cli.models import adapters, pixart
-from medart_cli.models.bases import is_demonstration, load_tokenizer, max_tokens, normalize_prompt
+from medart_cli.models import adapters, parts
+from medart_cli.models.bases import (
+    Kind,
+    caption_tokens,
+    find_kind,
+    is_demonstration,
+    load_tokenizer,
+    read_tokens,
+)
 from medart_cli.models.device import DTYPES, find_precision, join_processes
+from medart_cli.models.families import check_size, find_family
+from medart_cli.models.parts import set_aside
 from medart_cli.ranks import own_part
 from medart_cli.versions import read_versions
 
@@ -97,6 +107,24 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
         )
 
 
+def check_blocks(accelerator: Accelerator, transformer: torch.nn.Module) -> None:
+    """Refuse accelerate's settings for another base, which name blocks that this one has not.
+
+    Raises:
+        ConfigError: Names those of this base.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    named = set(getattr(plugin, "transformer_cls_names_to_wrap", None) or ())
+    lists = (it for it in transformer.children() if isinstance(it, torch.nn.ModuleList))
+    known = {type(block).__name__ for blocks in lists for block in blocks}
+    unknown = named - {type(module).__name__ for module in transformer.modules()}
+    if unknown:
+        raise ConfigError(
+            f"FSDP: this base has no {min(unknown)}; in accelerate's settings, set "
+            f"fsdp_transformer_layer_cls_to_wrap to {','.join(sorted(known))}"
+        )
+
+
 def build_work(
     config: FinetuneConfig,
     named: tuple[Path, dict[str, str] | None],
@@ -112,66 +140,89 @@ def build_work(
         accelerator: Of this process.
     """
     base, hashes = named[0], named[1] or hash_base_once(config, named[0])
+    family = find_family(base)
+    about = find_kind(base)
     cache = cache_folder(config)
     device = accelerator.device
     precision = find_precision(config.precision, device)
     frozen_dtype = DTYPES[precision]
     torch.manual_seed(config.seed)  # the start of the adapters
-    transformer = pixart.load_transformer(
+    transformer = family.load_transformer(
         base, torch.float32 if config.method == "full" else frozen_dtype, device
     )
+    check_blocks(accelerator, transformer)
     kind = "lora" if config.method == "full" else config.method
     add = partial(adapters.add_adapter, kind=kind, rank=config.rank, alpha=config.alpha)
     if config.method == "full":
         transformer.requires_grad_(True)
     else:
-        transformer = add(transformer, targets=config.target or adapters.TRANSFORMER_TARGETS)
+        transformer = add(transformer, targets=config.target or family.targets)
     text_encoder: Any = None
     if config.train_text_encoder or not config.use_cache:
-        text_encoder = pixart.load_text_encoder(base, frozen_dtype, device, dropout=0.0)
+        text_encoder = family.load_text_encoder(base, frozen_dtype, device, dropout=0.0)
     if config.train_text_encoder:  # in training mode, or it would not recompute its blocks
-        text_targets = config.text_target or adapters.TEXT_TARGETS
+        text_targets = config.text_target or family.text_targets
         text_encoder = add(text_encoder, targets=text_targets).train()
-    vae = pixart.load_vae(base, device)
-    resolution = config.resolution or pixart.native_size(base, transformer, vae)
-    pixart.check_size(resolution, transformer, vae)
+    vae = family.load_vae(base, device)
+    resolution = config.resolution or family.native_size(base, transformer, vae)
+    check_size(family, resolution, transformer, vae)
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     reader = " ".join(hashes[part] for part in ("text_encoder", "text_encoder config", "tokenizer"))
-    text_facts = f"{reader} {max_tokens(base)} {precision}"
+    text_facts = f"{reader} {about.tokens} {precision}"
     coder = " ".join(hashes[part] for part in ("vae", "vae config"))
     image_facts = f"{coder} {resolution} {config.crop} {' '.join(STATISTICS)}"
     work = Work(
-        config=config, accelerator=accelerator, base=base, rows=rows,
+        config=config, accelerator=accelerator, base=base, kind=about, family=family, rows=rows,
         facts={
             "format": 1, "stage": "finetune", "versions": read_versions(),
             **name_base(config, base),
             "base_hashes": hashes, "method": config.method, "precision": precision,
+            "family": about.name,
+            **name_license(base, about),
             "resolution": resolution, "demonstration": is_demonstration(base),
             "processes": accelerator.num_processes,
             "trained": ["transformer", "text_encoder"][: 1 + config.train_text_encoder],
         },
         transformer=transformer, text_encoder=text_encoder, vae=vae,
-        tokenizer=load_tokenizer(base), scheduler=pixart.load_scheduler(base),
+        tokenizer=load_tokenizer(base), scheduler=family.load_scheduler(base),
         latents=open_cache(image_cache, "latents", image_facts),
         texts=open_cache(cache, "text", text_facts),
         recompute=config.hldf_checkpoint, auto_hldf=config.hldf_every == AUTO,
     )  # fmt: skip
+    work.times = choose_times(work)
     if work.facts["demonstration"]:
         warn_of_demonstration(work.facts["base_name"], rows)
     if config.gradient_checkpointing:
-        for model in (transformer, text_encoder, vae):
+        for model in (transformer, text_encoder, vae if family.blockwise_decoder(vae) else None):
             if model is not None:
-                pixart.recompute_blocks(model, True)
+                parts.recompute_blocks(model, True)
     return work
+
+
+def choose_times(work: Work) -> Times:
+    """Return how noisy the rows of a step are: as the options say, else as the base was trained."""
+    kind, shift = work.family.recipe(work.scheduler, work.side)
+    config = work.config
+    return Times(
+        config.timesteps or kind, shift if config.timestep_shift is None else config.timestep_shift
+    )
+
+
+def name_license(base: Path, kind: Kind) -> dict[str, str]:
+    """Return the license of a base's kind; the embedded base has medart's own."""
+    if is_demonstration(base):
+        return {}
+    return {"license": kind.license, "forbids": kind.forbids}
 
 
 def check_captions(work: Work) -> None:
     """Say what of the captions the text encoder does not see: words, ends, differences."""
     unknown = total = 0
-    limit, long = max_tokens(work.base), []
+    kind = work.kind
+    limit, long = caption_tokens(kind, work.tokenizer), []
     labels: dict[tuple[int, ...], set[str]] = {}
     for caption, row in {row.text or "": row for row in work.rows}.items():
-        ids = work.tokenizer(normalize_prompt(caption)).input_ids
+        ids = read_tokens(kind, work.tokenizer, caption)
         unknown += sum(token == work.tokenizer.unk_token_id for token in ids)
         total += len(ids)
         labels.setdefault(tuple(ids), set()).add(row.label or "")
@@ -230,27 +281,34 @@ def cache_images(work: Work) -> int:
 
 
 def cache_captions(work: Work) -> None:
-    """With T5 frozen, run it once on each distinct caption and unload it."""
+    """With the text encoder frozen, run it once on each distinct caption and unload it."""
     if work.text_encoder is not None:
         return
-    captions = sorted({normalize_prompt(row.text or "") for row in work.rows} | {""})
+    normalize = work.kind.normalize
+    captions = sorted({normalize(row.text or "") for row in work.rows} | {""})
     missing = [caption for caption in captions if work.texts.find(caption) is None]
     if not missing:
         return
     device = work.accelerator.device
     precision = work.facts["precision"]
-    text_encoder = pixart.load_text_encoder(work.base, DTYPES[precision], device)
-    with progress("captions", len(missing)) as bar, torch.no_grad():
+    with (
+        set_aside(work.transformer, work.vae),
+        progress("captions", len(missing)) as bar,
+        torch.no_grad(),
+    ):
+        text_encoder = work.family.load_text_encoder(work.base, DTYPES[precision], device)
         for place in own_first(len(missing)):
             stop.check()
             bar.advance()
             if work.texts.find(missing[place]) is not None:  # by another process
                 continue
-            limit = max_tokens(work.base)
-            ids, mask = pixart.tokenize(work.tokenizer, [missing[place]], limit, pad=False)
             with work.accelerator.autocast():
-                embeds = pixart.encode_tokens(text_encoder, ids.to(device), mask.to(device))
+                embeds, _ = work.family.read_prompts(
+                    work.tokenizer, text_encoder, [missing[place]], pad=False,
+                    limit=work.kind.tokens,
+                )  # fmt: skip
             work.texts.keep({"embeds": embeds[0]}, missing[place])
+        del text_encoder
 
 
 def prepare_training(work: Work, total: int) -> None:

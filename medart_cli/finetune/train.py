@@ -1,4 +1,4 @@
-"""Fine-tune PixArt with HLDF: captioned images -> RUN/ (weights, checkpoints, metrics, previews).
+"""Fine-tune with HLDF: captioned images -> RUN/ (weights, checkpoints, metrics, previews).
 
 The order of this file is the order of the work: read the rows, build the models and what feeds
 them, train, write the result. All randomness of a row comes from the seed and the row's place in
@@ -29,7 +29,6 @@ from medart_cli.diffusion.losses import (
     noise_loss,
     squared_gap,
 )
-from medart_cli.diffusion.noise import add_noise, mix_velocity, signal_to_noise
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
 from medart_cli.finetune.hldf import choose_every, plan_hldf
@@ -49,14 +48,14 @@ from medart_cli.finetune.setup import (
 )
 from medart_cli.finetune.work import Work, read_latents, trained_parts
 from medart_cli.log import log, progress
-from medart_cli.models import adapters, pixart
-from medart_cli.models.bases import max_tokens, normalize_prompt
+from medart_cli.models import adapters, parts
 from medart_cli.models.device import (
     build_generator,
     hush_libraries,
     peak_memory,
     used_memory,
 )
+from medart_cli.models.families import build_denoiser
 
 
 @dataclass
@@ -68,7 +67,7 @@ class Batch:
     positions: list[int]
     latents: Tensor  # (B, C, h, w), drawn from the posterior
     noise: Tensor  # (B, C, h, w)
-    timesteps: Tensor  # (B,)
+    times: Tensor  # (B,), how noisy each row is: a timestep, or a share of noise
     statistics: Tensor  # (B, S), of the real images' colors
 
 
@@ -210,7 +209,7 @@ def draw_batch(work: Work, number: int) -> Batch:
     """Draw the batch of a number, counted over micro-batches; each row from its own generator."""
     config, accelerator = work.config, work.accelerator
     start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
-    steps, names = len(work.scheduler.alphas_cumprod), plan_hldf(config).statistics
+    names = plan_hldf(config).statistics
     drawn = []
     for position in range(start, start + config.batch_size):
         row = work.rows[work.order[position]]
@@ -221,10 +220,10 @@ def draw_batch(work: Work, number: int) -> Batch:
         mean = tensors["mean"]
         latents = mean + tensors["std"] * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
-        timestep = torch.randint(steps, (), generator=generator)
+        time_of_row = work.process.draw_time(work.scheduler, work.times, generator)
         dropped = chances[3] < config.caption_dropout
         told = torch.cat([tensors[name] for name in names])  # (S,)
-        drawn.append((row.text or "", dropped, position, latents, noise, timestep, told))
+        drawn.append((row.text or "", dropped, position, latents, noise, time_of_row, told))
     captions, drops, positions, *stacks = zip(*drawn, strict=True)
     stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
     return Batch(list(captions), list(drops), list(positions), *stacked)
@@ -232,22 +231,22 @@ def draw_batch(work: Work, number: int) -> Batch:
 
 def latent_loss(work: Work, batch: Batch) -> Tensor:
     """Return the loss of predicting noise, or for some bases velocity, of a batch."""
-    alpha_bar = work.scheduler.alphas_cumprod
-    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alpha_bar)
+    process, scheduler = work.process, work.scheduler
+    noisy = process.corrupt(scheduler, batch.latents, batch.noise, batch.times)
+    timesteps = process.to_timesteps(scheduler, batch.times)
     pairs = zip(batch.captions, batch.dropped, strict=True)
     captions = ["" if dropped else caption for caption, dropped in pairs]
     with work.accelerator.autocast():
         embeds, mask = embed_captions(work, captions)
         before = used_memory(work.accelerator.device)
-        predicted = pixart.predict_noise(work.transformer, noisy, batch.timesteps, embeds, mask)
+        predicted = work.family.predict(work.transformer, noisy, timesteps, embeds, mask)
     if work.recompute == "auto":
         work.recompute = plan_recompute(work, used_memory(work.accelerator.device) - before, embeds)
-    weights, target = None, batch.noise
-    velocity = work.scheduler.config.prediction_type == "v_prediction"
-    if velocity:
-        target = mix_velocity(batch.latents, batch.noise, batch.timesteps, alpha_bar)
-    if work.config.min_snr is not None:
-        ratio = signal_to_noise(batch.timesteps, alpha_bar)
+    target = process.find_target(scheduler, batch.latents, batch.noise, batch.times)
+    weights = None
+    if work.config.min_snr is not None and process.snr is not None:  # never with a flow
+        velocity = process.predicts_velocity(scheduler)
+        ratio = process.snr(scheduler, batch.times)
         weights = min_snr_weights(ratio, work.config.min_snr, velocity=velocity)
     return noise_loss(predicted, target, weights)
 
@@ -255,19 +254,20 @@ def latent_loss(work: Work, batch: Batch) -> Tensor:
 def pixel_loss(work: Work, batch: Batch) -> Tensor:
     """Return the color loss of HLDF: images from noise for each row, against its real one.
 
-    Gradients pass the solver and the VAE decoder to the transformer and to T5.
+    Gradients pass the solver and the VAE decoder to the transformer and to the text encoder.
     """
     config, hldf = work.config, plan_hldf(work.config)
     blockwise = work.recompute == "block" or config.gradient_checkpointing
-    pixart.recompute_blocks(work.transformer, blockwise)
-    pixart.recompute_blocks(work.vae, True)  # one pass among M, and large at full size
+    parts.recompute_blocks(work.transformer, blockwise)
+    if work.family.blockwise_decoder(work.vae):
+        parts.recompute_blocks(work.vae, True)  # one pass among M, and large at full size
     with work.accelerator.autocast():
         denoise = denoiser(work, batch.captions, config.hldf_guidance)
     drawn = []
     for draw in reversed(range(hldf.draws)):  # those without gradient first: they hold no memory
         with torch.set_grad_enabled(draw < hldf.with_gradient):
             drawn.append(draw_statistics(work, batch, denoise=denoise, draw=draw))
-    pixart.recompute_blocks(work.transformer, config.gradient_checkpointing)
+    parts.recompute_blocks(work.transformer, config.gradient_checkpointing)
     if hldf.loss == "published":
         return squared_gap(drawn[0], batch.statistics)
     return energy_score(torch.stack(drawn), batch.statistics)
@@ -285,17 +285,19 @@ def draw_statistics(
         latents = solve(
             denoise,
             noise.to(work.accelerator.device),
-            pixart.renew_scheduler(work.scheduler),
+            work.family.renew_scheduler(work.scheduler, work.side),
             hldf.steps,
             grad_steps=hldf.grad_steps,
             recompute=stepwise,
         )
 
         def tell(latents: Tensor) -> Tensor:
-            return color_statistics(pixart.decode_latents(work.vae, latents), hldf.statistics)
+            return color_statistics(work.family.decode_latents(work.vae, latents), hldf.statistics)
 
         # The decoder runs again in the backward pass, so that it is stored for one image alone.
-        again = torch.is_grad_enabled() and (stepwise or hldf.with_gradient > 1)
+        blockwise = work.family.blockwise_decoder(work.vae)
+        whole = stepwise or hldf.with_gradient > 1 or not blockwise
+        again = torch.is_grad_enabled() and whole
         return checkpoint(tell, latents, use_reentrant=False) if again else tell(latents)
 
 
@@ -303,14 +305,13 @@ def embed_captions(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
     """Return embeddings (B, L, D) and mask (B, L) of captions, padded to the longest of them."""
     device = work.accelerator.device
     if work.text_encoder is None:
-        rows = [work.texts.find(normalize_prompt(caption)) for caption in captions]
+        rows = [work.texts.find(work.kind.normalize(caption)) for caption in captions]
         if any(row is None for row in rows):
             raise RunError("the text cache lost an entry while in use; run the same command again")
-        return pixart.pad_embeds([row["embeds"].to(device) for row in rows if row])
-    limit = max_tokens(work.base)
-    ids, mask = pixart.tokenize(work.tokenizer, captions, limit, pad=False)
-    mask = mask.to(device)
-    return pixart.encode_tokens(work.text_encoder, ids.to(device), mask), mask
+        return parts.pad_embeds([row["embeds"].to(device) for row in rows if row])
+    return work.family.read_prompts(
+        work.tokenizer, work.text_encoder, captions, pad=False, limit=work.kind.tokens
+    )
 
 
 def denoiser(
@@ -323,8 +324,8 @@ def denoiser(
     embeds, mask = embed_captions(work, [*captions, ""])
     text, empty = (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:])
     if work.accelerator.num_processes > 1:
-        return pixart.build_denoiser(work.transformer, text, empty, guidance)
-    return pixart.build_denoiser(work.transformer, text, empty, guidance, poll=stop.check)
+        return build_denoiser(work.family, work.transformer, text, empty, guidance)
+    return build_denoiser(work.family, work.transformer, text, empty, guidance, poll=stop.check)
 
 
 def check_stop(work: Work, late: bool) -> bool:
@@ -387,10 +388,10 @@ def draw_preview(work: Work, step: int) -> None:
             latents = solve(
                 denoiser(work, [chosen[index % len(chosen)]], config.hldf_guidance),
                 noise[None].to(work.accelerator.device),
-                pixart.renew_scheduler(work.scheduler),
+                work.family.renew_scheduler(work.scheduler, work.side),
                 PREVIEW_STEPS,
             )
-            images.append(tensor_to_image(pixart.decode_latents(work.vae, latents)[0]))
+            images.append(tensor_to_image(work.family.decode_latents(work.vae, latents)[0]))
     adapters.reshard(work.transformer)
     if work.accelerator.is_main_process:
         path.parent.mkdir(exist_ok=True)

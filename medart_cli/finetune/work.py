@@ -16,9 +16,12 @@ from medart_cli.diffusion.losses import (
     STATISTICS,
     color_statistics,
 )
+from medart_cli.diffusion.process import PROCESSES, Process, Times
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.order import RowOrder
-from medart_cli.models import adapters, pixart
+from medart_cli.models import adapters
+from medart_cli.models.bases import Kind
+from medart_cli.models.families import Family
 
 
 @dataclass
@@ -28,10 +31,12 @@ class Work:
     config: FinetuneConfig
     accelerator: Accelerator
     base: Path
+    kind: Kind
+    family: Family
     rows: list[HashedRecord]
     facts: dict[str, Any]
     transformer: Any
-    text_encoder: Any  # None where T5 is frozen and its embeddings are cached
+    text_encoder: Any  # None where it is frozen and its embeddings are cached
     tokenizer: Any
     vae: Any
     scheduler: Any
@@ -40,6 +45,7 @@ class Work:
     optimizer: Any = None
     schedule: Any = None
     ema: Any = None
+    times: Times = Times("uniform")  # how noisy the rows of a step are
     recompute: str = "step"
     auto_hldf: bool = False  # whether N is to be chosen
 
@@ -54,6 +60,16 @@ class Work:
         """The weights that are trained, in a fixed order."""
         models = [self.transformer, self.text_encoder]
         return [p for model in models if model for p in model.parameters() if p.requires_grad]
+
+    @property
+    def side(self) -> int:
+        """Side of the latents."""
+        return int(self.facts["resolution"]) // self.family.latent_scale(self.vae)
+
+    @property
+    def process(self) -> Process:
+        """How images become noise."""
+        return PROCESSES[self.family.process]
 
     @property
     def sharded(self) -> bool:
@@ -93,7 +109,7 @@ def read_latents(
         fitted = fit_image(image, work.facts["resolution"], work.config.crop, place)
         tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
         tensor = tensor.flip(3) if flip else tensor
-        mean, std = pixart.encode_images(work.vae, tensor)
+        mean, std = work.family.encode_images(work.vae, tensor)
         colors = {name: color_statistics(tensor, [name])[0] for name in STATISTICS}
         return {"mean": mean[0].cpu(), "std": std[0].cpu(), **colors}
 

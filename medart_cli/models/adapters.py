@@ -1,13 +1,13 @@
 """What is trained: LoRA, DoRA or rsLoRA adapters (peft), or all weights; save, load, merge."""
 
 import difflib
+import fnmatch
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import PixArtTransformer2DModel
 from diffusers.training_utils import EMAModel
 from peft import (
     LoraConfig,
@@ -21,21 +21,14 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
-from transformers import T5EncoderModel
 
 from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.models.families import find_family
 from medart_cli.models.hub import check_loaded
-from medart_cli.models.pixart import load_text_encoder, load_transformer, save_pipeline
+from medart_cli.models.parts import save_pipeline
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# The paper's targets. A name matches modules that end in it: "linear_1" is in the caption
-# projection and in the timestep embedding, "linear" is the adaptive layer norm.
-TRANSFORMER_TARGETS = (
-    "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2",
-    "pos_embed.proj", "proj_out", "linear", "linear_1", "linear_2",
-)  # fmt: skip
 LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding)  # of these models, what peft puts adapters on
-TEXT_TARGETS = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")  # T5 v1.1 has a gated feed-forward
 
 
 def add_adapter(
@@ -48,22 +41,36 @@ def add_adapter(
         kind: lora (Hu et al. 2021), dora (Liu et al. 2024) or rslora (Kalajdzievski 2023).
         rank: Rank of the update.
         alpha: Scale of the update; the rank by default, so that the factor is 1.
-        targets: Ends of the names of modules that get one.
+        targets: Ends of the names of modules that get one; `*` in one stands for any text.
 
     Raises:
         ConfigError: A target matches no module, or one that is not a layer.
     """
-    for target in targets:
-        _check_target(model, target)
+    names = [name for target in targets for name in _spell_out(model, target)]
+    for name in names:
+        _check_target(model, name)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha if alpha is not None else rank,
-        target_modules=list(targets),
+        target_modules=names,
         init_lora_weights="gaussian",
         use_dora=kind == "dora",
         use_rslora=kind == "rslora",
     )
     return get_peft_model(model, config)
+
+
+def _spell_out(model: nn.Module, target: str) -> list[str]:
+    """Return the layers that a target with `*` means; else, or where there are none, itself."""
+    if "*" not in target:
+        return [target]
+    layers = [f".{name}" for name, module in model.named_modules() if _is_layer(module)]
+    return [name[1:] for name in fnmatch.filter(layers, f"*.{target}")] or [target]
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Say whether peft puts an adapter on a module and can merge it: no grouped convolution."""
+    return isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1
 
 
 def _matches(names: Iterable[str], target: str) -> list[str]:
@@ -73,19 +80,22 @@ def _matches(names: Iterable[str], target: str) -> list[str]:
 def _check_target(model: nn.Module, target: str) -> None:
     """Refuse a target that would train less than was asked for, and name what is like it."""
     modules = dict(model.named_modules())
-    layers = [name for name, module in modules.items() if isinstance(module, LAYERS)]
+    layers = [name for name, module in modules.items() if _is_layer(module)]
     found = _matches(modules, target)
     if found and set(found) <= set(layers):
         return
     if not found:
-        ends = {name.rpartition(".")[2] for name in layers}
-        usual = [name for name in TRANSFORMER_TARGETS + TEXT_TARGETS if _matches(layers, name)]
-        known = sorted({*usual, *(name for name in ends if not name.isdigit())})
+        known = sorted(
+            {name if not name.isdigit() else ".".join(full.split(".")[-2:])
+             for full in layers for name in [full.rpartition(".")[2]]}
+        )  # fmt: skip
         fault = f"matches no module of {type(model).__name__}"
         near = difflib.get_close_matches(target, known, n=3, cutoff=0.5) or known
     else:
         block = next(name for name in found if name not in layers)
         fault = f"is not a layer but a {type(modules[block]).__name__}"
+        if isinstance(modules[block], LAYERS):
+            fault = "is a grouped convolution, whose adapters cannot be merged"
         inside = [name for name in layers if name.startswith(f"{block}.")]
         near = [target + name.removeprefix(block) for name in inside]
     raise ConfigError(f"target {target}: {fault}; use one of {', '.join(near[:12]) or 'no layers'}")
@@ -165,9 +175,7 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
-def gather_transformer(
-    model: PixArtTransformer2DModel, weights: dict[str, torch.Tensor]
-) -> PixArtTransformer2DModel:
+def gather_transformer(model: Any, weights: dict[str, torch.Tensor]) -> Any:  # noqa: ANN401
     """Build a transformer to save from gathered weights.
 
     Args:
@@ -175,19 +183,19 @@ def gather_transformer(
         weights: All of them, as `Accelerator.get_state_dict` brings them to process 0.
     """
     with torch.device("meta"):
-        whole = PixArtTransformer2DModel.from_config(model.config)
+        whole = type(model).from_config(model.config)
     whole.load_state_dict(weights, assign=True)
     return whole
 
 
 def load_trained_transformer(
     base: Path, trained: Path, dtype: torch.dtype, device: torch.device
-) -> PixArtTransformer2DModel:
+) -> Any:  # noqa: ANN401 - of its family's class
     """Load a run's transformer for sampling: full weights, or the base's with adapters merged.
 
     Adapters are added in fp32 and the sum is rounded once, so a pass costs what the base's costs.
     """
-    folder = trained / "transformer"
+    folder, load_transformer = trained / "transformer", find_family(base).load_transformer
     if not folder.is_dir():
         return load_transformer(base, dtype, device)
     if not is_adapter(folder):
@@ -198,9 +206,9 @@ def load_trained_transformer(
 
 def load_trained_text_encoder(
     base: Path, trained: Path, dtype: torch.dtype, device: torch.device
-) -> T5EncoderModel:
-    """Load T5 with the run's adapters, if it has any; unmerged, as it only reads the prompts."""
-    model = load_text_encoder(base, dtype, device)
+) -> Any:  # noqa: ANN401 - of its family's class
+    """Load the text encoder with the run's adapters, if any; unmerged, as it only reads prompts."""
+    model = find_family(base).load_text_encoder(base, dtype, device)
     folder = trained / "text_encoder"
     return load_adapter(model, folder) if is_adapter(folder) else model
 
@@ -214,19 +222,22 @@ def merge_run(base: Path, trained: Path, out: Path, *, resolution: int | None = 
         out: Empty folder to fill.
         resolution: Image side, in pixels, that it was trained at.
     """
-    cpu = torch.device("cpu")
+    cpu, family = torch.device("cpu"), find_family(base)
 
     def save(folder: Path) -> set[str]:
         transformer = load_trained_transformer(base, trained, torch.float32, cpu)
         save_part(transformer, folder / "transformer")
+        family.load_scheduler(base).save_pretrained(folder / "scheduler")
         if not is_adapter(trained / "text_encoder"):
-            return {"transformer"}
-        text_encoder = load_text_encoder(base, torch.float32, cpu)
+            return {"transformer", "scheduler"}
+        text_encoder = family.load_text_encoder(base, torch.float32, cpu)
         text_encoder = load_adapter(text_encoder, trained / "text_encoder", merge=True)
         save_part(text_encoder, folder / "text_encoder")
-        return {"transformer", "text_encoder"}
+        return {"transformer", "text_encoder", "scheduler"}
 
     save_pipeline(base, out, save, resolution)
+    if resolution is not None:
+        family.finish_merge(out, resolution)
 
 
 def build_ema(parameters: Sequence[nn.Parameter], decay: float, *, sharded: bool) -> EMAModel:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models.hub import (
@@ -16,17 +17,102 @@ from medart_cli.models.hub import (
     find_weights,
 )
 
-if TYPE_CHECKING:
-    from transformers import T5Tokenizer
-
 COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 WEIGHTS = ("text_encoder", "transformer", "vae")
-# Prompt lengths that the two pipelines of diffusers use by default, and the models were made for.
-TOKEN_LIMITS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 # In configs, who wrote them and in which number format; those that begin with _ are such too.
 NOTES = ("architectures", "dtype", "torch_dtype", "transformers_version")
-VOCABULARY = (".json", ".model", ".txt")  # endings of a tokenizer's files
-BASE_DOWNLOAD_SIZE = "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB"
+VOCABULARY = (".json", ".jinja", ".model", ".txt")  # endings of a tokenizer's files
+DISTILLED = ("Sprint", "LCM", "Turbo", "DMD")  # in the names of pipeline classes
+
+
+def normalize_prompt(text: str) -> str:
+    """Bring a caption to the form that training, HLDF and sampling all use, for most bases.
+
+    The same as `PixArtAlphaPipeline` with `clean_caption=False`: its cleaning was made for captions
+    from the web and would cut clinical ones.
+    """
+    return text.lower().strip()
+
+
+def keep_prompt(text: str) -> str:
+    """Leave a caption as it is, where the base's own pipeline does."""
+    return text
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What can be said of a kind of base models without loading one.
+
+    Attributes:
+        name: As people call it.
+        module: Its file in models/, which ends in its `FAMILY`.
+        tokens: Length of prompts that its pipeline uses by default, and it was made for.
+        tokenizer: Class of transformers.
+        text_encoder: As people call it.
+        size: What is to be downloaded.
+        license: Of the weights on the hub, at the time of writing.
+        forbids: What of that license a clinic should know; empty where that is nothing.
+        call: Options with which its pipeline draws what medart draws.
+        normalize: A caption -> the form of it that the base reads, and caches know it by.
+        chat: Whether it stands in the tokenizer's chat template, which takes of `tokens` too.
+        taken: How many of `tokens` are not for the caption otherwise.
+        flow: Whether it learns a flow, and not DDPM's chain.
+        reads_trained: Whether its text encoder may be trained.
+        half: Whether its text encoder can be run in fp16.
+    """
+
+    name: str
+    module: str
+    tokens: int
+    tokenizer: str
+    text_encoder: str
+    size: str
+    license: str
+    forbids: str
+    call: str
+    normalize: Callable[[str], str] = normalize_prompt
+    chat: bool = False
+    taken: int = 0
+    flow: bool = True
+    reads_trained: bool = False
+    half: bool = False
+
+
+_PIXART: dict[str, Any] = {
+    "module": "pixart", "flow": False, "reads_trained": True, "half": True,
+    "tokenizer": "T5Tokenizer", "text_encoder": "T5",
+    "size": "transformer 2.4 GB, T5 text encoder 19 GB, VAE 0.3 GB",
+    "license": "CreativeML Open RAIL++-M",
+    "forbids": "medical advice and the interpretation of medical results",
+    "call": "prompt=prompt, clean_caption=False, use_resolution_binning=False",
+}  # fmt: skip
+# By the class that model_index.json names.
+KINDS = {
+    "PixArtAlphaPipeline": Kind(name="PixArt-alpha", tokens=120, **_PIXART),
+    "PixArtSigmaPipeline": Kind(name="PixArt-Sigma", tokens=300, **_PIXART),
+    "SanaPipeline": Kind(
+        name="SANA", module="sana", tokens=300, taken=1,
+        tokenizer="GemmaTokenizer", text_encoder="Gemma",
+        size="transformer 1.2 to 3.2 GB, Gemma text encoder 5.2 GB, autoencoder 0.6 to 1.2 GB",
+        license="NSCL v2-custom (NVIDIA), and the Gemma terms of use",
+        forbids="commercial use of the model, the unlicensed practice of medicine, and automated "
+        "decisions in healthcare",
+        call="prompt=prompt, clean_caption=False, use_resolution_binning=False",
+    ),
+    "PRXPipeline": Kind(
+        name="PRX", module="prx", tokens=256, tokenizer="GemmaTokenizer", text_encoder="T5Gemma",
+        size="transformer 4.7 GB, T5Gemma text encoder 10.5 GB, autoencoder 0.3 to 1.2 GB",
+        license="Apache-2.0, and the Gemma terms of use",
+        forbids="the unlicensed practice of medicine, and automated decisions in healthcare",
+        call="prompt=prompt.lower(), skip_text_cleaning=True, use_resolution_binning=False",
+    ),
+    "Flux2KleinPipeline": Kind(
+        name="FLUX.2-klein-base", module="klein", tokens=512, tokenizer="Qwen2Tokenizer",
+        text_encoder="Qwen3", size="transformer 7.8 GB, Qwen3 text encoder 8 GB, VAE 0.2 GB",
+        license="Apache-2.0 (4B only; that of 9B is another, non-commercial one)", forbids="",
+        call="prompt=prompt, max_sequence_length=512", normalize=keep_prompt, chat=True,
+    ),
+}  # fmt: skip
 
 
 def find_base(
@@ -42,28 +128,65 @@ def find_base(
 
     Raises:
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
-        ConfigError: It is not a PixArt pipeline.
+        ConfigError: It is a pipeline of another kind, or a distilled one.
     """
     if base == TINY:
         folder = embedded_model("base")
     else:
         some = [] if set(parts) == set(COMPONENTS) else parts
-        size = "1 MB" if list(parts) == ["tokenizer"] else BASE_DOWNLOAD_SIZE
+        size = "1 MB" if list(parts) == ["tokenizer"] else guess_size(base)
         folder = find_model(base, option=option, size=size, folders=some, offline=offline)
     _check_base(folder, parts)
     return folder
 
 
 def _check_base(folder: Path, parts: Sequence[str]) -> None:
-    pipeline = pipeline_class(folder)
-    if pipeline not in TOKEN_LIMITS:
-        raise ConfigError(f"{folder}: is a {pipeline}; use a PixArt-alpha or -Sigma base")
+    find_kind(folder)
     for part in parts:
         if not (folder / part).is_dir():
             raise MissingModelError(f"{folder}: the folder {part} is missing; copy it too")
     for part in parts:
         if part in WEIGHTS:
             check_weights(folder / part)
+
+
+def guess_size(name: str) -> str:
+    """Say what a base of that name downloads; of one that is not here only the name is known."""
+    alike = (kind for kind in KINDS.values() if kind.module in name.lower())
+    return next(alike, KINDS["PixArtAlphaPipeline"]).size
+
+
+def find_kind(folder: Path) -> Kind:
+    """Return what kind of base a pipeline folder holds.
+
+    Raises:
+        ConfigError: medart trains none of that kind, or it is distilled.
+        MissingModelError: There is no model_index.json of diffusers.
+    """
+    name = pipeline_class(folder)
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    known = ", ".join(kind.name for kind in KINDS.values())
+    if _is_distilled(folder, name, index):
+        raise ConfigError(
+            f"{folder}: is a distilled {name}, which has no guidance to train against; name the "
+            f"base that it was made from ({known})"
+        )
+    if name not in KINDS:
+        raise ConfigError(f"{folder}: is a {name}; use a base of one of these: {known}")
+    return KINDS[name]
+
+
+def _is_distilled(folder: Path, name: str, index: Mapping[str, Any]) -> bool:
+    """Say whether a pipeline is of few steps without guidance, as far as its files tell."""
+    if index.get("is_distilled") or any(word in name for word in DISTILLED):
+        return True
+    if "LCMScheduler" in index.get("scheduler", ()):
+        return True
+    # PRX's distilled ones say so in their name on the hub alone.
+    place = folder.resolve()
+    hub = place.parents[1].name if place.parent.name == "snapshots" else place.name
+    names = (hub, str(index.get("_name_or_path", "")))
+    return name == "PRXPipeline" and any(own.endswith("-distilled") for own in names)
 
 
 def pipeline_class(folder: Path) -> str:
@@ -85,11 +208,6 @@ def is_demonstration(folder: Path) -> bool:
     """Say whether a pipeline was made for demonstrations and knows drawn phantoms only."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     return index.get(f"_{DEMONSTRATION_KEY}") is True
-
-
-def max_tokens(folder: Path) -> int:
-    """Return how many T5 tokens a prompt may have: 120 for PixArt-alpha, 300 for Sigma."""
-    return TOKEN_LIMITS[pipeline_class(folder)]
 
 
 def hash_base(folder: Path, known: Mapping[Path, str] | None = None) -> dict[str, str]:
@@ -157,20 +275,47 @@ def _canonical(content: bytes) -> bytes:
     return json.dumps(facts, sort_keys=True).encode()
 
 
-def normalize_prompt(text: str) -> str:
-    """Bring a caption to the form that training, HLDF and sampling all use.
+def read_tokens(kind: Kind, tokenizer: Any, prompt: str) -> list[int]:  # noqa: ANN401
+    """Return the token ids of a prompt as it is read, the end mark included."""
+    ids: list[int] = tokenizer(kind.normalize(prompt)).input_ids
+    return ids
 
-    The same as `PixArtAlphaPipeline` with `clean_caption=False`: its cleaning was made for captions
-    from the web and would cut clinical ones.
+
+def count_tokens(kind: Kind, tokenizer: Any, prompt: str) -> int:  # noqa: ANN401
+    """Count the tokens of a prompt as it is read, the end mark included."""
+    return len(read_tokens(kind, tokenizer, prompt))
+
+
+def caption_tokens(kind: Kind, tokenizer: Any) -> int:  # noqa: ANN401 - of several classes
+    """Return how many tokens of its own a caption may have, before its end is cut.
+
+    Where captions stand in a chat template, those of the template around nothing are taken off;
+    SANA keeps one embedding of its instruction.
     """
-    return text.lower().strip()
+    around = tokenizer(write_chat(tokenizer, "")).input_ids if kind.chat else ()
+    return kind.tokens - kind.taken - len(around)
 
 
-def load_tokenizer(folder: Path) -> "T5Tokenizer":
-    """Load the T5 tokenizer of a pipeline folder."""
-    from transformers import T5Tokenizer  # takes most of a second, but not torch
+def write_chat(tokenizer: Any, prompt: str) -> str:  # noqa: ANN401 - of several classes
+    """Put a prompt into the chat template, up to where an answer without thinking would begin."""
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        tokenize=False, add_generation_prompt=True, enable_thinking=False,
+    )  # fmt: skip
+    return text
 
+
+def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - of several classes
+    """Load the tokenizer of a pipeline folder."""
+    import transformers  # takes most of a second, but not torch
+
+    kind, place = find_kind(folder), folder / "tokenizer"
     try:
-        return T5Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokenizer = getattr(transformers, kind.tokenizer).from_pretrained(
+            place, local_files_only=True
+        )
     except (OSError, ValueError) as error:
-        raise MissingModelError(f"{folder / 'tokenizer'}: cannot be read: {error}") from error
+        raise MissingModelError(f"{place}: cannot be read: {error}") from error
+    if kind.chat and not tokenizer.chat_template:
+        raise MissingModelError(f"{place}: there is no chat template; copy its .jinja file too")
+    return tokenizer

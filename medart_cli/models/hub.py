@@ -113,12 +113,17 @@ def download_command(name: str, folders: Sequence[str] = ()) -> str:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model; empty where it has none.
+    """Return the safetensors files of a model that the libraries load; empty where it has none.
+
+    Those of a variant, as `model.fp16.safetensors`, are passed over, as the libraries do.
 
     Raises:
         MissingModelError: A file that the model's index names is missing.
     """
-    for index in folder.glob("*.safetensors.index.json"):
+    indexes = [
+        path for path in folder.glob("*.safetensors.index.json") if path.name.count(".") == 3
+    ]
+    for index in indexes:
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -127,7 +132,7 @@ def find_weights(folder: Path) -> list[Path]:
         if missing:
             raise MissingModelError(f"{folder}: {missing} missing, which {index.name} names")
         return sorted(folder / name for name in names)
-    return [path for path in sorted(folder.glob("*.safetensors")) if ".fp16." not in path.name][:1]
+    return [path for path in sorted(folder.glob("*.safetensors")) if path.name.count(".") == 1][:1]
 
 
 def check_weights(folder: Path) -> None:
@@ -138,6 +143,12 @@ def check_weights(folder: Path) -> None:
     """
     if find_weights(folder):
         return
+    variants = sorted(path.name for path in folder.glob("*.safetensors"))
+    if variants:
+        raise MissingModelError(
+            f"{folder}: has only variants of its weights ({variants[0]}); put the plain "
+            "safetensors file there too, or rename the variant"
+        )
     pickles = find_pickles(folder)
     if pickles:
         raise MissingModelError(

@@ -5,27 +5,27 @@ knows about training: functions take the loaded parts.
 """
 
 import json
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
-from medart_cli.models.bases import COMPONENTS, normalize_prompt
-from medart_cli.models.hub import (
-    check_loaded,
+from medart_cli.models.bases import normalize_prompt
+from medart_cli.models.families import Family
+from medart_cli.models.parts import (
+    at_least_float,
+    load_frozen,
+    load_part,
+    read_native_size,
+    renew_scheduler,
+    unwrap,
 )
 
-# An embedding that earlier diffusers kept in the transformer's file; nothing ever read it.
-SPARE = ("caption_projection.y_embedding",)
-RESOLUTION = "_medart_resolution"  # in model_index.json of a merged run: image side, pixels
 STOCK_SIZES = (256, 512)  # image sides that the stock pipelines generate without being told
 PREDICTIONS = ("epsilon", "v_prediction")
 SOLVER = "dpmsolver++"
@@ -45,7 +45,7 @@ def load_text_encoder(
         dropout: Another dropout than its own; 0 where it is trained, as HLDF draws with it too.
     """
     changes = {} if dropout is None else {"dropout_rate": dropout}
-    model = _load(T5EncoderModel, folder / "text_encoder", dtype=dtype, **changes)
+    model = load_part(T5EncoderModel, folder / "text_encoder", dtype=dtype, **changes)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -56,31 +56,12 @@ def load_transformer(
 
     Older folders name its class Transformer2DModel; the weights are the same.
     """
-    model = _load(PixArtTransformer2DModel, folder / "transformer", torch_dtype=dtype)
-    return model.to(device).eval().requires_grad_(False)
+    return load_frozen(PixArtTransformer2DModel, folder / "transformer", dtype, device)
 
 
 def load_vae(folder: Path, device: torch.device) -> AutoencoderKL:
     """Load the autoencoder in fp32, frozen: half precision costs it color, and it is small."""
-    model = _load(AutoencoderKL, folder / "vae", torch_dtype=torch.float32)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _load(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - of two libraries
-    """Load a model from its own folder, and nothing that its file does not hold.
-
-    Raises:
-        MissingModelError: The folder is corrupt, or holds other weights than its config.json says.
-    """
-    try:
-        model, report = kind.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, **options,
-        )  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as error:
-        raise MissingModelError(f"{folder}: cannot be loaded: {error}; copy it again") from error
-    check_loaded(folder, report, spare=SPARE)
-    return model
+    return load_frozen(AutoencoderKL, folder / "vae", torch.float32, device)
 
 
 def load_scheduler(folder: Path) -> DPMSolverMultistepScheduler:
@@ -113,31 +94,15 @@ def load_scheduler(folder: Path) -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler.from_config(facts, algorithm_type=SOLVER)
 
 
-def renew_scheduler(scheduler: DPMSolverMultistepScheduler) -> DPMSolverMultistepScheduler:
-    """Return a scheduler of the same settings that has seen no step; one solve uses one up."""
-    return type(scheduler).from_config(scheduler.config)
-
-
 def native_size(folder: Path, transformer: PixArtTransformer2DModel, vae: AutoencoderKL) -> int:
     """Return the image side, in pixels, that a base was made for, or a merged run trained at."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return int(index.get(RESOLUTION) or transformer.config.sample_size * latent_scale(vae))
+    own = transformer.config.sample_size * latent_scale(vae)
+    return read_native_size(folder) or int(own)
 
 
 def latent_scale(vae: AutoencoderKL) -> int:
     """Return how many pixels of a side one latent stands for."""
     return int(2 ** (len(vae.config.block_out_channels) - 1))
-
-
-def check_size(resolution: int, transformer: PixArtTransformer2DModel, vae: AutoencoderKL) -> None:
-    """Check that an image side makes whole patches of latents.
-
-    Raises:
-        ConfigError: It does not.
-    """
-    unit = latent_scale(vae) * int(unwrap(transformer).config.patch_size)
-    if resolution % unit:
-        raise ConfigError(f"--resolution {resolution}: this base needs a multiple of {unit}")
 
 
 def tokenize(
@@ -165,17 +130,6 @@ def encode_tokens(text_encoder: T5EncoderModel, ids: Tensor, mask: Tensor) -> Te
     """Run T5 on token ids (B, L) and return embeddings (B, L, D)."""
     embeds: Tensor = text_encoder(ids, attention_mask=mask)[0]
     return embeds
-
-
-def pad_embeds(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Join unpadded embeddings, each (L_i, D), to (B, L, D) and their mask (B, L)."""
-    length = length or max(len(row) for row in rows)
-    embeds = rows[0].new_zeros(len(rows), length, rows[0].shape[1])  # (B, L, D)
-    mask = torch.zeros(len(rows), length, dtype=torch.long, device=rows[0].device)  # (B, L)
-    for index, row in enumerate(rows):
-        embeds[index, : len(row)] = row
-        mask[index, : len(row)] = 1
-    return embeds, mask
 
 
 def predict_noise(
@@ -212,59 +166,6 @@ def predict_noise(
     return at_least_float(output[:, : latents.shape[1]])  # (B, C, h, w)
 
 
-def unwrap(model: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
-    """Return the model inside the wrappers of torch's data-parallel training and of peft."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def recompute_blocks(model: nn.Module, wanted: bool) -> None:
-    """Switch activation checkpointing of a model's blocks: less memory, slower."""
-    verb = "enable" if wanted else "disable"
-    names = (
-        f"{verb}_gradient_checkpointing",  # diffusers
-        f"activation_checkpointing_{verb}",  # transformers
-        f"gradient_checkpointing_{verb}",  # transformers before 5.23
-    )
-    inner = unwrap(model)
-    getattr(inner, next(name for name in names if hasattr(inner, name)))()
-
-
-def build_denoiser(
-    transformer: nn.Module,
-    text: tuple[Tensor, Tensor],
-    empty: tuple[Tensor, Tensor],
-    guidance: float,
-    *,
-    poll: Callable[[], None] = lambda: None,
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make the function that the solver calls: latents and a timestep -> noise, with guidance.
-
-    Args:
-        transformer: PixArt transformer.
-        text: Embeddings (B, L, D) and mask (B, L) of the prompts.
-        empty: The same of the empty prompt, one row of the same length L.
-        guidance: Scale of classifier-free guidance (Ho & Salimans 2022); 1 is none.
-        poll: Called before each pass; may raise to leave the solver.
-    """
-    embeds, mask = text
-    rows = len(embeds)
-    if guidance > 1:
-        embeds = torch.cat([empty[0].expand(rows, -1, -1), embeds])  # (2B, L, D)
-        mask = torch.cat([empty[1].expand(rows, -1), mask])  # (2B, L)
-
-    def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
-        poll()
-        if guidance <= 1:
-            return predict_noise(transformer, latents, timestep.expand(rows), embeds, mask)
-        both = torch.cat([latents, latents])  # (2B, C, h, w)
-        noise = predict_noise(transformer, both, timestep.expand(2 * rows), embeds, mask)
-        without, with_text = noise.chunk(2)  # each (B, C, h, w)
-        return without + guidance * (with_text - without)
-
-    return denoise
-
-
 def encode_images(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of the latents' posterior, each (B, C, h, w), scaled for PixArt.
 
@@ -298,45 +199,18 @@ def decoder_bytes(vae: AutoencoderKL, resolution: int) -> int:
     return int(25 * vae.config.block_out_channels[0] * resolution**2 * 4)
 
 
-def at_least_float(tensor: Tensor) -> Tensor:
-    """Lift half precision to float32, and leave float64 as it is."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def save_pipeline(
-    base: Path, out: Path, save: Callable[[Path], set[str]], resolution: int | None
-) -> None:
-    """Write a whole pipeline folder: trained parts by `save`, all others copied from the base.
-
-    Args:
-        base: Pipeline folder of the base model.
-        out: Folder to fill; empty.
-        save: Writes the trained parts below a folder, and returns their names.
-        resolution: Image side that was trained at; the base's own by default.
-    """
-    saved = save(out)
-    load_scheduler(base).save_pretrained(out / "scheduler")
-    for part in set(COMPONENTS) - saved - {"scheduler"}:
-        pickles = shutil.ignore_patterns("*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.h5")
-        shutil.copytree(base / part, out / part, ignore=pickles)
-    index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
-    index["transformer"] = ["diffusers", "PixArtTransformer2DModel"]
-    index["scheduler"] = ["diffusers", "DPMSolverMultistepScheduler"]
-    if resolution is not None:
-        index[RESOLUTION] = resolution
-        _set_sample_size(out / "transformer" / "config.json", out / "vae", resolution)
-    (out / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-
-
-def _set_sample_size(place: Path, vae: Path, resolution: int) -> None:
-    """Let the stock pipelines draw at another size by default, where they can.
+def finish_merge(folder: Path, resolution: int) -> None:
+    """Let the stock pipelines draw a merged folder at another size by default, where they can.
 
     They take the size from the transformer's `sample_size`, and refuse those that they have no
     table of shapes for. The model also counts positions by it: their scale makes up for that, so
     that an image of any size is the same as before.
     """
+    place = folder / "transformer" / "config.json"
     facts = json.loads(place.read_text(encoding="utf-8"))
-    levels = json.loads((vae / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+    levels = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))[
+        "block_out_channels"
+    ]
     old, new = facts["sample_size"], resolution // 8
     told_the_size = facts.get("use_additional_conditions")
     told_the_size = old == 128 if told_the_size is None else told_the_size
@@ -348,3 +222,61 @@ def _set_sample_size(place: Path, vae: Path, resolution: int) -> None:
         "use_additional_conditions": False,
     }  # fmt: skip
     place.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_prompts(
+    tokenizer: T5Tokenizer,
+    text_encoder: T5EncoderModel,
+    prompts: Sequence[str],
+    *,
+    pad: bool,
+    limit: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of prompts (B, L, D) and their mask (B, L).
+
+    Args:
+        tokenizer: The T5 tokenizer.
+        text_encoder: T5.
+        prompts: Texts.
+        pad: Pad to `limit` as the pipeline does, instead of to the longest prompt.
+        limit: Most tokens, the end mark included.
+    """
+    ids, mask = tokenize(tokenizer, prompts, limit, pad=pad)
+    mask = mask.to(text_encoder.device)
+    return encode_tokens(text_encoder, ids.to(text_encoder.device), mask), mask
+
+
+def count_inputs(transformer: PixArtTransformer2DModel, side: float) -> float:
+    """Return how many numbers the inputs of all blocks hold, for latents of a side."""
+    inner = unwrap(transformer)
+    tokens = (side / inner.config.patch_size) ** 2
+    return float(tokens * inner.inner_dim * len(inner.transformer_blocks))
+
+
+FAMILY = Family(
+    process="ddpm",
+    load_transformer=load_transformer,
+    load_text_encoder=load_text_encoder,
+    load_vae=load_vae,
+    load_scheduler=load_scheduler,
+    renew_scheduler=renew_scheduler,
+    recipe=lambda scheduler, side: ("uniform", 1.0),
+    read_prompts=read_prompts,
+    predict=predict_noise,
+    encode_images=encode_images,
+    decode_latents=decode_latents,
+    latent_scale=latent_scale,
+    latent_channels=lambda vae: int(vae.config.latent_channels),
+    native_size=native_size,
+    count_inputs=count_inputs,
+    decoder_bytes=decoder_bytes,
+    blockwise_decoder=lambda vae: True,
+    # The paper's targets. A name matches modules that end in it: "linear_1" is in the caption
+    # projection and in the timestep embedding, "linear" is the adaptive layer norm.
+    targets=(
+        "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2",
+        "pos_embed.proj", "proj_out", "linear", "linear_1", "linear_2",
+    ),
+    text_targets=("q", "k", "v", "o", "wi_0", "wi_1", "wo"),  # T5 v1.1: a gated feed-forward
+    finish_merge=finish_merge,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Generate images: prompts through T5, then batches of noise through solver and decoder."""
+"""Generate images: prompts through the text encoder, then noise through solver and decoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ from medart_cli.data.manifest import (
 from medart_cli.data.tensors import tensor_to_image
 from medart_cli.diffusion.solver import solve
 from medart_cli.log import log, progress
-from medart_cli.models import adapters, pixart
-from medart_cli.models.bases import load_tokenizer, max_tokens
+from medart_cli.models import adapters, parts
+from medart_cli.models.bases import caption_tokens, count_tokens, find_kind, load_tokenizer
 from medart_cli.models.device import (
     DTYPES,
     build_generator,
@@ -26,13 +26,15 @@ from medart_cli.models.device import (
     hush_libraries,
     join_processes,
 )
+from medart_cli.models.families import Family, build_denoiser, check_size, find_family
+from medart_cli.models.parts import set_aside
 from medart_cli.ranks import Part
 from medart_cli.sample.folder import Flags, own_file
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts
 from medart_cli.sample.source import Source, demonstration_mark
 
-ROUND = 1024  # rows whose prompts T5 reads at a time: an embedding may take 2 MB
+ROUND_TOKENS = 1024 * 120  # of the prompts that are read at a time: embeddings of some GB
 
 
 @dataclass
@@ -50,6 +52,11 @@ class Drawing:
     resolution: int = 0
     tokens: int = 0
 
+    @property
+    def family(self) -> Family:
+        """The kind of base."""
+        return find_family(self.source.base)
+
 
 def build_drawing(config: SampleConfig, source: Source) -> Drawing:
     """Choose device and number format; nothing is loaded before there is something to draw."""
@@ -63,10 +70,10 @@ def build_drawing(config: SampleConfig, source: Source) -> Drawing:
 
 
 def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], done: Flags) -> int:
-    """Draw what waits of a part of all batches, in rounds, so that T5 and its output need not stay.
+    """Draw what waits of a part of all batches, in rounds.
 
-    A batch holds the same rows whatever is done of it and whoever draws it, since the rounding of
-    a pass depends on its size.
+    So the text encoder and its output need not stay in memory. A batch holds the same rows whatever
+    is done of it and whoever draws it, since the rounding of a pass depends on its size.
 
     Args:
         config: The options.
@@ -83,7 +90,7 @@ def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], 
     batches = [range(start, min(start + size, len(rows))) for start in starts]
     waiting = [batch for batch in batches if not done[batch.start : batch.stop].all()]
     total, drawn = sum(map(len, waiting)), 0
-    per_round = max(1, ROUND // size)
+    per_round = max(1, ROUND_TOKENS // find_kind(source.base).tokens // size)
     for start in range(0, len(waiting), per_round):
         now = waiting[start : start + per_round]
         renew_embeds(drawing, {rows[row]["text"] for batch in now for row in batch})
@@ -100,7 +107,7 @@ def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], 
 
 
 def renew_embeds(drawing: Drawing, prompts: set[str]) -> None:
-    """Have the embeddings of these prompts, and no others; T5 is loaded where one is missing."""
+    """Have the embeddings of these prompts alone; one that is missing needs the text encoder."""
     wanted = prompts | {""}  # the empty one is for guidance
     kept = {prompt: drawing.embeds[prompt] for prompt in wanted & drawing.embeds.keys()}
     missing = sorted(wanted - kept.keys())
@@ -109,40 +116,48 @@ def renew_embeds(drawing: Drawing, prompts: set[str]) -> None:
 
 def encode_prompts(drawing: Drawing, prompts: Sequence[str]) -> dict[str, Tensor]:
     """Return the unpadded embeddings of each prompt."""
-    source, device = drawing.source, drawing.device
+    source, device, family = drawing.source, drawing.device, drawing.family
     tokenizer = load_tokenizer(source.base)
-    text_encoder = adapters.load_trained_text_encoder(
-        source.base, source.trained, DTYPES[drawing.precision], device
-    )
-    limit, embeds, cut = max_tokens(source.base), {}, 0
-    with progress("prompts", len(prompts)) as bar, torch.no_grad():
+    kind, embeds, cut = find_kind(source.base), {}, 0
+    own = caption_tokens(kind, tokenizer)  # of the kind.tokens
+    with (
+        set_aside(drawing.transformer, drawing.vae),
+        progress("prompts", len(prompts)) as bar,
+        torch.no_grad(),
+    ):
+        text_encoder = adapters.load_trained_text_encoder(
+            source.base, source.trained, DTYPES[drawing.precision], device
+        )
         for prompt in prompts:
             stop.check()
-            ids, mask = pixart.tokenize(tokenizer, [prompt], limit, pad=True)
-            hidden = pixart.encode_tokens(text_encoder, ids.to(device), mask.to(device))
+            hidden, mask = family.read_prompts(
+                tokenizer, text_encoder, [prompt], pad=True, limit=kind.tokens
+            )
             embeds[prompt] = hidden[0, : int(mask.sum())].cpu()  # (L_i, D)
-            cut += int(mask.sum()) == limit
+            cut += count_tokens(kind, tokenizer, prompt) > own
             bar.advance()
+        del text_encoder
     if cut:
-        log.warning("%d prompts fill all %d tokens and may be truncated", cut, limit)
+        log.warning("%d prompts are longer than %d tokens and are truncated", cut, own)
     return embeds
 
 
 def load_models(drawing: Drawing) -> None:
-    """Load what draws, once; T5 is gone by then."""
+    """Load what draws, once; the text encoder is gone by then."""
     if drawing.transformer is not None:
         return
     source, device, config = drawing.source, drawing.device, drawing.config
+    family = drawing.family
     transformer = adapters.load_trained_transformer(
         source.base, source.trained, DTYPES[drawing.precision], device
     )
-    vae = pixart.load_vae(source.base, device)
-    native = source.facts.get("resolution") or pixart.native_size(source.base, transformer, vae)
+    vae = family.load_vae(source.base, device)
+    native = source.facts.get("resolution") or family.native_size(source.base, transformer, vae)
     drawing.resolution = config.resolution or native
-    pixart.check_size(drawing.resolution, transformer, vae)
+    check_size(family, drawing.resolution, transformer, vae)
     drawing.transformer, drawing.vae = transformer, vae
-    drawing.scheduler = pixart.load_scheduler(source.base)
-    drawing.tokens = max_tokens(source.base)
+    drawing.scheduler = family.load_scheduler(source.base)
+    drawing.tokens = find_kind(source.base).tokens
 
 
 def draw_and_save(
@@ -170,21 +185,21 @@ def draw_and_save(
 
 def draw_images(drawing: Drawing, rows: Sequence[int], prompts: Sequence[str]) -> list[Image.Image]:
     """Draw one batch: the noise of each row from (seed, row), prompts padded to a fixed length."""
-    config, device = drawing.config, drawing.device
-    side = drawing.resolution // pixart.latent_scale(drawing.vae)
-    shape = (drawing.vae.config.latent_channels, side, side)
+    config, device, family = drawing.config, drawing.device, drawing.family
+    side = drawing.resolution // family.latent_scale(drawing.vae)
+    shape = (family.latent_channels(drawing.vae), side, side)
     noise = torch.stack(
         [torch.randn(shape, generator=build_generator(config.seed, "sample", row)) for row in rows]
     )
     texts = [drawing.embeds[prompt].to(device) for prompt in (*prompts, "")]
-    embeds, mask = pixart.pad_embeds(texts, drawing.tokens)
+    embeds, mask = parts.pad_embeds(texts, drawing.tokens)
     text, empty = (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:])
-    denoise = pixart.build_denoiser(
-        drawing.transformer, text, empty, config.guidance, poll=stop.check
+    denoise = build_denoiser(
+        family, drawing.transformer, text, empty, config.guidance, poll=stop.check
     )
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=drawing.precision == "bf16")
     with torch.no_grad(), mixed:
-        scheduler = pixart.renew_scheduler(drawing.scheduler)
+        scheduler = family.renew_scheduler(drawing.scheduler, side)
         latents = solve(denoise, noise.to(device), scheduler, config.steps)
-        images = pixart.decode_latents(drawing.vae, latents)
+        images = family.decode_latents(drawing.vae, latents)
     return [tensor_to_image(image) for image in images]

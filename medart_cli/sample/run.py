@@ -1,8 +1,8 @@
 """Generate images: run folder + prompts -> SYN/*.png, SYN/metadata.jsonl, a contact sheet.
 
-T5 reads the prompts first and is then released, a thousand rows at a time. An image's noise depends
-on the seed and its row alone, and rows share a batch with the same rows always; so neither a stop
-nor the number of processes or shards changes a bit of it.
+The text encoder reads the prompts first and is then released, a thousand rows at a time. An image's
+noise depends on the seed and its row alone, and rows share a batch with the same rows always; so
+neither a stop nor the number of processes or shards changes a bit of it.
 """
 
 from contextlib import nullcontext

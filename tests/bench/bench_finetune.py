@@ -27,6 +27,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from medart_cli.models.families import build_denoiser
+from medart_cli.models.parts import recompute_blocks, renew_scheduler
+
 MODES = ("plain", "none", "block", "step", "step+block")
 
 
@@ -99,7 +102,7 @@ def take_plain_step(work, step, with_color, recompute=True):
     from medart_cli.diffusion.losses import color_moments, squared_gap
     from medart_cli.models import pixart
 
-    pixart.recompute_blocks(work.transformer, recompute)
+    recompute_blocks(work.transformer, recompute)
     row = work.rows[step % len(work.rows)]
     image = image_to_tensor(fit_image(load_image(row.path), 256))[None]
     mean, std = pixart.encode_images(work.vae, image)
@@ -111,10 +114,10 @@ def take_plain_step(work, step, with_color, recompute=True):
     predicted = pixart.predict_noise(work.transformer, noisy, timesteps, embeds[:1], mask[:1])
     loss = (predicted - noise).square().mean()
     if with_color:
-        scheduler = pixart.renew_scheduler(work.scheduler)
+        scheduler = renew_scheduler(work.scheduler, 8)
         scheduler.set_timesteps(work.config.hldf_steps)
-        denoise = pixart.build_denoiser(
-            work.transformer, (embeds[:1], mask[:1]), (embeds[1:], mask[1:]), 4.5
+        denoise = build_denoiser(
+            pixart.FAMILY, work.transformer, (embeds[:1], mask[:1]), (embeds[1:], mask[1:]), 4.5
         )
         drawn = torch.randn_like(latents)
         for timestep in scheduler.timesteps:

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 from medart_cli.cli import app
 from medart_cli.data.dataset import read_data
 from medart_cli.data.manifest import read_manifest
-from medart_cli.models.bases import load_tokenizer
+from medart_cli.models.bases import load_tokenizer, write_chat
 from tests.small import build_base
 from tests.small_captioner import build_llava
+from tests.small_klein import build_klein
 from tests.stub_server import prompt_of, serve
 
 DATA = Path(__file__).parents[2] / "../shared/data/isic2017_dermoscopy"
@@ -216,6 +217,18 @@ def test_the_limit_is_that_of_the_base_pipeline(images, models, tmp_path):
         ask_stub(stub, models, images, "--base", sigma)
     counts = [count_tokens(models, row["text"]) for row in rows_of(images)]
     assert all(200 < count <= 300 for count in counts)
+
+
+def test_a_base_that_reads_chats_leaves_a_caption_what_the_template_does_not_take(
+    images, models, tmp_path
+):
+    base = build_klein(tmp_path / "klein")
+    with serve(lambda body: f"{beginning(body)}, brown. {LONG}") as stub:
+        ask_stub(stub, models, images, "--base", base)
+    tokenizer = load_tokenizer(base)
+    for row in rows_of(images):
+        read = len(tokenizer(write_chat(tokenizer, row["text"])).input_ids)
+        assert 512 - 60 < read <= 512  # whole sentences, of less than 60 letters
 
 
 def test_of_the_base_pipeline_the_tokenizer_is_enough(images, models, tmp_path):

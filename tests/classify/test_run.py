@@ -25,6 +25,8 @@ from medart_cli.classify.splits import labels_of
 from medart_cli.data import output as report
 from medart_cli.data.manifest import hash_file
 
+SMALL = {"input_size": (3, 32, 32)}  # of timm's models
+
 FROZEN = ("--freeze", "--workers", 0)
 CLASSES = ("basophil", "lymphocyte", "monocyte")
 
@@ -34,8 +36,8 @@ def backbone(tmp_path_factory):
     """A tiny network of random weights for 64-pixel images, as a timm folder."""
     folder = tmp_path_factory.mktemp("models") / "backbone"
     torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=2)
-    save_for_hf(model, folder, safe_serialization=True, data_config={"input_size": (3, 32, 32)})
+    model = timm.create_model("test_resnet", num_classes=2, pretrained_cfg_overlay=SMALL)
+    save_for_hf(model, folder, safe_serialization=True)
     return folder
 
 

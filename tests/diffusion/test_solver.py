@@ -10,7 +10,9 @@ from medart_cli.diffusion.losses import color_moments, squared_gap
 from medart_cli.diffusion.noise import mix_velocity
 from medart_cli.diffusion.solver import solve
 from medart_cli.models import pixart
-from medart_cli.models.bases import load_tokenizer, max_tokens
+from medart_cli.models.bases import find_kind, load_tokenizer
+from medart_cli.models.families import build_denoiser
+from medart_cli.models.parts import recompute_blocks, renew_scheduler
 from tests.small import build_base
 
 CPU = torch.device("cpu")
@@ -34,7 +36,7 @@ def alpha_1024(tmp_path_factory):  # a sample size of 128 switches the size cond
 
 def encode(base, prompts):
     text_encoder = pixart.load_text_encoder(base, torch.float32, CPU)
-    tokenizer, limit = load_tokenizer(base), max_tokens(base)
+    tokenizer, limit = load_tokenizer(base), find_kind(base).tokens
     ids, mask = pixart.tokenize(tokenizer, prompts, limit, pad=True)
     return pixart.encode_tokens(text_encoder, ids, mask), mask
 
@@ -58,12 +60,12 @@ def test_latents_are_those_of_the_pipeline_for_the_same_noise(
     expected = kind.from_pretrained(base)(
         PROMPTS, num_inference_steps=steps, guidance_scale=guidance, latents=noise.clone(),
         height=8 * scale, width=8 * scale, output_type="latent", clean_caption=False,
-        use_resolution_binning=False, max_sequence_length=max_tokens(base),
+        use_resolution_binning=False, max_sequence_length=find_kind(base).tokens,
     ).images  # fmt: skip
     transformer = pixart.load_transformer(base, torch.float32, CPU)
     text, empty = encode(base, PROMPTS), encode(base, [""])
     with torch.no_grad():
-        denoise = pixart.build_denoiser(transformer, text, empty, guidance)
+        denoise = build_denoiser(pixart.FAMILY, transformer, text, empty, guidance)
         latents = solve(denoise, noise, pixart.load_scheduler(base), steps)
     assert (latents - expected).abs().max() <= 1e-4 * expected.abs().max()
 
@@ -98,11 +100,11 @@ class Toy:
             weight.requires_grad_(True)
 
     def loss(self, steps=4, blocks=False, **how):
-        pixart.recompute_blocks(self.transformer, blocks)
+        recompute_blocks(self.transformer, blocks)
         embeds = pixart.encode_tokens(self.text_encoder, self.ids, self.mask)
         text, empty = (embeds[:2], self.mask[:2]), (embeds[2:], self.mask[2:])
-        denoise = pixart.build_denoiser(self.transformer, text, empty, 4.5)
-        scheduler = pixart.renew_scheduler(self.scheduler)
+        denoise = build_denoiser(pixart.FAMILY, self.transformer, text, empty, 4.5)
+        scheduler = renew_scheduler(self.scheduler, 8)
         latents = solve(denoise, self.noise, scheduler, steps, **how)
         return squared_gap(color_moments(pixart.decode_latents(self.vae, latents)), self.moments)
 

@@ -23,6 +23,8 @@ from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.metrics import copies
 from medart_cli.metrics.features import load_inception
 
+SMALL = {"input_size": (3, 32, 32)}  # of timm's models
+
 COUNT = 12  # images a set
 
 
@@ -31,8 +33,8 @@ def network(tmp_path_factory):
     """A folder as `medart classify` writes it: a small network of random weights."""
     folder = tmp_path_factory.mktemp("clf")
     torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=2)
-    save_for_hf(model, folder, safe_serialization=True, data_config={"input_size": (3, 32, 32)})
+    model = timm.create_model("test_resnet", num_classes=2, pretrained_cfg_overlay=SMALL)
+    save_for_hf(model, folder, safe_serialization=True)
     return str(folder)
 
 

@@ -18,6 +18,8 @@ from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.sets import _short_names, code_labels, hash_sets, read_sets
 from medart_cli.metrics.features import Extraction, Files, count_missing
 
+SMALL = {"input_size": (3, 32, 32)}  # of timm's models
+
 
 def save_images(folder, count, seed):
     random = np.random.default_rng(seed)
@@ -43,9 +45,8 @@ def build_config(tmp_path, **options):
 @pytest.fixture
 def network(tmp_path):
     torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=2)
-    data = {"input_size": (3, 32, 32)}
-    save_for_hf(model, tmp_path / "clf", safe_serialization=True, data_config=data)
+    model = timm.create_model("test_resnet", num_classes=2, pretrained_cfg_overlay=SMALL)
+    save_for_hf(model, tmp_path / "clf", safe_serialization=True)
     return str(tmp_path / "clf")
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from diffusers import PixArtAlphaPipeline
+from torch import nn
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models import adapters, pixart
@@ -18,9 +19,7 @@ def test_fresh_adapters_change_nothing_and_saved_ones_come_back(small_base, tmp_
         return pixart.load_transformer(small_base, torch.float32, CPU)
 
     def add(model):
-        return adapters.add_adapter(
-            model, kind, rank=4, alpha=None, targets=adapters.TRANSFORMER_TARGETS
-        )
+        return adapters.add_adapter(model, kind, rank=4, alpha=None, targets=pixart.FAMILY.targets)
 
     plain = pixart.predict_noise(load(), latents, times, *text)
     adapted = add(load())
@@ -114,3 +113,15 @@ def test_adapters_come_back_whole_or_not_at_all(small_base, tmp_path, part, how)
     ):
         with pytest.raises(MissingModelError, match=f"saved: {DAMAGES[how]}"):
             bring_back()
+
+
+def test_a_grouped_convolution_is_refused_since_its_adapter_cannot_be_merged():
+    model = nn.Sequential()
+    model.conv_depth = nn.Conv2d(4, 4, 3, groups=4)
+    model.conv_point = nn.Conv2d(4, 4, 1)
+    with pytest.raises(ConfigError, match=r"conv_depth: is a grouped convolution, whose adapters"):
+        adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["conv_depth"])
+    adapted = adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["conv_*"])
+    assert [name for name, _ in adapted.named_modules() if name.endswith("lora_A.default")] == [
+        "base_model.model.conv_point.lora_A.default"
+    ]

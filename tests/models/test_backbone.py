@@ -64,13 +64,15 @@ def test_the_fingerprint_follows_weights_format_and_preprocessing(tmp_path):
     model = timm.create_model("test_resnet", num_classes=3)
     prints = set()
     for name, crop in (("a", 0.9), ("b", 1.0)):
-        save_for_hf(model, tmp_path / name, safe_serialization=True, data_config={"crop_pct": crop})
+        model.pretrained_cfg |= {"crop_pct": crop, "test_crop_pct": None}
+        save_for_hf(model, tmp_path / name, safe_serialization=True)
         prints.add(load_backbone(str(tmp_path / name), device=CPU).fingerprint)
     again = load_backbone(str(tmp_path / "a"), device=CPU).fingerprint
     half = load_backbone(str(tmp_path / "a"), device=CPU, dtype=torch.bfloat16).fingerprint
     with torch.no_grad():
         model.conv1[0].weight[0] += 1e-3
-    save_for_hf(model, tmp_path / "c", safe_serialization=True, data_config={"crop_pct": 0.9})
+    model.pretrained_cfg["crop_pct"] = 0.9
+    save_for_hf(model, tmp_path / "c", safe_serialization=True)
     prints |= {again, half, load_backbone(str(tmp_path / "c"), device=CPU).fingerprint}
     assert len(prints) == 4 and again in prints
 

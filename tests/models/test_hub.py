@@ -163,3 +163,22 @@ def test_code_that_is_not_needed_is_ignored_and_said_so(tmp_path, caplog):
         logging.getLogger("medart").propagate = True
         hub.check_code(tmp_path)
     assert "not run" in caplog.text
+
+
+def test_weights_of_a_variant_alone_are_refused_as_the_libraries_would(tmp_path):
+    for name in ("model.fp16.safetensors", "model.safetensors.index.fp16.json"):
+        (tmp_path / name).write_text("{}")
+    assert hub.find_weights(tmp_path) == []
+    with pytest.raises(MissingModelError, match="has only variants of its weights"):
+        hub.check_weights(tmp_path)
+
+
+def test_the_index_of_a_variant_is_passed_over(tmp_path):
+    plain = tmp_path / "model.safetensors.index.json"
+    plain.write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    (tmp_path / "model-00001-of-00001.safetensors").touch()
+    (tmp_path / "model.fp16.safetensors.index.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.fp16.json").write_text("{}")
+    assert [path.name for path in hub.find_weights(tmp_path)] == [
+        "model-00001-of-00001.safetensors"
+    ]

@@ -11,10 +11,11 @@ from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models import hub, pixart
 from medart_cli.models.bases import (
     find_base,
+    find_kind,
     load_tokenizer,
-    max_tokens,
     normalize_prompt,
 )
+from medart_cli.models.parts import pad_embeds, renew_scheduler
 from tests.small import DAMAGES, build_base, damage
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def test_the_hubs_own_layout_loads(small_base):
     )
     assert len(hub.find_weights(small_base / "text_encoder")) > 1
     folder = find_base(str(small_base), offline=True)
-    assert max_tokens(folder) == 120
+    assert find_kind(folder).tokens == 120
     vae = pixart.load_vae(folder, CPU)
     transformer = pixart.load_transformer(folder, torch.float32, CPU)
     assert pixart.native_size(folder, transformer, vae) == 64
@@ -59,14 +60,14 @@ def test_unpadded_embeddings_are_the_padded_ones(small_base):
     for prompt in prompts:
         single, single_mask = pixart.tokenize(tokenizer, [prompt], 120, pad=False)
         rows.append(pixart.encode_tokens(text_encoder, single, single_mask)[0])
-    embeds, joined = pixart.pad_embeds(rows, 120)
+    embeds, joined = pad_embeds(rows, 120)
     assert torch.equal(joined, mask)
     torch.testing.assert_close(embeds, padded * mask[..., None], rtol=1e-4, atol=1e-5)
 
 
 def test_sigma_reads_longer_prompts(tmp_path):
     base = build_base(tmp_path, sigma=True)
-    assert max_tokens(base) == 300
+    assert find_kind(base).tokens == 300
     ids, _ = pixart.tokenize(load_tokenizer(base), ["cell"], 300, pad=True)
     assert ids.shape == (1, 300)
 
@@ -191,7 +192,7 @@ def test_another_scheduler_is_said_and_draws_the_same_each_time(
     drawn = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        fresh = pixart.renew_scheduler(scheduler)
+        fresh = renew_scheduler(scheduler, 8)
         drawn.append(solve(lambda latents, timestep: latents / 2, noise, fresh, 4))
     assert torch.equal(*drawn)
 
