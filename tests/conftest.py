@@ -28,6 +28,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def heard(monkeypatch):
+    """Let pytest hear the log, also after a test that has started a command's own."""
+    monkeypatch.setattr(log, "propagate", True)
+
+
 @pytest.fixture
 def said(monkeypatch):
     """Collect what is said, steps and warnings alike, whatever handlers other tests have left."""
