@@ -4,9 +4,10 @@
 
 Builds each part on torch's meta device, from the published sizes, which takes no memory; puts
 adapters of rank 8 on the family's targets, and prints a Markdown table: parameters of each part, of
-the adapters and how many layers have one, and what must be held on a card: weights in bf16 (the
-autoencoder in fp32), adapters with their gradients and AdamW's state in fp32. Activations come on
-top. Which cards hold that, in decimal GB, is what the last columns say.
+the adapters and how many layers have one, and what must be held on a card. That is the weights in
+bf16 (the autoencoder in fp32), and of what is trained, adapters or the whole transformer, weights,
+gradients and AdamW's state in fp32. The last columns say which of both a card holds, in decimal GB,
+with a fifth of it left for activations.
 """
 
 import torch
@@ -134,24 +135,23 @@ def adapt(family: Family, transformer: torch.nn.Module, reader: torch.nn.Module)
 
 def main() -> None:
     """Print the table."""
-    heads = ["base", "transformer", "text encoder", "autoencoder", "adapters (layers)"]
-    heads += [
-        "weights and adapters, GB",
-        "text encoder released, GB",
-        *(f"{it} GB" for it in CARDS),
-    ]
+    heads = ["base", "transformer", "text encoder", "autoencoder", "adapters (layers)", "LoRA, GB"]
+    heads += ["text encoder released, GB", "full weights, GB", *(f"{it} GB" for it in CARDS)]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name, family, *makers in SHAPES.values():
         with torch.device("meta"):
             transformer, reader, vae = (make() for make in makers)
             sizes = [count(model) for model in (transformer, reader, vae)]
             added, layers = adapt(family, transformer, reader)
-        base = 2 * sizes[0] + 4 * sizes[2] + 16 * added  # weight, gradient, two of AdamW's in fp32
-        total, released = (base + 2 * sizes[1]) / 1e9, base / 1e9
+        vae_bytes, trained = 4 * sizes[2], 16  # weight, gradient, two of AdamW's in fp32
+        released = 2 * sizes[0] + vae_bytes + trained * added
+        held = [released + 2 * sizes[1], released, trained * sizes[0] + vae_bytes]
         cells = [name, *(f"{size / 1e9:.2f} B" for size in sizes)]
-        cells += [f"{added / 1e6:.1f} M ({layers})", f"{total:.1f}", f"{released:.1f}"]
-        held = total if family.text_targets else released
-        cells += ["yes" if held < 0.8 * card else "no" for card in CARDS]  # a fifth for activations
+        cells += [f"{added / 1e6:.1f} M ({layers})", *(f"{size / 1e9:.1f}" for size in held)]
+        ways = {"LoRA": held[0] if family.text_targets else held[1], "full": held[2]}
+        for card in CARDS:
+            fit = [way for way, size in ways.items() if size < 0.8e9 * card]
+            cells.append(", ".join(fit) or "neither")
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
