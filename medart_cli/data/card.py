@@ -38,7 +38,7 @@ def _word_license(facts: dict[str, Any]) -> str:
     forbids = f" It forbids {facts['forbids']}." if facts["forbids"] else ""
     return (
         "\n## License\nOf the base model on the hub, at the time of writing: "
-        f"{facts['license']}.{forbids} Read it before you use this model or pass it on.\n"
+        f"{facts['license']}.{forbids}\nRead it before you use this model or pass it on.\n"
     )
 
 
@@ -114,7 +114,6 @@ def build_card(facts: dict[str, Any]) -> str:
 Research on synthetic images: augmentation, teaching, testing of software. Not for diagnosis, and
 not a substitute for real cases. A model trained on few images may memorize some of them: check for
 near-copies before you share images, and treat this model as you treat its training data.
-
 {_word_license(facts)}
 ## Data
 {data["images"]} images, hash `{data["hash"][:16]}`; {word_patients(facts["patients"])}.

@@ -24,7 +24,14 @@ from medart_cli.metrics.features import (
     find_inception,
 )
 from medart_cli.models import backbone, captioner, hub
-from medart_cli.models.bases import COMPONENTS, find_base, guess_size, hash_base
+from medart_cli.models.bases import (
+    COMPONENTS,
+    find_base,
+    find_kind,
+    guess_size,
+    hash_base,
+    name_license,
+)
 from medart_cli.models.device import hush_libraries
 from medart_cli.options import DEFAULT_BASE, DEFAULT_CAPTIONER
 
@@ -41,6 +48,8 @@ class Model:
         kind: What it is for: run, base, tokenizer, captioner or features.
         name: As named on the command line.
         required: Whether doctor was asked about it by name.
+        family: Of a base that is here: its name, such as SANA.
+        license: Likewise: of those weights on the hub, and what of it a clinic should know.
         folder: Where it is; None where it is not.
         problems: Why it cannot be used; empty if it can.
         pickled_only: Whether there are weights, but as pickles alone.
@@ -55,6 +64,8 @@ class Model:
     kind: str
     name: str
     required: bool
+    family: str | None = None
+    license: str | None = None
     folder: str | None = None
     problems: list[str] = field(default_factory=list)
     pickled_only: bool = False
@@ -116,6 +127,11 @@ def look_at_pipeline(kind: str, name: str, config: DoctorConfig, parts: Sequence
                 find_base(model.folder, offline=True, parts=[part])
             except (MissingModelError, ConfigError) as error:
                 model.problems.append(str(error))
+    elif kind == "base" and model.folder:
+        model.family = find_kind(Path(model.folder)).name
+        about = name_license(Path(model.folder))
+        forbids = f"; forbids {about['forbids']}" if about.get("forbids") else ""
+        model.license = about["license"] + forbids if about else None
     _describe(model, parts, config.hash)
     return model
 

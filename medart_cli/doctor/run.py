@@ -243,6 +243,10 @@ def _format(model: dict[str, Any]) -> list[str]:
     else:
         lines = [_line(model["kind"], f"{name}: cannot be used")]
         lines += [_line("  because", problem) for problem in model["problems"]]
+    if model["family"]:
+        lines.append(_line("  family", model["family"]))
+    if model["license"]:
+        lines.append(_line("  license", model["license"]))
     if folder and folder != name:
         lines.append(_line("  folder", folder))
     lines += _format_files(model["files"])

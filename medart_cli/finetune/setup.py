@@ -29,11 +29,11 @@ from medart_cli.finetune.work import Work, count_weights, read_latents
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, parts
 from medart_cli.models.bases import (
-    Kind,
     caption_tokens,
     find_kind,
     is_demonstration,
     load_tokenizer,
+    name_license,
     read_tokens,
 )
 from medart_cli.models.device import DTYPES, find_precision, join_processes
@@ -178,7 +178,7 @@ def build_work(
             **name_base(config, base),
             "base_hashes": hashes, "method": config.method, "precision": precision,
             "family": about.name,
-            **name_license(base, about),
+            **name_license(base),
             "resolution": resolution, "demonstration": is_demonstration(base),
             "processes": accelerator.num_processes,
             "trained": ["transformer", "text_encoder"][: 1 + config.train_text_encoder],
@@ -206,13 +206,6 @@ def choose_times(work: Work) -> Times:
     return Times(
         config.timesteps or kind, shift if config.timestep_shift is None else config.timestep_shift
     )
-
-
-def name_license(base: Path, kind: Kind) -> dict[str, str]:
-    """Return the license of a base's kind; the embedded base has medart's own."""
-    if is_demonstration(base):
-        return {}
-    return {"license": kind.license, "forbids": kind.forbids}
 
 
 def check_captions(work: Work) -> None:

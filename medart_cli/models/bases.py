@@ -204,6 +204,14 @@ def pipeline_class(folder: Path) -> str:
         ) from error
 
 
+def name_license(folder: Path) -> dict[str, str]:
+    """Return the license of a base's kind; the embedded base has medart's own."""
+    if is_demonstration(folder):
+        return {}
+    kind = find_kind(folder)
+    return {"license": kind.license, "forbids": kind.forbids}
+
+
 def is_demonstration(folder: Path) -> bool:
     """Say whether a pipeline was made for demonstrations and knows drawn phantoms only."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))

@@ -67,7 +67,9 @@ def test_the_report_reads_well_and_is_all_of_standard_output(medart, base):
     assert [line for line in lines if not line.startswith(" ")] == [
         "Machine", "", "Packages", "", "Models", "", "Folders", "", "Ready.",
     ]  # fmt: skip
-    assert f"  base            {base}: ready" in lines
+    at = lines.index(f"  base            {base}: ready")
+    assert lines[at + 1] == "    family        PixArt-alpha"
+    assert lines[at + 2].startswith("    license       CreativeML Open RAIL++-M; forbids medical")
     assert any("transformer/diffusion_pytorch_model.safetensors" in line for line in lines)
 
 
