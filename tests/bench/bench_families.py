@@ -33,8 +33,8 @@ from tests.small_klein import build_klein
 from tests.small_prx import build_prx
 from tests.small_sana import build_sana
 
-# How to build a small base, the image side that it is trained at, and steps of fine-tuning: PixArt's
-# loss on the noise moves colors more slowly than a loss on the velocity does.
+# How to build a small base, the image side that it is trained at, and steps of fine-tuning:
+# PixArt's loss on the noise moves colors more slowly than a loss on the velocity does.
 FAMILIES = {
     "pixart": (build_base, 16, 240),
     "sana": (build_sana, 16, 60),
