@@ -12,8 +12,9 @@ from PIL import Image
 
 from medart_cli import stop
 from medart_cli.ahead import map_ahead
-from medart_cli.caption.edits import hash_text
+from medart_cli.caption.edits import carry_rejections, hash_text, judge_again, rejected_texts
 from medart_cli.caption.endpoint import Endpoint, check_endpoint, is_loopback
+from medart_cli.caption.grounding import flag_disagreements
 from medart_cli.caption.options import CaptionConfig
 from medart_cli.caption.rules import (
     TOO_LONG,
@@ -202,8 +203,16 @@ def caption_rows(
                 continue
             if "text" in result:
                 result["caption"]["image"] = hash_file(record.path)
+                add_flags(result, task, record)
             yield task.row, result
         waiting = again
+
+
+def add_flags(result: dict[str, Any], task: Task, record: Record) -> None:
+    """Note in a new caption what it says and the image does not, for a reader to look at."""
+    flags = flag_disagreements(result["text"], task.rules.simple, task.image, record)
+    if flags:
+        result["caption"]["flags"] = [*result["caption"].get("flags", ()), *flags]
 
 
 def word_rows(
@@ -216,7 +225,7 @@ def word_rows(
         text = book.profile.simple_caption(records[row].label) if simple else ""
         status = "simple" if simple else "ok"
         facts = describe(config, book, None) | {"status": status, "text_hash": hash_text(text)}
-        yield row, {"text": text, "caption": facts}
+        yield row, {"text": text, "caption": facts | carry_rejections(records[row])}
 
 
 def decode_ahead(
@@ -275,11 +284,12 @@ def settle(
     elif faults == [TOO_LONG]:
         task.draft = text
         return None
+    faults += judge_again(record, text)
     if faults or not text:
         task.faults = faults or [TOO_LONG]
         task.draft = None
         # Without draws the same words would come again.
-        if task.attempt < config.attempts and config.temperature > 0:
+        if task.attempt < config.attempts + len(rejected_texts(record)) and config.temperature > 0:
             task.attempt += 1
             return None
         text, status = task.rules.simple, "simple"
@@ -288,6 +298,7 @@ def settle(
         "attempts": task.attempt,
         "status": status,
         "text_hash": hash_text(text),
+        **carry_rejections(record),
     }
     if status == "simple":
         facts["faults"] = task.faults

@@ -2,12 +2,13 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from medart_cli.caption.edits import is_users
-from medart_cli.data.folders import IMAGE_ENDINGS, find_split
+from medart_cli.caption.names import match_names, plain_name
+from medart_cli.data.folders import find_split
 from medart_cli.data.manifest import Record
 from medart_cli.data.tables import MISSING, TableRow, clean_name, read_table
 from medart_cli.errors import ConfigError
@@ -39,7 +40,7 @@ def read_labels(path: Path) -> dict[str, TableRow]:
         )
     if not rows:
         raise ConfigError(f"{path}: has no row below its header; write one for each image")
-    cells = [(_read_name(row), _read_cells(row, taken)) for row in rows]
+    cells = [(read_name(row), _read_cells(row, taken)) for row in rows]
     _say_columns(path, columns, taken, rows)
     return _unite(cells)
 
@@ -49,12 +50,8 @@ def merge_labels(
 ) -> tuple[list[Record], bool]:
     """Give rows what a table says of them; it wins over what they have, its text over ours.
 
-    A name of the table may leave out folders before, or have more of them, and may lack the
-    ending. Where that fits no image, one of the same name in another folder or with another ending
-    is taken, if image and name are the only ones so called.
-
     Args:
-        rows: The images.
+        rows: The images; which one a name of the table means says `match_names`.
         table: From `read_labels`.
 
     Returns:
@@ -63,32 +60,9 @@ def merge_labels(
     Raises:
         ConfigError: No row is in the table, or several of its names are one image and disagree.
     """
-    names = [_plain_name(row.file_name) for row in rows]
-    images = dict.fromkeys(names)
-    near = _match_paths(table, images)
-    far = _match_short(table, images, near)
-    fits = near | far
-    found = _unite((image, table[name]) for name, image in fits.items() if image is not None)
-    unsure = [name for name, image in fits.items() if image is None]
-    if not found:
-        why = f"{unsure[0]!r} matches several" if unsure else f"{next(iter(table))!r} matches none"
-        raise ConfigError(
-            f"--labels: none of its file names matches one image ({why}; an image is "
-            f"{names[0]!r}); write the images' file names, with their folders"
-        )
-    if unsure:
-        log.warning(
-            "--labels: %d names match several images and are skipped, such as %s; add their "
-            "folders", len(unsure), unsure[0],
-        )  # fmt: skip
-    if far:
-        name, image = next(iter(far.items()))
-        log.warning("--labels: %d names match a file in another folder or with another extension, "
-                    "such as %s for %s", len(far), name, image)  # fmt: skip
-    lost = [name for name in table if name not in fits]
-    if lost:
-        log.warning("--labels: %d names in the table match no image, such as %s",
-                    len(lost), lost[0])  # fmt: skip
+    names = [plain_name(row.file_name) for row in rows]
+    fits = match_names(table, names, "--labels")
+    found = _unite((image, table[name]) for name, image in fits.items())
     missing = [name for name in names if name not in found]
     if missing:
         log.warning("--labels: %d of %d images are not in the table, such as %s",
@@ -97,15 +71,20 @@ def merge_labels(
     return merged, any(new != old for new, old in zip(merged, rows, strict=True))
 
 
-def _read_name(row: TableRow) -> str:
-    name = _read_cell(row, "file_name")
+def read_name(row: TableRow) -> str:
+    """Return the file name of a table's row, in the form of `plain_name`.
+
+    Raises:
+        ConfigError: It is empty, or no text.
+    """
+    name = read_cell(row, "file_name")
     if name is None:
         raise ConfigError(f"{row.place}: file_name is empty; name the image, or drop the row")
-    return _plain_name(clean_name(name))
+    return plain_name(clean_name(name))
 
 
 def _read_cells(row: TableRow, taken: Sequence[str]) -> TableRow:
-    cells = {name: text for name in taken if (text := _read_cell(row, name)) is not None}
+    cells = {name: text for name in taken if (text := read_cell(row, name)) is not None}
     if "split" in cells:
         split = find_split(cells["split"])
         if split is None:
@@ -114,12 +93,17 @@ def _read_cells(row: TableRow, taken: Sequence[str]) -> TableRow:
                 "of them, or rename the column"
             )
         cells["split"] = split
-    if _is_ours(row):
+    if is_ours(row):
         cells.pop("text", None)
     return TableRow(cells, row.place)
 
 
-def _read_cell(row: TableRow, column: str) -> str | None:
+def read_cell(row: TableRow, column: str) -> str | None:
+    """Return a cell as text, also where it is a number; None where it is empty.
+
+    Raises:
+        ConfigError: It is a list or an object.
+    """
     value = row.values.get(column)
     if isinstance(value, list | dict):
         raise ConfigError(f"{row.place}: {column} is a {type(value).__name__}; write a text")
@@ -131,7 +115,8 @@ def _read_cell(row: TableRow, column: str) -> str | None:
     return text if column == "text" else unicodedata.normalize("NFC", text)
 
 
-def _is_ours(row: TableRow) -> bool:
+def is_ours(row: TableRow) -> bool:
+    """Say whether a table's text is medart's, as a manifest has it, and no person changed it."""
     written = isinstance(row.values.get("caption"), dict)
     return written and not is_users(Record(dict(row.values), Path(), row.place))
 
@@ -140,7 +125,7 @@ def _say_columns(
     path: Path, columns: Sequence[str], taken: Sequence[str], rows: Sequence[TableRow]
 ) -> None:
     other = [name or "(no name)" for name in columns if name not in ("file_name", *taken)]
-    ours = sum(_is_ours(row) for row in rows) if "text" in taken else 0
+    ours = sum(is_ours(row) for row in rows) if "text" in taken else 0
     log.info(
         "%s: %d rows, columns used: %s; not used: %s%s",
         *(path, len(rows), ", ".join(taken), ", ".join(other) or "none"),
@@ -184,79 +169,3 @@ def _add_cells(row: Record, cells: TableRow | None) -> Record:
     if fields.get("text") != row.text:  # now it is the user's
         fields.pop("caption", None)
     return replace(row, fields=fields)
-
-
-def _match_paths(table: Iterable[str], images: Collection[str]) -> dict[str, str | None]:
-    """Find for names the image whose path ends in them, or which they end in; None for several."""
-    wholes, ends = _index(images), dict[int, dict[str, str | None]]()
-    fits: dict[str, str | None] = {}
-    for name in table:
-        parts = name.split("/")
-        if len(parts) not in ends:
-            ends[len(parts)] = _index(images, len(parts))
-        if name in images:
-            fits[name] = name
-        elif name in ends[len(parts)]:
-            fits[name] = ends[len(parts)][name]
-        else:
-            tails = ("/".join(parts[start:]) for start in range(1, len(parts)))
-            tail = next((tail for tail in tails if tail in wholes), None)
-            if tail is not None:
-                fits[name] = wholes[tail]
-    return fits
-
-
-def _match_short(
-    table: Collection[str], images: Iterable[str], done: Collection[str]
-) -> dict[str, str | None]:
-    """Find images for other names where folder and ending differ, and no two are so called."""
-    shorts: dict[str, str | None] = {}
-    for path in images:
-        short = _short_name(path)
-        shorts[short] = None if short in shorts else path
-    counts = Counter(_short_name(name) for name in table)
-    return {
-        name: image
-        for name in table
-        if name not in done and counts[_short_name(name)] == 1
-        if (image := shorts.get(_short_name(name))) is not None
-    }
-
-
-def _index(images: Iterable[str], depth: int = 0) -> dict[str, str | None]:
-    """Map the last parts of names (0: all), with and without ending, to the one image so called.
-
-    Where several are so called, to None; names with their ending go before names without.
-    """
-    with_ending: dict[str, str | None] = {}
-    without: dict[str, str | None] = {}
-    for image in images:
-        parts = image.split("/")
-        if len(parts) < depth:
-            continue
-        name = "/".join(parts[-depth:])
-        with_ending[name] = None if name in with_ending else image
-        for short in _cut_endings(name):
-            without[short] = image if without.get(short, image) == image else None
-    return without | with_ending
-
-
-def _plain_name(name: str) -> str:
-    """Compose a path's letters, and leave out what says nothing: `./` and `//`."""
-    parts = unicodedata.normalize("NFC", name).split("/")
-    return "/".join(part for part in parts if part not in ("", ".")) or name
-
-
-def _cut_endings(name: str) -> Iterator[str]:
-    """Give a name without its ending of images, without two of a.dcm.png, and so on.
-
-    In a name like 1.2.826.7 what follows the last dot is no such ending.
-    """
-    while (ending := PurePosixPath(name).suffix).lower() in IMAGE_ENDINGS:
-        name = name.removesuffix(ending)
-        yield name
-
-
-def _short_name(name: str) -> str:
-    name = name.rsplit("/", 1)[-1]
-    return [name, *_cut_endings(name)][-1]

@@ -58,7 +58,7 @@ class CaptionConfig(CommonConfig):
         Literal["rejected", "simple", "all"] | None,
         _output_option(
             help="Rows to caption again: rejected (captions failed the rules), simple (template "
-            "caption) or all. Texts that a person wrote or edited are kept."
+            "caption) or all. Texts that a person wrote, edited or accepted are kept."
         ),
         RUN_ONLY,
     ] = None
@@ -77,6 +77,14 @@ class CaptionConfig(CommonConfig):
         ),
         RUN_ONLY,
     ] = 200
+    export: Annotated[
+        str | None,
+        _output_option(
+            help="Also write the texts to a .csv file to correct in a spreadsheet and take back "
+            "with --texts, or to sidecar files: a.txt next to a.jpg."
+        ),
+        RUN_ONLY,
+    ] = None
     audit: Annotated[
         int,
         _output_option(
@@ -112,9 +120,11 @@ class CaptionConfig(CommonConfig):
         RUN_ONLY,
     ] = None
     texts: Annotated[
-        Literal["none", "sidecar"],
+        str,
         _data_option(
-            help="Caption source for rows without text: sidecar reads a.txt next to a.jpg."
+            help="Texts to take: sidecar reads a.txt next to a.jpg, for rows without text or where "
+            "a file that --export sidecar wrote was edited; a table reads corrections of a file "
+            "that --export or review.html saved; none."
         ),
         RUN_ONLY,
     ] = "none"
@@ -238,6 +248,7 @@ class CaptionConfig(CommonConfig):
         parse_shard(self.shard)
         if self.images == "-" and self.out is None:
             raise ConfigError("--out: missing; set the manifest to write for standard input")
+        self._check_export()
         if self.overwrite_edits and self.recaption != "all":
             raise ConfigError("--overwrite-edits: needs --recaption all; add it")
         if self.audit == 1:
@@ -254,3 +265,9 @@ class CaptionConfig(CommonConfig):
             raise ConfigError(
                 "--add-new: completes an image folder's own manifest; leave out --out"
             )
+
+    def _check_export(self) -> None:
+        if self.export not in (None, "sidecar") and not str(self.export).endswith(".csv"):
+            raise ConfigError(f"--export {self.export}: must be sidecar or a file ending in .csv")
+        if self.export and self.shard:
+            raise ConfigError("--export: needs all shards; use it in the run without --shard")

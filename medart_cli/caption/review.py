@@ -3,22 +3,42 @@
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medart_cli.caption.corrections import EXPORTED, list_cells
+from medart_cli.caption.edits import status_of
 from medart_cli.caption.rules import covered
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import Record
-from medart_cli.data.page import Picture, embed_image, format_inputs, render
+from medart_cli.data.page import Picture, embed_image, format_inputs, hash_script, render
 from medart_cli.errors import ImageError
 
 THUMBNAIL = 256  # pixels
 MOST_TWINS = 20  # texts listed as used more than once
-# What a reader should see first: no text, only the template caption, truncated texts, all others.
-ORDER = {"rejected": 0, "simple": 1, "shortened": 2, "ok": 3}
+MOST_FLAGS = 20  # flags listed
+# What a reader should see first: no text, only the template caption, truncated texts, what a rule
+# is not sure of, other texts of medart's, and last what a person has seen or written.
+ORDER = {"rejected": 0, "simple": 1, "shortened": 2, "flagged": 3, "ok": 4}
+
+
+@dataclass(frozen=True)
+class Card:
+    """An image on the page, with what is saved of it when a person has decided.
+
+    Attributes:
+        row: By column, as --export writes it.
+        head: What it is called.
+        picture: The image, small.
+    """
+
+    row: dict[str, str]
+    head: str
+    picture: Picture
 
 
 def build_review(
@@ -26,9 +46,11 @@ def build_review(
     attributes: Mapping[str, Sequence[str]],
     audit: Mapping[str, Any] | None,
     found: Mapping[str, Any],
+    *,
     most: int,
+    manifest: str,
 ) -> str:
-    """Make the page.
+    """Make the page, on which a person accepts, edits or rejects captions.
 
     Args:
         rows: All rows of the manifest.
@@ -36,13 +58,18 @@ def build_review(
         audit: Figures of the audit, or None.
         found: What was read, from `Account.facts`.
         most: Most images to show.
+        manifest: What tells the manifest from others; decisions are kept under it in the browser.
     """
     # One pass, and little kept of it: there may be a million rows, which stay on the disk.
     states: list[str] = []
-    spoken: Counter[str] = Counter()
+    spoken, flags = Counter[str](), Counter[str]()
+    ranks = np.zeros(len(rows), dtype=np.int8)
     hashes = np.zeros(len(rows), dtype=np.int64)  # of the texts; 0 where there is none
     for index, row in enumerate(rows):
         states.append(sys.intern(status_of(row)))
+        doubts = (row.fields.get("caption") or {}).get("flags", ())
+        flags.update(map(str, doubts))
+        ranks[index] = _rank(states[-1], flagged=bool(doubts))
         if row.text:
             hashes[index] = hash(row.text) or 1
             spoken.update(covered(row.text, attributes))
@@ -55,22 +82,23 @@ def build_review(
         images=len(rows),
         captions=captions,
         states=[[name, str(count)] for name, count in Counter(states).most_common()],
-        audit=audit and {"images": audit["images"], "rows": _format_audit(audit)},
+        audit=audit and {**audit, "rows": _format_audit(audit)},
         shares=shares,
+        flags=[[text, str(count)] for text, count in flags.most_common(MOST_FLAGS)],
+        more_flags=max(0, len(flags) - MOST_FLAGS),
         twins=twins,
         more_twins=more_twins,
         inputs=format_inputs([found]),
-        sheet=[_show_row(rows[index], index) for index in _choose_rows(states, most)],
+        sheet=[_show_row(rows[index], index) for index in _choose_rows(ranks, most)],
+        manifest=manifest,
+        script_hash=hash_script("caption/review.js"),
     )
 
 
-def status_of(record: Record) -> str:
-    """Return how a row's text came about: a status, `kept` for others' texts, `none` without.
-
-    The status `edited` is that of a text which a person changed after medart wrote it.
-    """
-    status = (record.fields.get("caption") or {}).get("status")
-    return str(status) if status else "kept" if record.text else "none"
+def _rank(state: str, *, flagged: bool) -> int:
+    last = ORDER["ok"] + 1
+    rank = ORDER.get(state, last)
+    return ORDER["flagged"] if flagged and rank == ORDER["ok"] else rank
 
 
 def _format_audit(audit: Mapping[str, Any]) -> list[list[str]]:
@@ -96,10 +124,10 @@ def _find_twins(
     return shown, len(twins) - len(shown)
 
 
-def _choose_rows(states: Sequence[str], most: int) -> list[int]:
+def _choose_rows(ranks: npt.NDArray[np.int8], most: int) -> list[int]:
     """Choose the rows to show, doubtful ones first."""
-    order = sorted(range(len(states)), key=lambda index: ORDER.get(states[index], 4))
-    doubtful = [index for index in order if ORDER.get(states[index], 4) < ORDER["ok"]]
+    order = np.argsort(ranks, kind="stable").tolist()
+    doubtful = order[: int(np.count_nonzero(ranks < ORDER["ok"]))]
     rest = order[len(doubtful) :]
     first = doubtful[
         : max(most - most // 2, most - len(rest))
@@ -109,14 +137,15 @@ def _choose_rows(states: Sequence[str], most: int) -> list[int]:
     return [*first, *rest[:: max(1, step)][:room]]
 
 
-def _show_row(row: Record, index: int) -> Picture:
+def _show_row(row: Record, index: int) -> Card:
     facts = row.fields.get("caption") or {}
     head = f"{index + 1}. {row.file_name} · {row.label or 'no label'} · {status_of(row)}"
     why = facts.get("error") or "; ".join(facts.get("faults", ()))
-    caption = f"{head}{f' ({why})' if why else ''}: {row.text or '(no text)'}"
+    caption = f"{head}{f' ({why})' if why else ''}"
     try:
         image = load_image(row.path)
     except ImageError:
         image = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "lightgray")  # the reason stands beside it
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return embed_image(image, caption, lossy=True)
+    picture = embed_image(image, caption, lossy=True)
+    return Card(dict(zip(EXPORTED, list_cells(row), strict=True)), f"image {index + 1}", picture)

@@ -17,12 +17,18 @@ import tomli_w
 
 from medart_cli.caption.ask import build_asker, build_book, caption_rows
 from medart_cli.caption.audit import audit_model
-from medart_cli.caption.edits import Edits
+from medart_cli.caption.corrections import check_export, export_texts, merge_texts, read_texts
+from medart_cli.caption.edits import Edits, hash_text, status_of
 from medart_cli.caption.journal import Journal
 from medart_cli.caption.labels import merge_labels, read_labels
 from medart_cli.caption.options import CaptionConfig
-from medart_cli.caption.review import build_review, status_of
-from medart_cli.caption.sidecars import add_sidecar_texts
+from medart_cli.caption.review import build_review
+from medart_cli.caption.sidecars import (
+    add_sidecar_texts,
+    check_sidecars,
+    read_written,
+    write_sidecars,
+)
 from medart_cli.caption.target import beside, find_target, find_unlisted, read_target
 from medart_cli.caption.todo import find_replaced, find_todo, tell_edits, warn_of_old_labels
 from medart_cli.data.account import Account
@@ -36,7 +42,7 @@ from medart_cli.log import log, progress
 from medart_cli.options import parse_levels, parse_shard
 from medart_cli.ranks import count_ranks, is_first, own_part, wait_for_all
 
-STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "kept", "none")
+STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "accepted", "kept", "none")
 # These shape no text where no model is asked.
 MODEL_ONLY = frozenset(
     "model revision base load_in precision image_side temperature top_k top_p max_new_tokens "
@@ -64,6 +70,7 @@ def write_captions(
     records = Edits(rows)
     changed = changed or records.new > 0
     check_columns(profile, records)
+    check_destination(config, records)
     journal = Journal(target, records, part.name, alone=config.shard is None)
     finished = check_session(config, journal, beside(target, "caption.toml"))
     todo = find_todo(config, journal, profile, finished=finished)
@@ -109,9 +116,33 @@ def write_captions(
     page = beside(target, "review.html")
     if config.review and (changed or todo or audit or not page.is_file()):
         about = (profile.attributes, audit, account.facts())
-        write_text(page, build_review(journal.records, *about, config.review))
+        known = hash_text(str(target.resolve()))
+        write_text(page, build_review(journal.records, *about, most=config.review, manifest=known))
+    export(config, journal.records, target)
     texts = {"statuses": count_texts(journal.records), "audit": audit}
     return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
+
+
+def check_destination(config: CaptionConfig, records: Sequence[Record]) -> None:
+    """Refuse what --export could not write in the end, before any work."""
+    if config.export == "sidecar":
+        check_sidecars(records)
+    elif config.export:
+        check_export(Path(config.export), records)
+
+
+def export(config: CaptionConfig, records: Sequence[Record], target: Path) -> None:
+    """Write the texts where --export says."""
+    if config.export == "sidecar":
+        write_sidecars(records, find_ledger(target))
+    elif config.export:
+        export_texts(Path(config.export), records)
+        log.info("texts written to %s", config.export)
+
+
+def find_ledger(target: Path) -> Path:
+    """Return the file beside a manifest that says which texts --export sidecar wrote."""
+    return target.with_name(f".{target.name}.sidecars")
 
 
 def write_beginning(config: CaptionConfig, journal: Journal, target: Path, changed: bool) -> None:
@@ -166,8 +197,11 @@ def read_rows(
         rows, labeled = merge_labels(rows, read_labels(config.labels))
         changed = changed or labeled
     if config.texts == "sidecar":
-        rows, added = add_sidecar_texts(rows)
+        rows, added = add_sidecar_texts(rows, read_written(find_ledger(target)))
         changed = changed or added > 0
+    elif config.texts != "none":
+        rows, corrected = merge_texts(rows, read_texts(Path(config.texts)))
+        changed = changed or corrected
     if not any(row.label for row in rows):
         log.warning("no image has a label, so captions will name no class; see --labels")
     return rows, changed, account

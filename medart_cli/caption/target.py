@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medart_cli.caption.edits import is_users
+from medart_cli.caption.edits import ACCEPTED, EDITED, is_users
 from medart_cli.data.account import Account
 from medart_cli.data.dataset import list_images, open_data
 from medart_cli.data.manifest import MANIFEST_NAME, Record, read_manifest, repair_manifest
@@ -83,9 +83,9 @@ def read_target(
     )
     if own:
         return rows, False, found.account
-    edited = sum(is_users(row) and bool(row.fields.get("caption")) for row in rows)
+    edited = sum(is_users(row) and _without_our_text(row) is not row for row in rows)
     if edited:
-        log.info("%d texts of medart's that were edited by hand stay in %s", edited, images)
+        log.info("%d texts of medart's that a person edited or accepted stay in %s", edited, images)
     rows = [_without_our_text(row) for row in rows]  # another manifest is to hold other texts
     if not target.is_file():
         return rows, False, found.account
@@ -121,7 +121,10 @@ def find_unlisted(
 
 
 def _without_our_text(row: Record) -> Record:
-    if not (row.fields.get("caption") or {}).get("status"):
+    facts = row.fields.get("caption") or {}
+    # A text that was a person's from the start has no profile, also where one has accepted it.
+    own = facts.get("status") in (EDITED, ACCEPTED) and "profile" not in facts
+    if own or not facts.get("status"):
         return row
     fields = {key: value for key, value in row.fields.items() if key not in ("text", "caption")}
     return replace(row, fields=fields)

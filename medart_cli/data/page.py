@@ -5,6 +5,7 @@ the style that all share are data/page.html.jinja, tables and figures data/parts
 """
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,17 @@ def render(template: str, **values: object) -> str:
         jinja2.UndefinedError: The template names a value that is not there.
     """
     return _open_templates().get_template(template).render(values)
+
+
+def hash_script(template: str) -> str:
+    """Return the name under which a page's policy allows a script, and no other.
+
+    Args:
+        template: The script's path in the package, as the page includes it.
+    """
+    text = _open_templates().get_template(template).render()
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
 
 @cache

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from medart_cli.caption.edits import accept_text, change_text
 from medart_cli.caption.target import beside, find_target, find_unlisted, read_target
-from medart_cli.data.manifest import read_manifest, write_manifest
+from medart_cli.data.manifest import Record, read_manifest, write_manifest
 from medart_cli.errors import ConfigError
 
 
@@ -87,6 +88,17 @@ def test_another_manifest_leaves_our_own_texts_behind_and_takes_those_of_others(
     assert [row.text for row in read_target(str(images), own, images, None)[0]] == ["ours", "mine"]
     other = read_target(str(images), images / "other.jsonl", images, None)[0]
     assert [row.fields for row in other] == [{"file_name": "nevus/a.png", "age": 5}, rows[1]]
+
+
+@pytest.mark.parametrize("mark", [accept_text, lambda row: change_text(row, "mine", "hash")])
+def test_a_text_that_was_a_persons_from_the_start_goes_along_when_it_was_corrected(images, mark):
+    ours = {"status": "ok", "profile": "generic", "text_hash": "other"}
+    for caption, kept in (({}, True), (ours, False)):
+        fields = {"file_name": "nevus/a.png", "text": "mine", "caption": caption}
+        row = mark(Record(fields, images, "m:1"))
+        write_manifest(images / "metadata.jsonl", [row.fields])
+        found = read_target(str(images), images / "other.jsonl", images, None)[0]
+        assert [it.text for it in found] == (["mine"] if kept else [None])
 
 
 def test_the_last_line_of_a_manifest_may_lack_its_end_or_be_torn(images):

@@ -90,7 +90,8 @@ def test_a_corrected_caption_is_what_is_trained_on_and_drawn(run, small_base, tm
     assert run("caption", images, "--style", "simple")["statuses"]["edited"] == 1
     again = ("--style", "simple", "--profile", "dermoscopy", "--recaption", "all")
     assert run("caption", images, *again)["statuses"] == {
-        "ok": 0, "shortened": 0, "simple": 3, "rejected": 0, "edited": 1, "kept": 0, "none": 0,
+        "ok": 0, "shortened": 0, "simple": 3, "rejected": 0, "edited": 1, "accepted": 0,
+        "kept": 0, "none": 0,
     }  # fmt: skip
     run("sample", small_base, "--from", images, "--steps", 2, "--out", tmp_path / "syn")
     texts = [json.loads(line)["text"] for line in (tmp_path / "syn" / "metadata.jsonl").open()]

@@ -1,10 +1,12 @@
 import ast
+import hashlib
 import io
 import re
 import subprocess
 import sys
 import tomllib
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ from medart_cli.data import page
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "medart_cli"
 TEMPLATES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.html.jinja"))
+SCRIPTS = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.js"))
+# How a script stands in a page: as a whole, so that the policy can name it by its hash.
+INCLUDED = re.compile(r'<script>\{% include "[\w/]+\.js" %\}</script>')
 # Names of elements that a page could hold; <image>, <s> and the like are a tokenizer's.
 TAG = re.compile(
     r"<!doctype|</?(html|head|body|meta|title|style|script|link|main|section|nav|header|footer|h[1-6]"
@@ -73,6 +78,7 @@ def test_every_template_is_in_the_wheel():
     patterns = project["tool"]["setuptools"]["package-data"]["medart_cli"]
     packed = {path.relative_to(PACKAGE) for pattern in patterns for path in PACKAGE.glob(pattern)}
     assert len(TEMPLATES) >= 6 and packed.issuperset(TEMPLATES)
+    assert SCRIPTS and packed.issuperset(SCRIPTS)
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=str)
@@ -83,8 +89,34 @@ def test_every_template_can_be_compiled(template):
 @pytest.mark.parametrize("template", TEMPLATES, ids=str)
 def test_a_template_asks_for_nothing_from_outside_and_switches_no_escaping_off(template):
     text = (PACKAGE / template).read_text(encoding="utf-8")
+    text = INCLUDED.sub("", text)
     assert not re.search(r"(?:https?:|//|@import|<script|<link|\|\s*safe\b|autoescape)", text)
+    assert not re.search(r"\son\w+\s*=", text)  # a script in an attribute
     assert set(re.findall(r"(?:src|href)\s*=\s*(\S+)", text)) <= {"'{{"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+def test_a_script_stands_in_the_page_as_it_is_and_reaches_nothing_outside(script):
+    text = (PACKAGE / script).read_text(encoding="utf-8")
+    assert page._open_templates().get_template(script.as_posix()).render() == text
+    assert "</script" not in text and "<!--" not in text
+    assert not re.search(
+        r"https?:|fetch|XMLHttpRequest|WebSocket|sendBeacon|import\b|eval|new Function|innerHTML"
+        r"|outerHTML|insertAdjacent|document\.write|document\.cookie|set(Timeout|Interval)\(['\"]",
+        text,
+    )
+
+
+def test_the_policy_of_a_page_allows_its_script_alone():
+    digest = page.hash_script("caption/review.js")
+    raw = (PACKAGE / "caption" / "review.js").read_bytes()
+    assert digest == f"sha256-{b64encode(hashlib.sha256(raw).digest()).decode()}"
+    shown = fill("{% extends 'data/page.html.jinja' %}{% set title = 'A' %}")
+    policy = unescape(re.search(r"Content-Security-Policy' content='([^']*)'", shown)[1])
+    assert " ".join(policy.split()) == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+        "form-action 'none'"
+    )
 
 
 def test_values_are_escaped_wherever_they_stand():
@@ -111,7 +143,7 @@ def test_a_page_needs_nothing_from_outside_and_escapes_what_it_shows():
     assert "<script>" not in shown
     assert "a &amp; b" in shown
     assert re.findall(r"(?:src|href)=.(\w+:)", shown) == ["data:"]
-    assert "http" not in shown
+    assert not re.search("https?:", shown)
 
 
 def test_a_value_that_is_not_there_is_an_error():

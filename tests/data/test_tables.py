@@ -1,6 +1,14 @@
-import pytest
+import csv
+import io
+import re
+import tempfile
+from pathlib import Path
 
-from medart_cli.data.tables import clean_name, decode_text, read_table
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medart_cli.data.tables import clean_name, decode_text, read_table, write_table
 from medart_cli.errors import ConfigError
 
 NEEDED = ("file_name", "label")
@@ -167,3 +175,47 @@ def test_cells_that_are_no_value_are_refused(tmp_path, cell, message):
 def test_json_that_is_not_called_so_is_refused_as_json(tmp_path):
     with pytest.raises(ConfigError, match=r"looks like JSON; write one object per line"):
         read_table(write(tmp_path / "t.json", '[{"file_name": "a.png"},\n{}]'), NEEDED)
+
+
+CELLS = [
+    "=1+1", "+4", "-a", "@x", "'=x", "''-y", '="z"', "\u00e4,;\t|", 'a "quoted" text', "two\nlines",
+    "007", "1.2.826.0.1", "12e4567", "3-4", "2026-11-26", "1,5", "a1", "'quoted'", "-", "x = y",
+]  # fmt: skip
+
+
+def test_what_is_written_comes_back_and_no_cell_is_one_that_spreadsheets_calculate(tmp_path):
+    path = tmp_path / "t.csv"
+    write_table(path, ("file_name", "text"), [(f"{n}.png", cell) for n, cell in enumerate(CELLS)])
+    raw = path.read_bytes()
+    assert raw.startswith(b"\xef\xbb\xbffile_name,text\r\n")
+    cells = [row[1] for row in csv.reader(io.StringIO(raw.decode("utf-8-sig"), newline=""))][1:]
+    assert not [it for it in cells if it[0] in "=+-@" and not re.fullmatch(r'="[\d.,:/e -]+"', it)]
+    _, rows = read_table(path, ("file_name",))
+    assert [row.values["text"] for row in rows] == CELLS
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_looks_like_a_formula_comes_back_and_a_formula_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    write_table(path, ("file_name", "label"), [("=a/-1.png", "+")])
+    assert read_table(path, NEEDED)[1][0].values == {"file_name": "=a/-1.png", "label": "+"}
+    with pytest.raises(ConfigError, match="file_name is '=a', a spreadsheet formula"):
+        read_table(write(path, "file_name,label\n=a,b\n"), NEEDED)
+    line = '{"file_name": "a", "label": "\'-"}\n'
+    assert read_table(write(tmp_path / "t.jsonl", line), NEEDED)[1][0].values["label"] == "'-"
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(
+            lambda cell: cell == cell.strip() and "\ufeff" not in cell
+        ),
+        min_size=1,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_any_text_comes_back(texts):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.csv"
+        write_table(path, ("file_name", "text"), [("a", text) for text in texts])
+        assert [row.values["text"] for row in read_table(path, ("text",))[1]] == texts
