@@ -91,6 +91,15 @@ Folders = Annotated[
 ]
 
 
+Classes = Annotated[
+    Path | None,
+    _data_option(
+        help='TOML file that says how classes are spoken: mel = "melanoma", or a table [mel] with '
+        "name and synonyms; in the template caption and, in caption, in the prompt and the rules."
+    ),
+]
+
+
 AllowSynthetic = Annotated[
     bool,
     _data_option("--allow-synthetic", help="Accept synthetic images where real ones are expected."),

@@ -101,7 +101,7 @@ def test_every_command_in_the_docs_is_one_that_medart_takes(line, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.main(shlex.split(line)[1:])
     assert not ended.value.code
-    assert len(taken) == 1 or "--help" in line
+    assert len(taken) == 1 or "--help" in line or "--profile-template" in line
 
 
 def test_the_docs_hold_commands_to_check():

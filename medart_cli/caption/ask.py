@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,20 +13,24 @@ from PIL import Image
 
 from medart_cli import stop
 from medart_cli.ahead import map_ahead
+from medart_cli.caption.clean import trim_caption
 from medart_cli.caption.edits import carry_rejections, hash_text, judge_again, rejected_texts
 from medart_cli.caption.endpoint import Endpoint, check_endpoint, is_loopback
 from medart_cli.caption.grounding import flag_disagreements
+from medart_cli.caption.mentions import is_code
 from medart_cli.caption.options import CaptionConfig
+from medart_cli.caption.refusals import Refusals
 from medart_cli.caption.rules import (
     TOO_LONG,
     Rules,
     cut_caption,
     find_faults,
-    trim_caption,
+    find_flags,
+    is_whole,
 )
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import Record, hash_file
-from medart_cli.data.profiles import Profile, spoken_label
+from medart_cli.data.profiles import Profile
 from medart_cli.errors import ConfigError, ImageError
 from medart_cli.log import log
 from medart_cli.models.bases import (
@@ -92,12 +97,18 @@ class Book:
 
     def rules(self, record: Record) -> Rules:
         """Make the rules for one row's caption."""
+        own = self.profile.word_class(record.label) if record.label else None
         return Rules(
             simple=self.profile.simple_caption(record.label),
             instruction=self.profile.build_prompt(record.fields),
-            label=spoken_label(record.label or ""),
-            others=[spoken_label(other) for other in self.labels if other != record.label],
-            forbidden=self.profile.forbidden,
+            profile=self.profile,
+            own=(own.name, *own.synonyms) if own else (),
+            others={
+                other: self.profile.word_class(other)
+                for other in self.labels
+                if other != record.label
+            },
+            context=self.profile.fill_context(record.fields),
             limit=self.limit,
             count_tokens=self.count,
         )
@@ -113,6 +124,7 @@ def build_book(
         ConfigError: The template caption of a label is longer than the text encoder reads.
     """
     labels = sorted({record.label for record in records if record.label})
+    check_classes(config, profile, labels)
     if not asked:
         return Book(profile, labels)
     base = find_base(config.base, offline=config.offline, parts=["tokenizer"])
@@ -125,6 +137,37 @@ def build_book(
                 "tokens; shorten it"
             )
     return book
+
+
+def check_classes(config: CaptionConfig, profile: Profile, labels: Sequence[str]) -> None:
+    """Say which classes are worded alike, which are codes, and which words have no class.
+
+    Raises:
+        ConfigError: `--classes` names none of the labels.
+    """
+    known = {unicodedata.normalize("NFC", label) for label in labels}
+    unused = [label for label in profile.classes if label not in known]
+    if unused and len(unused) == len(profile.classes):
+        raise ConfigError(
+            f"--classes {config.classes}: names none of the labels, such as {unused[0]!r}; labels: "
+            f"{', '.join(labels) or 'none'}"
+        )
+    if unused:
+        log.warning("--classes %s: no row has the label %s", config.classes, ", ".join(unused))
+    spoken: dict[str, list[str]] = {}
+    for label in labels:
+        spoken.setdefault(profile.word_class(label).name, []).append(label)
+    for name, alike in spoken.items():
+        if len(alike) > 1:
+            log.warning(
+                "labels %s are all worded %r in captions; --classes can tell them apart",
+                " and ".join(alike), name,
+            )  # fmt: skip
+    if codes := [name for name in spoken if is_code(name)]:
+        log.warning(
+            "labels %s look like codes, which tell a model little; --classes gives them names",
+            ", ".join(codes),
+        )
 
 
 def build_asker(config: CaptionConfig) -> Asker:
@@ -179,9 +222,11 @@ def caption_rows(
     waiting: list[Task] = []
     window = WINDOW_BATCHES * asker.batch_size
     ahead = decode_ahead(config, records, todo, window)
+    refusals = Refusals(config.max_refused)
     while True:
         new = list(islice(ahead, max(0, window - len(waiting))))
         if not new and not waiting:
+            refusals.finish()
             return
         for row, image in new:
             if isinstance(image, ImageError):
@@ -197,22 +242,15 @@ def caption_rows(
                 continue
             task = waiting[item[0]]
             record = records[task.row]
+            first = task.attempt == 1 and task.draft is None and item[1].error is None
             result = settle(config, record, task, item[1], source)
             if result is None:
                 again.append(task)
-                continue
-            if "text" in result:
-                result["caption"]["image"] = hash_file(record.path)
-                add_flags(result, task, record)
-            yield task.row, result
+            else:
+                yield task.row, result
+            if first:
+                refusals.note(item[1].text, task.faults)
         waiting = again
-
-
-def add_flags(result: dict[str, Any], task: Task, record: Record) -> None:
-    """Note in a new caption what it says and the image does not, for a reader to look at."""
-    flags = flag_disagreements(result["text"], task.rules.simple, task.image, record)
-    if flags:
-        result["caption"]["flags"] = [*result["caption"].get("flags", ()), *flags]
 
 
 def word_rows(
@@ -274,7 +312,7 @@ def settle(
         return fail_row(config, record, answer.error)
     text = trim_caption(answer.text, task.rules.simple)
     faults = find_faults(text, task.rules)
-    if not answer.finished and TOO_LONG not in faults:
+    if not answer.finished and TOO_LONG not in faults and not is_whole(text):
         faults.append(TOO_LONG)  # the end of the last sentence is missing
     status = "ok"
     if task.draft is not None:
@@ -302,6 +340,12 @@ def settle(
     }
     if status == "simple":
         facts["faults"] = task.faults
+    elif flags := [
+        *find_flags(text, task.rules),
+        *flag_disagreements(text, task.rules.simple, task.image, record),
+    ]:
+        facts["flags"] = flags
+    facts["image"] = hash_file(record.path)
     return {"text": text, "caption": facts}
 
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option, echo
 
 from medart_cli.errors import ConfigError
 from medart_cli.options import (
@@ -13,6 +14,7 @@ from medart_cli.options import (
     DEFAULT_CAPTIONER,
     ONE_CALL,
     RUN_ONLY,
+    Classes,
     CommonConfig,
     Folders,
     Hint,
@@ -26,6 +28,17 @@ _data_option = partial(Option, rich_help_panel="Data")
 _model_option = partial(Option, rich_help_panel="Model")
 _caption_option = partial(Option, rich_help_panel="Caption")
 _server_option = partial(Option, rich_help_panel="Server")
+
+
+def show_template(wanted: bool) -> bool:
+    """Print the profile to start from, and end the call: no images are needed for it."""
+    if wanted:
+        echo(
+            (resources.files("medart_cli") / "caption" / "template.toml").read_text("utf-8"),
+            nl=False,
+        )
+        raise Exit()
+    return wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +157,18 @@ class CaptionConfig(CommonConfig):
             "file.",
         ),
     ] = "generic"
+    classes: Classes = None
+    profile_template: Annotated[
+        bool,
+        _caption_option(
+            "--profile-template",
+            callback=show_template,
+            is_eager=True,
+            help="Print a commented profile to start your own from, and exit: medart caption "
+            "--profile-template > own.toml.",
+        ),
+        ONE_CALL,
+    ] = False
     style: Annotated[
         Literal["visual", "simple", "empty"],
         _caption_option(
@@ -164,6 +189,16 @@ class CaptionConfig(CommonConfig):
             help="Maximum attempts per row before the template caption is used.", min=1
         ),
     ] = 5
+    max_refused: Annotated[
+        float,
+        _caption_option(
+            help="Share of the first 20 answers that the rules may refuse for one reason; above "
+            "it the run stops. 1 never stops.",
+            min=0,
+            max=1,
+        ),
+        RUN_ONLY,
+    ] = 0.5
     base: Annotated[
         str,
         _caption_option(

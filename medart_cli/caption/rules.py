@@ -1,7 +1,9 @@
 """The rules that a caption must pass, and how an over-long text is truncated.
 
 Pure functions of text. A captioner is a language model: it may refuse, repeat the instruction,
-loop, or name another disease; none of that may reach a training set.
+loop, make up an age, give advice or name another disease; none of that may reach a training set.
+What is surely wrong is a fault, and the text is asked for again; what may be right is a flag, which
+stands in the row for a reviewer.
 """
 
 import re
@@ -9,15 +11,32 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from medart_cli.caption.claims import (
+    given_advice,
+    hinted_diagnosis,
+    made_diagnosis,
+    stated_measures,
+    stated_person,
+)
+from medart_cli.caption.language import find_language, foreign_script, lacks_function_words
+from medart_cli.caption.mentions import Mention, find_mentions, is_finding
+from medart_cli.caption.words import spaced, words_of
+from medart_cli.data.classes import ClassWords
+from medart_cli.data.profiles import Profile
+
 TOO_LONG = "too long"
+NO_BEGINNING = "does not begin with the template caption"
+OTHER_CLASS = "names another class"
+OTHER_DIAGNOSIS = "makes a diagnosis that is not the label"
+TELLS_PERSON = "tells who the patient is"
+GIVES_ADVICE = "gives advice"
+OTHER_LANGUAGE = "is in another language"
+FORBIDDEN_WORD = "contains a forbidden word"
 ECHO_WORDS = 8  # a run of that many words of the instruction is an echo and no chance
+ECHO = "if there are any"  # of the profiles' lists, and of no caption
 LOOP_TIMES = 3  # the same words that often in a row are a loop
 LOOP_WORDS = 12  # longest run of words that is looked at for loops
 TWICE_WORDS = 10  # a run of that many words that comes again is a repetition
-# Labels that are also everyday words of a caption ("surrounded by normal skin") name no class.
-EVERYDAY = frozenset(
-    "normal healthy other others none unknown background negative positive control case".split()
-)
 REFUSAL = re.compile(
     r"\b(I('m| am) (sorry|unable|not able)|I (cannot|can not|can't|could not|won't|do not have)"
     r"|as an? (AI|artificial|language)|(unable|not able|cannot|can't|impossible) to "
@@ -40,18 +59,20 @@ class Rules:
     Attributes:
         simple: The template caption, which it must begin with.
         instruction: The prompt, which it must not echo.
-        label: The row's own class in words, or an empty text.
-        others: All other classes of the data, in words.
-        forbidden: Beginnings of words that it must not hold.
+        profile: Whose language, findings, forbidden and doubtful words count.
+        own: Names of the row's own class; empty without a label.
+        others: All other classes of the data, by label.
+        context: What the prompt told of the row.
         limit: Maximum tokens it may have.
         count_tokens: Counts the tokens of a text as the target text encoder will.
     """
 
     simple: str
     instruction: str
-    label: str
-    others: Sequence[str]
-    forbidden: Sequence[str]
+    profile: Profile
+    own: Sequence[str]
+    others: Mapping[str, ClassWords]
+    context: Sequence[str]
     limit: int
     count_tokens: Callable[[str], int]
 
@@ -59,41 +80,101 @@ class Rules:
         """Say whether a text is within the token limit."""
         return self.count_tokens(text) <= self.limit
 
-
-def trim_caption(text: str, simple: str) -> str:
-    """Strip what surrounds a caption, and give its beginning the template caption's form.
-
-    White space becomes single spaces; quotes, asterisks and a lead that ends in a colon go.
-    """
-    text = " ".join(text.split()).strip("\"'*`# ")
-    start = text.lower().find(simple.lower())
-    if start > 0 and text[:start].rstrip("\"'*` ").endswith(":"):  # "Here is a caption: ..."
-        text = text[start:]
-    if begins_with(text, simple):
-        text = simple + text[len(simple) :]
-    return text
+    def is_finding(self, name: str) -> bool:
+        """Say whether a class may be described in any image, since the profile asks for it."""
+        words = next(words for words in self.others.values() if words.name == name)
+        return is_finding(words, self.profile.findings, " ".join(self.profile.attributes))
 
 
 def find_faults(text: str, rules: Rules) -> list[str]:
-    """Name every rule that a trimmed caption breaks; an empty list means that it is accepted."""
+    """Name every rule that a trimmed caption breaks; an empty list means that it is accepted.
+
+    A fault begins with its reason; behind a colon stand the words at fault, where they are few.
+    """
+    rest, profile = _rest(text, rules.simple), rules.profile
+    english = profile.language == "en"
+    classes = [item.name for item in _name_classes(rest, rules)[0]]
     checks = (
-        ("does not begin with the template caption", not begins_with(text, rules.simple)),
+        (NO_BEGINNING, not begins_with(text, rules.simple)),
         ("says nothing beyond the template caption", not _says_more(text, rules.simple)),
-        ("echoes the instruction", echoes(text, rules.instruction, rules.simple)),
+        ("gives more than one caption", begins_again(text, rules.simple)),
+        (
+            "echoes the instruction",
+            echoes(text, rules.instruction, rules.simple, profile.attributes),
+        ),
         ("refuses to describe", refuses(text)),
         ("repeats itself", repeats(text)),
-        ("names another class", bool(named_classes(text, rules.label, rules.others))),
-        ("contains a forbidden word", bool(mentioned(_rest(text, rules.simple), rules.forbidden))),
+        (OTHER_LANGUAGE, _find_foreign(rest, rules)),
+        (OTHER_CLASS, ", ".join(classes)),
+        (
+            OTHER_DIAGNOSIS,
+            english and not classes and made_diagnosis(rest, rules.own, profile.findings),
+        ),
+        (TELLS_PERSON, english and stated_person(rest, rules.context)),
+        (GIVES_ADVICE, english and given_advice(rest)),
+        (FORBIDDEN_WORD, ", ".join(mentioned(rest, profile.forbidden))),
         (TOO_LONG, not rules.fits(text)),
     )
-    return [fault for fault, found in checks if found]
+    return [f"{fault}: {found}" if isinstance(found, str) else fault
+            for fault, found in checks if found]  # fmt: skip
+
+
+def find_flags(text: str, rules: Rules) -> list[str]:
+    """Say what a reviewer should look at in a caption that is accepted."""
+    rest, profile = _rest(text, rules.simple), rules.profile
+    flags = [f"mentions {item.name}, which is a class" for item in _name_classes(rest, rules)[1]
+             if not item.negated]  # fmt: skip
+    if profile.language == "en":
+        hinted = hinted_diagnosis(rest, rules.own, profile.findings)
+        flags += [f"may make a diagnosis: {word}" for word in hinted]
+    flags += [f"gives a measure: {words}" for words in stated_measures(rest)]
+    words = [word for word in mentioned(rest, profile.doubtful)
+             if not mentioned(" ".join(rules.own), [word])]  # fmt: skip
+    flags += [f"says {word}, which the profile calls doubtful" for word in words]
+    if profile.language != "any" and lacks_function_words(split_sentences(rest), profile.language):
+        flags.append("may be in another language")
+    return flags
+
+
+def reason_of(fault: str) -> str:
+    """Return a fault without the words at fault, so that faults can be counted."""
+    return fault.partition(": ")[0]
+
+
+def _name_classes(rest: str, rules: Rules) -> tuple[list[Mention], list[Mention]]:
+    """Return the other classes that a text names: those that it may not name, and findings."""
+    found = find_mentions(rest, rules.own, rules.others)
+    findings = [item for item in found if rules.is_finding(item.name)]
+    return [item for item in found if item not in findings], findings
+
+
+def _find_foreign(rest: str, rules: Rules) -> str | None:
+    """Return words in another script, or the first sentence in another language."""
+    asked = rules.profile.language
+    if asked == "any":
+        return None
+    for name in rules.own:  # it may be in a script of its own
+        rest = rest.replace(name, "")
+    if (word := foreign_script(rest)) is not None:
+        return f"{word:.20}"
+    foreign = (item for item in split_sentences(rest) if find_language(item, asked))
+    return next((f"{item.lstrip(' ,;:'):.40}" for item in foreign), None)
 
 
 def begins_with(text: str, simple: str) -> bool:
     """Say whether a text begins with the template caption, as whole words, ignoring case."""
     if not text.lower().startswith(simple.lower()):
         return False
-    return not text[len(simple) : len(simple) + 1].isalnum()
+    # Of `nevus-like` the beginning is another word.
+    return re.match(r"\w|-[^\W\d_]", text[len(simple) : len(simple) + 2]) is None
+
+
+def begins_again(text: str, simple: str) -> bool:
+    """Say whether the template caption begins another sentence: a second draft, or an option."""
+    again = re.escape(simple.lower())
+    if not begins_with(text, simple):
+        return False
+    return re.search(rf"[.!?:\"'] ?\"?{again}\b", _rest(text, simple).lower()) is not None
 
 
 def _says_more(text: str, simple: str) -> bool:
@@ -104,16 +185,27 @@ def _rest(text: str, simple: str) -> str:
     return text[len(simple) :] if begins_with(text, simple) else text
 
 
-def echoes(text: str, instruction: str, simple: str) -> bool:
+def echoes(text: str, instruction: str, simple: str, lists: Iterable[str] = ()) -> bool:
     """Say whether a text holds a long run of the instruction's words, or marks of the chat.
 
-    The template caption itself, which is in the instruction, does not count.
+    The template caption itself, which is in the instruction, does not count, and neither does a
+    list of what may be seen ("no hemorrhages, exudates, cotton wool spots or drusen").
+
+    Args:
+        text: The caption.
+        instruction: The prompt.
+        simple: The template caption.
+        lists: What the prompt asks to be described, one text for each.
     """
-    if CHAT_MARKUP.search(text):
+    if CHAT_MARKUP.search(text) or (ECHO in instruction and ECHO in text):
         return True
-    asked, said = _words(instruction), _words(_rest(text, simple))
-    runs = {tuple(asked[i : i + ECHO_WORDS]) for i in range(len(asked) - ECHO_WORDS + 1)}
-    return any(tuple(said[i : i + ECHO_WORDS]) in runs for i in range(len(said)))
+    runs = _runs(instruction) - {run for item in lists for run in _runs(item)}
+    return not runs.isdisjoint(_runs(_rest(text, simple)))
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = words_of(text)
+    return {tuple(words[i : i + ECHO_WORDS]) for i in range(len(words) - ECHO_WORDS + 1)}
 
 
 def refuses(text: str) -> bool:
@@ -125,7 +217,7 @@ def repeats(text: str) -> bool:
     """Say whether words come three times in a row, or a sentence or long run of words twice."""
     if re.search(r"(\S{1,3}?)\1{11}", text):  # "aaaaaaaaaaaa", "!?!?!?..."
         return True
-    words = _words(text)
+    words = words_of(text)
     for size in range(1, LOOP_WORDS + 1):
         same = 0  # words in a row that equal the word `size` places before
         for index in range(size, len(words)):
@@ -135,34 +227,14 @@ def repeats(text: str) -> bool:
     runs = [tuple(words[i : i + TWICE_WORDS]) for i in range(len(words) - TWICE_WORDS + 1)]
     if len(set(runs)) < len(runs):
         return True
-    sentences = [tuple(_words(item)) for item in split_sentences(text)]
+    sentences = [tuple(words_of(item)) for item in split_sentences(text)]
     return any(count > 1 and len(item) > 2 for item, count in Counter(sentences).items())
-
-
-def named_classes(text: str, label: str, others: Iterable[str]) -> list[str]:
-    """Return the classes that a text names besides its own; a plural with s counts too.
-
-    A class whose name is an everyday word (`normal`) or has no letters is not looked for, and
-    neither is one that is a part of the row's own label.
-    """
-    said = _spaced(text)
-    own = _spaced(label)
-    if own.strip():
-        said = said.replace(own.rstrip() + "s ", " | ").replace(own, " | ")
-    found = []
-    for other in others:
-        name = _spaced(other)
-        if name.strip() in EVERYDAY or not any(letter.isalpha() for letter in name) or name in own:
-            continue
-        if name in said or name.rstrip() + "s " in said:
-            found.append(other)
-    return found
 
 
 def mentioned(text: str, beginnings: Iterable[str]) -> list[str]:
     """Return those beginnings of words that a text holds."""
-    said = _spaced(text)
-    return [item for item in beginnings if " " + _spaced(item).strip() in said]
+    said = spaced(text)
+    return [item for item in beginnings if " " + spaced(item).strip() in said]
 
 
 def covered(text: str, attributes: Mapping[str, Sequence[str]]) -> list[str]:
@@ -184,6 +256,11 @@ def cut_caption(text: str, rules: Rules) -> str | None:
     return None
 
 
+def is_whole(text: str) -> bool:
+    """Say whether the last sentence of a text has its end."""
+    return bool(text) and " ".join(split_sentences(text, whole=True)) == text
+
+
 def split_sentences(text: str, *, whole: bool = False) -> list[str]:
     """Split a text after each sentence end; `whole` leaves out a last sentence that has none."""
     sentences, start = [], 0
@@ -196,13 +273,5 @@ def split_sentences(text: str, *, whole: bool = False) -> list[str]:
 
 def word_overlap(first: str, second: str) -> float:
     """Return the share of words that two texts have in common (Jaccard), from 0 to 1."""
-    one, two = set(_words(first)), set(_words(second))
+    one, two = set(words_of(first)), set(words_of(second))
     return len(one & two) / len(one | two) if one | two else 1.0
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _spaced(text: str) -> str:
-    return f" {' '.join(_words(text.replace('_', ' ')))} "

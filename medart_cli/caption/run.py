@@ -23,6 +23,7 @@ from medart_cli.caption.journal import Journal
 from medart_cli.caption.labels import merge_labels, read_labels
 from medart_cli.caption.options import CaptionConfig
 from medart_cli.caption.review import build_review
+from medart_cli.caption.rules import reason_of
 from medart_cli.caption.sidecars import (
     add_sidecar_texts,
     check_sidecars,
@@ -157,15 +158,27 @@ def write_beginning(config: CaptionConfig, journal: Journal, target: Path, chang
 
 
 def count_texts(records: Sequence[Record]) -> dict[str, int]:
-    """Count the texts by how they came about, and say so."""
-    counts = Counter(status_of(record) for record in records)
+    """Count the texts by how they came about, and say so, with why answers were refused."""
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    flagged = 0
+    for record in records:
+        facts = record.fields.get("caption") or {}
+        counts[status_of(record)] += 1
+        reasons.update({reason_of(fault) for fault in facts.get("faults", ())})
+        flagged += bool(facts.get("flags"))
     log.info("texts: %s", ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name]))
+    if reasons:
+        why = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        log.info("template captions stand where the answer: %s", why)
+    if flagged:
+        log.info("%d captions have flags for a reviewer, in the manifest under caption", flagged)
     return {name: counts[name] for name in STATUSES}
 
 
 def find_profile(config: CaptionConfig) -> Profile:
     """Read the profile, with the sentences of --context added."""
-    profile = read_profile(config.profile)
+    profile = read_profile(config.profile, config.classes)
     try:
         for sentence in config.context or ():
             columns_of(sentence)

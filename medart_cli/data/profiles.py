@@ -3,12 +3,14 @@
 import hashlib
 import string
 import tomllib
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from medart_cli.data.classes import ClassWords, fit_article, read_classes, spoken_label
 from medart_cli.errors import ConfigError
 
 PROMPT = (
@@ -21,16 +23,21 @@ SHORTEN = (
     'This caption of the image is too long: "{text}" Write it again in at most {words} words. '
     'Begin exactly with: "{simple}". Keep what is visible, and add nothing.'
 )
+LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "any")  # any: texts are not checked for it
 KEY_TYPES: dict[str, type] = {
     "simple": str,
     "unlabeled": str,
     "flips": bool,
     "words": int,
+    "language": str,
     "attributes": dict,
+    "findings": list,
     "forbidden": list,
+    "doubtful": list,
     "context": list,
     "prompt": str,
 }
+LISTS = tuple(key for key, kind in KEY_TYPES.items() if kind is list)
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,15 @@ class Profile:
         flips: Whether a mirrored image means the same.
         unlabeled: The template caption of an image without a label.
         words: Words that the captioner is asked to keep to.
+        language: Of the captions, one of `LANGUAGES`.
         attributes: What to describe, and the beginnings of words that show it was described.
-        forbidden: Words that no caption may hold.
+        findings: Beginnings of words for what may be seen in any class, also where it is a class.
+        forbidden: Beginnings of words that no caption may hold.
+        doubtful: Beginnings of words that a reviewer should look at.
         context: Sentences for the prompt with manifest columns in braces; a sentence is left out
             of the prompt of a row that lacks one of its columns.
         prompt: The instruction; knows `{simple}`, `{label}`, `{attributes}` and `{words}`.
+        classes: How labels are spoken, where that is said (`--classes`).
     """
 
     name: str
@@ -55,52 +66,55 @@ class Profile:
     flips: bool
     unlabeled: str
     words: int = 70
+    language: str = "en"
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
     context: tuple[str, ...] = ()
     prompt: str = PROMPT
+    classes: Mapping[str, ClassWords] = field(default_factory=dict)
+
+    def word_class(self, label: str) -> ClassWords:
+        """Say how a label is spoken: as `--classes` has it, else by the words in it."""
+        said = self.classes.get(unicodedata.normalize("NFC", label))
+        return said or ClassWords(spoken_label(label))
 
     def simple_caption(self, label: str | None) -> str:
-        """Fill the template caption of the paper for a class; folder names lose underscores."""
-        if not label or not label.strip():
-            return self.unlabeled
-        return self.simple.format(label=spoken_label(label))
+        """Fill the template caption of the paper for a class, in its spoken form."""
+        spoken = self.word_class(label).name if label else ""
+        return fit_article(self.simple, spoken).format(label=spoken) if spoken else self.unlabeled
 
-    def build_prompt(self, fields: Mapping[str, Any]) -> str:
-        """Word the instruction for one manifest row, its label and its columns in it."""
-        label = "" if fields.get("label") is None else str(fields["label"])  # it may be a number
+    def fill_context(self, fields: Mapping[str, Any]) -> list[str]:
+        """Return the sentences of `context` for one manifest row that has their columns."""
         known = {name: str(value) for name, value in fields.items() if _is_filled(value)}
-        sentences = [
+        return [
             sentence.format_map(known)
             for sentence in self.context
             if columns_of(sentence) <= known.keys()
         ]
+
+    def build_prompt(self, fields: Mapping[str, Any]) -> str:
+        """Word the instruction for one manifest row, its label and its columns in it."""
+        label = "" if fields.get("label") is None else str(fields["label"])  # it may be a number
         instruction = self.prompt.format(
             simple=self.simple_caption(label),
-            label=spoken_label(label),
+            label=self.word_class(label).name,
             attributes=", ".join(self.attributes) or "colors, shapes, surface and surroundings",
             words=self.words,
         )
-        return " ".join([*sentences, instruction])
+        return " ".join([*self.fill_context(fields), instruction])
 
     def build_shorter(self, text: str, simple: str, words: int) -> str:
         """Word the instruction that asks for a shorter form of a caption."""
         return SHORTEN.format(text=text, words=words, simple=simple)
 
     def hash(self) -> str:
-        """Return 12 digits that change when the wording of any prompt of this profile changes."""
+        """Return 12 digits that change when a prompt or what is taken of its answers changes."""
         parts = (self.simple, self.unlabeled, self.words, dict(self.attributes), self.context)
-        text = repr((*parts, self.forbidden, self.prompt, SHORTEN))
+        rules = (self.language, self.findings, self.forbidden, self.doubtful)
+        text = repr((*parts, *rules, sorted(self.classes.items()), self.prompt, SHORTEN))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def spoken_label(label: str) -> str:
-    """Turn a class name as folders have it into words: `dyed-lifted-polyps`, `basal_cell`.
-
-    Hyphens stay in a name that has spaces, for there they belong to a word.
-    """
-    words = label.replace("_", " ")
-    return " ".join((words if " " in words.strip() else words.replace("-", " ")).split())
 
 
 def columns_of(sentence: str) -> set[str]:
@@ -116,17 +130,26 @@ def columns_of(sentence: str) -> set[str]:
     return names
 
 
-def read_profile(name: str) -> Profile:
+def read_profile(name: str, classes: Path | None = None) -> Profile:
     """Read a packaged profile by name, or a TOML file of the user's own.
+
+    Args:
+        name: The profile.
+        classes: A file that says how classes are spoken, see `read_classes`.
 
     Raises:
         ConfigError: There is no such profile, it lacks a key, or a key has a wrong value.
     """
+    profile = _read_file(name)
+    return replace(profile, classes=read_classes(classes)) if classes else profile
+
+
+def _read_file(name: str) -> Profile:
     packaged = resources.files("medart_cli") / "profiles"
     own = Path(name)
     source = own if own.suffix == ".toml" else packaged / f"{name}.toml"
     try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
+        table = tomllib.loads(source.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         known = sorted(item.name.removesuffix(".toml") for item in packaged.iterdir())
         raise ConfigError(
@@ -153,11 +176,16 @@ def _build_profile(name: str, table: dict[str, Any]) -> Profile:
         raise ValueError(f"words must be 1 or more, got {table['words']}")
     if extra := columns_of(table.get("prompt", "")) - {"simple", "label", "attributes", "words"}:
         raise ValueError(f"prompt has {{{extra.pop()}}}; put columns into sentences of context")
-    lists = {key: tuple(table.get(key, ())) for key in ("forbidden", "context")}
-    attributes = {key: tuple(words) for key, words in table.get("attributes", {}).items()}
-    for word in (*lists["forbidden"], *lists["context"], *sum(attributes.values(), ())):
-        if not isinstance(word, str) or not word.strip():
-            raise ValueError(f"attributes, forbidden and context must be texts, got {word!r:.80}")
+    language = table.get("language", Profile.language)
+    if language not in LANGUAGES:
+        raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {language}")
+    if language != Profile.language and "prompt" not in table:
+        raise ValueError(f'language = "{language}" needs a prompt in it; the default is English')
+    lists = {key: _read_texts(key, table.get(key, [])) for key in LISTS}
+    attributes = {
+        key: _read_texts(f"attributes, {key!r:.40},", words)
+        for key, words in table.get("attributes", {}).items()
+    }
     for sentence in lists["context"]:
         columns_of(sentence)
     return Profile(
@@ -166,10 +194,21 @@ def _build_profile(name: str, table: dict[str, Any]) -> Profile:
         flips=table["flips"],
         unlabeled=table.get("unlabeled", _without_label(simple)),
         words=table.get("words", Profile.words),
+        language=language,
         attributes=attributes,
         prompt=table.get("prompt", PROMPT),
-        **lists,
+        findings=lists["findings"],
+        forbidden=lists["forbidden"],
+        doubtful=lists["doubtful"],
+        context=lists["context"],
     )
+
+
+def _read_texts(key: str, values: Any) -> tuple[str, ...]:  # noqa: ANN401 - any TOML value
+    for value in values if isinstance(values, list) else [None]:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{key} must be a list of texts, got {value or values!r:.80}")
+    return tuple(values)
 
 
 def _without_label(simple: str) -> str:

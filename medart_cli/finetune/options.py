@@ -18,6 +18,7 @@ from medart_cli.options import (
     ONE_CALL,
     RUN_ONLY,
     AllowSynthetic,
+    Classes,
     CommonConfig,
     Folders,
     Hint,
@@ -111,6 +112,7 @@ class FinetuneConfig(CommonConfig):
             "or TOML file.",
         ),
     ] = "generic"
+    classes: Classes = None
     resolution: Annotated[
         int | None,
         _data_option(

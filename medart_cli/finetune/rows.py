@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from medart_cli.data.checks import refuse_synthetic, warn_of_two_labels
 from medart_cli.data.dataset import open_data
 from medart_cli.data.hashes import hash_all, hash_records
 from medart_cli.data.manifest import HashedRecord, count_patients
-from medart_cli.data.profiles import read_profile
+from medart_cli.data.profiles import Profile, read_profile
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
 from medart_cli.models.bases import find_unhashed, hash_base
 from medart_cli.options import parse_levels
+
+SIDES = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class TrainingData:
 
 def read_training_rows(config: FinetuneConfig) -> TrainingData:
     """Read the training rows: those without text get the template caption, lost files count."""
-    profile = read_profile(config.profile)
+    profile = read_profile(config.profile, config.classes)
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     records = [record for record in found if record.split in (None, "train")]
     refuse_synthetic(records, "the training images", allowed=config.allow_synthetic)
@@ -65,7 +68,24 @@ def read_training_rows(config: FinetuneConfig) -> TrainingData:
             "--profile sets it, medart caption writes better ones", len(plain), len(rows),
             rows[plain[0]].text,
         )  # fmt: skip
+    if config.flip:
+        warn_of_flips(profile, rows)
     return TrainingData(rows, len(records) - len(rows), found.account)
+
+
+def warn_of_flips(profile: Profile, rows: Sequence[HashedRecord]) -> None:
+    """Say where a mirrored image means something else, or is not what its caption says."""
+    if not profile.flips:
+        log.warning(
+            "--flip: in profile %s a mirrored image does not mean the same; leave it out unless "
+            "left and right say nothing in your images", profile.name,
+        )  # fmt: skip
+    sided = [row for row in rows if SIDES.search(row.text or "")]
+    if sided:
+        log.warning(
+            "--flip: %d of %d captions say left or right, which is wrong of the mirrored image, "
+            "such as that of %s", len(sided), len(rows), sided[0].file_name,
+        )  # fmt: skip
 
 
 def cache_folder(config: FinetuneConfig) -> Path | None:
@@ -84,7 +104,7 @@ def describe_data(rows: Sequence[HashedRecord]) -> dict[str, Any]:
 
 def public_settings(config: FinetuneConfig) -> dict[str, Any]:
     """Return the settings that may be published: those without places on this machine."""
-    private = config.name_run_only() | {"base", "profile"}
+    private = config.name_run_only() | {"base", "profile", "classes"}
     return {name: value for name, value in config.settings().items() if name not in private}
 
 

@@ -12,6 +12,7 @@ from medart_cli.options import (
     MORE_THAN_ONE,
     ONE_CALL,
     RUN_ONLY,
+    Classes,
     CommonConfig,
     Folders,
     Hint,
@@ -114,6 +115,7 @@ class SampleConfig(CommonConfig):
         ),
         RUN_ONLY,
     ] = "generic"
+    classes: Annotated[Classes, RUN_ONLY] = None
     count: Annotated[
         int | None,
         _prompts_option(help="Total number of images; by default one per prompt.", min=1),

@@ -78,7 +78,7 @@ def read_prompts(config: SampleConfig) -> Prompts:
         raise ConfigError(f"--prompts {config.prompts}: contains no prompt; write one per line")
     records = [Record({"text": prompt}, Path(), "--prompt") for prompt in prompts]
     order = np.arange(config.count or len(prompts)) % len(prompts)
-    return Prompts(records, order.tolist(), read_profile(config.profile))
+    return Prompts(records, order.tolist(), read_profile(config.profile, config.classes))
 
 
 def read_lines(name: str) -> list[str]:
@@ -113,7 +113,7 @@ def choose_captions(config: SampleConfig) -> Prompts:
     groups: dict[str, list[int]] = defaultdict(list)
     left: Counter[str] = Counter()
     plain, example = 0, ""
-    profile = read_profile(config.profile)
+    profile = read_profile(config.profile, config.classes)
     for index, record in enumerate(records):
         split = record.split or "train"  # as finetune takes a row that says nothing
         if split not in wanted:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 from medart_cli.cli import app
 from medart_cli.data.dataset import read_data
 from medart_cli.data.manifest import read_manifest
+from medart_cli.data.profiles import KEY_TYPES, PROMPT, read_profile
 from medart_cli.models.bases import load_tokenizer, write_chat
 from tests.small import build_base
 from tests.small_captioner import build_llava
@@ -168,7 +170,8 @@ def test_after_the_last_attempt_the_simple_caption_stands(images, models):
     assert len(stub.requests) == 18
     for row in rows_of(images):
         assert row["text"] == f"A dermoscopic image of {row['label']}"
-        assert row["caption"]["faults"] == ["names another class"]
+        other = "melanoma" if row["label"] == "nevus" else "nevus"
+        assert row["caption"]["faults"] == [f"names another class: {other}"]
 
 
 def test_greedy_decoding_does_not_ask_for_the_same_words_again(images, models):
@@ -867,3 +870,155 @@ def test_a_table_that_cannot_be_meant_is_refused_before_anything_is_written(imag
         result, rows = label_simply(images, table)
         assert result.exit_code == 2 and rows is None
         assert message in result.stderr.splitlines()[-1]
+
+
+def make_many(folder, count, labels):
+    for index in range(count):
+        (folder / labels[index % len(labels)]).mkdir(parents=True, exist_ok=True)
+        name = folder / labels[index % len(labels)] / f"{index:03d}.png"
+        Image.new("RGB", (8, 8), (5 * index, 90, 100)).save(name)
+    return folder
+
+
+def test_spoken_names_of_classes_reach_the_prompt_the_text_and_the_rules(models, tmp_path):
+    folder = make_many(tmp_path / "set", 6, ("mel", "nv", "df"))
+    file = tmp_path / "classes.toml"
+    file.write_text('nv = "nevus"\n[mel]\nname = "melanoma"\nsynonyms = ["black cancer"]\n')
+
+    def reply(body):
+        if "of nevus" in prompt_of(body):
+            return f"{beginning(body)}, brown, much like a black cancer."
+        return good(body)
+
+    with serve(reply) as stub:
+        result = ask_stub(stub, models, folder, "--classes", file, "--attempts", 1)
+    assert result.exit_code == 0 and "labels df look like codes" in result.stderr
+    texts = {row["label"]: row["text"] for row in rows_of(folder)}
+    assert texts["mel"].startswith("A dermoscopic image of melanoma, a round brown spot")
+    assert texts["nv"] == "A dermoscopic image of nevus"
+    assert rows_of(folder)[-1]["caption"]["faults"] == ["names another class: melanoma"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('other = "x"', "names none of the labels, such as 'other'; labels: melanoma, nevus"),
+     ("x", "cannot be read as TOML")],
+)  # fmt: skip
+def test_a_file_of_classes_that_fits_nothing_is_refused(images, tmp_path, text, message):
+    (tmp_path / "classes.toml").write_text(text)
+    result = caption(images, "--style", "simple", "--classes", tmp_path / "classes.toml")
+    assert result.exit_code == 2 and message in result.stderr
+    assert not (images / "metadata.jsonl").exists()
+
+
+def test_labels_that_are_worded_alike_and_classes_without_rows_are_said(tmp_path):
+    folder = make_many(tmp_path / "set", 4, ("basal_cell", "basal-cell"))
+    (tmp_path / "classes.toml").write_text('basal_cell = "basal cell"\nother = "x"\n')
+    options = ("--style", "simple", "--classes", tmp_path / "classes.toml")
+    told = caption(folder, *options).stderr
+    assert "labels basal-cell and basal_cell are all worded 'basal cell' in captions" in told
+    assert "no row has the label other" in told
+
+
+def test_a_run_whose_first_answers_are_refused_stops_early_and_keeps_what_it_has(models, tmp_path):
+    folder = make_many(tmp_path / "set", 42, ("DRUSEN", "CNV", "DME"))
+
+    def reply(body):
+        other = "drusen" if "of DME" in prompt_of(body) else "DME"
+        return f"{beginning(body)}, with signs of {other}."
+
+    options = ("--profile", "oct", "--concurrency", 3)
+    with serve(reply) as stub:
+        result = ask_stub(stub, models, folder, *options)
+        assert result.exit_code == 1 and len(stub.requests) < 42
+        told = result.stderr.splitlines()[-1]
+        count = re.search(r"(\d+) of the first 20 answers are refused: each names another", told)
+        assert count and 12 <= int(count[1]) <= 16  # 14 images of CNV come before those of DME
+        assert "signs of DME." in told and "findings" in told and "--classes" in told
+        kept = sum("text" in row for row in rows_of(folder))
+        assert kept >= 20 - int(count[1])
+        stub.reply = lambda body: f"{beginning(body)}, with drusen at one edge."
+        assert ask_stub(stub, models, folder, *options, "--max-refused", 1).exit_code == 0
+    flags = [row["caption"].get("flags") for row in rows_of(folder) if row["label"] != "DRUSEN"]
+    assert flags.count(["mentions drusen, which is a class"]) == 28
+    assert {row["caption"]["status"] for row in rows_of(folder)} == {"ok"}
+
+
+def test_after_an_early_stop_other_settings_go_on_with_what_was_refused(models, tmp_path):
+    folder = make_many(tmp_path / "set", 24, ("mel", "nv"))
+    file = tmp_path / "classes.toml"
+    file.write_text('nv = "nevus"\nmel = "melanoma"\n')
+    options = ("--concurrency", 3, "--attempts", 1)
+    with serve(lambda body: "No." if len(stub.requests) > 3 else good(body)) as stub:
+        assert ask_stub(stub, models, folder, *options).exit_code == 1
+        kept = [row["text"] for row in rows_of(folder) if "round brown" in row.get("text", "")]
+        assert 1 <= len(kept) <= 3
+        stub.reply = good
+        changed = (*options, "--classes", file)
+        result = ask_stub(stub, models, folder, *changed)
+        assert result.exit_code == 2 and "--recaption" in result.stderr
+        result = ask_stub(stub, models, folder, *changed, "--recaption", "rejected")
+    assert result.exit_code == 0, result.stderr
+    texts = [row["text"] for row in rows_of(folder)]
+    assert all("round brown" in text for text in texts) and {*kept} <= {*texts}
+    assert sum("of melanoma," in text or "of nevus," in text for text in texts) == 24 - len(kept)
+
+
+def test_a_short_run_in_which_most_is_refused_is_warned_of(images, models):
+    with serve(lambda body: "I cannot help with that.") as stub:
+        result = ask_stub(stub, models, images, "--attempts", 1)
+    assert result.exit_code == 0
+    assert "6 of the first 6 answers are refused: each does not begin with" in result.stderr
+
+
+def test_flags_leave_a_row_that_a_person_has_edited(images, models):
+    with serve(lambda body: f"{beginning(body)}, 5 mm wide.") as stub:
+        ask_stub(stub, models, images)
+        assert rows_of(images)[0]["caption"]["flags"] == ["gives a measure: 5 mm"]
+        edit(images, 0, "Mine.")
+        assert ask_stub(stub, models, images).exit_code == 0
+    assert "flags" not in rows_of(images)[0]["caption"]
+
+
+def test_flags_and_reasons_of_refusals_are_counted_at_the_end(images, models):
+    def reply(body):
+        return f"{beginning(body)}, 5 mm wide" + ("." if "nevus" in prompt_of(body) else ", her.")
+
+    with serve(reply) as stub:
+        told = ask_stub(stub, models, images, "--attempts", 1).stderr
+    assert "texts: 3 ok, 3 simple" in told and "3 captions have flags for a reviewer" in told
+    assert "template captions stand where the answer: tells who the patient is (3)" in told
+
+
+def test_a_profile_to_start_from_is_printed_and_read_back(images, tmp_path):
+    result = CliRunner().invoke(app, ["caption", "--profile-template"])
+    assert result.exit_code == 0 and result.stderr == ""
+    own = tmp_path / "own.toml"
+    own.write_text(result.stdout, encoding="utf-8")
+    done = caption(images, "--style", "simple", "--profile", own)
+    assert done.exit_code == 0, done.stderr
+    assert rows_of(images)[0]["text"] == "A medical image of melanoma"
+    # What the comments say works too, and is the default where they say so.
+    lines, inside = [], False
+    for line in result.stdout.splitlines():
+        key = re.match(r"# \w+ = ", line)
+        lines.append(line.removeprefix("# ") if key or inside else line)
+        inside = (inside or line.startswith("# prompt")) and not line.endswith('one given."""')
+    own.write_text("\n".join(lines), encoding="utf-8")
+    profile = read_profile(str(own))
+    assert profile.prompt == PROMPT and profile.context == ("Body site: {site}.",)
+    assert profile.findings and profile.doubtful and profile.language == "en"
+    assert set(KEY_TYPES) == {line.split(" ")[0] for line in lines if " = " in line
+                              and line[0].isalpha()} | {"attributes"}  # fmt: skip
+
+
+def test_an_answer_that_was_cut_behind_its_caption_is_whole(images, models):
+    def reply(body):
+        text = f"{good(body)}\n\nLet me know if y"
+        choice = {"message": {"content": text}, "finish_reason": "length"}
+        return 200, {"choices": [choice]}, {}
+
+    with serve(reply) as stub:
+        ask_stub(stub, models, images)
+    assert len(stub.requests) == 6
+    assert {row["caption"]["status"] for row in rows_of(images)} == {"ok"}

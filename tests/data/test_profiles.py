@@ -3,12 +3,14 @@ from importlib import resources
 
 import pytest
 
-from medart_cli.data.profiles import columns_of, read_profile, spoken_label
+from medart_cli.caption.rules import mentioned
+from medart_cli.data.classes import ClassWords
+from medart_cli.data.profiles import columns_of, read_profile
 from medart_cli.errors import ConfigError
 
 NAMES = (
-    "blood-smear dermoscopy endoscopy fundus generic histopathology oct phantom radiograph "
-    "ultrasound"
+    "blood-smear ct-mri-slice dermoscopy endoscopy fundus generic histopathology oct phantom "
+    "radiograph skin-photo ultrasound"
 ).split()
 
 
@@ -46,16 +48,76 @@ def test_a_label_that_is_a_number_is_asked_for_like_its_text(label):
     assert profile.build_prompt({"label": str(label)}) == asked
 
 
-def test_names_of_folders_become_words():
-    names = ["dyed-lifted-polyps", "basal_cell", "non-polypoid lesion", " nevus ", "T-cell_a"]
-    spoken = ["dyed lifted polyps", "basal cell", "non-polypoid lesion", "nevus", "T-cell a"]
-    assert [spoken_label(name) for name in names] == spoken
+# Each template with each kind of label, as folders of real sets are called.
+TEMPLATES = {
+    "blood-smear": "A microscopic image of a blood cell: {}",
+    "ct-mri-slice": "A cross-sectional scan of {}",
+    "dermoscopy": "A dermoscopic image of {}",
+    "endoscopy": "An endoscopic image of {}",
+    "fundus": "A fundus photograph of {}",
+    "generic": "A medical image of {}",
+    "histopathology": "A histopathology image of {}",
+    "oct": "An optical coherence tomography scan of {}",
+    "phantom": "A phantom image of {}",
+    "radiograph": "A radiograph of {}",
+    "skin-photo": "A clinical photograph of {}",
+    "ultrasound": "An ultrasound image of {}",
+}
+SPOKEN = {
+    "BenignLesion": "benign lesion",
+    "dyed-lifted-polyps": "dyed lifted polyps",
+    "01_melanoma": "melanoma",
+    "10_name": "name",
+    "AK": "AK",
+    "adenoma": "adenoma",
+    "NORMAL": "normal",
+    "Größe": "Größe",
+}
+
+
+@pytest.mark.parametrize("label", SPOKEN)
+@pytest.mark.parametrize("name", NAMES)
+def test_each_template_words_each_kind_of_label(name, label):
+    assert read_profile(name).simple_caption(label) == TEMPLATES[name].format(SPOKEN[label])
+
+
+def test_a_template_with_an_article_gets_the_one_that_fits_each_label(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('simple = "A photo of a {label}"\nflips = true\n')
+    profile = read_profile(str(path))
+    assert {profile.simple_caption(label).removeprefix("A photo of ") for label in SPOKEN} == {
+        "a benign lesion", "a dyed lifted polyps", "a melanoma", "a name", "an AK", "an adenoma",
+        "a normal", "a Größe",
+    }  # fmt: skip
+
+
+def test_a_spoken_name_goes_into_template_and_prompt(tmp_path):
+    path = tmp_path / "classes.toml"
+    path.write_text('mel = "melanoma"\n[nv]\nsynonyms = ["mole"]\n')
+    profile = read_profile("dermoscopy", path)
+    assert profile.simple_caption("mel") == "A dermoscopic image of melanoma"
+    assert '"A dermoscopic image of melanoma"' in profile.build_prompt({"label": "mel"})
+    assert profile.word_class("nv") == ClassWords("nv", ("mole",))
+    assert profile.word_class("other_one") == ClassWords("other one")
+    assert profile.hash() != read_profile("dermoscopy").hash()
 
 
 def test_mirrored_images_keep_their_meaning_where_the_body_has_no_side():
     flips = {name: read_profile(name).flips for name in NAMES}
-    assert flips["dermoscopy"] and flips["endoscopy"] and flips["blood-smear"]
-    assert not any(flips[name] for name in ("fundus", "radiograph", "oct", "generic"))
+    sided = {"fundus", "radiograph", "oct", "ultrasound", "ct-mri-slice", "generic", "phantom"}
+    assert {name for name in NAMES if not flips[name]} == sided
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_profile_forbids_or_doubts_what_it_asks_for(name):
+    profile = read_profile(name)
+    prompt = profile.build_prompt({"label": "x"})
+    attributes = " ".join(profile.attributes)
+    assert not mentioned(attributes, profile.forbidden + profile.doubtful)
+    assert not mentioned(prompt, profile.forbidden)
+    for asked, beginnings in profile.attributes.items():
+        assert mentioned(asked, beginnings) or name == "phantom", asked  # the words that show it
+    assert not {*profile.findings} & {*profile.forbidden}
 
 
 def test_an_image_without_a_label_has_a_simple_caption_too():
@@ -90,6 +152,7 @@ def test_the_hash_follows_the_wording(tmp_path):
     assert one == read_profile(write(tmp_path, "words = 70\n")).hash()
     assert one != read_profile(write(tmp_path, "words = 71\n")).hash()
     assert one != read_profile(write(tmp_path, 'forbidden = ["x"]\n')).hash()
+    assert one != read_profile(write(tmp_path, 'findings = ["x"]\n')).hash()
 
 
 def test_the_shortening_prompt_holds_text_beginning_and_length():
@@ -103,8 +166,12 @@ def test_the_shortening_prompt_holds_text_beginning_and_length():
         ("color = true\n", "unknown key color"),
         ("words = 0\n", "words must be 1 or more"),
         ('words = "many"\n', "words must be a int"),
-        ("forbidden = [1]\n", "must be texts"),
-        ('[attributes]\nedge = [""]\n', "must be texts"),
+        ("forbidden = [1]\n", "forbidden must be a list of texts, got 1"),
+        ('findings = [""]\n', "findings must be a list of texts"),
+        ('[attributes]\nedge = [""]\n', "attributes, 'edge', must be a list of texts"),
+        ('[attributes]\nedge = "round"\n', "attributes, 'edge', must be a list of texts"),
+        ('language = "xx"\n', "language must be one of en, de"),
+        ('language = "de"\n', 'language = "de" needs a prompt in it'),
         ('prompt = "About {site}."\n', "put columns into sentences of context"),
         ('context = ["Site {}."]\n', "not the name of a column"),
         ('context = ["Site {site."]\n', "expected '}'"),

@@ -425,6 +425,43 @@ def test_the_text_of_a_training_row_is_its_caption_and_lost_files_are_counted(
         assert ("1 of 2 images have no caption" in caplog.text) == (len(texts) == 2)
 
 
+def test_spoken_names_of_classes_are_in_template_captions_of_training_rows(images, tmp_path):
+    from medart_cli.finetune.options import FinetuneConfig
+    from medart_cli.finetune.rows import public_settings
+
+    (tmp_path / "classes.toml").write_text('nevus = "a mole"\n')
+    config = FinetuneConfig(
+        data=str(images), out=tmp_path / "run", use_cache=False, classes=tmp_path / "classes.toml"
+    )
+    assert {row.text for row in read_training_rows(config).rows} == {
+        "A medical image of a mole", "A medical image of melanoma",
+    }  # fmt: skip
+    assert "classes" not in public_settings(config)
+
+
+@pytest.mark.parametrize(("profile", "mirrored"), [("fundus", False), ("dermoscopy", True)])
+def test_flips_are_warned_of_where_sides_have_a_meaning(
+    images, tmp_path, caplog, profile, mirrored
+):
+    from medart_cli.finetune.options import FinetuneConfig
+
+    data = shutil.copytree(images, tmp_path / "data")
+    rows = [{"file_name": "melanoma/0.png", "text": "Dark on the LEFT."},
+            {"file_name": "nevus/1.png", "text": "A leftover, bright."}]  # fmt: skip
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for flip in (True, False):
+        config = FinetuneConfig(
+            data=str(data), out=tmp_path / "run", use_cache=False, profile=profile, flip=flip
+        )
+        caplog.clear()
+        read_training_rows(config)
+        assert ("does not mean the same" in caplog.text) == (flip and not mirrored)
+        assert (
+            "1 of 2 captions say left or right, which is wrong of the mirrored image, such as "
+            "that of melanoma/0.png" in caplog.text
+        ) is flip
+
+
 def test_captions_above_the_token_limit_are_counted_and_said(finetune, images, tmp_path):
     data = shutil.copytree(images, tmp_path / "data")
     texts = {"melanoma/0.png": "red " * 119, "melanoma/2.png": "red " * 120, "nevus/1.png": "red"}

@@ -34,6 +34,12 @@ def test_rows_have_their_text_or_the_simple_caption_and_a_label_where_there_is_o
     ]
 
 
+def test_classes_are_spoken_as_their_file_says(manifest, tmp_path):
+    (tmp_path / "classes.toml").write_text('nevus = "a mole"\n')
+    rows = read_prompts(build_config(from_data=manifest, classes=tmp_path / "classes.toml"))
+    assert [row["text"] for row in rows][::3] == ["A medical image of a mole", "a dark nevus"]
+
+
 def test_a_number_of_rows_is_drawn_at_random_and_each_before_one_twice(manifest):
     rows = read_prompts(build_config(from_data=manifest, count=6, seed=5))
     order = np.random.default_rng(5).permutation(4).tolist()
