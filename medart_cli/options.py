@@ -22,7 +22,9 @@ from medart_cli.errors import ConfigError
 from medart_cli.versions import SETTINGS_HEAD
 
 DEFAULT_BASE = "PixArt-alpha/PixArt-XL-2-512x512"  # the paper's base model
-DEFAULT_CAPTIONER = "llava-hf/llama3-llava-next-8b-hf"  # the paper's captioner
+# The captioner: open to all, small enough for one GPU, and an instruct model, which does not think
+# aloud; docs/captioners.md compares it with others. The paper's own is in the recipe `paper`.
+DEFAULT_CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
 
 FEATURES = ("inception", "efficientnet-lite0", "dinov2")  # networks with short names
 MOST_SHARDS = 10_000  # a mistyped number is likelier than more
@@ -125,11 +127,19 @@ def read_settings(source: str, kind: "type[CommonConfig] | None" = None) -> dict
             own = kind is not None and text.startswith(f"{SETTINGS_HEAD}{kind.name_command()},")
             return (dict(kind.formerly) if kind and own else {}) | tomllib.loads(text)
         if recipe.is_file():
-            return tomllib.loads(recipe.read_text(encoding="utf-8"))
+            return _choose_table(tomllib.loads(recipe.read_text(encoding="utf-8")), kind)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config {source}: cannot be read as TOML: {error}") from error
     known = list_packaged("recipes")
     raise ConfigError(f"--config {source}: no such file; packaged recipes: {', '.join(known)}")
+
+
+def _choose_table(recipe: dict[str, Any], kind: "type[CommonConfig] | None") -> dict[str, Any]:
+    """Return what a packaged recipe says for a command: its own table, else what stands above."""
+    own = recipe.get(kind.name_command()) if kind else None
+    if isinstance(own, dict):
+        return own
+    return {name: value for name, value in recipe.items() if not isinstance(value, dict)}
 
 
 def _apply_settings(context: Context, parameter: CallbackParam, value: str | None) -> str | None:

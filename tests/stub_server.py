@@ -10,11 +10,13 @@ class Stub:
     """What the server is to say, and what it was asked.
 
     `reply` takes a request's JSON object and returns a text (200), a status, (status, object,
-    headers), raw bytes for the whole connection, or None to close it without a word.
+    headers), raw bytes for the whole connection, or None to close it without a word. `listing`
+    returns the page of models, as (status, object, headers).
     """
 
-    def __init__(self, reply):
-        self.reply, self.requests, self.headers, self.clients = reply, [], [], set()
+    def __init__(self, reply, listing):
+        self.reply, self.listing = reply, listing
+        self.requests, self.headers, self.clients = [], [], set()
         self.at_once, self.most_at_once = 0, 0
         self.lock = Lock()
         self.url = ""
@@ -27,7 +29,7 @@ def completion(text, reason="stop"):
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self._send(200, {"object": "list", "data": [{"id": "stub-model"}]}, {})
+        self._send(*self.server.stub.listing())
 
     def do_POST(self):
         stub = self.server.stub
@@ -81,10 +83,15 @@ class _Keeping(_Handler):
     protocol_version = "HTTP/1.1"
 
 
+def list_models(*names):
+    """Return the page of models, as (status, object, headers)."""
+    return 200, {"object": "list", "data": [{"id": name} for name in names]}, {}
+
+
 @contextmanager
-def serve(reply, *, keep_alive=False):
+def serve(reply, *, keep_alive=False, listing=lambda: list_models("stub-model")):
     """Run a stub on a free loopback port; kept connections outlive it, so few tests want them."""
-    stub = Stub(reply)
+    stub = Stub(reply, listing)
     server = _Server(("127.0.0.1", 0), _Keeping if keep_alive else _Handler)
     server.stub = stub
     stub.url = f"http://127.0.0.1:{server.server_port}"

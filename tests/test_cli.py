@@ -8,8 +8,10 @@ from dataclasses import fields
 import pytest
 
 from medart_cli import options as config
+from medart_cli.caption.options import CaptionConfig
 from medart_cli.cli import COMMANDS, app
 from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.options import DEFAULT_CAPTIONER
 
 HEAVY = {
     "torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "timm", "numpy",
@@ -96,6 +98,24 @@ def test_a_packaged_recipe_names_options_that_exist_with_values_that_work(recipe
     table = config.read_settings(recipe)
     built = FinetuneConfig(data="data", out=None, **table)
     assert all(getattr(built, name) == value for name, value in table.items())
+
+
+def test_the_paper_recipe_has_the_papers_captioner_for_caption_alone():
+    table = config.read_settings("paper", CaptionConfig)
+    assert table == {
+        "model": "llava-hf/llama3-llava-next-8b-hf", "temperature": 0.8, "top_k": 50,
+        "top_p": 0.9, "max_new_tokens": 150,
+    }  # fmt: skip
+    built = CaptionConfig(images="images", config="paper", **table)
+    assert built.settings()["model"] == table["model"] != DEFAULT_CAPTIONER
+    assert not {"caption", "model"} & config.read_settings("paper", FinetuneConfig).keys()
+
+
+def test_a_run_with_the_default_captioner_names_it_in_its_settings():
+    named = {"model": DEFAULT_CAPTIONER}
+    assert named.items() <= CaptionConfig(images="images").settings().items()
+    for other in ({"endpoint": "http://localhost"}, {"style": "simple"}):
+        assert "model" not in CaptionConfig(images="images", **other).settings()
 
 
 def test_the_paper_recipe_is_the_papers_setting():

@@ -15,12 +15,13 @@ from medart_cli import stop
 from medart_cli.ahead import map_ahead
 from medart_cli.caption.clean import trim_caption
 from medart_cli.caption.edits import carry_rejections, hash_text, judge_again, rejected_texts
-from medart_cli.caption.endpoint import Endpoint, check_endpoint, is_loopback
+from medart_cli.caption.endpoint import Endpoint, check_endpoint, is_unencrypted
 from medart_cli.caption.grounding import flag_disagreements
 from medart_cli.caption.mentions import is_code
 from medart_cli.caption.options import CaptionConfig
 from medart_cli.caption.refusals import Refusals
 from medart_cli.caption.rules import (
+    ONLY_REASONING,
     TOO_LONG,
     Rules,
     cut_caption,
@@ -40,6 +41,7 @@ from medart_cli.models.bases import (
     find_kind,
     load_tokenizer,
 )
+from medart_cli.models.hub import public_name
 from medart_cli.models.questions import Answer, Question, Sampling
 from medart_cli.options import DEFAULT_CAPTIONER
 
@@ -175,7 +177,7 @@ def build_asker(config: CaptionConfig) -> Asker:
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.max_new_tokens)
     if config.endpoint is not None:
         url = check_endpoint(config.endpoint, allow_remote=config.allow_remote)
-        if url.startswith("http://") and not is_loopback(url.split("/")[2].rsplit(":", 1)[0]):
+        if is_unencrypted(url):
             log.warning("%s: images are sent unencrypted; use https", url)
         endpoint = Endpoint(
             url,
@@ -198,7 +200,7 @@ def build_asker(config: CaptionConfig) -> Asker:
     captioner = Captioner(folder, device=device, dtype=dtype, sampling=sampling)
     captioner.load(config.load_in)
     # A hub id says where a model is from; a folder's path would tell about this machine instead.
-    captioner.name = folder.resolve().name if Path(name).is_dir() else name
+    captioner.name = public_name(str(folder.resolve())) if Path(name).is_dir() else name
     captioner.batch_size = config.batch_size
     return captioner
 
@@ -310,10 +312,7 @@ def settle(
     """
     if answer.error is not None:
         return fail_row(config, record, answer.error)
-    text = trim_caption(answer.text, task.rules.simple)
-    faults = find_faults(text, task.rules)
-    if not answer.finished and TOO_LONG not in faults and not is_whole(text):
-        faults.append(TOO_LONG)  # the end of the last sentence is missing
+    text, faults = judge(answer, task.rules)
     status = "ok"
     if task.draft is not None:
         status = "shortened"
@@ -347,6 +346,17 @@ def settle(
         facts["flags"] = flags
     facts["image"] = hash_file(record.path)
     return {"text": text, "caption": facts}
+
+
+def judge(answer: Answer, rules: Rules) -> tuple[str, list[str]]:
+    """Return the text of an answer in the form of a caption, and the rules that it breaks."""
+    if answer.only_reasoning:
+        return "", [ONLY_REASONING]
+    text = trim_caption(answer.text, rules.simple)
+    faults = find_faults(text, rules)
+    if not answer.finished and TOO_LONG not in faults and not is_whole(text):
+        faults.append(TOO_LONG)  # the end of the last sentence is missing
+    return text, faults
 
 
 def cut_draft(texts: Sequence[str], rules: Rules) -> str:

@@ -53,7 +53,11 @@ def audit_model(
         if item is not None:
             answers[item[0]] = item[1]
     fours = [[answers[start + kind] for kind in range(4)] for start in range(0, len(questions), 4)]
-    kept = [place for place, four in enumerate(fours) if not any(item.error for item in four)]
+    kept = [
+        place
+        for place, four in enumerate(fours)
+        if not any(item.error or item.only_reasoning for item in four)
+    ]
     whole = [[item.text for item in fours[place]] for place in kept]
     if len(whole) < 2:
         log.warning("audit: needs at least 2 images that can be read and captioned")

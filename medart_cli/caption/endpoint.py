@@ -11,29 +11,40 @@ import json
 import logging
 import random
 import re
+import time
 from collections.abc import Iterator, Sequence
 from errno import ECONNREFUSED
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 from PIL import Image
 
+from medart_cli import stop
 from medart_cli.errors import ConfigError, RunError
+from medart_cli.log import log
+from medart_cli.models.hub import public_name
 from medart_cli.models.questions import Answer, Question, Sampling
+from medart_cli.models.reasoning import has_reasoning, is_opened_before, strip_reasoning
 
 RETRY_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
-HOPELESS_STATUS = {301, 302, 303, 307, 308, 401, 403, 404, 405}  # no other image fares better
-# Names under which servers take top-k: vLLM and SGLang, `transformers serve`, not at all (OpenAI).
-DIALECTS = ("top_k", "generation_config", "")
+REDIRECTS = {301, 302, 303, 307, 308}
+HOPELESS_STATUS = {*REDIRECTS, 401, 403, 404, 405}  # no other image fares better
+FILTERED = "the server's content filter withheld the answer"
+# What a chat template is told, and ignores where it does not know it: Qwen, GLM, Gemma and most
+# others know the first, Kimi, DeepSeek and Granite the second.
+NO_THINKING = {"enable_thinking": False, "thinking": False}
 REFUSED = "connection refused"
 LONGEST_REPLY = 1 << 20  # bytes
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 # Seconds for which an idle connection is kept; less than the 5 after which uvicorn, under all these
 # servers, closes one, perhaps just as a request is sent.
 KEEP_IDLE = 2.0
+ROOM_TO_THINK = 2048  # tokens for an answer that is to show whether the model thinks aloud
+LOADING = 600.0  # seconds for which a server is waited for that says it is not ready
+UNLISTED = 60.0  # seconds for which a list of models is waited for that is not there
 IDLE = 0.5  # seconds after which `ask` lets its caller look around
 FAILURES_IN_A_ROW = 10  # the server is then taken to be broken, not the images
 
@@ -62,18 +73,25 @@ def check_endpoint(url: str, *, allow_remote: bool) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine itself: localhost, 127.0.0.0/8 or ::1."""
+    """Say whether a host is this machine itself: localhost, 127.0.0.0/8, ::1 or [::1]."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def is_unencrypted(url: str) -> bool:
+    """Say whether images would leave this machine in the clear; what stays on it may."""
+    parts = httpx2.URL(url)
+    return parts.scheme == "http" and not is_loopback(parts.host)
 
 
 class Endpoint:
     """A model on a server.
 
     Attributes:
-        name: The model's name there.
+        name: What outputs call the model: no path of the server's machine.
+        model: Its name there.
         revision: None: a server does not tell.
         demonstration: False, likewise.
         batch_size: Concurrent requests.
@@ -103,33 +121,65 @@ class Endpoint:
         """
         self.url, self.sampling, self.batch_size = url, sampling, concurrency
         self.name, self.revision, self.demonstration = "", None, False
+        self.model = ""
         self.retries = 4
+        self.loading, self.unlisted = LOADING, UNLISTED
         self.first_wait = 1.0  # seconds; doubles with each try
         self._client = _build_client(httpx2.URL(url), timeout, (key or "").strip())
-        self._dialect = 0
+        self._refused: frozenset[str] = frozenset()  # fields that this server does not take
         self._failures = 0
+        self._opens: bool | None = None  # whether its prompts open a thought; not known yet
+        self._thinking = Lock()
 
     def connect(self, model: str | None) -> "Endpoint":
         """Reach the server, and choose the model: the one named, or the only one there.
 
         Raises:
-            RunError: The server cannot be reached, or refuses.
+            RunError: The server cannot be reached, refuses, or does not become ready.
             ConfigError: No model is named and there is not exactly one.
         """
-        try:
-            status, body = self._send("/models", None)
-        except (httpx2.HTTPError, ValueError) as error:
-            raise RunError(f"{self.url}: cannot be reached: {_reason(error)}") from error
+        status, body = self._list_models()
         if status in (401, 403):
             raise RunError(f"{self.url}: rejects the API key; set MEDART_ENDPOINT_KEY ({status})")
-        if model is None:
-            names = _model_names(body)
-            if len(names) != 1:
-                found = ", ".join(names) or "none"
-                raise ConfigError(f"{self.url}: choose its model with --model; it lists {found}")
-            model = names[0]
-        self.name = model
+        if status in REDIRECTS:
+            raise RunError(
+                f"{self.url}: redirects to {body.get('location')} ({status}), which is not "
+                "followed; give that address with --endpoint if images may go there"
+            )
+        if status in RETRY_STATUS:
+            raise RunError(f"{self.url}: is not ready ({status}: {_detail(body)}); wait for it")
+        names = _model_names(body) if status == 200 else []
+        if model is None and len(names) != 1:
+            found = f"it lists {', '.join(names) or 'none'}"
+            raise ConfigError(
+                f"{self.url}: choose its model with --model; "
+                f"{found if status == 200 else f'it has no list of models ({status})'}"
+            )
+        if status != 200:
+            log.info("%s: has no list of models (%d); asking for %s", self.url, status, model)
+        self.model = model or names[0]
+        self.name = public_name(self.model)
         return self
+
+    def _list_models(self) -> tuple[int, dict[str, Any]]:
+        """Ask for the list of models, and wait while the server loads or the list is not there."""
+        started, told = time.monotonic(), False
+        while True:
+            try:
+                status, body = self._send("/models", None)
+            except (httpx2.HTTPError, ValueError) as error:
+                raise RunError(f"{self.url}: cannot be reached: {_reason(error)}") from error
+            patience = self.loading if status in RETRY_STATUS else 0.0
+            if status == 404 or status in REDIRECTS:
+                patience = self.unlisted
+            left = started + patience - time.monotonic()
+            if left <= 0:
+                return status, body
+            if not told:
+                log.info("%s: not ready (%d); waiting up to %.0f s", self.url, status, patience)
+                told = True
+            stop.check()
+            time.sleep(min(IDLE, left))
 
     def ask(
         self, questions: Sequence[Question], *, greedy: bool = False
@@ -199,21 +249,16 @@ class Endpoint:
         fields = self._fields(question, greedy)
         reason, wait = "", None
         for attempt in range(self.retries + 1):
-            dialect = self._dialect
+            extra = self._extra(greedy)
             try:
-                status, body = self._send(
-                    "/chat/completions", fields | self._extra(dialect, greedy)
-                )
+                status, body = self._send("/chat/completions", fields | extra)
                 if status == 200:
-                    return _read_answer(body)
+                    return self._read(body, fields | extra)
                 reason, wait = f"returns {status}: {_detail(body)}", body.get("retry_after")
-                if status in (400, 422) and DIALECTS[dialect] and DIALECTS[dialect] in reason:
-                    self._dialect = max(self._dialect, dialect + 1)
+                if self._drop_refused(status, reason, extra):
                     continue
-                if status in HOPELESS_STATUS:
-                    raise RunError(f"{self.url}: {reason}")
-                if status not in RETRY_STATUS:
-                    return Answer("", error=f"{self.url}: {reason}")
+                if answer := self._refuse(status, body, reason):
+                    return answer
             except (httpx2.HTTPError, ValueError) as error:
                 reason, wait = _reason(error), None
             if attempt == self.retries or leave.wait(self._pause(attempt, wait)):
@@ -221,6 +266,61 @@ class Endpoint:
         if reason == REFUSED:
             raise RunError(f"{self.url}: {reason}; start the server, run the same command again")
         return Answer("", error=f"{self.url}: {reason} ({self.retries + 1} attempts)")
+
+    def _read(self, body: dict[str, Any], fields: dict[str, Any]) -> Answer:
+        """Read a reply; of a model whose prompts open a thought, all is one until it closes.
+
+        Such a thought has no mark where the token limit cut it, and it quotes the prompt. So the
+        first answer that was cut is asked for again, once, with room for a thought to close.
+        """
+        answer = _read_answer(body)
+        if answer.finished or not answer.text:
+            return answer
+        with self._thinking:
+            if self._opens is None:
+                self._opens = self._closes(fields)
+        return _read_answer(body, opened="<think>") if self._opens else answer
+
+    def _closes(self, fields: dict[str, Any]) -> bool:
+        """Say whether an answer with room enough closes a thought that it has not opened."""
+        more = {"max_tokens": ROOM_TO_THINK, "temperature": 0.0}
+        try:
+            status, body = self._send("/chat/completions", fields | more)
+            said, _ = _read_content(body["choices"][0]["message"].get("content"))
+        except (httpx2.HTTPError, ValueError) as error:
+            reason = _reason(error)
+        except (LookupError, TypeError, AttributeError):
+            reason = f"returns {status}: {_detail(body)}"
+        else:
+            thinks = is_opened_before(said or "")
+            if thinks:
+                log.info("%s: its model thinks before it answers", self.url)
+            return thinks
+        log.warning("%s: cannot tell whether its model thinks aloud: %s", self.url, reason)
+        return False
+
+    def _drop_refused(self, status: int, reason: str, extra: dict[str, Any]) -> bool:
+        """Leave out from now on what the server says that it does not take, if it says so."""
+        if status not in (400, 422):
+            return False
+        # vLLM names `chat_template` where it cannot take arguments for one.
+        named = {name for name in extra if name.removesuffix("_kwargs") in reason}
+        self._refused |= named
+        return bool(named)
+
+    def _refuse(self, status: int, body: dict[str, Any], reason: str) -> Answer | None:
+        """Return why an image gets no text, or None where asking again may help.
+
+        Raises:
+            RunError: No other image fares better.
+        """
+        if _is_filtered(body):
+            return Answer("", error=f"{self.url}: {FILTERED} ({status})")
+        if status in HOPELESS_STATUS:
+            raise RunError(f"{self.url}: {reason}")
+        if status not in RETRY_STATUS:
+            return Answer("", error=f"{self.url}: {reason}")
+        return None
 
     def _pause(self, attempt: int, asked: float | None) -> float:
         pause: float = self.first_wait * 2**attempt * random.uniform(0.5, 1)  # not all at once
@@ -232,7 +332,7 @@ class Endpoint:
             {"type": "text", "text": question.prompt},
         ]
         return {
-            "model": self.name,
+            "model": self.model,
             "messages": [{"role": "user", "content": content}],
             "max_tokens": self.sampling.max_new_tokens,
             "temperature": 0.0 if greedy else self.sampling.temperature,
@@ -240,14 +340,20 @@ class Endpoint:
             "seed": question.seed,
         }
 
-    def _extra(self, dialect: int, greedy: bool) -> dict[str, Any]:
-        """Word the limit on likeliest tokens, which OpenAI's own form lacks."""
-        if greedy or self.sampling.temperature == 0 or not DIALECTS[dialect]:
-            return {}
-        if DIALECTS[dialect] == "top_k":
-            return {"top_k": self.sampling.top_k or -1}  # vLLM and SGLang: -1 is all
-        settings = {"do_sample": True, "top_k": self.sampling.top_k}
-        return {"generation_config": json.dumps(settings)}
+    def _extra(self, greedy: bool) -> dict[str, Any]:
+        """Word what OpenAI's own form lacks, in the words that this server has not refused.
+
+        No thinking, which vLLM, SGLang and `transformers serve` hand to the chat template; and the
+        limit on likeliest tokens, which `transformers serve` takes inside a `generation_config`.
+        """
+        extra: dict[str, Any] = {"chat_template_kwargs": NO_THINKING}
+        if not greedy and self.sampling.temperature > 0:
+            if "top_k" in self._refused:
+                settings = {"do_sample": True, "top_k": self.sampling.top_k}
+                extra["generation_config"] = json.dumps(settings)
+            else:
+                extra["top_k"] = self.sampling.top_k or -1  # vLLM and SGLang: -1 is all
+        return {name: value for name, value in extra.items() if name not in self._refused}
 
     def _send(self, path: str, fields: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
         """Send one request and return the status and the JSON object of the reply.
@@ -255,15 +361,24 @@ class Endpoint:
         Raises:
             httpx2.HTTPError: The connection failed, broke or was silent for too long.
             ValueError: The reply is no JSON object.
+            RunError: The reply is a stream of events.
         """
         method, data = ("GET", None) if fields is None else ("POST", json.dumps(fields).encode())
         with self._client.stream(method, self.url + path, content=data) as reply:
             raw = next(reply.iter_bytes(LONGEST_REPLY), b"")  # the rest is never read
+        streams = reply.headers.get("Content-Type", "").startswith("text/event-stream")
+        if reply.is_success and (streams or raw.startswith(b"data:")):
+            raise RunError(
+                f"{self.url}: answers as a stream of events only, which is not read; turn "
+                "streaming off at the server"
+            )
         if reply.is_success:
             return reply.status_code, _read_object(raw)
         asked = reply.headers.get("Retry-After", "")
         wait = float(asked) if asked.isdigit() else None
-        return reply.status_code, _read_failure(raw) | {"retry_after": wait}
+        place = reply.headers.get("Location", "elsewhere")[:200]
+        more = {"retry_after": wait, "location": place}
+        return reply.status_code, _read_failure(raw) | more
 
 
 def _build_client(url: httpx2.URL, timeout: float, key: str) -> httpx2.Client:
@@ -338,16 +453,55 @@ def _read_failure(raw: bytes) -> dict[str, Any]:
         return {"detail": raw.decode("utf-8", "replace")}
 
 
-def _read_answer(body: dict[str, Any]) -> Answer:
+def _read_answer(body: dict[str, Any], *, opened: str = "") -> Answer:
+    """Read the text of a reply, or why there is none; thoughts are left out.
+
+    Raises:
+        ValueError: The reply holds neither.
+    """
     try:
         choice = body["choices"][0]
-        text = choice["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
+        message, ending = choice["message"], choice.get("finish_reason")
+        content = message.get("content")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("the reply has no choices[0].message.content") from error
-    if not isinstance(text, str):
+    if ending == "content_filter":
+        return Answer("", error=FILTERED)
+    said, thought = _read_content(content)
+    thought = thought or bool(message.get("reasoning_content") or message.get("reasoning"))
+    if said is None and isinstance(message.get("refusal"), str):
+        said = message["refusal"]
+    if said is None and not thought:
         raise ValueError("the reply has no text")
-    text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
-    return Answer(text, finished=choice.get("finish_reason") != "length")
+    said = (said or "").encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is none
+    text = strip_reasoning(said, opened=opened)
+    thought = thought or bool(opened) or has_reasoning(said) or _spent_on_thoughts(body)
+    return Answer(text, finished=ending != "length", only_reasoning=thought and not text)
+
+
+def _read_content(content: object) -> tuple[str | None, bool]:
+    """Return a message's text, None where it has none, and whether it holds a part of thoughts."""
+    if isinstance(content, str):
+        return content, False
+    if not isinstance(content, list):
+        return None, False
+    parts = [part for part in content if isinstance(part, dict)]
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    thought = any(str(part.get("type")) in ("thinking", "reasoning") for part in parts)
+    return "".join(texts) if texts else None, thought
+
+
+def _spent_on_thoughts(body: dict[str, Any]) -> bool:
+    """Say whether the reply counts tokens of thoughts that it does not show."""
+    usage = body.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    return bool(isinstance(details, dict) and details.get("reasoning_tokens"))
+
+
+def _is_filtered(body: dict[str, Any]) -> bool:
+    error = body.get("error")
+    found = [error.get("code"), error.get("type")] if isinstance(error, dict) else []
+    return "content_filter" in found or "content_policy_violation" in found
 
 
 def _model_names(body: dict[str, Any]) -> list[str]:

@@ -18,8 +18,8 @@ from PIL import Image
 from scipy import ndimage
 
 from medart_cli.caption.rules import begins_with
+from medart_cli.data.classes import spoken_label
 from medart_cli.data.manifest import Record
-from medart_cli.data.profiles import spoken_label
 
 Floats = npt.NDArray[np.float64]
 

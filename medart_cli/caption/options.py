@@ -1,10 +1,12 @@
 """The options of `medart caption`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
 
 from typer import Argument, Exit, Option, echo
 
@@ -52,6 +54,10 @@ class CaptionConfig(CommonConfig):
         ("load_in", (None, "8bit"), "--load-in 4bit"),
         ("image_side", None, "a smaller --image-side"),
         ("model", None, "a smaller --model"),
+    )
+
+    formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"model": "llava-hf/llama3-llava-next-8b-hf"}  # the default, before it was named
     )
 
     images: Annotated[
@@ -274,6 +280,11 @@ class CaptionConfig(CommonConfig):
         _server_option(help="Request timeout in seconds; the request is then retried.", min=1),
         RUN_ONLY,
     ] = 120.0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, the default model by its name: another version may have another."""
+        named = self.model or self.endpoint or self.style != "visual"
+        return super().settings() | ({} if named else {"model": DEFAULT_CAPTIONER})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from medart_cli.caption.rules import (
     FORBIDDEN_WORD,
     GIVES_ADVICE,
     NO_BEGINNING,
+    ONLY_REASONING,
     OTHER_CLASS,
     OTHER_DIAGNOSIS,
     OTHER_LANGUAGE,
@@ -25,6 +26,8 @@ EXAMPLE = 200  # letters of an answer that are shown
 OTHER_HINT = "try another --model, or write the prompt in a profile of your own"
 HINTS = {
     NO_BEGINNING: "try another --model; smaller ones often do not follow the prompt",
+    ONLY_REASONING: "raise --max-new-tokens, turn thinking off at the server, or use a model that "
+    "does not think",
     OTHER_CLASS: "if the word may be described in any class, list it under findings in a profile "
     "of your own (medart caption --profile-template); spoken names come from --classes",
     OTHER_DIAGNOSIS: "say in the prompt of a profile of your own that no diagnosis is wanted, or "
@@ -81,7 +84,8 @@ class Refusals:
         fault, text = self._examples[reason]
         example = " ".join(text.split())
         short = example[:EXAMPLE] + " ..." * (len(example) > EXAMPLE)
+        shown = f', such as "{short}" ({fault})' if short else ""
         return (
-            f"{count} of the first {self._answers} answers are refused: each {reason}, such as "
-            f'"{short}" ({fault}); {HINTS.get(reason, OTHER_HINT)}'
+            f"{count} of the first {self._answers} answers are refused: each {reason}{shown}; "
+            f"{HINTS.get(reason, OTHER_HINT)}"
         )

@@ -25,6 +25,7 @@ from medart_cli.data.classes import ClassWords
 from medart_cli.data.profiles import Profile
 
 TOO_LONG = "too long"
+ONLY_REASONING = "is only reasoning"  # the model thought, and said nothing
 NO_BEGINNING = "does not begin with the template caption"
 OTHER_CLASS = "names another class"
 OTHER_DIAGNOSIS = "makes a diagnosis that is not the label"

@@ -22,8 +22,9 @@ from medart_cli.caption.edits import Edits, hash_text, status_of
 from medart_cli.caption.journal import Journal
 from medart_cli.caption.labels import merge_labels, read_labels
 from medart_cli.caption.options import CaptionConfig
+from medart_cli.caption.refusals import HINTS
 from medart_cli.caption.review import build_review
-from medart_cli.caption.rules import reason_of
+from medart_cli.caption.rules import ONLY_REASONING, reason_of
 from medart_cli.caption.sidecars import (
     add_sidecar_texts,
     check_sidecars,
@@ -120,7 +121,7 @@ def write_captions(
         known = hash_text(str(target.resolve()))
         write_text(page, build_review(journal.records, *about, most=config.review, manifest=known))
     export(config, journal.records, target)
-    texts = {"statuses": count_texts(journal.records), "audit": audit}
+    texts = {**count_texts(journal.records), "audit": audit}
     return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
 
 
@@ -157,23 +158,29 @@ def write_beginning(config: CaptionConfig, journal: Journal, target: Path, chang
         draft.write_text(tomli_w.dumps(config.settings()), encoding="utf-8")
 
 
-def count_texts(records: Sequence[Record]) -> dict[str, int]:
-    """Count the texts by how they came about, and say so, with why answers were refused."""
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
+def count_texts(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """Count the texts by how they came about, and template captions by why; and say so."""
+    statuses, faults = Counter[str](), Counter[str]()
     flagged = 0
     for record in records:
         facts = record.fields.get("caption") or {}
-        counts[status_of(record)] += 1
-        reasons.update({reason_of(fault) for fault in facts.get("faults", ())})
+        status = status_of(record)
+        statuses[status] += 1
+        if status == "simple":
+            faults.update({reason_of(fault) for fault in facts.get("faults", ())})
         flagged += bool(facts.get("flags"))
-    log.info("texts: %s", ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name]))
-    if reasons:
-        why = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+    log.info("texts: %s", ", ".join(f"{statuses[it]} {it}" for it in STATUSES if statuses[it]))
+    if faults:
+        why = ", ".join(f"{reason} ({count})" for reason, count in faults.most_common())
         log.info("template captions stand where the answer: %s", why)
+    if faults[ONLY_REASONING]:
+        log.warning(
+            "%d images have the template caption, since the model thought and said nothing; %s",
+            *(faults[ONLY_REASONING], HINTS[ONLY_REASONING]),
+        )
     if flagged:
         log.info("%d captions have flags for a reviewer, in the manifest under caption", flagged)
-    return {name: counts[name] for name in STATUSES}
+    return {"statuses": {it: statuses[it] for it in STATUSES}, "faults": dict(faults)}
 
 
 def find_profile(config: CaptionConfig) -> Profile:
@@ -247,6 +254,8 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> bool:
         old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}; fix or remove it") from error
+    if old is not None and "endpoint" not in old:
+        old = {**config.formerly, **old}
     free = config.name_run_only() | (set() if config.style == "visual" else MODEL_ONLY)
     change = None if old is None else first_change(old, config.settings(), free)
     if change and not config.recaption:

@@ -5,13 +5,10 @@ can start there. No weights are loaded: their headers tell the numbers.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from medart_cli.data.cache import default_cache
 from medart_cli.data.checkpoint import find_run
@@ -23,7 +20,7 @@ from medart_cli.metrics.features import (
     INCEPTION_URL,
     find_inception,
 )
-from medart_cli.models import backbone, captioner, hub
+from medart_cli.models import backbone, captioner, chat, hub
 from medart_cli.models.bases import (
     COMPONENTS,
     find_base,
@@ -137,8 +134,14 @@ def look_at_pipeline(kind: str, name: str, config: DoctorConfig, parts: Sequence
 
 
 def look_at_captioner(name: str, config: DoctorConfig) -> Model:
-    """Look for a captioner."""
-    model = _look("captioner", name, config, lambda: captioner.find_captioner(name, offline=True))
+    """Look for a captioner, and ask all of it that is no weights about an image."""
+
+    def find() -> Path:
+        folder = captioner.find_captioner(name, offline=True)
+        chat.read_chat(folder)
+        return folder
+
+    model = _look("captioner", name, config, find)
     if hub.is_hub_id(name):
         model.fetch = hub.download_command(name)
         model.size = captioner.KNOWN_DOWNLOAD_SIZES.get(name, captioner.OTHER_DOWNLOAD_SIZE)
@@ -198,7 +201,7 @@ def _describe(model: Model, parts: Sequence[str], hashed: bool) -> None:
         if hub.find_pickles(place) and not list(place.glob("*.safetensors")):
             model.pickled_only = True
         try:
-            count = sum(count_parameters(path) for path in hub.find_weights(place))
+            count = sum(hub.count_parameters(path) for path in hub.find_weights(place))
         except MissingModelError as error:
             if str(error) not in model.problems:
                 model.problems.append(str(error))
@@ -226,21 +229,6 @@ def read_file(path: Path, folder: Path, hashed: bool) -> dict[str, Any]:
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {"path": path.relative_to(folder).as_posix(), "bytes": size, "sha256": sha256 or None}
-
-
-def count_parameters(path: Path) -> int:
-    """Return the number of weights in a safetensors file, from its header alone.
-
-    Raises:
-        MissingModelError: The file is truncated, or not safetensors at all.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
-    except (SafetensorError, OSError) as error:
-        raise MissingModelError(
-            f"{path}: is not a complete safetensors file ({error}); copy it again"
-        ) from error
 
 
 def estimate_memory(model: Model, facts: dict[str, Any]) -> None:

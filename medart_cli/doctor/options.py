@@ -16,7 +16,8 @@ _looking_option = partial(Option, rich_help_panel="Checks")
 class DoctorConfig(CommonConfig):
     """Check this machine and the model files on its disk: what is there, and what is missing.
 
-    Nothing is downloaded, loaded or written. Exits with code 4 if a named model cannot be used.
+    Nothing is downloaded or written, and no weights are loaded. Exits with code 4 if a named model
+    cannot be used.
     """
 
     base: Annotated[

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
     LogitsProcessor,
@@ -24,8 +23,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.errors import ConfigError, MissingModelError, RunError, find_full_memory
 from medart_cli.log import log
+from medart_cli.models.chat import LOCAL, PROBE, UNREADABLE, Chat, first_line, read_chat
 from medart_cli.models.device import build_generator
 from medart_cli.models.hub import (
     DEMONSTRATION_KEY,
@@ -38,7 +38,11 @@ from medart_cli.models.hub import (
 )
 from medart_cli.models.questions import Answer, Question, Sampling
 
-KNOWN_DOWNLOAD_SIZES = {"llava-hf/llama3-llava-next-8b-hf": "17 GB"}  # of the default, for messages
+KNOWN_DOWNLOAD_SIZES = {  # of those in docs/captioners.md, for messages
+    "Qwen/Qwen3-VL-8B-Instruct": "18 GB",
+    "llava-hf/llama3-llava-next-8b-hf": "17 GB",
+    "google/medgemma-1.5-4b-it": "9 GB",
+}
 OTHER_DOWNLOAD_SIZE = "about 2 GB for each billion parameters"  # of others
 
 
@@ -99,19 +103,19 @@ class Captioner:
         self.demonstration = False
         self.model: Any = None
         self.processor: Any = None
+        self._proved = False  # that it answers to an image at all; asked at the first failure
 
     def load(self, load_in: Literal["4bit", "8bit"] | None = None) -> "Captioner":
         """Load weights and processor from the folder alone, safetensors only, no code of its own.
 
         Raises:
             MissingModelError: A file or a weight is missing or unreadable.
-            ConfigError: It is no image-text-to-text model, has no chat template, or bitsandbytes
-                is not installed and asked for.
+            ConfigError: It cannot be asked about an image (see `read_chat`), or bitsandbytes is
+                not installed and asked for.
         """
-        local = {"local_files_only": True, "trust_remote_code": False}
+        chat = read_chat(self.folder)
         quantized = _quantization(load_in, self.dtype)
         try:
-            self.processor = AutoProcessor.from_pretrained(self.folder, **local)
             self.model, report = AutoModelForImageTextToText.from_pretrained(
                 self.folder,
                 dtype=self.dtype,
@@ -120,44 +124,37 @@ class Captioner:
                 quantization_config=quantized,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **local,
+                **LOCAL,
             )
         except OSError as error:
-            raise MissingModelError(f"{self.folder}: cannot be loaded: {error}") from error
+            raise MissingModelError(
+                f"{self.folder}: cannot be loaded: {first_line(error)}"
+            ) from error
+        except ImportError as error:
+            raise ConfigError(f"{self.folder}: cannot be loaded: {first_line(error)}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{self.folder}: is not an image-text-to-text model of transformers: {error}"
+                f"{self.folder}: cannot be loaded by transformers: {first_line(error)}"
             ) from error
         check_loaded(self.folder, report)
-        if not getattr(self.processor, "chat_template", None):
-            raise ConfigError(
-                f"{self.folder}: its processor has no chat template; use a chat (instruct) model"
-            )
         self.model.eval().requires_grad_(False)
         if not quantized:
             self.model.to(self.device)
         self.demonstration = bool(getattr(self.model.config, DEMONSTRATION_KEY, False))
-        self.prepare()
+        self.prepare(chat)
         self.revision = find_revision(self.folder)
         return self
 
-    def prepare(self) -> None:
-        """Make processor and model ready to be asked: left padding, an end, no draws of its own."""
-        tokenizer = self.processor.tokenizer
-        tokenizer.padding_side = "left"  # the answer must follow the prompt directly
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            ends = tokenizer.eos_token_id
+    def prepare(self, chat: Chat) -> None:
+        """Make the loaded model ready to be asked: an end, and no draws of its own."""
+        self.chat, self.processor = chat, chat.processor
         # Only the ends of the model's own settings are kept: draws are ours, one a row.
         self.model.generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.sampling.max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=chat.ends,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
         )
-        self._ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=self.device)
 
     def ask(
         self, questions: Sequence[Question], *, greedy: bool = False
@@ -174,6 +171,7 @@ class Captioner:
 
         Raises:
             torch.OutOfMemoryError: Memory does not suffice for a single image.
+            RunError: The model answers to no image at all.
         """
         waiting = sorted(range(len(questions)), key=lambda index: _length(questions[index]))
         while waiting:
@@ -187,6 +185,11 @@ class Captioner:
                 self._halve(len(batch))
 
     def _try(self, questions: Sequence[Question], greedy: bool) -> list[Answer]:
+        """Answer a batch, or nothing where memory does not suffice for it.
+
+        What the processor or the model cannot read costs its own row: the others of its batch are
+        asked one by one, and say what they would have said.
+        """
         try:
             return self._generate(questions, greedy)
         except torch.OutOfMemoryError as error:
@@ -194,6 +197,27 @@ class Captioner:
                 error.add_note(f"{self.name}, one image at a time")
                 raise
             return []
+        except (*UNREADABLE, RuntimeError) as error:
+            # What a GPU refuses for good, or memory, is no matter of one image.
+            if isinstance(error, torch.AcceleratorError) or find_full_memory(error):
+                raise
+            if len(questions) == 1:
+                return [self._fail(questions[0], error)]
+        return [answer for question in questions for answer in self._try([question], greedy)]
+
+    def _fail(self, question: Question, error: Exception) -> Answer:
+        """Take an error for the image's own, once the model is known to answer to another one."""
+        if not self._proved:
+            try:
+                self._generate([PROBE], greedy=True)
+            except (*UNREADABLE, RuntimeError) as other:
+                raise RunError(
+                    f"{self.name}: answers to no image: {first_line(other)}; use another model"
+                ) from error
+            self._proved = True
+        width, height = question.image.size
+        reason = f"the model cannot read it ({width} x {height} pixels): {first_line(error)}"
+        return Answer("", error=reason)
 
     def _halve(self, size: int) -> None:
         self.batch_size = max(1, size // 2)
@@ -203,39 +227,17 @@ class Captioner:
 
     @torch.inference_mode()
     def _generate(self, questions: Sequence[Question], greedy: bool) -> list[Answer]:
-        inputs = self._encode(questions)
+        inputs = self.chat.encode(questions).to(self.device, dtype=self.dtype)
         start = inputs["input_ids"].shape[1]
         sampler = LogitsProcessorList()
         if not greedy and self.sampling.temperature > 0:
             sampler = self._sampler([question.seed for question in questions])
         tokens = self.model.generate(**inputs, logits_processor=sampler)
-        tokens = tokens[:, start:]  # (B, N), padded after the end
-        finished = torch.isin(tokens, self._ends).any(dim=1).tolist()
-        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return [Answer(text, done) for text, done in zip(texts, finished, strict=True)]
-
-    def _encode(self, questions: Sequence[Question]) -> Any:  # noqa: ANN401 - a BatchFeature
-        talks = [
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image", "image": question.image},
-                        {"type": "text", "text": question.prompt},
-                    ],
-                }
-            ]
-            for question in questions
-        ]
-        inputs = self.processor.apply_chat_template(
-            talks,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-        )
-        return inputs.to(self.device, dtype=self.dtype)
+        if not torch.equal(tokens[:, :start], inputs["input_ids"]):  # as an encoder-decoder's
+            raise RunError(
+                f"{self.name}: its answers do not continue the prompt; use another model"
+            )
+        return [self.chat.read(row) for row in tokens[:, start:].tolist()]
 
     def _sampler(self, seeds: Sequence[int]) -> LogitsProcessorList:
         sampling = self.sampling

@@ -5,6 +5,8 @@ model brings along: both could do anything on this machine.
 """
 
 import json
+import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, Literal
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from safetensors import SafetensorError, safe_open
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
@@ -105,6 +108,18 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not Path(name).exists()
 
 
+def public_name(model: str) -> str:
+    """Return what outputs call a model: a hub id as it is, but of a folder no path.
+
+    The last part of the path, or the hub id of a folder in the hub's cache.
+    """
+    parts = re.split(r"[/\\]+", model.rstrip("/\\"))
+    for part in parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
+    return parts[-1] if re.match(r"[/\\~.]|\w:[/\\]|.*\\", model) else model
+
+
 def download_command(name: str, folders: Sequence[str] = ()) -> str:
     """Return the command that fetches a model, or only some folders of it, into FOLDER."""
     only = ["model_index.json", *(f"'{folder}/*'" for folder in folders)] if folders else []
@@ -135,13 +150,31 @@ def find_weights(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.safetensors")) if path.name.count(".") == 1][:1]
 
 
-def check_weights(folder: Path) -> None:
-    """Check that a model folder has weights, all of them, and as safetensors.
+def count_parameters(path: Path) -> int:
+    """Return the number of weights in a safetensors file, from its header alone.
 
     Raises:
-        MissingModelError: It has none, not all, or pickled ones only.
+        MissingModelError: The file is truncated, or not safetensors at all.
     """
-    if find_weights(folder):
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+    except (SafetensorError, OSError) as error:
+        raise MissingModelError(
+            f"{path}: is not a complete safetensors file ({error}); copy it again"
+        ) from error
+
+
+def check_weights(folder: Path) -> None:
+    """Check that a model folder has weights, all of them, whole, and as safetensors.
+
+    Raises:
+        MissingModelError: It has none, not all, truncated ones, or pickled ones only.
+    """
+    paths = find_weights(folder)
+    for path in paths:
+        count_parameters(path)
+    if paths:
         return
     variants = sorted(path.name for path in folder.glob("*.safetensors"))
     if variants:

@@ -36,11 +36,13 @@ class Answer:
     """What the model said.
 
     Attributes:
-        text: The text, without the prompt and special tokens.
+        text: The text, without the prompt, special tokens and thoughts.
         finished: Whether the model ended by itself, not at the token limit.
+        only_reasoning: Whether the model thought and said nothing: there is no text.
         error: Why there is no text; None where there is one.
     """
 
     text: str
     finished: bool = True
+    only_reasoning: bool = False
     error: str | None = None

@@ -25,6 +25,7 @@ from transformers import (
 
 from medart_cli.data.profiles import read_profile
 from medart_cli.models.captioner import Captioner
+from medart_cli.models.chat import build_chat
 from medart_cli.models.device import find_device, hush_libraries
 from medart_cli.models.questions import Question, Sampling
 from tests.small_captioner import TEMPLATE, build_tokenizer
@@ -78,7 +79,7 @@ def build_captioner(shape: str, device: torch.device, new_tokens: int) -> Captio
     with device:
         captioner.model = LlavaNextForConditionalGeneration(config).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
-    captioner.processor = LlavaNextProcessor(
+    processor = LlavaNextProcessor(
         LlavaNextImageProcessor(
             size={"shortest_edge": side},
             crop_size={"height": side, "width": side},
@@ -90,7 +91,7 @@ def build_captioner(shape: str, device: torch.device, new_tokens: int) -> Captio
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
-    captioner.prepare()
+    captioner.prepare(build_chat(Path(shape), processor, [tokenizer.eos_token_id]))
     captioner.model.generation_config.min_new_tokens = new_tokens  # none ends early
     return captioner
 

@@ -15,11 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medart_cli.caption.endpoint import LONGEST_REPLY, Endpoint, check_endpoint, is_loopback
+from medart_cli.caption.endpoint import (
+    LONGEST_REPLY,
+    Endpoint,
+    check_endpoint,
+    is_loopback,
+    is_unencrypted,
+)
 from medart_cli.errors import ConfigError, RunError
 from medart_cli.models.questions import Question, Sampling
 from tests.small_captioner import build_llava
-from tests.stub_server import completion, prompt_of, serve
+from tests.stub_server import completion, list_models, prompt_of, serve
 
 HALF = b'HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\n{"choices":'
 
@@ -221,6 +227,169 @@ def test_a_server_without_top_k_is_asked_in_other_words_once_and_for_all():
         assert [answer.text for answer in ask(endpoint, 3)] == ["a text"] * 3
     assert len(stub.requests) == 5
     assert json.loads(stub.requests[1]["generation_config"]) == {"do_sample": True, "top_k": 50}
+    assert all("chat_template_kwargs" in body for body in stub.requests)
+
+
+def test_the_chat_template_is_told_not_to_think_until_the_server_refuses_that():
+    refusals = [
+        (400, {"error": {"message": "Unrecognized request argument: chat_template_kwargs"}}, {}),
+        (422, {"detail": [{"loc": ["body", "chat_template_kwargs"], "type": "extra"}]}, {}),
+        (400, {"error": {"message": "chat_template is not supported for this tokenizer."}}, {}),
+    ]
+    for refusal in refusals:
+        with serve(in_turn(refusal, "a text")) as stub:
+            endpoint = connect(stub, concurrency=1)
+            assert [answer.text for answer in ask(endpoint, 2)] == ["a text"] * 2
+        told = [body.get("chat_template_kwargs") for body in stub.requests]
+        assert told == [{"enable_thinking": False, "thinking": False}, None, None]
+        assert all(body["top_k"] == 50 for body in stub.requests)
+
+
+def answer_with(message, reason="stop", **more):
+    """Let a server answer with a message as it is."""
+    body = {"choices": [{"message": message, "finish_reason": reason}], **more}
+    with serve(lambda _: (200, body, {})) as stub:
+        return ask(connect(stub))[0]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "reasoning_content": "It asks for a nevus."},
+        {"content": None, "reasoning": "It asks for a nevus."},
+        {"content": "", "reasoning_content": "It asks for a nevus."},
+        {"reasoning": "It asks for a nevus."},
+        {"content": "<think>It asks for a nevus."},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "It asks"}]}]},
+    ],
+)
+def test_an_answer_that_is_only_reasoning_is_known_as_such(message):
+    answer = answer_with(message, "length")
+    assert (answer.text, answer.only_reasoning, answer.error) == ("", True, None)
+
+
+def think_aloud(body):
+    """Answer as a model whose prompt opens a thought, behind a server that does not part it."""
+    thought = 'Begin exactly with: "A nevus". It is brown, and so on.'
+    if body["max_tokens"] < 1000:
+        return 200, completion(thought, "length"), {}
+    return f"{thought}</think>A nevus, brown."
+
+
+def test_a_thought_that_was_cut_and_has_no_mark_is_known_by_one_longer_answer(said):
+    with serve(think_aloud) as stub:
+        endpoint = connect(stub, concurrency=2)
+        answers = ask(endpoint, 6) + ask(endpoint, 2)
+    assert [(answer.text, answer.only_reasoning) for answer in answers] == [("", True)] * 8
+    longer = [body for body in stub.requests if body["max_tokens"] > 1000]
+    assert (len(longer), longer[0]["temperature"], len(stub.requests)) == (1, 0, 9)
+    assert said == [f"{endpoint.url}: its model thinks before it answers"]
+
+
+def test_a_server_that_refuses_the_longer_answer_is_believed_and_that_is_said(said):
+    def reply(body):
+        cut = 200, completion("A nevus, brown and", "length"), {}
+        return 400 if body["max_tokens"] > 1000 else cut
+
+    with serve(reply) as stub:
+        assert ask(connect(stub))[0].text == "A nevus, brown and"
+    assert said[0].endswith("cannot tell whether its model thinks aloud: returns 400: stub says no")
+
+
+def test_a_long_answer_of_a_model_that_does_not_think_is_kept(said):
+    with serve(lambda _: (200, completion("A nevus, brown and", "length"), {})) as stub:
+        answers = ask(connect(stub, concurrency=2), 4)
+    assert {(answer.text, answer.finished) for answer in answers} == {("A nevus, brown and", False)}
+    assert len(stub.requests) == 5 and said == []
+
+
+def test_reasoning_that_a_server_counts_and_hides_is_known_too():
+    usage = {"completion_tokens_details": {"reasoning_tokens": 150}}
+    assert answer_with({"content": ""}, "length", usage=usage).only_reasoning
+    assert not answer_with({"content": ""}, usage={"completion_tokens": 0}).only_reasoning
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "A nevus.", "reasoning_content": "It asks for a melanoma."},
+        {"content": "<think>It asks for a melanoma.</think>\n\nA nevus."},
+        {"content": [{"type": "text", "text": "A "}, {"type": "text", "text": "nevus."}]},
+        {"content": [{"type": "thinking", "thinking": "It"}, {"type": "text", "text": "A nevus."}]},
+        {"content": None, "refusal": "A nevus."},
+    ],
+    ids=["beside", "inside", "parts", "a part", "refusal"],
+)
+def test_the_text_of_an_answer_is_read_whatever_stands_beside_it(message):
+    answer = answer_with(message)
+    assert (answer.text, answer.only_reasoning, answer.finished) == ("A nevus.", False, True)
+
+
+def test_a_content_filter_is_said_as_what_it_is():
+    assert answer_with({"content": None}, "content_filter").error == (
+        "the server's content filter withheld the answer"
+    )
+    refused = (400, {"error": {"code": "content_filter", "message": "policy"}}, {})
+    with serve(lambda _: refused) as stub:
+        error = ask(connect(stub))[0].error
+    assert error.endswith("/v1: the server's content filter withheld the answer (400)")
+    assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\ndata: {}\n\n",
+        b"HTTP/1.1 200 OK\r\n\r\ndata: {}\n\n",
+    ],
+    ids=["named", "unnamed"],
+)
+def test_a_stream_of_events_is_said_as_what_it_is(stream):
+    with serve(lambda _: stream) as stub, pytest.raises(RunError, match="turn streaming off"):
+        ask(connect(stub))
+    assert len(stub.requests) == 1
+
+
+def connect_in_turn(pages, model=None, **waits):
+    """Connect to a server whose page of models changes; returns the endpoint."""
+    left = list(pages)
+    turn = lambda: left.pop(0) if len(left) > 1 else left[0]  # noqa: E731
+    with serve(lambda body: "a text", listing=turn) as stub:
+        endpoint = Endpoint(stub.url + "/v1", sampling=Sampling())
+        for name, seconds in waits.items():
+            setattr(endpoint, name, seconds)
+        return endpoint.connect(model)
+
+
+ELSEWHERE = (307, {}, {"Location": "http://10.0.0.9/v1/models"})
+
+
+@pytest.mark.parametrize("status", [503, 502, 404, 307])
+def test_a_server_that_is_loading_is_waited_for_and_that_is_said_once(status, said, monkeypatch):
+    monkeypatch.setattr("medart_cli.caption.endpoint.IDLE", 0.01)
+    loading = ELSEWHERE if status == 307 else (status, {}, {})
+    endpoint = connect_in_turn([loading, loading, loading, list_models("a/b")])
+    assert endpoint.name == "a/b"
+    assert len(said) == 1 and f"not ready ({status}); waiting up to" in said[0]
+
+
+def test_what_does_not_come_is_not_waited_for_without_end(said):
+    gone = [(404, {}, {})]
+    assert connect_in_turn(gone, "mine", unlisted=0).name == "mine"
+    assert said[-1].endswith("has no list of models (404); asking for mine")
+    with pytest.raises(ConfigError, match=r"--model; it has no list of models \(404\)"):
+        connect_in_turn(gone, unlisted=0)
+    with pytest.raises(RunError, match=r"redirects to http://10.0.0.9/v1/models \(307\)"):
+        connect_in_turn([ELSEWHERE], "mine", unlisted=0)
+    with pytest.raises(RunError, match=r"is not ready \(503: loading\)"):
+        connect_in_turn([(503, {"detail": "loading"}, {})], "mine", loading=0)
+
+
+def test_the_model_is_asked_for_by_its_name_and_called_without_a_path():
+    with serve(lambda body: "a text", listing=lambda: list_models("/data/of/ann/qwen3")) as stub:
+        endpoint = connect(stub)
+        ask(endpoint)
+    assert endpoint.name == "qwen3" and stub.requests[0]["model"] == "/data/of/ann/qwen3"
 
 
 def test_a_text_cut_at_the_limit_is_not_finished_and_broken_letters_are_mended():
@@ -332,7 +501,17 @@ def test_what_is_no_plain_address_is_refused_without_showing_a_password(url):
 
 def test_the_loopback_is_this_machine_alone():
     assert is_loopback("LOCALHOST") and is_loopback("127.1.2.3") and is_loopback("::1")
+    assert is_loopback("[::1]") and not is_loopback("[::2]")
     assert not is_loopback("192.168.0.1") and not is_loopback("example.org")
+
+
+@pytest.mark.parametrize(
+    ("url", "clear"),
+    [("http://[::1]:8000/v1", False), ("http://[::1]/v1", False), ("http://localhost/v1", False),
+     ("https://10.0.0.5/v1", False), ("http://10.0.0.5:8000/v1", True), ("http://[::2]/v1", True)],
+)  # fmt: skip
+def test_images_are_in_the_clear_where_they_leave_the_machine_without_https(url, clear):
+    assert is_unencrypted(url) == clear
 
 
 def test_a_model_must_be_named_where_there_are_several(monkeypatch):

@@ -24,6 +24,7 @@ from medart_cli.data.dataset import read_data
 from medart_cli.data.manifest import read_manifest
 from medart_cli.data.profiles import KEY_TYPES, PROMPT, read_profile
 from medart_cli.models.bases import load_tokenizer, write_chat
+from medart_cli.options import DEFAULT_CAPTIONER
 from tests.small import build_base
 from tests.small_captioner import build_llava
 from tests.small_klein import build_klein
@@ -172,6 +173,84 @@ def test_after_the_last_attempt_the_simple_caption_stands(images, models):
         assert row["text"] == f"A dermoscopic image of {row['label']}"
         other = "melanoma" if row["label"] == "nevus" else "nevus"
         assert row["caption"]["faults"] == [f"names another class: {other}"]
+
+
+def test_no_thought_of_a_model_enters_a_caption(images, models):
+    """A thought quotes the prompt, and with it the beginning of a caption."""
+
+    def reply(body):
+        thought = f'It says: begin with "{beginning(body)}". {beginning(body)}, brown? Then so.'
+        return f"<think>\n{thought}\n</think>\n\n{good(body)}"
+
+    with serve(reply) as stub:
+        assert ask_stub(stub, models, images).exit_code == 0
+    for row in rows_of(images):
+        assert row["text"].startswith(f"A dermoscopic image of {row['label']}, a round brown spot")
+        assert row["caption"]["status"] == "ok" and "think" not in row["text"]
+
+
+def think_only(body):
+    thought = f"{beginning(body)}, brown. Now I have to"
+    message = {"role": "assistant", "content": None, "reasoning_content": thought}
+    return 200, {"choices": [{"message": message, "finish_reason": "length"}]}, {}
+
+
+def test_an_answer_that_is_only_reasoning_is_asked_for_again(images, models):
+    seen = set()
+
+    def reply(body):
+        first = image_of(body) not in seen
+        seen.add(image_of(body))
+        return think_only(body) if first else good(body)
+
+    with serve(reply) as stub:
+        result = ask_stub(stub, models, images, "--json")
+    assert {row["caption"]["attempts"] for row in rows_of(images)} == {2}
+    assert json.loads(result.stdout)["faults"] == {} and "thought" not in result.stderr
+
+
+def test_a_model_that_only_thinks_is_said_and_counted(images, models):
+    with serve(think_only) as stub:
+        result = ask_stub(stub, models, images, "--attempts", 2, "--json")
+    summary = json.loads(result.stdout)
+    assert summary["statuses"]["simple"] == 6 and summary["faults"] == {"is only reasoning": 6}
+    assert "6 images have the template caption, since the model thought" in result.stderr
+    for advice in ("--max-new-tokens", "at the server", "does not think"):
+        assert advice in result.stderr
+    assert len(stub.requests) == 12
+    assert {tuple(row["caption"]["faults"]) for row in rows_of(images)} == {("is only reasoning",)}
+
+
+def test_a_long_text_whose_shorter_form_is_only_thought_about_is_truncated(images, models):
+    def reply(body):
+        return think_only(body) if "too long" in prompt_of(body) else f"{good(body)} {LONG}"
+
+    with serve(reply) as stub:
+        ask_stub(stub, models, images)
+    for row in rows_of(images):
+        assert row["caption"]["status"] == "shortened" and "I have to" not in row["text"]
+
+
+def test_one_row_that_a_model_cannot_read_fails_alone(images, models):
+    names = [f"{LABELS[index % 2]}/{index:03d}.png" for index in range(6)]
+    sites = ["arm", "an <image> of it", "leg", "back", "arm", "leg"]
+    (images / "metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": name, "site": site}) + "\n"
+                for name, site in zip(names, sites, strict=True))
+    )  # fmt: skip
+    options = ("--context", "Site: {site}.", "--model", models["model"], "--base", models["base"])
+    small = ("--max-new-tokens", 4, "--attempts", 1, "--json")
+    result = caption(images, *options, *small)
+    assert result.exit_code == 3
+    rows = rows_of(images)
+    assert [row["caption"]["status"] for row in rows] == (
+        ["simple", "rejected", "simple", "simple", "simple", "simple"]
+    )
+    assert rows[1]["caption"]["error"] == (
+        "the model cannot read it (24 x 24 pixels): its prompt holds <image>, a control token of "
+        "this model; remove it from the manifest's columns"
+    )
+    assert caption(images, *options, *small, "--max-failures", 1).exit_code == 0
 
 
 def test_greedy_decoding_does_not_ask_for_the_same_words_again(images, models):
@@ -585,6 +664,23 @@ def test_the_audit_tells_whether_the_model_looks(images, models, looks):
     assert "Does the model look at the image?" in (images / "review.html").read_text("utf-8")
 
 
+def test_an_audit_of_a_model_that_only_thinks_is_no_proof_of_anything(images, models):
+    with serve(lambda body: think_only(body) if not body["temperature"] else good(body)) as stub:
+        result = ask_stub(stub, models, images, "--audit", 2, "--json")
+    assert json.loads(result.stdout)["audit"] == {} and "hardly uses" not in result.stderr
+
+
+def test_texts_of_the_former_default_model_are_not_continued_by_another(images, models):
+    options = ("--model", models["model"], "--base", models["base"], "--max-new-tokens", 4)
+    assert caption(images, *options, "--attempts", 1).exit_code == 0
+    file = images / "caption.toml"
+    lines = [line for line in file.read_text("utf-8").splitlines() if not line.startswith("model")]
+    file.write_text("\n".join(lines), "utf-8")
+    result = caption(images, *options[2:], "--attempts", 1, "--offline")
+    assert result.exit_code == 2
+    assert "model was 'llava-hf/llama3-llava-next-8b-hf' and is now 'Qwen/" in result.stderr
+
+
 def test_an_audit_that_fails_is_no_proof_of_anything(images, models):
     with serve(lambda body: 400 if body["temperature"] == 0 else good(body)) as stub:
         result = ask_stub(stub, models, images, "--audit", 2, "--json")
@@ -604,6 +700,8 @@ def test_the_review_needs_nothing_from_outside(images, models):
 def test_a_missing_model_or_base_is_exit_4_before_any_work(images, models):
     before = sorted(images.rglob("*"))
     result = caption(images, "--offline", "--base", models["base"])
+    assert result.exit_code == 4 and DEFAULT_CAPTIONER in result.stderr
+    result = caption(images, "--offline", "--base", models["base"], "--config", "paper")
     assert result.exit_code == 4 and "llama3-llava-next-8b-hf" in result.stderr
     result = caption(images, "--offline", "--model", models["model"])
     assert result.exit_code == 4 and "PixArt" in result.stderr

@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from medart_cli.doctor import run as doctor
-from medart_cli.doctor.models import Model, count_parameters, estimate_memory, read_file
+from medart_cli.doctor.models import Model, estimate_memory, read_file
 from medart_cli.models import hub, pixart
 from medart_cli.options import DEFAULT_BASE, DEFAULT_CAPTIONER
 from tests.small_captioner import build_llava
@@ -124,6 +124,76 @@ def test_captioning_needs_the_tokenizer_of_the_base_too(look, tmp_path):
     assert facts["problems"] == tokenizer["problems"]
 
 
+def lose_template(folder):
+    (folder / "chat_template.jinja").unlink()
+
+
+def write_template(text):
+    return lambda folder: (folder / "chat_template.jinja").write_text(text)
+
+
+def tear_weights(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def lose_images(folder):
+    (folder / "processor_config.json").unlink()
+
+
+def lose_end(folder):
+    for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
+        path = folder / name
+        table = json.loads(path.read_text("utf-8"))
+        for part in (table, table.get("text_config", {})):
+            part |= {"eos_token_id": None, "eos_token": None}
+        path.write_text(json.dumps(table), "utf-8")
+
+
+def be_another(kind):
+    """Be a model of another class; of those that caption cannot use, none has a chat template."""
+
+    def change(folder):
+        lose_template(folder)
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "told"),
+    [
+        (lose_template, 2, "no chat template"),
+        (write_template("{{ messages[0]['content'] }}"), 2, "takes only text"),
+        (write_template("{% for"), 2, "cannot be used with an image"),
+        (write_template("{{ messages[0]['content'][-1]['text'] }}"), 2, "writes no image"),
+        (tear_weights, 4, "not a complete safetensors file"),
+        (lose_images, 4, "its processor cannot be loaded"),
+        (be_another("phi4_multimodal"), 2, "not an image-text-to-text model"),
+        (be_another("florence2"), 2, "no chat template"),
+        (be_another("blip-2"), 2, "no chat template"),
+        (be_another("kosmos-2"), 2, "no chat template"),
+        (lose_end, 2, "no token ends its answers"),
+    ],
+    ids=["no-template", "string", "torn-template", "no-image", "torn", "no-processor", "phi-4",
+         "florence-2", "blip-2", "kosmos-2", "no-end"],
+)  # fmt: skip
+def test_a_captioner_is_not_ready_for_the_reason_that_caption_gives(
+    look, medart, images, base, tmp_path, spoil, code, told
+):
+    folder = build_llava(tmp_path / "llava")
+    spoil(folder)
+    found, facts, errors = look("--model", folder, "--base", base)
+    assert (found, facts["result"]) == (4, "not ready")
+    reason = of(facts, "captioner", folder)["problems"][0]
+    assert told in reason and "\n" not in reason and reason in errors
+    out = tmp_path / "texts.jsonl"
+    done, _, said = medart("caption", images, "--out", out, "--model", folder, "--base", base)
+    assert done == code
+    assert said.splitlines()[-1] == f"medart caption: {reason}"
+    assert not out.exists()
+
+
 def test_a_base_in_the_hubs_cache_is_found_there(look, base, tmp_path):
     cached = tmp_path / "hub" / "models--a--b"
     (cached / "refs").mkdir(parents=True)
@@ -224,13 +294,6 @@ def test_memory_is_weights_times_bytes_against_what_is_free(device, room, fit):
     }  # fmt: skip
     estimate_memory(model, facts)
     assert (model.memory_gb, model.fit) == (13.0, fit)
-
-
-def test_weights_are_counted_from_the_header(tmp_path):
-    save_file(
-        {"a": torch.zeros(3, 4), "b": torch.zeros(()), "c": torch.zeros(0, 9)}, tmp_path / "w"
-    )
-    assert count_parameters(tmp_path / "w") == 13
 
 
 def test_a_package_that_cannot_be_imported_is_named_and_the_report_still_stands(

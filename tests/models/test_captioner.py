@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import LogitsProcessorList, TopKLogitsWarper
 
-from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.errors import ConfigError, MissingModelError, RunError
 from medart_cli.models.captioner import Captioner, RowDraws, find_captioner, find_revision
 from medart_cli.models.questions import Question, Sampling
 from tests.small import DAMAGES, damage
@@ -112,12 +113,11 @@ def test_top_k_stands_before_the_draw(folders):
 
 def test_an_answer_is_finished_when_the_model_ends_it_and_not_at_the_limit(folders):
     captioner = load(folders["llava"], temperature=0.0)
-    start = captioner._encode(questions()[:1])["input_ids"].shape[1]
-    tokens = captioner.model.generate(**captioner._encode(questions()[:1]))[0, start:].tolist()
-    assert captioner._ends.item() not in tokens
+    inputs = captioner.chat.encode(questions()[:1])
+    tokens = captioner.model.generate(**inputs)[0, inputs["input_ids"].shape[1] :].tolist()
+    assert not set(captioner.chat.ends) & set(tokens)
     assert not next(iter(captioner.ask(questions()[:1])))[1].finished
-    captioner.model.generation_config.eos_token_id = tokens[3]
-    captioner._ends = torch.tensor([tokens[3]])
+    captioner.prepare(replace(captioner.chat, ends=[tokens[3]]))
     assert next(iter(captioner.ask(questions()[:1])))[1].finished
 
 
@@ -137,6 +137,60 @@ def test_the_batch_is_halved_on_out_of_memory_and_stays_so(folders, monkeypatch)
     assert sizes == [5, 2, 2, 1]
     assert answers(captioner, questions()) == expected
     assert sizes[4:] == [2, 2, 1]
+
+
+def fail_on(captioner, monkeypatch, size, error):
+    """Let the model fail on images of one size, as some processors do on long strips."""
+    encode = type(captioner.chat).encode
+
+    def choosy(chat, asked):
+        if any(question.image.size == size for question in asked):
+            raise error
+        return encode(chat, asked)
+
+    monkeypatch.setattr(type(captioner.chat), "encode", choosy)
+
+
+@pytest.mark.parametrize("error", [ValueError("aspect ratio\nmore"), RuntimeError("shapes")])
+def test_one_image_that_cannot_be_read_costs_its_own_row_alone(folders, monkeypatch, error):
+    captioner = load(folders["llava"], batch_size=5)
+    expected = answers(captioner, questions())
+    fail_on(captioner, monkeypatch, SIZES[2], error)
+    found = dict(item for item in captioner.ask(questions()) if item is not None)
+    reason = str(error).splitlines()[0]
+    assert found[2].error == f"the model cannot read it (30 x 90 pixels): {reason}"
+    assert [found[index].text for index in (0, 1, 3, 4)] == [
+        text for index, text in enumerate(expected) if index != 2
+    ]
+    assert all(found[index].error is None for index in (0, 1, 3, 4))
+    assert captioner.batch_size == 5
+
+
+def test_a_model_that_answers_to_no_image_ends_the_run(folders, monkeypatch):
+    captioner = load(folders["llava"], batch_size=5)
+
+    def broken(*_, **__):
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(captioner.model, "generate", broken)
+    with pytest.raises(RunError, match="answers to no image: no such layer; use another model"):
+        answers(captioner, questions())
+
+
+def test_answers_that_do_not_continue_the_prompt_end_the_run(folders, monkeypatch):
+    captioner = load(folders["llava"])
+    monkeypatch.setattr(captioner.model, "generate", lambda **_: torch.zeros(1, 5, dtype=int))
+    with pytest.raises(RunError, match="its answers do not continue the prompt"):
+        answers(captioner, questions())
+
+
+@pytest.mark.parametrize("error", ["CUDA error: out of memory", "DefaultCPUAllocator: can't alloc"])
+def test_full_memory_is_no_matter_of_one_image(folders, monkeypatch, error):
+    captioner = load(folders["llava"])
+    full = RuntimeError(error.replace("alloc", "allocate") if "CPU" in error else error)
+    fail_on(captioner, monkeypatch, SIZES[2], full)
+    with pytest.raises(RuntimeError, match=error[:10]):
+        answers(captioner, questions())
 
 
 def test_one_image_too_many_for_memory_is_an_error_that_names_the_model(folders, monkeypatch):

@@ -2,8 +2,10 @@ import json
 import logging
 
 import pytest
+import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import save_file
 
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.models import backbone, captioner, hub
@@ -134,8 +136,17 @@ def test_weights_that_are_missing_or_pickled_are_refused(tmp_path, files, messag
         hub.check_weights(tmp_path)
 
 
+def test_truncated_weights_are_refused(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(100)}, file)
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(MissingModelError, match="is not a complete safetensors file"):
+        hub.check_weights(tmp_path)
+
+
 def test_pickles_beside_safetensors_do_no_harm(tmp_path):
-    for name in ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin"):
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    for name in ("model.fp16.safetensors", "pytorch_model.bin"):
         (tmp_path / name).touch()
     hub.check_weights(tmp_path)
     assert [path.name for path in hub.find_weights(tmp_path)] == ["model.safetensors"]
@@ -143,9 +154,7 @@ def test_pickles_beside_safetensors_do_no_harm(tmp_path):
 
 @pytest.mark.parametrize("find", ["captioner", "backbone"])
 def test_a_model_that_needs_its_own_code_is_refused(tmp_path, find):
-    import torch
-
-    (tmp_path / "model.safetensors").touch()
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     config = {"model_type": "brand-new", "auto_map": {"AutoModel": "modeling_new.NewModel"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "modeling_new.py").write_text("raise SystemExit('this code was run')")
@@ -182,3 +191,27 @@ def test_the_index_of_a_variant_is_passed_over(tmp_path):
     assert [path.name for path in hub.find_weights(tmp_path)] == [
         "model-00001-of-00001.safetensors"
     ]
+
+
+def test_weights_are_counted_from_the_header(tmp_path):
+    save_file(
+        {"a": torch.zeros(3, 4), "b": torch.zeros(()), "c": torch.zeros(0, 9)}, tmp_path / "w"
+    )
+    assert hub.count_parameters(tmp_path / "w") == 13
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
+        ("gpt-5", "gpt-5"),
+        ("/data/of/ann/Qwen3-VL/", "Qwen3-VL"),
+        ("./models/llava", "llava"),
+        ("~/llava", "llava"),
+        ("C:\\ann\\llava", "llava"),
+        ("C:/ann/llava", "llava"),
+        ("/root/hub/models--Qwen--Qwen3-VL-8B-Instruct/snapshots/0", "Qwen/Qwen3-VL-8B-Instruct"),
+    ],
+)
+def test_outputs_name_a_model_without_a_path(model, name):
+    assert hub.public_name(model) == name

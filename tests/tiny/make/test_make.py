@@ -82,7 +82,7 @@ def test_training_shows_the_captioner_what_it_will_be_asked(built):
         built / "captioner", device=torch.device("cpu"), dtype=torch.float32, sampling=Sampling()
     ).load()
     question = Question(image, build_captioner.ask(profile, phantoms[0]), 0)
-    asked = captioner._encode([question])
+    asked = captioner.chat.encode([question])
     length = asked["input_ids"].shape[1]
     assert batch["input_ids"][0, :length].tolist() == asked["input_ids"][0].tolist()
     assert torch.allclose(batch["pixel_values"][0], asked["pixel_values"][0])
