@@ -42,7 +42,7 @@ _FRAME = r"<\|(?:start|channel|message|end|return|eom|eot)\|>"
 _CHANNEL = r"<\|(?:channel|message)\|>"
 _MESSAGE = re.compile(
     r"(?:<\|channel\|>\s*(?P<channel>\w+)[^<]*)?(?:to=(?P<to>[\w.-]+))?\s*<\|message\|>"
-    rf"(?P<body>.*?)(?={_FRAME}|\Z)",
+    rf"(?P<said>.*?)(?={_FRAME}|\Z)",
     re.DOTALL,
 )
 # The same when a server has dropped the marks as special tokens; so too Gemma's `thought` line.
@@ -150,7 +150,7 @@ def _final_messages(text: str) -> str:
     if not re.search(_CHANNEL, text):
         return text
     return " ".join(
-        found["body"]
+        found["said"]
         for found in _MESSAGE.finditer(text)
         if found["channel"] in (None, "final") and found["to"] in (None, "user")
     )

@@ -136,6 +136,15 @@ REFUSED = {
 ANSWERS = [*STRIPPED.values(), *KEPT, *REFUSED]
 
 
+def draw_image(number):
+    """Draw skin with a brown and a bluish spot, so that no color of the answers is missing."""
+    image = Image.new("RGB", (9, 9), (225, 180, 160))
+    image.paste((110, 70, 45), (0, 0, 4, 4))
+    image.paste((95, 105, 150), (5, 5, 9, 9))
+    image.putpixel((8, 0), (number, 90, 60))
+    return image
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """Caption one image for each answer; of the first image of each other label the text is any."""
@@ -143,7 +152,7 @@ def rows(tmp_path_factory):
     labels = ["nevus"] * len(ANSWERS) + LABELS[1:]
     lines = []
     for number, label in enumerate(labels):
-        Image.new("RGB", (8, 8), (number, 90, 60)).save(folder / f"{number:03d}.png")
+        draw_image(number).save(folder / f"{number:03d}.png")
         fields = {"file_name": f"{number:03d}.png", "label": label, "number": number}
         lines.append(json.dumps(fields) + "\n")
     (folder / "metadata.jsonl").write_text("".join(lines))
