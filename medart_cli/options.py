@@ -96,7 +96,7 @@ Folders = Annotated[
 Classes = Annotated[
     Path | None,
     _data_option(
-        help='TOML file that says how classes are spoken: mel = "melanoma", or a table [mel] with '
+        help='TOML file that says how classes are spoken: mel = "melanoma", or a table with '
         "name and synonyms; in the template caption and, in caption, in the prompt and the rules."
     ),
 ]

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "MEDART_ENDPOINT_KEY"
 WINDOW_BATCHES = 8  # batches of images that are decoded ahead, and sorted by size
+LONGEST_ANSWER = 20_000  # letters that are judged; a caption has some hundred
 WORDS_A_TOKEN = 0.45  # T5 takes some 1.4 tokens for an English word, and up to 2 for medical ones
 Asker: TypeAlias = "Captioner | Endpoint"
 
@@ -142,7 +143,7 @@ def build_book(
 
 
 def check_classes(config: CaptionConfig, profile: Profile, labels: Sequence[str]) -> None:
-    """Say which classes are worded alike, which are codes, and which words have no class.
+    """Say which classes share a name, which are codes, and which words have no class.
 
     Raises:
         ConfigError: `--classes` names none of the labels.
@@ -156,20 +157,27 @@ def check_classes(config: CaptionConfig, profile: Profile, labels: Sequence[str]
         )
     if unused:
         log.warning("--classes %s: no row has the label %s", config.classes, ", ".join(unused))
-    spoken: dict[str, list[str]] = {}
+    spoken: dict[str, dict[str, None]] = {}
     for label in labels:
-        spoken.setdefault(profile.word_class(label).name, []).append(label)
+        words = profile.word_class(label)
+        for name in (words.name, *words.synonyms):
+            spoken.setdefault(name.casefold(), {})[label] = None
     for name, alike in spoken.items():
         if len(alike) > 1:
             log.warning(
-                "labels %s are all worded %r in captions; --classes can tell them apart",
+                "labels %s are both called %r; --classes can give each a name of its own",
                 " and ".join(alike), name,
             )  # fmt: skip
-    if codes := [name for name in spoken if is_code(name)]:
+    if codes := [label for label in labels if _is_unnamed_code(profile, label)]:
         log.warning(
             "labels %s look like codes, which tell a model little; --classes gives them names",
             ", ".join(codes),
         )
+
+
+def _is_unnamed_code(profile: Profile, label: str) -> bool:
+    said = unicodedata.normalize("NFC", label) in profile.classes
+    return not said and is_code(profile.word_class(label).name)
 
 
 def build_asker(config: CaptionConfig) -> Asker:
@@ -352,9 +360,10 @@ def judge(answer: Answer, rules: Rules) -> tuple[str, list[str]]:
     """Return the text of an answer in the form of a caption, and the rules that it breaks."""
     if answer.only_reasoning:
         return "", [ONLY_REASONING]
-    text = trim_caption(answer.text, rules.simple)
+    text = trim_caption(answer.text[:LONGEST_ANSWER], rules.simple)
     faults = find_faults(text, rules)
-    if not answer.finished and TOO_LONG not in faults and not is_whole(text):
+    finished = answer.finished and len(answer.text) <= LONGEST_ANSWER
+    if not finished and TOO_LONG not in faults and not is_whole(text):
         faults.append(TOO_LONG)  # the end of the last sentence is missing
     return text, faults
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from medart_cli.caption.language import FUNCTION_WORDS
-from medart_cli.caption.mentions import is_code
+from medart_cli.caption.mentions import is_code, name_forms, plural_forms
 from medart_cli.caption.words import fold_word, is_negated, spaced, words_of
 
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
@@ -25,12 +25,15 @@ DEMOGRAPHICS = re.compile(
     r"|\bage[ds]?(?: of|:)? ?(?:about |around |approximately )?\d{1,3}\b"
     rf"|\b(?:his|her|their) (?:early |mid-?|late )?(?:{'|'.join(ten[:-1] + 'ies' for ten in _TENS)}"
     r"|\d0s)\b"
-    rf"|\b(?:elderly|middle-aged|young|younger|older|old|pediatric|geriatric) (?:{_WHO})\b"
+    rf"|\b(?:elderly|middle-aged|young|younger|older|old|pediatric|geriatric) (?:{_WHO})s?\b"
+    r"|\b(?:in|of|on) an? (?:child|adolescent|infant|baby|newborn|toddler|teenager|adult)\b(?!-)"
+    r"|\b(?:child|infant|baby|toddler|teenager)'s\b"
     r"|\b(?:elderly|middle-aged|young|older|adult) (?:fe)?males?\b"
     rf"|\b(?:fe)?male (?:{_WHO}|infant|gender|sex)s?\b|\b(?:{_WHO}) is (?:a )?(?:fe)?male\b"
     r"|\b(?:man|woman|women|boy|girl|gentleman|lady)\b(?!-)|\b(?:she|hers?|him)\b"
     r"|\b(?-i:[Hh]e|his)\b"  # HE is a stain, His a bundle
-    r"|\b(?:caucasian|african[- ]american|hispanic|latin[oa]|of asian descent|ethnicity)\b"
+    r"|\b(?:caucasian|african[- ]american|hispanic|latin[oa]|ethnicity)\b"
+    r"|\bof (?:\w+[- ])?\w+ (?:descent|ancestry)\b"
     r"|\b(?-i:(?:Mrs?|Ms|Dr|Prof)\.? [A-Z])|\bpatient(?:'s)? (?:name|id)\b|\bdate of birth\b"
     r"|\b(?-i:DOB|MRN)\b",
     re.IGNORECASE,
@@ -43,6 +46,10 @@ DATES = re.compile(
 # Words about a person that say nothing of which one it is.
 NO_FACTS = FUNCTION_WORDS["en"] | frozenset(
     "patient person year years month months old age".split()
+)
+_EXAMS = (
+    r"(?:biops(?:y|ies)|excision|removal|surgery|treatment|therapy|histolog\w+|histopatholog\w+|"
+    r"monitoring)"
 )
 _DEEDS = (
     "biopsied|excised|removed|resected|examined|evaluated|monitored|followed|treated|referred|"
@@ -62,6 +69,10 @@ ADVICE = re.compile(
     r"|\b(?:consult|consultation)\b|\breferral\b|\breferred (?:to (?!as)|for)"
     r"|\bmedical (?:attention|advice)\b"
     r"|\b(?:biopsy|excision|surgery|treatment|therapy) (?:is|may be|might be|should|would)\b"
+    rf"|\b{_EXAMS} (?:(?:examination|confirmation|analysis) )?(?:needed|required|necessary|"
+    r"indicated|suggested|to (?:confirm|exclude|determine|establish|rule))\b"
+    rf"|\b(?:needs?|requires?|consider(?:ed|ing)?)(?: an?| for)? (?:\w+ )?{_EXAMS}\b"
+    r"|\b(?:close|regular|continued) monitoring\b|\bmonitor (?:for|it|the|this)\b"
     r"|\bclinical(?:ly)? correlat\w+|\bcorrelat\w+ clinically\b",
     re.IGNORECASE,
 )
@@ -69,7 +80,7 @@ ADVICE = re.compile(
 _LEADS = (
     r"consistent with|compatible with|suggestive of|suggests?|suggesting|suspicious (?:for|of)|"
     r"indicative of|indicates?|indicating|concerning for|diagnostic of|in keeping with|typical of|"
-    r"characteristic of|diagnosis of|diagnosed (?:with|as)|differential diagnos[ei]s|"
+    r"characteristic of|diagnosis of|diagnosed (?:with|as)|differentials?(?: diagnos[ei]s)?|"
     r"(?:possible|possibly|probable|probably|likely|suspected|potential|presumed)|rule out|"
     r"(?:may|might|could) (?:be|represent|indicate|suggest)|representing|represents|evidence of"
 )
@@ -78,7 +89,24 @@ DIAGNOSIS_LEAD = re.compile(
 )
 CANCER = re.compile(
     r"\b(?:\w{0,20}(?:carcinoma|sarcoma|melanoma|lymphoma|blastoma|myeloma|glioma)(?:s|ta)?"
-    r"|cancer(?:s|ous)?|malignan(?:t|cy|cies)|metasta(?:sis|ses|tic)|leuka?emias?)\b",
+    r"|cancer(?:s|ous)?|malignan(?:t|cy|cies)|metasta(?:sis|ses|tic)|leuka?emias?"
+    r"|lentigo maligna)\b",
+    re.IGNORECASE,
+)
+# What denies the class that follows; `no other polyps` does not.
+_SIGNS = r"(?:features?|signs?|evidence|indications?|criteria|characteristics|hallmarks?)"
+DENIAL = (
+    rf"\b(?:(?:no|without|lacks?|lacking|absence of) (?:\w+ ){{0,2}}{_SIGNS} (?:\w+ ){{0,2}}of|"
+    r"not(?: (?:consistent|compatible) with| (?:typical|suggestive|characteristic|indicative) of)?)"
+    r"(?: an?| any)?"
+)
+# What a cancer is not said to be, and what no picture alone tells of any lesion.
+BENIGN = re.compile(r"\b(?:benign|harmless|innocuous|non-?cancerous)\b", re.IGNORECASE)
+JUDGMENT = re.compile(
+    rf"{BENIGN.pattern}|\b(?:suspicious|worrisome|reassuring)\b(?! (?:for|of))"
+    r"|\b(?:suggestive of|suggests|suspicious (?:for|of)|concerning for|worrisome for|"
+    r"consistent with|compatible with|indicative of|diagnostic of|in keeping with|"
+    r"(?:likely|probably|possibly|presumably) (?:an?|the))((?:[^\w.;!?]{1,2}\w+){1,4})",
     re.IGNORECASE,
 )
 NEOPLASM = re.compile(r"\b(?:tumou?rs?|tumoral|neoplas\w*|mass|lesions?)\b", re.IGNORECASE)
@@ -91,10 +119,16 @@ DISEASE = re.compile(
 NO_DISEASE = frozenset(
     "stroma chroma aroma diagnosis mitosis apoptosis necrosis fibrosis keratosis hyperkeratosis "
     "parakeratosis orthokeratosis acanthosis phagocytosis pinocytosis anastomosis stenosis "
-    "hyperemia anisocytosis poikilocytosis cyanosis hypotrophy".split()
+    "hyperemia anisocytosis poikilocytosis anisopoikilocytosis cyanosis hypotrophy".split()
+)
+# Names of diseases that are also words of a description, unless something leads to them.
+NAMED = re.compile(
+    r"\b(?:na?ev(?:us|i)|moles?|lentigo|lentigines|keratos[ei]s|warts?|lichen planus)\b",
+    re.IGNORECASE,
 )
 MEASURE = re.compile(
-    r"\b\d+(?:[.,]\d+)? ?(?:mm|cm|millimet\w+|centimet\w+|microns?|micromet\w+|µm|μm)\b"
+    r"\b\d+(?:[.,]\d+)? ?(?:(?:mm|cm|millimet\w+|centimet\w+|microns?|micromet\w+|µm|μm)\b"
+    r"|[x×] magnification\b|(?:%|percent) of\b)"
 )
 
 
@@ -121,8 +155,9 @@ def made_diagnosis(text: str, own: Sequence[str], findings: Iterable[str]) -> st
     """Return a diagnosis that a text makes besides the row's own class; None without.
 
     That is a disease behind words that lead to one (`consistent with early melanoma`), and any
-    cancer, unless the row's own class is one or a tumor. Of a label that is a code nobody can say,
-    and what is said not to be there is no diagnosis.
+    cancer, unless the row's own class is one or a tumor; of a cancer, that it is benign; and of any
+    class, that there are no signs of it. Of a label that is a code nobody can say, and what else is
+    said not to be there is no diagnosis.
 
     Args:
         text: The caption behind its template.
@@ -132,17 +167,20 @@ def made_diagnosis(text: str, own: Sequence[str], findings: Iterable[str]) -> st
     label = " ".join(own)
     if own and all(is_code(name) for name in own):
         return None
+    if denied := _find_denial(text, own):
+        return denied
     allowed = _allows_cancer(own)
     for found in DIAGNOSIS_LEAD.finditer(text):
-        disease = _find_disease(found[1], label, findings)
+        disease = _find_disease(found[1], label, findings, (CANCER, DISEASE, NAMED))
         if disease is None or (allowed and CANCER.fullmatch(disease)):
             continue
         if not is_negated(text[: found.start()]):
             return f"{found[0][: -len(found[1])]} {disease}"
-    if allowed:
+    if allowed and not CANCER.search(label):  # a tumor may be either
         return None
-    cancers = (found for found in CANCER.finditer(text) if not is_negated(text[: found.start()]))
-    return next((found[0] for found in cancers if not _is_known(found[0], label)), None)
+    wrong = BENIGN if allowed else CANCER
+    said = (found for found in wrong.finditer(text) if not is_negated(text[: found.start()]))
+    return next((found[0] for found in said if not _is_known(found[0], label)), None)
 
 
 def hinted_diagnosis(text: str, own: Sequence[str], findings: Iterable[str]) -> list[str]:
@@ -153,9 +191,28 @@ def hinted_diagnosis(text: str, own: Sequence[str], findings: Iterable[str]) -> 
     return [word for word in dict.fromkeys(words) if _is_disease(word, label, findings)]
 
 
+def stated_judgments(text: str, own: Sequence[str]) -> list[str]:
+    """Return words that judge or interpret what is seen, for a reviewer; not those of the label."""
+    found = []
+    for judged in JUDGMENT.finditer(text):
+        names = [name for name in own if spaced(name) in spaced(judged[0])]
+        if not names and not is_negated(text[: judged.start()]):
+            found.append(judged[0].lower())
+    label = " ".join(own)
+    return [words for words in dict.fromkeys(found) if not _is_known(words, label)]
+
+
 def stated_measures(text: str) -> list[str]:
-    """Return the measures that a text gives, which a picture without a scale does not tell."""
+    """Return measures, magnifications and shares, which a picture without a scale does not tell."""
     return list(dict.fromkeys(found[0] for found in MEASURE.finditer(text)))
+
+
+def _find_denial(text: str, own: Sequence[str]) -> str | None:
+    """Return words that say that the row's own class is not there; None without."""
+    said = " ".join(fold_word(word) for word in words_of(text))
+    forms = [" ".join(form) for name in own if not is_code(name) for form in name_forms(name)]
+    found = re.search(rf"{DENIAL} (?:{'|'.join(map(re.escape, forms))})\b", said) if forms else None
+    return found[0] if found else None
 
 
 def _allows_cancer(own: Sequence[str]) -> bool:
@@ -165,8 +222,10 @@ def _allows_cancer(own: Sequence[str]) -> bool:
     return bool(known) or (bool(own) and all(is_code(name) for name in own))
 
 
-def _find_disease(text: str, label: str, findings: Iterable[str]) -> str | None:
-    for pattern in (CANCER, DISEASE):
+def _find_disease(
+    text: str, label: str, findings: Iterable[str], patterns: Iterable[re.Pattern[str]]
+) -> str | None:
+    for pattern in patterns:
         for found in pattern.finditer(text):
             if _is_disease(found[0], label, findings):
                 return found[0]
@@ -182,5 +241,5 @@ def _is_disease(word: str, label: str, findings: Iterable[str]) -> bool:
 
 def _is_known(word: str, label: str) -> bool:
     """Say whether a word stands in the row's own label, in singular or plural."""
-    known = {fold_word(item).removesuffix("s") for item in words_of(label)}
-    return fold_word(word).removesuffix("s") in known
+    known = {form for item in words_of(label) for form in plural_forms(fold_word(item))}
+    return not known.isdisjoint(plural_forms(fold_word(word)))

@@ -36,7 +36,8 @@ PLACE = re.compile(rf"<\|?/?(?:{PLACE_NAMES})(?:_start|_end)?(?:\s[^<>]{{0,400}}
 _NUMBER = r"-?\d{1,6}(?:\.\d{1,8})?"
 NUMBERS = re.compile(
     rf"\[\[?\s?{_NUMBER}(?:,\s?{_NUMBER}){{0,7}}\s?\]?\]|\({_NUMBER},\s?{_NUMBER}\),?\s?"
-    rf"\({_NUMBER},\s?{_NUMBER}\)"
+    rf"\({_NUMBER},\s?{_NUMBER}\)|\[(?:image|figure) ?\d{{1,3}}\]",
+    re.IGNORECASE,
 )
 END_MARK = re.compile(
     r"</s>|<eos>|<end_of_turn>|<turn\|>|<\|(?:im_end|end|eot_id|eot|endoftext|end_of_text)\|>"
@@ -73,11 +74,21 @@ THIS_IS = re.compile(
     r"(?:is|shows|depicts|presents|displays|represents)\Z",
     re.IGNORECASE,
 )
+# What it will not do and was not asked for is no refusal to describe: a diagnosis, medical advice.
+DISCLAIMER = re.compile(
+    r"(?:\bas an (?:AI|artificial intelligence)(?: language)?(?: model| assistant)?, )?"
+    r"\bI (?:(?:cannot|can't|can not|do not|don't|am (?:not able|unable) to)|am not (?:a|your) \w+ "
+    r"(?:and|so I) (?:cannot|can't)) (?:provide|give|offer|make) (?:an?y? )?"
+    r"(?:(?:medical|clinical|professional|definitive|formal) ){0,2}(?:diagnos[ei]s|advice)\b",
+    re.IGNORECASE,
+)
 # How it goes on after it. A sentence of a caption does not begin so; what follows goes too.
 _NOTES = (
     r"(?:note|notes|disclaimer|important|warning|caution|explanation|rationale|reasoning|keywords?|"
     r"tags|hashtags|word count|words|total words|character count|token count|confidence|"
-    r"additional (?:notes?|context)|alternatively|user|human)"
+    r"additional (?:notes?|context)|alternatively|user|human|assistant|"
+    r"clinical (?:significance|relevance|context|impression|interpretation|notes?)|impression|"
+    r"interpretation|diagnos[ei]s|differential(?: diagnos[ei]s)?|conclusion|recommendations?)"
 )
 NOTES_HEAD = re.compile(rf"{_NOTES}:?\Z", re.IGNORECASE)
 _ABOUT = r"(?:caption|description|image description|response|answer)"
@@ -268,7 +279,7 @@ def _drop_lead(text: str, simple: str) -> str:
     own_line = bare.endswith("\n") or not bare
     chat = CHAT_LEAD.match(bare) is not None and bare.rstrip()[-1:] in ".!?"
     leads = own_line or chat or bare.rstrip().endswith(":") or THIS_IS.match(bare) is not None
-    if refuses(lead) or not leads:
+    if refuses(DISCLAIMER.sub("", lead.replace("I'm", "I am"))) or not leads:
         return text
     if lead.rstrip().endswith('"'):  # then the caption ends where the quote does
         closing = CLOSING.search(rest, span[1] - span[0])

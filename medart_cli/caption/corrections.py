@@ -4,6 +4,7 @@ Each row says with which text it was written (`written`, a hash). So a correctio
 text that nobody has touched, and from one of a table that is older than the manifest's text.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,9 +58,9 @@ def list_cells(record: Record) -> list[str]:
     """Return the cells of a row of the table."""
     facts = record.fields.get("caption") or {}
     faults = [*facts.get("faults", ()), *([facts["error"]] if facts.get("error") else ())]
-    text = record.text or ""
+    text, label = record.text or "", " ".join((record.label or "").split())
     return [
-        record.file_name, record.label or "", text, status_of(record), "; ".join(faults),
+        record.file_name, label, text, status_of(record), "; ".join(faults),
         "; ".join(map(str, facts.get("flags", ()))), _hash(text),
     ]  # fmt: skip
 
@@ -77,11 +78,13 @@ def check_export(path: Path, rows: Sequence[Record]) -> None:
     """Refuse to write where a person's corrections would be lost, before any work.
 
     Raises:
-        ConfigError: There is no such folder; or the file is there, and is none that --export
-            wrote, or has corrections that the rows lack.
+        ConfigError: There is no such folder, or none to write to; or the file is there, and is none
+            that --export wrote, or has corrections that the rows lack.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"--export {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--export {path}: {path.parent} is not writable; use another folder")
     if not path.exists():
         return
     try:
@@ -177,8 +180,9 @@ def correct(row: Record, told: Told) -> tuple[Record, str]:
         return row, "unchanged"  # it had no text then, or the table is no export: says nothing
     if told.text is None and (not now.strip() or told.written in rejected_texts(row)):
         return row, "unchanged"  # done already
-    if not _is_current(row, told):
-        touched = told.text is None or told.accepted or _hash(told.text) != told.written
+    touched = told.text is None or told.accepted or _hash(told.text) != told.written
+    gone = now.strip() != "" or told.written in rejected_texts(row)
+    if not _is_current(row, told) or (gone and not touched):
         return row, OLD if touched else "newer"
     if told.text is None:
         return reject_text(row), "rejected"

@@ -10,7 +10,7 @@ from medart_cli.data.manifest import Record
 
 EDITED = "edited"  # status of a row whose text a person changed
 ACCEPTED = "accepted"  # status of a row whose text a person has read and agreed with
-READER = "rejected by a reader"  # the fault of a text that a person did not want
+READER = "was rejected by a reader"  # the fault of a text that a person did not want
 HASH_DIGITS = 16
 # What a `caption` says of one text alone, and not of where the row's texts come from.
 OF_THE_TEXT = ("faults", "flags", "error")

@@ -43,7 +43,7 @@ def find_mentions(text: str, own: Sequence[str], others: Mapping[str, ClassWords
             if is_code(name):
                 codes |= {name: words.name, f"{name}s": words.name}
             else:
-                names |= dict.fromkeys(_forms(name), words.name)
+                names |= dict.fromkeys(name_forms(name), words.name)
     for name in own:  # last, for a name that two classes share is the row's own
         names |= dict.fromkeys(_parts(name), None)
         codes |= {name: None, f"{name}s": None}
@@ -92,13 +92,14 @@ def _can_be_named(name: str) -> bool:
     )
 
 
-def _forms(name: str) -> list[tuple[str, ...]]:
+def name_forms(name: str) -> list[tuple[str, ...]]:
     """Return a name as folded words, in singular and plural."""
     *head, last = [fold_word(word) for word in _split(name)]
-    return [(*head, form) for form in _plurals(last)]
+    return [(*head, form) for form in plural_forms(last)]
 
 
-def _plurals(word: str) -> set[str]:
+def plural_forms(word: str) -> set[str]:
+    """Return a folded word with its plurals, or what it may be the plural of."""
     forms = {word, f"{word}s"}
     for end, plurals in (
         ("y", ("ies",)), ("us", ("i", "uses")), ("is", ("es",)), ("um", ("a",)),
@@ -115,7 +116,7 @@ def _parts(name: str) -> set[tuple[str, ...]]:
     """Return every run of words of the own name, with plurals: nothing in it is another class."""
     words, ends = _split(name), range(1, len(_split(name)) + 1)
     runs = [words[start:end] for end in ends for start in range(end)]
-    return {form for run in runs for form in _forms(" ".join(run))}
+    return {form for run in runs for form in name_forms(" ".join(run))}
 
 
 def is_finding(words: ClassWords, findings: Iterable[str], asked: str) -> bool:
@@ -129,11 +130,11 @@ def is_finding(words: ClassWords, findings: Iterable[str], asked: str) -> bool:
         asked: What the prompt asks for, in words.
     """
     wanted = {form for word in _split(asked) if len(word) > CODE_LETTERS
-              for form in _plurals(fold_word(word))}  # fmt: skip
+              for form in plural_forms(fold_word(word))}  # fmt: skip
     for name in (words.name, *words.synonyms):
         own = [fold_word(word) for word in _split(name)]
         if any(spaced(item).rstrip() in spaced(name) for item in findings):
             return True
-        if own and all(not _plurals(word).isdisjoint(wanted) for word in own):
+        if own and all(not plural_forms(word).isdisjoint(wanted) for word in own):
             return True
     return False

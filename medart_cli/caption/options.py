@@ -76,8 +76,9 @@ class CaptionConfig(CommonConfig):
     recaption: Annotated[
         Literal["rejected", "simple", "all"] | None,
         _output_option(
-            help="Rows to caption again: rejected (captions failed the rules), simple (template "
-            "caption) or all. Texts that a person wrote, edited or accepted are kept."
+            help="Rows to caption again: rejected (template captions where every answer failed "
+            "the rules), simple (all template captions) or all. Texts that a person wrote, edited "
+            "or accepted are kept."
         ),
         RUN_ONLY,
     ] = None

@@ -6,6 +6,7 @@ Else an hour of attempts would end in template captions alone.
 from collections import Counter
 from collections.abc import Sequence
 
+from medart_cli.caption.edits import READER
 from medart_cli.caption.rules import (
     FORBIDDEN_WORD,
     GIVES_ADVICE,
@@ -64,11 +65,14 @@ class Refusals:
             return
         self._answers += 1
         for fault in faults:
-            if fault != TOO_LONG:  # such a text is shortened
+            if fault not in (TOO_LONG, READER):  # one is shortened, the other no rule's doing
                 self._counts[reason_of(fault)] += 1
                 self._examples.setdefault(reason_of(fault), (fault, text))
         if self._answers == FIRST and (told := self._tell()):
-            raise RunError(f"{told}; what is captioned is kept; --max-refused 1 goes on regardless")
+            raise RunError(
+                f"{told}; what is captioned is kept; --max-refused 1 goes on regardless, other "
+                "settings go on with --recaption rejected"
+            )
 
     def finish(self) -> None:
         """Warn where a run had too few rows to be stopped."""

@@ -15,6 +15,7 @@ from medart_cli.caption.claims import (
     given_advice,
     hinted_diagnosis,
     made_diagnosis,
+    stated_judgments,
     stated_measures,
     stated_person,
 )
@@ -40,7 +41,8 @@ LOOP_WORDS = 12  # longest run of words that is looked at for loops
 TWICE_WORDS = 10  # a run of that many words that comes again is a repetition
 REFUSAL = re.compile(
     r"\b(I('m| am) (sorry|unable|not able)|I (cannot|can not|can't|could not|won't|do not have)"
-    r"|as an? (AI|artificial|language)|(unable|not able|cannot|can't|impossible) to "
+    r"|as an? (AI|artificial|language)|artificial intelligence|language model|AI (assistant|model)"
+    r"|(unable|not able|cannot|can't|impossible) to "
     r"(provide|assist|help|determine|describe|see|view|process|fulfill|comply)"
     r"|(cannot|can't) (provide|assist|help|determine|describe|see|view|process|fulfill|comply)"
     r"|consult (a|your|with)|no image (was|is|has)|please (provide|upload))",
@@ -128,6 +130,9 @@ def find_flags(text: str, rules: Rules) -> list[str]:
     if profile.language == "en":
         hinted = hinted_diagnosis(rest, rules.own, profile.findings)
         flags += [f"may make a diagnosis: {word}" for word in hinted]
+        judged = stated_judgments(rest, rules.own)
+        flags += [f"interprets what is seen: {words}" for words in judged
+                  if not any(word in words for word in hinted)]  # fmt: skip
     flags += [f"gives a measure: {words}" for words in stated_measures(rest)]
     words = [word for word in mentioned(rest, profile.doubtful)
              if not mentioned(" ".join(rules.own), [word])]  # fmt: skip
@@ -200,7 +205,7 @@ def echoes(text: str, instruction: str, simple: str, lists: Iterable[str] = ()) 
     """
     if CHAT_MARKUP.search(text) or (ECHO in instruction and ECHO in text):
         return True
-    runs = _runs(instruction) - {run for item in lists for run in _runs(item)}
+    runs = _runs(instruction) - {run for item in (simple, *lists) for run in _runs(item)}
     return not runs.isdisjoint(_runs(_rest(text, simple)))
 
 

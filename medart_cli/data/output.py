@@ -153,7 +153,10 @@ def first_change(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str
         if old.get(name) != new.get(name):
             if name[0] == "_":
                 return f"its {name[1:]} changed"
-            return f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+            was, now = (
+                "not set" if it is None else repr(it) for it in (old.get(name), new.get(name))
+            )
+            return f"{name} was {was} and is now {now}"
     return None
 
 

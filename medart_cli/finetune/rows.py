@@ -65,8 +65,8 @@ def read_training_rows(config: FinetuneConfig) -> TrainingData:
     if plain:
         log.warning(
             '%d of %d images have no caption; they get the template caption, such as "%s"; '
-            "--profile sets it, medart caption writes better ones", len(plain), len(rows),
-            rows[plain[0]].text,
+            "--profile and --classes set it, medart caption writes better ones",
+            len(plain), len(rows), rows[plain[0]].text,
         )  # fmt: skip
     if config.flip:
         warn_of_flips(profile, rows)

@@ -69,7 +69,7 @@ def strip_reasoning(text: str, *, opened: str = "", pairs: Sequence[tuple[str, s
     marks = [*pairs, *PAIRS]
     text = _final_messages(opened + text)
     for begin, end in marks:
-        text = re.sub(rf"(?:{begin}).*?(?:{end})", "", text, flags=_FLAGS)
+        text = _drop_closed(text, re.compile(begin, _FLAGS), re.compile(end, _FLAGS))
     for _, end in marks:  # a thought that began before the answer
         text = re.split(rf"(?:{end})", text, flags=_FLAGS)[-1]
     for begin, _ in marks:  # a thought that was cut
@@ -133,6 +133,15 @@ def read_marks(template: object) -> list[tuple[str, str]]:
         if begin and end:
             pairs.append((begin, end))
     return pairs
+
+
+def _drop_closed(text: str, begin: re.Pattern[str], end: re.Pattern[str]) -> str:
+    """Drop each thought that ends, in one pass: many that do not end would take one pass each."""
+    kept, place = [], 0
+    while (opening := begin.search(text, place)) and (closing := end.search(text, opening.end())):
+        kept.append(text[place : opening.start()])
+        place = closing.end()
+    return "".join([*kept, text[place:]])
 
 
 def _read_pattern(field: dict[str, object], side: str) -> str:

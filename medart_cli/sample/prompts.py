@@ -128,7 +128,7 @@ def choose_captions(config: SampleConfig) -> Prompts:
     if plain:
         log.warning(
             '%d of %d rows have no caption; they get the template caption, such as "%s"; '
-            "--profile sets it", plain, len(kept), example,
+            "--profile and --classes set it", plain, len(kept), example,
         )  # fmt: skip
     order = [kept[place] for place in choose_order(config, len(kept), groups)]
     return Prompts(records, order, profile, records.account)

@@ -109,3 +109,33 @@ def test_measures_are_figures_with_a_unit():
         "5 mm", "2.5cm", "10 \N{MICRO SIGN}m",
     ]  # fmt: skip
     assert stated_measures("5 dots, in 3 rows, a 40x view") == []
+
+
+def test_a_cancer_is_not_benign():
+    said = ", brown, and it appears benign."
+    assert made_diagnosis(said, ("melanoma",), ()) == "benign"
+    assert made_diagnosis(said, ("nevus",), ()) is None
+    assert made_diagnosis(said, ("benign tumor",), ()) is None
+    assert made_diagnosis(", with no benign features.", ("melanoma",), ()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "told"),
+    [
+        (". No features of melanoma are seen.", "melanoma", "no features of melanoma"),
+        (", without clear signs of a melanoma.", "melanoma", "without clear signs of a melanoma"),
+        (", not typical of naevi.", "nevus", "not typical of nevi"),
+        (", not typical of nevi.", "nevus", "not typical of nevi"),
+        (", flat. No other polyps are visible.", "polyp", None),
+        (", with features of melanoma, no hair.", "melanoma", None),
+        (". No signs of bleeding.", "melanoma", None),
+    ],
+)
+def test_a_caption_does_not_deny_its_class(text, label, told):
+    assert made_diagnosis(text, (label,), ()) == told
+
+
+def test_the_own_class_may_be_led_to_in_plural_and_in_british_spelling():
+    said = ", typical of seborrhoeic keratoses."
+    assert made_diagnosis(said, ("seborrheic keratosis",), ()) is None
+    assert made_diagnosis(said, ("nevus",), ()) == "typical of keratoses"

@@ -130,8 +130,8 @@ def test_the_same_table_may_be_corrected_again_but_not_over_another_edit(rows, t
     path = tmp_path / "t.csv"
     export_texts(path, rows[:1])
     cells = read_cells(path)
-    for text in ("First.", "Second.", "A brown spot."):
-        cells[0]["text"] = text
+    for text, status in (("First.", "ok"), ("Second.", "ok"), ("A brown spot.", "accepted")):
+        cells[0] |= {"text": text, "status": status}
         rows[:1], _ = merge_texts(rows[:1], read_texts(write_cells(path, cells)))
         assert rows[0].text == text and status_of(rows[0]) == "edited"
     elsewhere = rows[0].with_fields(text="In an editor.")
@@ -227,3 +227,19 @@ def test_a_text_that_medart_wrote_elsewhere_is_no_correction(rows, tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     merged, _ = merge_texts(rows, read_texts(path))
     assert [row.text for row in merged[:2]] == [rows[0].text, "Other 1."]  # that was edited there
+
+
+def test_a_table_that_nobody_touched_takes_no_correction_back(rows, tmp_path):
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    export_texts(old, rows)
+    new.write_text(old.read_text(encoding="utf-8").replace(rows[0].text, "Mine."), "utf-8")
+    merged, _ = merge_texts(rows, read_texts(new))
+    assert merged[0].text == "Mine."
+    assert merge_texts(merged, read_texts(old)) == (merged, False)
+    check_export(old, merged)  # nothing in it is lost
+
+
+def test_a_label_of_two_lines_comes_back(tmp_path):
+    rows = [build_row(tmp_path, "a.png", "A brown spot.", label="ne\nvus")]
+    export_texts(tmp_path / "t.csv", rows)
+    assert merge_texts(rows, read_texts(tmp_path / "t.csv")) == (rows, False)

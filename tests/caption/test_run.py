@@ -1014,8 +1014,15 @@ def test_labels_that_are_worded_alike_and_classes_without_rows_are_said(tmp_path
     (tmp_path / "classes.toml").write_text('basal_cell = "basal cell"\nother = "x"\n')
     options = ("--style", "simple", "--classes", tmp_path / "classes.toml")
     told = caption(folder, *options).stderr
-    assert "labels basal-cell and basal_cell are all worded 'basal cell' in captions" in told
+    assert "labels basal-cell and basal_cell are both called 'basal cell'" in told
     assert "no row has the label other" in told
+
+
+def test_a_synonym_that_names_another_class_is_said_and_a_name_that_was_given_is_no_code(tmp_path):
+    folder = make_many(tmp_path / "set", 4, ("nv", "mel"))
+    (tmp_path / "classes.toml").write_text('nv = {name = "nae", synonyms = ["Tan"]}\nmel = "tan"\n')
+    told = caption(folder, "--style", "simple", "--classes", tmp_path / "classes.toml").stderr
+    assert "labels mel and nv are both called 'tan'" in told and "codes" not in told
 
 
 def test_a_run_whose_first_answers_are_refused_stops_early_and_keeps_what_it_has(models, tmp_path):

@@ -103,7 +103,7 @@ def test_a_rejected_text_does_not_come_back_though_the_model_says_nothing_else(a
     row = rows_of(images)[0]
     assert row["text"] == "A dermoscopic image of melanoma"
     assert row["caption"]["status"] == "simple"
-    assert row["caption"]["faults"] == ["rejected by a reader"]
+    assert row["caption"]["faults"] == ["was rejected by a reader"]
 
 
 def test_text_files_go_to_other_trainers_and_back(ask, images):

@@ -78,7 +78,7 @@ def test_overwrite_never_removes_what_the_command_reads(tmp_path, source):
 
 def test_the_first_change_is_named_and_ignored_ones_are_not():
     old, new = {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4}
-    assert first_change(old, new, frozenset("b")) == "c was 3 and is now None"
+    assert first_change(old, new, frozenset("b")) == "c was 3 and is now not set"
     assert first_change(old, old, NONE) is None
     assert first_change({"_rows": "ab", "b": 1}, {"_rows": "cd", "b": 2}, NONE) == (
         "b was 1 and is now 2"

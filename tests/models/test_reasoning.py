@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from medart_cli.models.reasoning import (
@@ -140,3 +142,9 @@ def test_the_marks_that_a_tokenizer_states_are_used():
     assert find_opened("<<ponder>>\n", pairs=pairs) == "<<ponder>>"
     for nothing in (None, {}, {"fields": None}, {"fields": {"thinking": None}}, "text"):
         assert read_marks(nothing) == []
+
+
+def test_many_thoughts_that_do_not_end_take_no_time():
+    begun = time.monotonic()
+    assert strip_reasoning("Said. " + "<think>" * 50_000) == "Said."
+    assert time.monotonic() - begun < 5
