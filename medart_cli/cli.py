@@ -29,6 +29,7 @@ from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log, start_log
 from medart_cli.options import CommonConfig, check_bounds
+from medart_cli.reader.options import ReaderConfig
 from medart_cli.sample.options import SampleConfig
 
 # The options of each command; its work is `run` in the module `run` of the folder of its name.
@@ -38,6 +39,7 @@ COMMANDS: dict[str, type[CommonConfig]] = {
     "sample": SampleConfig,
     "evaluate": EvaluateConfig,
     "classify": ClassifyConfig,
+    "reader": ReaderConfig,
     "demo": DemoConfig,
     "doctor": DoctorConfig,
 }

@@ -1,4 +1,4 @@
-"""The five commands on small models and images, for tests that do the same to each of them."""
+"""The six commands on small models and images, for tests that do the same to each of them."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from tests.small_captioner import build_llava
 SMALL = {"input_size": (3, 32, 32)}  # of timm's models
 
 LABELS = ("melanoma", "nevus")
-COMMANDS = ("caption", "finetune", "sample", "evaluate", "classify")
+COMMANDS = ("caption", "finetune", "sample", "evaluate", "classify", "reader")
 COUNT = 8  # images a set
 # What a run that was resumed need not have in common with one that was not.
 VARYING = ("seconds", "memory_gb", "drawn", "captioned")
@@ -72,6 +72,9 @@ def command(stage, parts, out):
         words = (images, parts / "synthetic", "--features", parts / "network")
         words += ("--bootstrap", 20, "--floor-repeats", 2, "--batch-size", 4)
         words += ("--out", out / "report")
+    elif stage == "reader":
+        words = (images, parts / "synthetic", "--count", 4, "--out", out / "kit")
+        return [stage, *map(str, words), "--quiet"]  # it has no model to put on a device
     else:
         words = (images, "--synthetic", parts / "synthetic", "--test", parts / "test")
         words += ("--backbone", parts / "network", "--bootstrap", 100)

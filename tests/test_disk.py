@@ -1,4 +1,4 @@
-"""A full disk and two runs on one output, for each of the five commands."""
+"""A full disk and two runs on one output, for each of the commands that write an output."""
 
 import errno
 import os
@@ -16,6 +16,7 @@ LOCKS = {
     "sample": "syn/.medart.lock",
     "evaluate": "report/.medart.lock",
     "classify": "clf/.medart.lock",
+    "reader": "kit/.medart.lock",
 }
 # Free room in KiB at which the disk is full at different places of each command's work.
 ROOMS = {
@@ -24,6 +25,7 @@ ROOMS = {
     "sample": (8, 12, 24, 44),
     "evaluate": (8, 72, 200),
     "classify": (8, 572, 3500),
+    "reader": (4, 8, 32),
 }
 
 

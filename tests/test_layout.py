@@ -37,6 +37,7 @@ PARTS = {
     "metrics": {"arrays"},  # names of types alone
     "models": {"questions"},
     "classify": {"options", "train"},
+    "reader": {"options"},
     "doctor": {"models", "options"},
     "demo": {"options"},
     "tiny": {"base", "captioner", "training", "vae"},

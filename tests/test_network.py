@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.jobs import COMMANDS, build_parts
 
-# Runs the five commands and reports every name that is looked up and every address that is called.
+# Runs the commands and reports every name that is looked up and every address that is called.
 # An audit hook hears of them whatever library they come from, and whether or not they succeed.
 RUN_ALL = """
 import contextlib, json, sys

@@ -53,13 +53,14 @@ def test_a_config_cannot_be_changed_afterwards():
         config.rank = 3
 
 
-COMMANDS = ("caption", "finetune", "sample", "evaluate", "classify")
+COMMANDS = ("caption", "finetune", "sample", "evaluate", "classify", "reader")
 NEEDED = {
     "caption": {"images": "d"},
     "finetune": {"data": "d", "out": Path("o")},
     "sample": {"run": "r", "prompt": ["a"], "out": Path("o")},
     "evaluate": {"real": "a", "synthetic": ["b"], "out": Path("o")},
     "classify": {"data": "a", "out": Path("o")},
+    "reader": {"real": "a", "synthetic": ["b"], "out": Path("o")},
 }
 TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)
 VALUES = {int: st.integers(0, 10**6), float: st.floats(0, 1e6), str: TEXTS, bool: st.booleans()}

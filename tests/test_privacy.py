@@ -70,7 +70,7 @@ def test_the_search_finds_what_was_planted_in_each_kind_of_file(parts):
     assert tells(page)
 
 
-def test_nothing_of_a_patient_goes_through_the_five_stages(medart, parts, tmp_path, monkeypatch):
+def test_nothing_of_a_patient_goes_through_the_commands(medart, parts, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDART_CACHE", str(tmp_path / "cache"))
     said = ""
     for stage in COMMANDS:

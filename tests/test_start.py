@@ -46,6 +46,7 @@ REFUSED = {
     "sample": ["sample", "nowhere", "--prompt", "a", "--out", "syn"],
     "evaluate": ["evaluate", "nowhere", "elsewhere", "--out", "report"],
     "classify": ["classify", "nowhere", "--out", "clf"],
+    "reader": ["reader", "nowhere", "elsewhere", "--out", "kit"],
 }
 
 

@@ -4,48 +4,31 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver); skips itself 
 """
 
 import json
-import shutil
-import time
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from medart_cli.cli import app
+from tests.browsers import (
+    NO_STORAGE,
+    OUTSIDE,
+    By,
+    Keys,
+    open_browser,
+    press,
+    save_file,
+    text_of,
+    webdriver,
+)
 from tests.small import build_base
 from tests.stub_server import prompt_of, serve
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-from selenium.webdriver.common.by import By  # noqa: E402 - after the skip
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# Whatever the page has loaded that does not stand in it.
-OUTSIDE = """return performance.getEntriesByType("resource").map((it) => it.name)
-    .filter((name) => !name.startsWith("data:"))"""
-NO_STORAGE = 'Object.defineProperty(window, "localStorage", {get() { throw new Error("off") }})'
-DRIVERS = ("chromedriver", "chromium.chromedriver")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    found = [next(filter(None, map(shutil.which, names)), None) for names in (BROWSERS, DRIVERS)]
-    if None in found:
-        pytest.skip("no Chromium with its driver on this machine")
-    folder = tmp_path_factory.mktemp("browser")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found[0]
-    for switch in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu",
-                   "window-size=1200,900", f"user-data-dir={folder / 'profile'}"):  # fmt: skip
-        options.add_argument(f"--{switch}")
-    options.add_experimental_option(
-        "prefs", {"download.default_directory": str(folder), "download.prompt_for_download": False}
-    )
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(found[1]))
-    driver.folder = folder
-    yield driver
-    driver.quit()
+    with open_browser(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -82,17 +65,9 @@ def rows_of(images):
     return {row["file_name"]: row for row in map(json.loads, lines)}
 
 
-def press(browser, *keys):
-    webdriver.ActionChains(browser).send_keys(*keys).perform()
-
-
 def type_over(browser, text):
     chain = webdriver.ActionChains(browser).key_down(Keys.CONTROL).send_keys("a")
     chain.key_up(Keys.CONTROL).send_keys(text).perform()
-
-
-def text_of(browser, place):
-    return browser.find_element(By.CSS_SELECTOR, place).text
 
 
 def shown(browser):
@@ -106,15 +81,8 @@ def choose(browser, value):
 
 
 def save(browser):
-    """Press the button, and give the lines of the file that comes of it."""
-    path = browser.folder / "corrections.jsonl"
-    path.unlink(missing_ok=True)
-    browser.find_element(By.ID, "save").click()
-    for _ in range(100):
-        if path.is_file():
-            return path
-        time.sleep(0.05)
-    raise AssertionError("no file was saved")
+    """Press the button, and give the file that comes of it."""
+    return save_file(browser, "corrections.jsonl")
 
 
 def test_decisions_go_from_the_keyboard_to_the_manifest(browser, ask, images):
