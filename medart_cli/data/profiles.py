@@ -4,7 +4,7 @@ import hashlib
 import string
 import tomllib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ SHORTEN = (
     'This caption of the image is too long: "{text}" Write it again in at most {words} words. '
     'Begin exactly with: "{simple}". Keep what is visible, and add nothing.'
 )
+DEFAULT_PROFILE = "generic"
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "any")  # any: texts are not checked for it
 KEY_TYPES: dict[str, type] = {
     "simple": str,
@@ -109,12 +110,23 @@ class Profile:
         """Word the instruction that asks for a shorter form of a caption."""
         return SHORTEN.format(text=text, words=words, simple=simple)
 
+    def wording(self, labels: Iterable[str | None]) -> dict[str, Any]:
+        """Return what the template captions of some labels come from, for `as_worded`."""
+        names = {label: self.word_class(label).name for label in sorted(filter(None, set(labels)))}
+        return {"simple": self.simple, "unlabeled": self.unlabeled, "classes": names}
+
     def hash(self) -> str:
         """Return 12 digits that change when a prompt or what is taken of its answers changes."""
         parts = (self.simple, self.unlabeled, self.words, dict(self.attributes), self.context)
         rules = (self.language, self.findings, self.forbidden, self.doubtful)
         text = repr((*parts, *rules, sorted(self.classes.items()), self.prompt, SHORTEN))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def as_worded(wording: Mapping[str, Any]) -> Profile:
+    """Return a profile that words template captions as a run's did, from its run.json."""
+    classes = {label: ClassWords(name) for label, name in wording["classes"].items()}
+    return Profile("run", wording["simple"], False, wording["unlabeled"], classes=classes)
 
 
 def columns_of(sentence: str) -> set[str]:

@@ -93,6 +93,12 @@ def cache_folder(config: FinetuneConfig) -> Path | None:
     return make_cache(config.cache) if config.use_cache else None
 
 
+def describe_wording(config: FinetuneConfig, rows: Sequence[HashedRecord]) -> dict[str, Any]:
+    """Return what run.json says of template captions, so that `sample` words them alike."""
+    profile = read_profile(config.profile, config.classes)
+    return {"wording": profile.wording(row.label for row in rows)}
+
+
 def describe_data(rows: Sequence[HashedRecord]) -> dict[str, Any]:
     """Return what run.json says of the training rows: counts, a hash of images and captions."""
     lines = (f"{row.sha256} {row.label} {row.text}" for row in rows)

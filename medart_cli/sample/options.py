@@ -107,14 +107,14 @@ class SampleConfig(CommonConfig):
     ] = None
     folders: Annotated[Folders, RUN_ONLY] = None
     profile: Annotated[
-        str,
+        str | None,
         _prompts_option(
             autocompletion=complete_profile,
             help="Modality profile for the template caption of rows without text: packaged name "
-            "or TOML file.",
+            "or TOML file; by default the wording that the run was trained with.",
         ),
         RUN_ONLY,
-    ] = "generic"
+    ] = None
     classes: Annotated[Classes, RUN_ONLY] = None
     count: Annotated[
         int | None,

@@ -7,17 +7,18 @@ import re
 import sys
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medart_cli.data.account import Account
+from medart_cli.data.classes import read_classes
 from medart_cli.data.dataset import open_data
 from medart_cli.data.manifest import Record, hash_file
-from medart_cli.data.profiles import Profile, read_profile
+from medart_cli.data.profiles import DEFAULT_PROFILE, Profile, as_worded, read_profile
 from medart_cli.data.tables import JSON_HEAD, NO_TEXT, decode_text
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
@@ -67,10 +68,16 @@ class Prompts:
         }
 
 
-def read_prompts(config: SampleConfig) -> Prompts:
-    """Read what --prompt, --prompts or --from ask for."""
+def read_prompts(config: SampleConfig, facts: Mapping[str, Any] | None = None) -> Prompts:
+    """Read what --prompt, --prompts or --from ask for.
+
+    Args:
+        config: The options.
+        facts: Of the run, if it is one.
+    """
+    profile = choose_profile(config, facts or {})
     if config.from_data is not None:
-        return choose_captions(config)
+        return choose_captions(config, profile)
     prompts = list(config.prompt or ())
     if config.prompts is not None:
         prompts = read_lines(config.prompts)
@@ -78,7 +85,15 @@ def read_prompts(config: SampleConfig) -> Prompts:
         raise ConfigError(f"--prompts {config.prompts}: contains no prompt; write one per line")
     records = [Record({"text": prompt}, Path(), "--prompt") for prompt in prompts]
     order = np.arange(config.count or len(prompts)) % len(prompts)
-    return Prompts(records, order.tolist(), read_profile(config.profile, config.classes))
+    return Prompts(records, order.tolist(), profile)
+
+
+def choose_profile(config: SampleConfig, facts: Mapping[str, Any]) -> Profile:
+    """Choose what words rows without text: what is asked for, else what the run learned from."""
+    if config.profile is not None or "wording" not in facts:
+        return read_profile(config.profile or DEFAULT_PROFILE, config.classes)
+    profile = as_worded(facts["wording"])
+    return replace(profile, classes=read_classes(config.classes)) if config.classes else profile
 
 
 def read_lines(name: str) -> list[str]:
@@ -104,7 +119,7 @@ def read_lines(name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def choose_captions(config: SampleConfig) -> Prompts:
+def choose_captions(config: SampleConfig, profile: Profile) -> Prompts:
     """Choose the captions of a manifest to draw: all, `--count` at random, or `--per-label`."""
     levels = parse_levels(config.folders)
     records = open_data(config.from_data or "", root=config.root, levels=levels, images=False)
@@ -113,7 +128,6 @@ def choose_captions(config: SampleConfig) -> Prompts:
     groups: dict[str, list[int]] = defaultdict(list)
     left: Counter[str] = Counter()
     plain, example = 0, ""
-    profile = read_profile(config.profile, config.classes)
     for index, record in enumerate(records):
         split = record.split or "train"  # as finetune takes a row that says nothing
         if split not in wanted:

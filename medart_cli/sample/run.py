@@ -33,7 +33,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
         merge(source, config.merge_to)
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
-    rows = read_prompts(config)
+    rows = read_prompts(config, source.facts)
     part = own_part(parse_shard(config.shard))
     output = describe_output(config, config.out, source, rows)
     begun = [config.out / name for name in (MANIFEST_NAME, PARTS_NAME)]

@@ -62,3 +62,26 @@ def test_nothing_is_dropped_from_caption_to_classify(medart, work):
                 assert key in place or (drawn and key == "group_id"), (stage, name, key)
     hashes = (work / "syn" / "training_hashes.txt").read_text().split()
     assert set(hashes) == {hash_file(work / "images" / f"{index}.png") for index in range(6)}
+
+
+def test_prompts_are_worded_as_the_training_captions_were(medart, work, tmp_path):
+    manifest = tmp_path / "plain.jsonl"
+    lines = ({"file_name": f"{i}.png", "label": ("ill", "well")[i % 2]} for i in range(2))
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "classes.toml").write_text('ill = "an inflamed joint"\n')
+    words = ("--profile", "radiograph", "--classes", tmp_path / "classes.toml")
+    run = tmp_path / "run"
+    train = ("finetune", manifest, "--root", work / "images", "--base", "tiny", "--resolution", 16,
+             "--steps", 1, "--rank", 2, "--hldf-every", 0, "--preview-every", 0)  # fmt: skip
+    draw = ("sample", run, "--from", manifest, "--steps", 2)
+    for command in ((*train, *words, "--out", run), (*draw, "--out", tmp_path / "syn"),
+                    (*draw, "--profile", "generic", "--out", tmp_path / "other")):  # fmt: skip
+        code, _, errors = medart(*command)
+        assert code == 0, errors
+
+    def prompts(name):
+        lines = (tmp_path / name / "metadata.jsonl").read_text().splitlines()
+        return [json.loads(line)["prompt"] for line in lines]
+
+    assert prompts("syn") == ["A radiograph of an inflamed joint", "A radiograph of well"]
+    assert prompts("other") == ["A medical image of ill", "A medical image of well"]
