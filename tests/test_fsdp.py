@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 TRAIN = (
     *("--method", "full", "--freeze-text-encoder", "--device", "cpu", "--precision", "fp32"),
     *("--resolution", 16, "--hldf-every", 2, "--hldf-steps", 4, "--caption-dropout", 0.3),
-    *("--hldf-grad-steps", 2, "--hldf-grad-draws", 1),
+    *("--hldf-grad-steps", 2, "--hldf-grad-draws", 1, "--val-fraction", 0.25, "--val-every", 4),
     *(
         "--accumulate",
         2,
@@ -104,6 +104,22 @@ def test_shards_train_what_one_process_trains(runs):
     steps = "checkpoints/step-000004"
     assert_near(place / "whole" / steps, place / "one" / steps, 2e-5)
     assert (place / "whole" / "previews" / "step-000004.png").is_file()
+
+
+def read_curve(run):
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
+
+
+def test_the_held_out_loss_is_that_of_one_process_also_with_shards(runs):
+    place, _ = runs
+    one = read_curve(place / "one")
+    assert {*one} == {0, 4}
+    assert read_curve(place / "whole") == pytest.approx(one, rel=1e-5)
+    for name in ("resumed", "changed"):  # each has stopped after step 2
+        curve = read_curve(place / name)
+        assert {*curve} == {0, 2, 4}
+        assert {step: curve[step] for step in one} == pytest.approx(one, rel=1e-5)
 
 
 def test_resume_is_exact(runs):

@@ -12,8 +12,8 @@ from medart_cli import stop
 from medart_cli.classify.images import compute_features, read_ahead
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.sets import Sets
-from medart_cli.classify.splits import groups_of
 from medart_cli.data.manifest import HashedRecord, Record
+from medart_cli.data.splits import groups_of
 from medart_cli.errors import ImageError, ManifestError
 from medart_cli.log import log
 from medart_cli.metrics import copies

@@ -13,7 +13,6 @@ from medart_cli.classify.images import Images
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.predict import PREDICTIONS_NAME, describe_prediction
 from medart_cli.classify.sets import count_labels
-from medart_cli.classify.splits import groups_of
 from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
 from medart_cli.data.manifest import HashedRecord, count_patients, write_manifest
 from medart_cli.data.output import write_json, write_text
@@ -26,6 +25,7 @@ from medart_cli.data.page import (
     render,
     word_patients,
 )
+from medart_cli.data.splits import groups_of
 from medart_cli.log import log, table
 from medart_cli.metrics.arrays import Array
 from medart_cli.metrics.intervals import find_class_intervals, find_score_intervals

@@ -14,10 +14,8 @@ from medart_cli.classify.splits import (
     draw_per_class,
     drop_duplicates,
     find_leaks,
-    groups_of,
     labels_of,
     refuse_shared_groups,
-    split_groups,
 )
 from medart_cli.data.account import Account
 from medart_cli.data.cache import try_cache
@@ -25,6 +23,7 @@ from medart_cli.data.checks import refuse_synthetic, warn_of_two_labels
 from medart_cli.data.dataset import open_data
 from medart_cli.data.hashes import hash_records
 from medart_cli.data.manifest import HashedRecord, Record, clean_group
+from medart_cli.data.splits import groups_of, split_groups
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log
 from medart_cli.options import parse_levels

@@ -25,7 +25,7 @@ from medart_cli.classify.network import augment, build_network, draw_order, fit_
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.results import write_results
 from medart_cli.classify.sets import Sets, describe_rows
-from medart_cli.classify.splits import draw_per_class, groups_of, labels_of, split_groups
+from medart_cli.classify.splits import draw_per_class, labels_of
 from medart_cli.data.cache import make_cache, try_cache
 from medart_cli.data.checkpoint import write_folder
 from medart_cli.data.files import draft_of
@@ -33,6 +33,7 @@ from medart_cli.data.finished import forget_finished, note_finished
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.output import Output, open_output, write_text
 from medart_cli.data.profiles import read_profile
+from medart_cli.data.splits import groups_of, split_groups
 from medart_cli.errors import ConfigError, RunError
 from medart_cli.log import log, progress
 from medart_cli.models.backbone import Backbone, load_backbone

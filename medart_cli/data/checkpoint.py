@@ -218,13 +218,15 @@ def refuse_lost(run: Path) -> None:
         )
 
 
-def prune_checkpoints(run: Path, keep: int, step: int) -> None:
+def prune_checkpoints(run: Path, keep: int, step: int, *, spare: int | None = None) -> None:
     """Remove all but the newest `keep` checkpoints up to a step, and what broken writes left.
 
-    Those after it are corrupt: training resumes before them, and will write them again.
+    Those after it are corrupt: training resumes before them, and will write them again. The one of
+    step `spare` is kept besides.
     """
     for path in [path for path in find_checkpoints(run) if _step_of(path) <= step][:-keep]:
-        shutil.rmtree(path)
+        if _step_of(path) != spare:
+            shutil.rmtree(path)
     for path in (run / CHECKPOINTS).glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -3,21 +3,40 @@
 import json
 from pathlib import Path
 
+# What stands in one panel: its title, and the names of its curves in metrics.jsonl and on paper.
+PANELS = {
+    "loss": {"loss": "loss"},
+    "held-out loss": {"val_loss": "held-out images", "train_loss": "as many training images"},
+    "color loss": {"color_loss": "color loss"},
+}
+
 
 def plot_losses(log: Path, picture: Path) -> None:
-    """Draw the losses of a run's metrics.jsonl as a PNG: noise loss above, color loss below."""
+    """Draw the losses of a run's metrics.jsonl as a PNG, one below the other.
+
+    The noise loss of each step; the held-out loss, beside that of training images at the same
+    noises; the color loss.
+    """
     from matplotlib.figure import Figure  # a second to load, and only needed here
 
     from medart_cli.data.charts import save_figure
 
     with log.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    names = [name for name in ("loss", "color_loss") if any(name in row for row in rows)]
-    figure = Figure(figsize=(7, 2.5 * max(1, len(names))), layout="constrained")
-    for place, name in enumerate(names):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        axes = figure.add_subplot(len(names), 1, place + 1)
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else None)
-        axes.set(xlabel="optimizer step", ylabel=name.replace("_", " "))
+    panels = [
+        (title, names)
+        for title, names in PANELS.items()
+        if any(name in row for row in rows for name in names)
+    ]
+    figure = Figure(figsize=(7, 2.5 * max(1, len(panels))), layout="constrained")
+    for place, (title, names) in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, place + 1)
+        for name, label in names.items():
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            marker = "." if len(points) < 60 else None
+            axes.plot(*zip(*points, strict=True), marker=marker, label=label)
+        axes.set(xlabel="optimizer step", ylabel=title)
         axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.legend()
     save_figure(figure, picture, dpi=120)

@@ -11,6 +11,8 @@ from medart_cli.data.files import named_errors
 from medart_cli.data.finished import note_finished
 from medart_cli.data.output import write_json, write_text
 from medart_cli.finetune.curve import plot_losses
+from medart_cli.finetune.heldout import conclude, rank_steps
+from medart_cli.finetune.resume import restore_best
 from medart_cli.finetune.rows import public_settings
 from medart_cli.finetune.state import flatten_optimizer, gather, save_tensors
 from medart_cli.finetune.work import Work, gather_parts
@@ -28,7 +30,8 @@ def announce(work: Work, first: int) -> None:
         shown = {name: str(value) for name, value in public_settings(work.config).items()}
         work.accelerator.init_trackers("medart", config=shown)
     if work.accelerator.is_main_process:
-        checkpoints.trim_log(out / checkpoints.METRICS_NAME, first)
+        # Before step 1 there is one more line, with the held-out loss; it is written again.
+        checkpoints.trim_log(out / checkpoints.METRICS_NAME, first or -1)
         write_text(out / checkpoints.TRAINING_HASHES, training_hashes(work))
         write_status(work, first)
 
@@ -73,7 +76,9 @@ def save(work: Work, step: int) -> None:
 
     checkpoints.write_folder(checkpoints.checkpoint_folder(work.config.out, step), write)
     write_status(work, step)
-    checkpoints.prune_checkpoints(work.config.out, work.config.keep, step)
+    curve = work.heldout.curve if work.heldout and work.config.keep_best else {}
+    best = next(iter(rank_steps(curve)), None)
+    checkpoints.prune_checkpoints(work.config.out, work.config.keep, step, spare=best)
     plot(work)
 
 
@@ -95,21 +100,34 @@ def write_metrics(work: Work, step: int, figures: dict[str, float]) -> None:
         work.accelerator.log(row, step=step)
 
 
+def read_curve(out: Path) -> dict[int, float]:
+    """Return the held-out loss of each step that the log of a run tells of, but not step 0."""
+    rows = [row for row in read_metrics(out) if "val_loss" in row]
+    return {row["step"]: row["val_loss"] for row in rows if row["step"] > 0}
+
+
+def read_metrics(out: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl: a line of each step, and one of each measurement of held-out images."""
+    with (out / checkpoints.METRICS_NAME).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
 def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
     """Write the result of the run beside its checkpoints, and return the summary."""
     config = work.config
     work.accelerator.wait_for_everyone()  # the first process has written its last line
-    with (config.out / checkpoints.METRICS_NAME).open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    recent = rows[-max(1, len(rows) // 10) :]
+    rows = read_metrics(config.out)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    recent = losses[-max(1, len(losses) // 10) :]
     colors = [row["color_loss"] for row in rows if "color_loss" in row]
     figures = {
-        "loss": sum(row["loss"] for row in recent) / max(1, len(recent)),
+        "loss": sum(recent) / max(1, len(recent)),
         "color_loss_first": colors[0] if colors else None,
         "color_loss_last": colors[-1] if colors else None,
         "color_losses": len(colors),
-        "seconds": sum(row["seconds"] for row in rows),
+        "seconds": sum(row.get("seconds", 0) for row in rows),
         "memory_gb": max((row["memory_gb"] for row in rows), default=None),
+        "heldout": conclude(work, restore_best(work, step)),
     }
     facts = work.facts | {"step": step, "status": "done", "failures": failures, "figures": figures}
     if work.ema is not None:  # the result is the average; checkpoints keep both

@@ -31,6 +31,7 @@ _data_option = partial(Option, rich_help_panel="Data")
 _model_option = partial(Option, rich_help_panel="Model")
 _hldf_option = partial(Option, rich_help_panel="HLDF")
 _training_option = partial(Option, rich_help_panel="Training")
+_val_option = partial(Option, rich_help_panel="Held-out loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class FinetuneConfig(CommonConfig):
     """
 
     formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"hldf_loss": "published", "hldf_statistics": "moments"}
+        {"hldf_loss": "published", "hldf_statistics": "moments", "keep_best": False}
     )
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("gradient_checkpointing", (False,), "--gradient-checkpointing"),
@@ -323,6 +324,41 @@ class FinetuneConfig(CommonConfig):
         RUN_ONLY,
     ] = False
 
+    val_fraction: Annotated[
+        float | None,
+        _val_option(
+            help="Fraction of the training images to hold out, by patient (group_id) and of each "
+            "label; rows of split val by default. They are not trained on.",
+            min=0.01,
+            max=0.5,
+        ),
+    ] = None
+    val_every: Annotated[
+        int | None,
+        _val_option(
+            help="Optimizer steps between measurements of the held-out loss; 0 for none. 200 by "
+            "default, where images are held out.",
+            min=0,
+        ),
+        RUN_ONLY,
+    ] = None
+    val_count: Annotated[
+        int | None,
+        _val_option(
+            help="Maximum number of held-out images to measure; 64 by default. As many training "
+            "images are measured with them.",
+            min=1,
+        ),
+        RUN_ONLY,
+    ] = None
+    keep_best: Annotated[
+        bool,
+        _val_option(
+            "--keep-best",
+            help="The result is the checkpoint with the lowest held-out loss, not the last one.",
+        ),
+    ] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)
@@ -352,6 +388,11 @@ class FinetuneConfig(CommonConfig):
             (full, "with --method full, which trains all weights of the transformer", "target"),
             (frozen, "with --freeze-text-encoder, which trains no text encoder", "text_target"),
             (full and frozen, "where nothing gets an adapter", "rank alpha"),
+            (
+                self.val_every == 0,
+                "with --val-every 0, which measures no held-out image",
+                "val_fraction val_count keep_best",
+            ),
         ]
 
     def _check_draws(self) -> None:

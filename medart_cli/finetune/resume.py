@@ -4,11 +4,14 @@ A file of its own only so that train.py shows the training loop alone.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.errors import ConfigError
+from medart_cli.finetune.heldout import rank_steps
 from medart_cli.finetune.plan import settle_hldf
 from medart_cli.finetune.state import deal_out, load_tensors, restore_optimizer
 from medart_cli.finetune.work import Work, trained_parts
@@ -27,11 +30,18 @@ def resume(work: Work) -> int:
     if work.auto_hldf and state["run"].get("hldf"):  # what was chosen stays, also in a longer run
         settle_hldf(work, state["run"]["hldf"]["every"])
     check_same(work, state["run"])
-    for name, model in trained_parts(work).items():
-        adapters.restore_part(model, folder / name)
+    restore_weights(work, folder)
     tensors, facts = load_tensors(folder / checkpoints.OPTIMIZER_NAME)
     restore_optimizer(work.optimizer, tensors, facts)
     work.schedule.load_state_dict(state["schedule"])
+    log.info("resuming after step %d, from %s", state["step"], folder)
+    return int(state["step"])
+
+
+def restore_weights(work: Work, folder: Path) -> None:
+    """Load the trained weights of a checkpoint, and their average."""
+    for name, model in trained_parts(work).items():
+        adapters.restore_part(model, folder / name)
     if work.ema is not None:
         tensors, facts = load_tensors(folder / checkpoints.EMA_NAME)
         work.ema.load_state_dict({**work.ema.state_dict(), **facts})
@@ -39,8 +49,38 @@ def resume(work: Work) -> int:
             deal_out(tensors[str(i)], parameter) for i, parameter in enumerate(work.parameters)
         ]
         work.ema.to(work.accelerator.device)
-    log.info("resuming after step %d, from %s", state["step"], folder)
-    return int(state["step"])
+
+
+def restore_best(work: Work, last: int) -> int:
+    """Load the weights with the lowest held-out loss, with --keep-best; return their step.
+
+    Args:
+        work: What lives during the run.
+        last: The step whose weights are loaded.
+    """
+    if not work.config.keep_best or work.heldout is None:
+        return last
+    step = ask_first(partial(find_best, work.config.out, work.heldout.curve))
+    if step not in (None, last):
+        restore_weights(work, checkpoints.checkpoint_folder(work.config.out, step))
+        log.info("the result is step %d, which has the lowest held-out loss", step)
+    return last if step is None else int(step)
+
+
+def find_best(out: Path, curve: Mapping[int, float]) -> int | None:
+    """Return the step of the intact checkpoint with the lowest held-out loss."""
+    faults = []
+    for step in rank_steps(curve):
+        folder = checkpoints.checkpoint_folder(out, step)
+        try:
+            checkpoints.read_checkpoint(folder)
+        except ConfigError as error:
+            faults.append(str(error))
+            continue
+        if faults:
+            log.warning("%s; the result is %s instead", faults[0], folder.name)
+        return step
+    return None
 
 
 def say_lost_steps(work: Work) -> None:
@@ -58,6 +98,9 @@ def check_same(work: Work, run: dict[str, Any]) -> None:
     facts, changes = work.facts, []
     if run.get("data", facts["data"]) != facts["data"]:
         changes.append(f"data ({tell_change(work)})")
+    held = [it.get("heldout") for it in (run, facts)]
+    if None not in held and held[0] != held[1]:
+        changes.append("held-out images or captions")
     known = run.get("base_hashes", {}).items()  # older runs have fewer
     parts = [part for part, digest in known if facts["base_hashes"].get(part, digest) != digest]
     if parts:

@@ -1,4 +1,4 @@
-"""The training rows of `medart finetune`: read, hashed, counted."""
+"""The rows of `medart finetune`, for training and held out: read, hashed, counted."""
 
 import hashlib
 import math
@@ -16,6 +16,7 @@ from medart_cli.data.dataset import open_data
 from medart_cli.data.hashes import hash_all, hash_records
 from medart_cli.data.manifest import HashedRecord, count_patients
 from medart_cli.data.profiles import Profile, read_profile
+from medart_cli.data.splits import groups_of, split_groups
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
@@ -27,35 +28,42 @@ SIDES = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on.
+    """What is trained on, and what is held out.
 
     Attributes:
         rows: The training images; the text of each is its caption.
+        held: The images that are not trained on, and whose loss is measured.
         failures: How many files could not be opened.
         account: What was found in the data set.
     """
 
     rows: list[HashedRecord]
+    held: list[HashedRecord]
     failures: int
     account: Account
 
 
 def read_training_rows(config: FinetuneConfig) -> TrainingData:
-    """Read the training rows: those without text get the template caption, lost files count."""
+    """Read the rows to train on and to hold out.
+
+    Those without text get the template caption, lost files count.
+    """
     profile = read_profile(config.profile, config.classes)
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
-    records = [record for record in found if record.split in (None, "train")]
+    splits = (None, "train") if config.val_every == 0 else (None, "train", "val")
+    records = [record for record in found if record.split in splits]
     refuse_synthetic(records, "the training images", allowed=config.allow_synthetic)
     rows, faults = hash_records(records, cache_folder(config))
     for record in records if faults else ():
         if record.path in faults:
             reason = faults[record.path].strerror
             log.warning("%s: %s: %s; skipped", record.place, record.path, reason)
-    if not records:
+    wanted = sum(record.split != "val" for record in records)
+    if not wanted:
         raise ConfigError(f"{config.data}: no training image; rows need split train or no split")
-    if not rows:
+    if all(row.split == "val" for row in rows):
         raise ConfigError(
-            f"{config.data}: none of its {len(records)} training images can be opened, see "
+            f"{config.data}: none of its {wanted} training images can be opened, see "
             "above; check --root"
         )
     warn_of_two_labels(rows)
@@ -68,9 +76,66 @@ def read_training_rows(config: FinetuneConfig) -> TrainingData:
             "--profile and --classes set it, medart caption writes better ones",
             len(plain), len(rows), rows[plain[0]].text,
         )  # fmt: skip
+    failures = len(records) - len(rows)
+    rows, held = hold_out_rows(config, rows)
     if config.flip:
         warn_of_flips(profile, rows)
-    return TrainingData(rows, len(records) - len(rows), found.account)
+    return TrainingData(rows, held, failures, found.account)
+
+
+def hold_out_rows(
+    config: FinetuneConfig, rows: Sequence[HashedRecord]
+) -> tuple[list[HashedRecord], list[HashedRecord]]:
+    """Take the held-out rows out: those of split val, or a part that is drawn by patient.
+
+    Raises:
+        ConfigError: Nothing can be held out, or nothing is and an option needs it.
+    """
+    train = [row for row in rows if row.split != "val"]
+    held = [row for row in rows if row.split == "val"]
+    if config.val_fraction is not None:
+        place = f"--val-fraction {config.val_fraction}"
+        if held:
+            raise ConfigError(f"{place}: has no effect where rows are marked val; leave it out")
+        labels = [row.label or "(none)" for row in train]
+        try:
+            first, second = split_groups(labels, groups_of(train), config.val_fraction, config.seed)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
+        train, held = [train[i] for i in first], [train[i] for i in second]
+    held = drop_known(held, train)
+    for name in () if held else ("keep_best", "val_every", "val_count"):
+        if getattr(config, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: no image is held out; use --val-fraction 0.1, or "
+                "mark rows with split val"
+            )
+    if held:
+        log.info(
+            "held out: %d images of %s patients; %d images are trained on",
+            len(held), count_patients(held) or "unknown", len(train),
+        )  # fmt: skip
+    return train, held
+
+
+def drop_known(held: Sequence[HashedRecord], train: Sequence[HashedRecord]) -> list[HashedRecord]:
+    """Leave out, with a warning, held-out rows whose patient or file is trained on too.
+
+    Raises:
+        ConfigError: None is left.
+    """
+    groups, files = {row.group for row in train} - {None}, {row.sha256 for row in train}
+    known = [row for row in held if row.group in groups or row.sha256 in files]
+    if not known:
+        return list(held)
+    told = f"{len(known)} of {len(held)} held-out images are of a patient or a file"
+    if len(known) == len(held):
+        raise ConfigError(
+            f"{known[0].place}: {told} that is trained on too; keep each patient in one split, or "
+            "use --val-every 0"
+        )
+    log.warning("%s that is trained on too, such as %s; not measured", told, known[0].file_name)
+    return [row for row in held if row.group not in groups and row.sha256 not in files]
 
 
 def warn_of_flips(profile: Profile, rows: Sequence[HashedRecord]) -> None:

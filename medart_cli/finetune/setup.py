@@ -4,6 +4,7 @@ A file of its own only so that train.py shows the training loop alone.
 """
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -249,15 +250,17 @@ def own_first(count: int) -> list[int]:
     return sorted(range(count), key=lambda place: place % part.count != part.index)
 
 
-def cache_images(work: Work) -> int:
-    """Encode all images once; leave out, name and count those that cannot be read."""
+def encode_rows(
+    work: Work, rows: Sequence[HashedRecord], *, flips: Sequence[bool]
+) -> list[HashedRecord]:
+    """Encode the images of some rows once; return those that can be read, and name the others."""
     good = set()
-    with progress("images", len(work.rows)) as bar:
-        for place in own_first(len(work.rows)):
-            row = work.rows[place]
+    with progress("images", len(rows)) as bar:
+        for place in own_first(len(rows)):
+            row = rows[place]
             stop.check()
             try:
-                for flip in (False, True)[: 1 + work.config.flip]:
+                for flip in flips:
                     if work.latents.folder is None:
                         load_image(row.path)
                     elif not work.latents.has(row.sha256, str(flip)):
@@ -266,10 +269,16 @@ def cache_images(work: Work) -> int:
             except ImageError as error:
                 log.warning("%s; skipped", error)
             bar.advance()
+    return [row for place, row in enumerate(rows) if place in good]
+
+
+def cache_images(work: Work) -> int:
+    """Encode all images once; leave out and count those that cannot be read."""
+    good = encode_rows(work, work.rows, flips=(False, True)[: 1 + work.config.flip])
     failures = len(work.rows) - len(good)
     if not good:
         raise ConfigError(f"{work.config.data}: none of its {failures} images can be read")
-    work.rows = [row for place, row in enumerate(work.rows) if place in good]
+    work.rows = good
     return failures
 
 
@@ -278,7 +287,8 @@ def cache_captions(work: Work) -> None:
     if work.text_encoder is not None:
         return
     normalize = work.kind.normalize
-    captions = sorted({normalize(row.text or "") for row in work.rows} | {""})
+    rows = [*work.rows, *(work.heldout.rows if work.heldout else ())]
+    captions = sorted({normalize(row.text or "") for row in rows} | {""})
     missing = [caption for caption in captions if work.texts.find(caption) is None]
     if not missing:
         return

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,15 @@ from medart_cli.diffusion.losses import (
 )
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
+from medart_cli.finetune.heldout import (
+    choose_images,
+    is_due,
+    measure_heldout,
+    rank_steps,
+    take_means,
+)
 from medart_cli.finetune.hldf import choose_every, plan_hldf
-from medart_cli.finetune.keep import announce, finish, plot, save, write_metrics
+from medart_cli.finetune.keep import announce, finish, plot, read_curve, save, write_metrics
 from medart_cli.finetune.optimizer import balance_gradients, take_gradients
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
@@ -46,7 +54,7 @@ from medart_cli.finetune.setup import (
     check_captions,
     prepare_training,
 )
-from medart_cli.finetune.work import Work, read_latents, trained_parts
+from medart_cli.finetune.work import Work, embed_captions, read_latents, trained_parts
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, parts
 from medart_cli.models.device import (
@@ -56,6 +64,7 @@ from medart_cli.models.device import (
     used_memory,
 )
 from medart_cli.models.families import build_denoiser
+from medart_cli.ranks import ask_first
 
 
 @dataclass
@@ -90,7 +99,7 @@ def fine_tune(
     check_optimizer(config.optimizer, accelerator.device.type)
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
-    failures = data.failures + cache_images(work)
+    failures = data.failures + cache_images(work) + choose_images(work, data.held)
     total = plan_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | describe_wording(config, work.rows)
     work.facts |= {"settings": output.settings}
@@ -101,6 +110,8 @@ def fine_tune(
     # Only now: nothing is wiped for a request that cannot work.
     with open_output(output) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
+        if work.heldout is not None:  # before anything is trained or loaded
+            work.heldout.before = measure_heldout(work, partial(check_stop, work, False))
         first = resume(work)
         announce(work, first)
         say_how_often(work, total)
@@ -115,9 +126,7 @@ def train(work: Work, first: int, total: int) -> None:
     rehearsed = not rehearsal_due(work, first, total)
     with progress("finetune", total, done=first) as bar:
         try:
-            if first:  # what a kill right after the checkpoint has prevented
-                plot(work)
-                draw_preview(work, first)
+            catch_up(work, first, total)
             for step in range(first + 1, total + 1):
                 late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
                 started, rate = time.monotonic(), work.schedule.get_last_lr()[0]
@@ -126,7 +135,8 @@ def train(work: Work, first: int, total: int) -> None:
                 bar.advance(losses)
                 seconds = round(time.monotonic() - started, 4)
                 write_metrics(work, step, losses | {"learning_rate": rate, "seconds": seconds})
-                if step % config.save_every == 0 or step == total or late:
+                best = watch(work, step, total) and config.keep_best
+                if step % config.save_every == 0 or step == total or late or best:
                     save(work, step)
                     saved, saved_at = step, time.monotonic()
                 draw_preview(work, step)
@@ -141,6 +151,35 @@ def train(work: Work, first: int, total: int) -> None:
         except torch.OutOfMemoryError as error:
             error.add_note(f"step {done + 1}")
             raise
+
+
+def catch_up(work: Work, first: int, total: int) -> None:
+    """Do what comes before the steps after `first`; of a resumed run, what a kill has prevented."""
+    plan = work.heldout
+    if first:
+        plot(work)
+        draw_preview(work, first)
+    if plan is not None and first:
+        plan.curve = ask_first(partial(read_curve, work.config.out))
+    elif plan is not None and plan.before is not None:
+        write_metrics(work, 0, take_means(plan.before))
+    watch(work, first, total)
+
+
+def watch(work: Work, step: int, total: int) -> bool:
+    """Measure the held-out loss where it is due; say whether it is the lowest so far."""
+    plan = work.heldout
+    if plan is None or not is_due(work, step, total):
+        return False
+    started = time.monotonic()
+    plan.last = measure_heldout(work, partial(check_stop, work, False))
+    means = take_means(plan.last)
+    check_finite(work, step, means)
+    if step not in plan.curve:
+        plan.curve[step] = means["val_loss"]
+        seconds = round(time.monotonic() - started, 4)
+        write_metrics(work, step, means | {"seconds": seconds})
+    return rank_steps(plan.curve)[0] == step
 
 
 def rehearse(work: Work, step: int) -> None:
@@ -195,15 +234,24 @@ def update_weights(work: Work, step: int, losses: dict[str, float]) -> None:
     """Clip the gradients and step, unless a number is not finite."""
     norm = work.accelerator.clip_grad_norm_(work.parameters, work.config.max_grad_norm or math.inf)
     losses["grad_norm"] = float(norm)
+    check_finite(work, step, losses)
+    work.optimizer.step()
+    work.schedule.step()
+    if work.ema is not None:
+        work.ema.step(work.parameters)
+
+
+def check_finite(work: Work, step: int, losses: dict[str, float]) -> None:
+    """End a run that has gone astray.
+
+    Raises:
+        RunError: A number is not finite.
+    """
     for name, value in losses.items():
         if not math.isfinite(value):
             saved = checkpoints.find_checkpoints(work.config.out)
             kept = f"{saved[-1]} is the last good checkpoint" if saved else "no checkpoint yet"
             raise RunError(f"step {step}: {name} is {value}; {kept}; try a lower --learning-rate")
-    work.optimizer.step()
-    work.schedule.step()
-    if work.ema is not None:
-        work.ema.step(work.parameters)
 
 
 def draw_batch(work: Work, number: int) -> Batch:
@@ -300,19 +348,6 @@ def draw_statistics(
         whole = stepwise or hldf.with_gradient > 1 or not blockwise
         again = torch.is_grad_enabled() and whole
         return checkpoint(tell, latents, use_reentrant=False) if again else tell(latents)
-
-
-def embed_captions(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Return embeddings (B, L, D) and mask (B, L) of captions, padded to the longest of them."""
-    device = work.accelerator.device
-    if work.text_encoder is None:
-        rows = [work.texts.find(work.kind.normalize(caption)) for caption in captions]
-        if any(row is None for row in rows):
-            raise RunError("the text cache lost an entry while in use; run the same command again")
-        return parts.pad_embeds([row["embeds"].to(device) for row in rows if row])
-    return work.family.read_prompts(
-        work.tokenizer, work.text_encoder, captions, pad=False, limit=work.kind.tokens
-    )
 
 
 def denoiser(

@@ -1,6 +1,6 @@
 """What lives during a run of `medart finetune`: models, caches, optimizer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,34 @@ from medart_cli.diffusion.losses import (
     color_statistics,
 )
 from medart_cli.diffusion.process import PROCESSES, Process, Times
+from medart_cli.errors import RunError
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.order import RowOrder
 from medart_cli.models import adapters
 from medart_cli.models.bases import Kind
 from medart_cli.models.families import Family
+from medart_cli.models.parts import pad_embeds
+
+
+@dataclass
+class Heldout:
+    """What is measured beside the training, and what was found; (2, n): held-out, trained rows.
+
+    Attributes:
+        rows: The held-out images, n of them.
+        trained: As many training images, place by place of the same label where there is one.
+        draws: Noises for each image.
+        before: Loss of each image before training, (2, n).
+        last: The newest such losses.
+        curve: The mean held-out loss of each step that was measured.
+    """
+
+    rows: list[HashedRecord]
+    trained: list[HashedRecord]
+    draws: int
+    before: Tensor | None = None
+    last: Tensor | None = None
+    curve: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,6 +71,7 @@ class Work:
     times: Times = Times("uniform")  # how noisy the rows of a step are
     recompute: str = "step"
     auto_hldf: bool = False  # whether N is to be chosen
+    heldout: Heldout | None = None
 
     @cached_property
     def order(self) -> RowOrder:
@@ -114,3 +138,16 @@ def read_latents(
         return {"mean": mean[0].cpu(), "std": std[0].cpu(), **colors}
 
     return work.latents.get(encode, row.sha256, str(flip))
+
+
+def embed_captions(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Return embeddings (B, L, D) and mask (B, L) of captions, padded to the longest of them."""
+    device = work.accelerator.device
+    if work.text_encoder is None:
+        rows = [work.texts.find(work.kind.normalize(caption)) for caption in captions]
+        if any(row is None for row in rows):
+            raise RunError("the text cache lost an entry while in use; run the same command again")
+        return pad_embeds([row["embeds"].to(device) for row in rows if row])
+    return work.family.read_prompts(
+        work.tokenizer, work.text_encoder, captions, pad=False, limit=work.kind.tokens
+    )

@@ -8,8 +8,9 @@ from PIL import Image
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.results import word_leak
 from medart_cli.classify.sets import describe_rows, read_sets
-from medart_cli.classify.splits import draw_per_class, groups_of, labels_of
+from medart_cli.classify.splits import draw_per_class, labels_of
 from medart_cli.data.manifest import count_patients, hash_file
+from medart_cli.data.splits import groups_of
 from medart_cli.errors import ConfigError, ManifestError
 
 

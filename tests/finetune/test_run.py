@@ -727,7 +727,8 @@ def test_a_run_from_before_there_was_a_score_goes_on_as_published(finetune):
     whole, _, _ = finetune(*options)
     run, _, _ = finetune(*options, "--steps", 2, out="old")
     settings = (run / "settings.toml").read_text()
-    lines = [it for it in settings.splitlines() if not it.startswith(("hldf_loss", "hldf_stat"))]
+    newer = ("hldf_loss", "hldf_stat", "keep_best")
+    lines = [it for it in settings.splitlines() if not it.startswith(newer)]
     (run / "settings.toml").write_text("\n".join(lines) + "\n")
     _, _, errors = finetune("--hldf-every", 2, out="old", code=2)
     assert "hldf_loss was 'published' and is now 'score'" in errors
