@@ -34,7 +34,7 @@ LEAST_DRAWS = 64  # noises in all: few images get several each, or their curve w
 LEVEL = 0.95  # of the interval
 
 
-def choose_images(work: Work, held: Sequence[HashedRecord]) -> int:
+def plan_heldout(work: Work, held: Sequence[HashedRecord]) -> int:
     """Choose what will be measured; leave out and count images that cannot be read.
 
     Args:

@@ -33,9 +33,9 @@ from medart_cli.diffusion.losses import (
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
 from medart_cli.finetune.heldout import (
-    choose_images,
     is_due,
     measure_heldout,
+    plan_heldout,
     rank_steps,
     take_means,
 )
@@ -99,7 +99,7 @@ def fine_tune(
     check_optimizer(config.optimizer, accelerator.device.type)
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
-    failures = data.failures + cache_images(work) + choose_images(work, data.held)
+    failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
     total = plan_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | describe_wording(config, work.rows)
     work.facts |= {"settings": output.settings}

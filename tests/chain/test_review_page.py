@@ -4,6 +4,7 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver); skips itself 
 """
 
 import json
+import time
 
 import pytest
 from PIL import Image
@@ -101,7 +102,11 @@ def test_decisions_go_from_the_keyboard_to_the_manifest(browser, ask, images):
     told = "3 of 6 decided: 1 accepted, 1 edited, 1 rejected"
     assert text_of(browser, "#counts") == told
 
-    browser.refresh()  # closing loses nothing
+    for _ in range(5):  # a busy browser stores a moment later
+        browser.refresh()  # closing loses nothing
+        if text_of(browser, "#counts") == told:
+            break
+        time.sleep(1)
     assert text_of(browser, "#counts") == told
     choose(browser, "decided")
     assert shown(browser) == names[1:4]
