@@ -54,6 +54,23 @@ def text_of(browser, place):
     return browser.find_element(By.CSS_SELECTOR, place).text
 
 
+def wait_for(browser, place, text, again=lambda: None):
+    """Wait until an element's text begins so; a busy browser stores and tells a moment later.
+
+    Args:
+        browser: The browser.
+        place: CSS selector of the element.
+        text: How its text should begin.
+        again: What to do before each look but the first.
+    """
+    for _ in range(50):
+        if text_of(browser, place).startswith(text):
+            return
+        time.sleep(0.2)
+        again()
+    raise AssertionError(f"{place}: {text_of(browser, place)!r} instead of {text!r}")
+
+
 def save_file(browser, name):
     """Press the button `save`, and return the file that comes of it."""
     path = browser.folder / name

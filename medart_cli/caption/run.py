@@ -8,7 +8,7 @@ time, and the journal's rows are merged into it periodically and at the end.
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,13 @@ from medart_cli.caption.sidecars import (
     write_sidecars,
 )
 from medart_cli.caption.target import beside, find_target, find_unlisted, read_target
-from medart_cli.caption.todo import find_replaced, find_todo, tell_edits, warn_of_old_labels
+from medart_cli.caption.todo import (
+    find_replaced,
+    find_todo,
+    needs_text,
+    tell_edits,
+    warn_of_old_labels,
+)
 from medart_cli.data.account import Account
 from medart_cli.data.files import draft_of
 from medart_cli.data.lock import hold_lock
@@ -74,10 +80,12 @@ def write_captions(
     check_columns(profile, records)
     check_destination(config, records)
     journal = Journal(target, records, part.name, alone=config.shard is None)
-    finished = check_session(config, journal, beside(target, "caption.toml"))
-    todo = find_todo(config, journal, profile, finished=finished)
-    if config.style == "visual":
-        todo = sorted({*todo, *find_replaced(journal, part)})
+    old = read_session(config, beside(target, "caption.toml"))
+    kept = old is not None and keeps_texts(config, journal)
+    if old is not None and kept:
+        config = as_before(config, old)
+        profile = find_profile(config)
+    todo = [] if kept else find_rows_to_write(config, profile, journal, old)
     tell_edits(config, records)
     warn_of_old_labels(profile, journal.records, todo)
 
@@ -89,7 +97,7 @@ def write_captions(
         warn_of_demonstration(asker.name, (records[row] for row in mine))
     wait_for_all()  # all have read; now one may write
     if is_first():
-        write_beginning(config, journal, target, changed)
+        write_beginning(config, journal, target, changed, kept=kept)
 
     log.info("%d of %d images to caption", len(mine), len(records))
     with journal, progress("caption", len(mine)) as bar:
@@ -115,14 +123,52 @@ def write_captions(
     summary["failures"] = len(journal.failed)
     journal.finish()
     audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
-    page = beside(target, "review.html")
-    if config.review and (changed or todo or audit or not page.is_file()):
-        about = (profile.attributes, audit, account.facts())
-        known = hash_text(str(target.resolve()))
-        write_text(page, build_review(journal.records, *about, most=config.review, manifest=known))
+    about = (profile.attributes, audit, account.facts())
+    write_review(config, journal.records, target, about, fresh=changed or bool(todo))
     export(config, journal.records, target)
     texts = {**count_texts(journal.records), "audit": audit}
     return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
+
+
+def find_rows_to_write(
+    config: CaptionConfig, profile: Profile, journal: Journal, old: dict[str, Any] | None
+) -> list[int]:
+    """Return the rows to caption, those whose image was replaced among them.
+
+    Args:
+        config: The options.
+        profile: How the modality is worded.
+        journal: The rows, and what an unfinished run has left.
+        old: The settings that the texts were made with.
+    """
+    finished = check_session(config, journal, old)
+    todo = find_todo(config, journal, profile, finished=finished)
+    if config.style == "visual":
+        todo = sorted({*todo, *find_replaced(journal, own_part(parse_shard(config.shard)))})
+    return todo
+
+
+def write_review(
+    config: CaptionConfig,
+    records: Sequence[Record],
+    target: Path,
+    about: tuple[Mapping[str, Sequence[str]], Mapping[str, Any] | None, Mapping[str, Any]],
+    *,
+    fresh: bool,
+) -> None:
+    """Write the review page where there is something new to show.
+
+    Args:
+        config: The options.
+        records: All rows.
+        target: The manifest.
+        about: Attributes of the profile, figures of the audit or None, and what was read.
+        fresh: Whether a text has changed.
+    """
+    page = beside(target, "review.html")
+    if config.review and (fresh or about[1] or not page.is_file()):
+        known = hash_text(str(target.resolve()))
+        write_text(page, build_review(records, *about, most=config.review, manifest=known))
 
 
 def check_destination(config: CaptionConfig, records: Sequence[Record]) -> None:
@@ -147,13 +193,17 @@ def find_ledger(target: Path) -> Path:
     return target.with_name(f".{target.name}.sidecars")
 
 
-def write_beginning(config: CaptionConfig, journal: Journal, target: Path, changed: bool) -> None:
+def write_beginning(
+    config: CaptionConfig, journal: Journal, target: Path, changed: bool, *, kept: bool
+) -> None:
     """Write the manifest, where it is not there or lacks rows, and what its texts belong to."""
     shared = config.shard is not None
     if config.recaption:
         journal.begin()  # before the settings say that its texts are of this run
     if changed or not target.is_file():
         journal.write(journal.records if shared else journal.merged, shared=shared)
+    if kept:  # these are the settings of other texts
+        return
     with draft_of(beside(target, "caption.toml"), shared=shared) as draft:
         draft.write_text(tomli_w.dumps(config.settings()), encoding="utf-8")
 
@@ -240,7 +290,40 @@ def check_columns(profile: Profile, records: Sequence[Record]) -> None:
             )
 
 
-def check_session(config: CaptionConfig, journal: Journal, file: Path) -> bool:
+def read_session(config: CaptionConfig, file: Path) -> dict[str, Any] | None:
+    """Read the settings that the manifest's texts were made with; None where none are noted.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    try:
+        old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}; fix or remove it") from error
+    if old is not None and old.get("style") == "visual" and "endpoint" not in old:
+        old = {**config.formerly, **old}
+    return old
+
+
+def keeps_texts(config: CaptionConfig, journal: Journal) -> bool:
+    """Say whether texts are to be exported or corrected, and none to be written.
+
+    Then it does not matter what they were made with, and nobody has to say it again.
+    """
+    asked = config.export is not None or config.texts != "none"
+    if not asked or config.recaption or config.audit or journal.is_begun():
+        return False
+    return not any(needs_text(record) for record in journal.records)
+
+
+def as_before(config: CaptionConfig, old: Mapping[str, Any]) -> CaptionConfig:
+    """Return settings with the wording that the texts have, for the page that shows them."""
+    classes = Path(old["classes"]) if old.get("classes") else None
+    wording = {"profile": old["profile"], "style": old["style"], "classes": classes}
+    return replace(config, **wording, context=old.get("context"))
+
+
+def check_session(config: CaptionConfig, journal: Journal, old: dict[str, Any] | None) -> bool:
     """Resume an unfinished run of the same settings, or merge its rows and start over.
 
     Returns:
@@ -250,18 +333,13 @@ def check_session(config: CaptionConfig, journal: Journal, file: Path) -> bool:
         ConfigError: The manifest was begun with other settings, and --recaption is not given; or
             that is for one process alone to do.
     """
-    try:
-        old = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}; fix or remove it") from error
-    if old is not None and "endpoint" not in old:
-        old = {**config.formerly, **old}
-    free = config.name_run_only() | (set() if config.style == "visual" else MODEL_ONLY)
+    visual = config.style == "visual" and (old or {}).get("style", "visual") == "visual"
+    free = config.name_run_only() | (set() if visual else MODEL_ONLY)
     change = None if old is None else first_change(old, config.settings(), free)
     if change and not config.recaption:
         raise ConfigError(
-            f"{file.parent}: its captions were made with other settings: {change}; use another "
-            "manifest with --out, or replace texts with --recaption"
+            f"{journal.path.parent}: its captions were made with other settings: {change}; use "
+            "another manifest with --out, or replace texts with --recaption"
         )
     again = (
         old is not None

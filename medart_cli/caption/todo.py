@@ -45,8 +45,8 @@ def find_todo(
         if is_users(record):
             return config.overwrite_edits and not again
         if again and not _tells_other_label(profile, record):
-            return _needs_text(record)
-        return _needs_text(record) or _is_named(record, config.recaption)
+            return needs_text(record)
+        return needs_text(record) or _is_named(record, config.recaption)
 
     return [
         row
@@ -78,7 +78,8 @@ def find_replaced(journal: Journal, part: Part) -> list[int]:
     return ours
 
 
-def _needs_text(record: Record) -> bool:
+def needs_text(record: Record) -> bool:
+    """Say whether a row is to be captioned without being named by --recaption."""
     status = (record.fields.get("caption") or {}).get("status")
     return record.text is None or status == "rejected" or not (record.text.strip() or status)
 

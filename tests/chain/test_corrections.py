@@ -156,3 +156,27 @@ def test_a_real_spreadsheet_opens_the_table_and_saves_what_stood_there(tmp_path)
     saved = (tmp_path / "back" / "t.csv").read_text("utf-8")
     assert ";" in saved.splitlines()[0] and '="007"' not in saved  # saved in its own manner
     assert merge_texts(rows, read_texts(tmp_path / "back" / "t.csv")) == (rows, False)
+
+
+def test_texts_go_out_and_come_back_without_the_options_that_they_were_made_with(medart, tmp_path):
+    folder = tmp_path / "images"
+    for number in range(4):
+        path = folder / ("nevus", "melanoma")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (90 + number, 60, 40)).save(path)
+    code, _, errors = medart("caption", folder, "--style", "simple", "--profile", "dermoscopy")
+    assert code == 0, errors
+    settings = (folder / "caption.toml").read_bytes()
+    table = tmp_path / "captions.csv"
+    code, _, errors = medart("caption", folder, "--export", table)
+    assert code == 0, errors
+    text = table.read_text(encoding="utf-8-sig")
+    table.write_text(
+        text.replace("image of nevus", "image of nevus that is brown", 1), encoding="utf-8"
+    )
+    code, _, errors = medart("caption", folder, "--texts", table)
+    assert code == 0 and "1 changed" in errors, errors
+    assert (folder / "caption.toml").read_bytes() == settings
+    assert "dermoscopic structures" in (folder / "review.html").read_text(encoding="utf-8")
+    code, _, errors = medart("caption", folder)  # whoever asks for texts is told what differs
+    assert code == 2 and "made with other settings: profile was 'dermoscopy'" in errors

@@ -7,7 +7,17 @@ import json
 
 import pytest
 
-from tests.browsers import NO_STORAGE, OUTSIDE, By, Keys, open_browser, press, save_file, text_of
+from tests.browsers import (
+    NO_STORAGE,
+    OUTSIDE,
+    By,
+    Keys,
+    open_browser,
+    press,
+    save_file,
+    text_of,
+    wait_for,
+)
 from tests.jobs import draw_images
 
 
@@ -104,7 +114,7 @@ def test_a_study_goes_from_the_keyboard_to_the_verdict(browser, kit, medart):
     assert shown(browser) == [] and "2 of 6 answered" in text_of(browser, "#counts")
     press(browser, "r")  # nothing is answered in a pause
     browser.refresh()  # closing loses nothing
-    assert text_of(browser, "#counts") == "2 of 6 answered."
+    wait_for(browser, "#counts", "2 of 6 answered.", again=browser.refresh)
     assert browser.find_element(By.ID, "start").text == "Continue"
     browser.find_element(By.ID, "start").click()
     assert shown(browser) == order[:1] and pressed(browser) == ["Synthetic (s)"]

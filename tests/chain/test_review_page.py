@@ -4,7 +4,6 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver); skips itself 
 """
 
 import json
-import time
 
 import pytest
 from PIL import Image
@@ -20,6 +19,7 @@ from tests.browsers import (
     press,
     save_file,
     text_of,
+    wait_for,
     webdriver,
 )
 from tests.small import build_base
@@ -102,12 +102,8 @@ def test_decisions_go_from_the_keyboard_to_the_manifest(browser, ask, images):
     told = "3 of 6 decided: 1 accepted, 1 edited, 1 rejected"
     assert text_of(browser, "#counts") == told
 
-    for _ in range(5):  # a busy browser stores a moment later
-        browser.refresh()  # closing loses nothing
-        if text_of(browser, "#counts") == told:
-            break
-        time.sleep(1)
-    assert text_of(browser, "#counts") == told
+    browser.refresh()  # closing loses nothing
+    wait_for(browser, "#counts", told, again=browser.refresh)
     choose(browser, "decided")
     assert shown(browser) == names[1:4]
     choose(browser, "status:rejected")
@@ -200,8 +196,9 @@ def test_two_windows_of_one_page_know_of_each_other(browser, ask, images):
     assert text_of(browser, "#counts").startswith("1 of 6 decided")
     second = browser.current_window_handle
     browser.switch_to.window(first)
+    wait_for(browser, "#counts", "1 of 6 decided")
     press(browser, "j", "j", "r")
-    assert text_of(browser, "#counts").startswith("2 of 6 decided: 1 accepted, 0 edited, 1 rej")
+    wait_for(browser, "#counts", "2 of 6 decided: 1 accepted, 0 edited, 1 rej")
     browser.switch_to.window(second)
     browser.close()
     browser.switch_to.window(first)
