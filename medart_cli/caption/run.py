@@ -48,7 +48,7 @@ from medart_cli.data.profiles import Profile, columns_of, read_profile
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log, progress
 from medart_cli.options import parse_levels, parse_shard
-from medart_cli.ranks import count_ranks, is_first, own_part, wait_for_all
+from medart_cli.ranks import Part, count_ranks, is_first, own_part, wait_for_all
 
 STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "accepted", "kept", "none")
 # These shape no text where no model is asked.
@@ -85,7 +85,7 @@ def write_captions(
     if old is not None and kept:
         config = as_before(config, old)
         profile = find_profile(config)
-    todo = [] if kept else find_rows_to_write(config, profile, journal, old)
+    todo = [] if kept else find_rows_to_write(config, profile, journal, old, part)
     tell_edits(config, records)
     warn_of_old_labels(profile, journal.records, todo)
 
@@ -131,7 +131,11 @@ def write_captions(
 
 
 def find_rows_to_write(
-    config: CaptionConfig, profile: Profile, journal: Journal, old: dict[str, Any] | None
+    config: CaptionConfig,
+    profile: Profile,
+    journal: Journal,
+    old: dict[str, Any] | None,
+    part: Part,
 ) -> list[int]:
     """Return the rows to caption, those whose image was replaced among them.
 
@@ -140,11 +144,12 @@ def find_rows_to_write(
         profile: How the modality is worded.
         journal: The rows, and what an unfinished run has left.
         old: The settings that the texts were made with.
+        part: The rows that are this process's own.
     """
     finished = check_session(config, journal, old)
     todo = find_todo(config, journal, profile, finished=finished)
     if config.style == "visual":
-        todo = sorted({*todo, *find_replaced(journal, own_part(parse_shard(config.shard)))})
+        todo = sorted({*todo, *find_replaced(journal, part)})
     return todo
 
 

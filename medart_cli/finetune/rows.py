@@ -35,12 +35,14 @@ class TrainingData:
         held: The images that are not trained on, and whose loss is measured.
         failures: How many files could not be opened.
         account: What was found in the data set.
+        wording: How template captions are worded, for run.json: `sample` words them alike.
     """
 
     rows: list[HashedRecord]
     held: list[HashedRecord]
     failures: int
     account: Account
+    wording: dict[str, Any]
 
 
 def read_training_rows(config: FinetuneConfig) -> TrainingData:
@@ -80,7 +82,8 @@ def read_training_rows(config: FinetuneConfig) -> TrainingData:
     rows, held = hold_out_rows(config, rows)
     if config.flip:
         warn_of_flips(profile, rows)
-    return TrainingData(rows, held, failures, found.account)
+    wording = profile.wording(row.label for row in rows)
+    return TrainingData(rows, held, failures, found.account, wording)
 
 
 def hold_out_rows(
@@ -156,12 +159,6 @@ def warn_of_flips(profile: Profile, rows: Sequence[HashedRecord]) -> None:
 def cache_folder(config: FinetuneConfig) -> Path | None:
     """Return where latents, embeddings and hashes are kept; None where nothing is."""
     return make_cache(config.cache) if config.use_cache else None
-
-
-def describe_wording(config: FinetuneConfig, rows: Sequence[HashedRecord]) -> dict[str, Any]:
-    """Return what run.json says of template captions, so that `sample` words them alike."""
-    profile = read_profile(config.profile, config.classes)
-    return {"wording": profile.wording(row.label for row in rows)}
 
 
 def describe_data(rows: Sequence[HashedRecord]) -> dict[str, Any]:

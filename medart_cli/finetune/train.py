@@ -45,7 +45,7 @@ from medart_cli.finetune.optimizer import balance_gradients, take_gradients
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
 from medart_cli.finetune.resume import resume
-from medart_cli.finetune.rows import TrainingData, describe_data, describe_wording, plan_steps
+from medart_cli.finetune.rows import TrainingData, describe_data, plan_steps
 from medart_cli.finetune.setup import (
     build_accelerator,
     build_work,
@@ -101,7 +101,7 @@ def fine_tune(
     check_captions(work)
     failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
     total = plan_steps(config, len(work.rows), accelerator.num_processes)
-    work.facts |= describe_data(work.rows) | describe_wording(config, work.rows)
+    work.facts |= describe_data(work.rows) | {"wording": data.wording}
     work.facts |= {"settings": output.settings}
     work.facts["inputs"] = [data.account.facts()]
     settle_hldf(work, choose_every(plan_hldf(config), total))
