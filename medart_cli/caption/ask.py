@@ -41,7 +41,6 @@ from medart_cli.models.bases import (
     find_kind,
     load_tokenizer,
 )
-from medart_cli.models.hub import public_name
 from medart_cli.models.questions import Answer, Question, Sampling
 from medart_cli.options import DEFAULT_CAPTIONER
 
@@ -197,18 +196,19 @@ def build_asker(config: CaptionConfig) -> Asker:
         return endpoint.connect(config.model)
     with stop.at_once():  # loads torch and transformers, which takes seconds
         from medart_cli.models import device as places
-        from medart_cli.models.captioner import Captioner, find_captioner
+        from medart_cli.models.captioner import find_captioner, open_captioner
 
     places.hush_libraries("transformers")
     device = places.join_processes(config.device)
-    dtype = places.DTYPES[places.find_precision(config.precision, device)]
     name = config.model or DEFAULT_CAPTIONER
     folder = find_captioner(name, revision=config.revision, offline=config.offline)
-    log.info("loading %s", name)
-    captioner = Captioner(folder, device=device, dtype=dtype, sampling=sampling)
-    captioner.load(config.load_in)
-    # A hub id says where a model is from; a folder's path would tell about this machine instead.
-    captioner.name = public_name(str(folder.resolve())) if Path(name).is_dir() else name
+    captioner = open_captioner(
+        *(name, folder),
+        device=device,
+        precision=config.precision,
+        sampling=sampling,
+        load_in=config.load_in,
+    )
     captioner.batch_size = config.batch_size
     return captioner
 

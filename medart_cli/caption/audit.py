@@ -10,9 +10,10 @@ from PIL import Image
 
 from medart_cli import stop
 from medart_cli.caption.ask import Asker, Book, decode_ahead, draw_seed
-from medart_cli.caption.grounding import find_absent, find_claims
+from medart_cli.caption.grounding import find_absent
 from medart_cli.caption.options import CaptionConfig
 from medart_cli.caption.rules import word_overlap
+from medart_cli.data.descriptors import find_claims
 from medart_cli.data.manifest import Record
 from medart_cli.log import log
 from medart_cli.models.questions import Answer, Question

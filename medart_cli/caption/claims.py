@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from medart_cli.caption.language import FUNCTION_WORDS
 from medart_cli.caption.mentions import is_code, name_forms, plural_forms
-from medart_cli.caption.words import fold_word, is_negated, spaced, words_of
+from medart_cli.data.words import fold_word, is_negated, spaced, words_of
 
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _ONES = "one|two|three|four|five|six|seven|eight|nine"

@@ -7,7 +7,6 @@ there, wherever; that a color is named of the wrong part is not seen.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from scipy import ndimage
 
 from medart_cli.caption.rules import begins_with
 from medart_cli.data.classes import spoken_label
+from medart_cli.data.descriptors import NAMES, SIZE_WORDS, Claim, find_claims
 from medart_cli.data.manifest import Record
 
 Floats = npt.NDArray[np.float64]
@@ -45,56 +45,12 @@ RANGES: dict[str, tuple[Range, Range, Range | None]] = {
     "blue": ((10, 95), (7, 130), (195, 310)),
     "purple": ((8, 85), (8, 130), (285, 350)),
 }
-# Other words, and the colors of which any will do.
-WORDS = {
-    **{name: (name,) for name in RANGES},
-    "grey": ("gray",), "violet": ("purple",), "lilac": ("purple", "pink"),
-    "mauve": ("purple", "pink"),
-    "magenta": ("purple", "pink"), "beige": ("tan",), "cream": ("tan", "yellow", "white"),
-    "crimson": ("red",), "scarlet": ("red",), "maroon": ("red", "brown", "purple"),
-    "turquoise": ("blue", "green"), "teal": ("blue", "green"), "navy": ("blue",),
-    "erythematous": ("red", "pink"), "salmon": ("pink", "orange"), "rose": ("pink",),
-}  # fmt: skip
-HEDGED = {
-    "blackish": "black", "whitish": "white", "grayish": "gray", "greyish": "gray", "bluish": "blue",
-    "brownish": "brown", "reddish": "red", "pinkish": "pink", "yellowish": "yellow",
-    "greenish": "green", "purplish": "purple", "orangish": "orange", "violaceous": "purple",
-}  # fmt: skip
-# Names in which a color is no color of the image.
-NAMES = re.compile(
-    r"\b((red|white) (blood )?(cells?|corpuscles?)|(white|gr[ae]y) matter|gr[ae]y-?scale"
-    r"|black[- ]and[- ]white|red[- ](free|reflex)|methylene blue|trypan blue|toluidine blue"
-    r"|blue n(a?)ev(us|i)|(red|green|blue) channel|(white|blue|green) light)\b"
-)
-NEGATION = frozenset("no not without lacks lack lacking absence absent free neither nor".split())
-NEGATION_WORDS = 6  # how far before a color it counts; an absence after it, half as far
-COLOR_TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*|[.;:]")
-
 NUMBER_WORDS = {word: number for number, word in enumerate(
     "one two three four five six seven eight nine ten eleven twelve".split(), start=1
 )} | {"single": 1, "solitary": 1}  # fmt: skip
-SIZE_WORDS = {"large": "large", "big": "large", "huge": "large", "extensive": "large",
-              "small": "small", "tiny": "small", "minute": "small"}  # fmt: skip
 NOUNS = frozenset("lesion cell polyp nodule mass tumor".split())  # for what the label names
 LEAST_LARGE, MOST_SMALL = 0.05, 0.3  # share of the image; beyond it a size is certainly wrong
 SPECK = 0.001  # share of the image; what is smaller in a mask is no object
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A color that a text names.
-
-    Attributes:
-        said: The words.
-        colors: Those of which any will do.
-        hedged: Whether it is a mixture or an -ish, which the eye sees relative to its surroundings.
-        background: Whether it is named of the background.
-    """
-
-    said: str
-    colors: tuple[str, ...]
-    hedged: bool
-    background: bool
 
 
 def flag_disagreements(text: str, simple: str, image: Image.Image, record: Record) -> list[str]:
@@ -122,24 +78,6 @@ def find_absent(text: str, image: Image.Image) -> list[str]:
     return [*dict.fromkeys(claim.said for claim in claims if not _is_seen(claim, pixels))]
 
 
-def find_claims(text: str) -> Iterator[Claim]:
-    """Find the colors that a text says are there; words in a row are one color."""
-    tokens = COLOR_TOKEN.findall(NAMES.sub("something", text.lower()))
-    start = 0
-    while start < len(tokens):
-        stop = start
-        while stop < len(tokens) and _colors_of(tokens[stop]):
-            stop += 1
-        if stop > start and not _is_denied(tokens, start, stop):
-            parts = [part for token in tokens[start:stop] for part in token.split("-")]
-            named = [part for part in parts if _colors_of(part)]
-            colors = [name for part in named for name in _colors_of(part)]
-            hedged = len(named) > 1 or named[0] in HEDGED
-            place = tokens[stop : stop + 2]
-            yield Claim(" ".join(tokens[start:stop]), tuple(colors), hedged, "background" in place)
-        start = stop + 1
-
-
 def measure_colors(image: Image.Image) -> Floats:
     """Return the colors of an RGB image, shrunk to `SHRUNK`: CIELAB (h, w, 3), D65."""
     small = image.copy()
@@ -153,22 +91,6 @@ def measure_colors(image: Image.Image) -> Floats:
     scaled = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     x, y, z = np.moveaxis(scaled, -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
-
-
-def _colors_of(token: str) -> tuple[str, ...]:
-    """Return the colors that a word or words with hyphens may mean; none for other words."""
-    parts = token.split("-")
-    return tuple(name for part in parts for name in WORDS.get(HEDGED.get(part, part), ()))
-
-
-def _is_denied(tokens: Sequence[str], start: int, stop: int) -> bool:
-    before = tokens[max(0, start - NEGATION_WORDS) : start]
-    after = tokens[stop : stop + NEGATION_WORDS // 2 + 1]
-    for index in range(len(before) - 1, -1, -1):
-        if before[index] in (*".;:", "but"):
-            before = before[index + 1 :]
-            break
-    return not NEGATION.isdisjoint(before) or "absent" in after
 
 
 def _is_seen(claim: Claim, pixels: Floats) -> bool:

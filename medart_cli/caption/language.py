@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 
-from medart_cli.caption.words import words_of
+from medart_cli.data.words import words_of
 
 # The commonest words that carry no meaning; one that two languages share counts for both.
 FUNCTION_WORDS = {

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medart_cli.caption.language import FUNCTION_WORDS
-from medart_cli.caption.words import NEGATED_WORDS, fold_word, is_negated, spaced
 from medart_cli.data.classes import ClassWords
+from medart_cli.data.words import NEGATED_WORDS, fold_word, is_negated, spaced
 
 # Names of classes that are also everyday words of a caption ("normal skin") name no class.
 EVERYDAY = frozenset(

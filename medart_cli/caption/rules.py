@@ -21,9 +21,9 @@ from medart_cli.caption.claims import (
 )
 from medart_cli.caption.language import find_language, foreign_script, lacks_function_words
 from medart_cli.caption.mentions import Mention, find_mentions, is_finding
-from medart_cli.caption.words import spaced, words_of
 from medart_cli.data.classes import ClassWords
 from medart_cli.data.profiles import Profile
+from medart_cli.data.words import spaced, words_of
 
 TOO_LONG = "too long"
 ONLY_REASONING = "is only reasoning"  # the model thought, and said nothing

@@ -113,7 +113,7 @@ def _compare_varieties(
         groups = real.groups[rows], item.clusters[columns]
         measured[label] = measure_variety(first, second, groups=groups, config=config)
     whole = measured.pop(None)
-    if _differ_in_labels(real, item):
+    if differ_in_labels(real, item):
         whole |= {"variety_collapsed": None, "variety_note": "the sets differ in their labels"}
     every = {"all images together": whole, **measured}
     return {
@@ -123,7 +123,7 @@ def _compare_varieties(
     }
 
 
-def _differ_in_labels(real: ImageSet, item: ImageSet) -> bool:
+def differ_in_labels(real: ImageSet, item: ImageSet) -> bool:
     """Say whether the labels' shares are so unlike that the sets' variety must differ."""
     first, second = real.count_labels(), item.count_labels()
     if not first or not second:

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from medart_cli.data.finished import forget_finished, note_finished
 from medart_cli.data.manifest import write_manifest
 from medart_cli.data.output import Output, open_output, write_json
 from medart_cli.errors import RunError
+from medart_cli.evaluate.captions import Reteller, find_reteller, measure_captions
 from medart_cli.evaluate.colors import compare_colors, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import find_copies, list_copies, sum_up, tell_rate
+from medart_cli.evaluate.diversity import find_collapsed, measure_diversity
 from medart_cli.evaluate.networks import Networks, build_networks, extract
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.page import distance_names, format_short, head_short, write_page
 from medart_cli.evaluate.ranking import rank
+from medart_cli.evaluate.recognition import Judge, load_judge, measure_recognition
 from medart_cli.evaluate.sets import (
     Hashed,
     ImageSet,
@@ -30,6 +34,7 @@ from medart_cli.evaluate.verdict import (
     find_suspected,
     qualify_winner,
     tell_closeness,
+    tell_contents,
     tell_patients,
     tell_ranking,
     tell_recall,
@@ -57,7 +62,11 @@ def measure_sets(
         output: The report folder.
     """
     started, cache = time.monotonic(), make_cache(config.cache)
-    networks = build_networks(config, cache)  # before all images are read: it may refuse
+    # Before all images are read: these may refuse.
+    networks = build_networks(config, cache)
+    judge, reteller = load_judge(config, sets), find_reteller(config, sets)
+    if judge is not None:
+        networks = replace(networks, more=[judge.extractor])
     hashed = hashed or hash_sets(sets)
     if config.shard is not None:
         _, failures = extract(config, hashed, networks, cache)
@@ -69,7 +78,9 @@ def measure_sets(
         sets, failures = extract(config, hashed, networks, cache)
         if not is_first():  # the features are computed; one process measures
             return {"result": str(config.out)}
-        facts = measure(config, (sets, failures), networks, started=started)
+        facts = measure(
+            config, (sets, failures), networks, contents=(judge, reteller), started=started
+        )
         summary = summarize(config, facts)
         made_of = None if failures else describe_work(config, hashed, cache)
         if made_of is not None:
@@ -84,6 +95,7 @@ def measure(
     readable: tuple[list[ImageSet], dict[str, str]],
     networks: Networks,
     *,
+    contents: tuple[Judge | None, Reteller | None] = (None, None),
     started: float,
 ) -> dict[str, Any]:
     """Measure, write all files of the report, and return what metrics.json holds."""
@@ -108,10 +120,14 @@ def measure(
         ],
         "comparisons": compare_sets(config, real, synthetic, networks, cache),
         "color": compare_colors(config, real, synthetic, networks.colors, cache),
+        "diversity": measure_diversity(config, real, synthetic, networks.main[0], cache),
+        "recognition": measure_recognition(config, sets, contents[0], cache),
         "unmatched_labels": find_unmatched(real, synthetic),
         "failures": [{"file": name, "reason": why} for name, why in failures.items()],
         "demonstration": any(bool(item.demonstration.any()) for item in sets),
     }
+    facts["demonstration"] |= contents[1] is not None and contents[1].demonstration
+    facts["retelling"], retold = measure_captions(config, sets, contents[1], cache)
     found = find_copies(config, sets, networks, cache)
     facts["copies"] = [sum_up(config, pairs) for pairs in found]
     facts["ranking"] = rank(config, sets, networks, cache, find_suspected(facts))
@@ -121,6 +137,8 @@ def measure(
     facts |= {"settings": config.settings(), "versions": read_versions()}
     facts["seconds"] = round(time.monotonic() - started, 1)
     write_manifest(config.out / "copies.jsonl", list_copies(found))
+    if retold:
+        write_manifest(config.out / "captions.jsonl", retold)
     write_json(config.out / "metrics.json", facts)
     histograms = {
         item.name: color.pooled_histograms(read_features(item.keys, networks.colors, cache))
@@ -207,7 +225,7 @@ def show(facts: dict[str, Any]) -> None:
     for item in facts["color"]:
         log.info("%s: %s", item["set"], tell_gaps(item))
         log.info("%s: %s", item["set"], tell_variety(item))
-    for line in (*tell_patients(facts), *tell_recall(facts)):
+    for line in (*tell_patients(facts), *tell_recall(facts), *tell_contents(facts)):
         log.info("%s", line)
     for line in tell_closeness(facts):
         log.warning("%s", line)
@@ -257,6 +275,11 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
     share = {item["set"]: item["share"] for item in facts["copies"]}
     close = find_close(facts)
     collapsed = {item["set"]: item["collapsed"] for item in facts["color"]}
+    alike = find_collapsed(facts)
+    shows, tells = (
+        {item["set"]: item["verdict"] for item in facts[name]}
+        for name in ("recognition", "retelling")
+    )
     return {
         "result": str(config.out),
         "features": primary,
@@ -270,6 +293,9 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
                 "copies": share.get(name),
                 "collapsed": collapsed[name],
                 "closer": close[name],
+                "alike": alike[name],
+                "shows_class": shows.get(name),
+                "shows_caption": tells.get(name),
             }
             for name, item in overall.items()
         },

@@ -1,6 +1,6 @@
 """The networks of `medart evaluate`, and the features of all images in the cache."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,16 +43,18 @@ class Networks:
         colors: Color histograms.
         copies: The first network on the whole image, mirrored, on its middle, mirrored, and the
             layout; empty where copies are not looked for.
+        more: What else is looked at in each image, as the classifier of --classifier.
     """
 
     main: list[Extractor]
     colors: Extractor
     copies: list[Extractor]
+    more: list[Extractor] = field(default_factory=list)
 
     @property
     def all(self) -> list[Extractor]:
         """Every extractor once."""
-        return [*self.main, self.colors, *self.copies[1:]]
+        return [*self.main, self.colors, *self.copies[1:], *self.more]
 
 
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:

@@ -13,10 +13,12 @@ from medart_cli.options import (
     ONE_CALL,
     RUN_ONLY,
     AllowSynthetic,
+    Classes,
     CommonConfig,
     Folders,
     Hint,
     complete_features,
+    complete_profile,
     parse_levels,
     parse_shard,
 )
@@ -25,6 +27,7 @@ _output_option = partial(Option, rich_help_panel="Output")
 _data_option = partial(Option, rich_help_panel="Data")
 _measures_option = partial(Option, rich_help_panel="Metrics")
 _copies_option = partial(Option, rich_help_panel="Near-copies")
+_contents_option = partial(Option, rich_help_panel="Contents")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +161,35 @@ class EvaluateConfig(CommonConfig):
         RUN_ONLY,
     ] = None
 
+    classifier: Annotated[
+        Path | None,
+        _contents_option(
+            help="Do drawn images show their class? Folder that medart classify wrote: the share "
+            "of drawn images that it puts in their class, beside that of real ones (of REAL and "
+            "--holdout) that it has not seen."
+        ),
+    ] = None
+    captioner: Annotated[
+        str | None,
+        _contents_option(
+            help="Do drawn images show their caption? Folder or hub id of an image-text-to-text "
+            "model, or tiny: captions drawn and real images again, and compares the attributes."
+        ),
+    ] = None
+    captions: Annotated[
+        int,
+        _contents_option(help="Images of each set to caption again, at random.", min=10),
+    ] = 200
+    profile: Annotated[
+        str | None,
+        _contents_option(
+            autocompletion=complete_profile,
+            help="Modality profile of the new captions: packaged name or TOML file; by default "
+            "that of the captions of REAL, else generic.",
+        ),
+    ] = None
+    classes: Classes = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)
@@ -182,6 +214,15 @@ class EvaluateConfig(CommonConfig):
             raise ConfigError("--features: one is named twice")
         if self.bootstrap and self.bootstrap < 20:
             raise ConfigError(f"--bootstrap must be 0, or 20 or more, got {self.bootstrap}")
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that have no effect in some calls."""
+        asks = "captions profile classes"
+        alone = "with --shard, which computes features alone"
+        return [
+            (self.captioner is None, "without --captioner", asks),
+            (self.shard is not None, alone, f"captioner {asks}"),
+        ]
 
     @property
     def synthetic_roots(self) -> list[Path | None]:

@@ -20,11 +20,15 @@ from medart_cli.data.page import (
     format_inputs,
     render,
 )
+from medart_cli.evaluate.captions import show_captions
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_rate
+from medart_cli.evaluate.diversity import show_diversity
+from medart_cli.evaluate.recognition import show_recognition
 from medart_cli.evaluate.sets import ImageSet
 from medart_cli.evaluate.verdict import (
     tell_closeness,
+    tell_contents,
     tell_patients,
     tell_ranking,
     tell_recall,
@@ -32,6 +36,7 @@ from medart_cli.evaluate.verdict import (
 )
 from medart_cli.metrics.color import CHANNELS, GAP_MEASURES
 from medart_cli.metrics.comparison import COVERAGES, STRAIGHT_FROM, UNKNOWN, count_units
+from medart_cli.metrics.diversity import COLLAPSED_BELOW
 
 THUMB = 112  # pixels of a picture in a grid
 GRID_COLUMNS = 8
@@ -180,6 +185,10 @@ def write_page(
         histograms=_place_plot(
             draw_histograms(histograms), out / "colors.png", "All pixels of each set."
         ),
+        diversity=[show_diversity(item) for item in facts["diversity"]],
+        collapsed_below=COLLAPSED_BELOW,
+        recognition=[show_recognition(item) for item in facts["recognition"]],
+        retelling=[show_captions(item) for item in facts["retelling"]],
         ranking=_show_ranking(facts["ranking"]),
         copies=[_show_copies(*found) for found in zip(facts["copies"], pairs, strict=True)],
         looked_for=SEEN_THROUGH,
@@ -203,6 +212,7 @@ def _introduce(facts: dict[str, Any]) -> list[str]:
         lines.append(f"{item['set']}: {tell_gaps(item)}.")
         lines.append(f"{item['set']}: {tell_variety(item)}.")
     lines += [*tell_recall(facts), *tell_closeness(facts)]
+    lines += [f"{line}." for line in tell_contents(facts)]
     for item in facts["copies"]:
         lines.append(f"{item['set']}: {_count_copies(item)}")
     if facts["ranking"]:

@@ -52,7 +52,9 @@ def find_summary(config: EvaluateConfig, hashed: Hashed, cache: Path) -> dict[st
 
 def describe_output(config: EvaluateConfig) -> Output:
     """Say what the report folder belongs to."""
-    inputs = (config.real, *config.synthetic, config.holdout)
+    inputs = (config.real, *config.synthetic, config.holdout, config.classifier)
     return Output(
-        config.out, "evaluate", config.settings(), config.name_run_only(), config.overwrite, inputs
+        *(config.out, "evaluate", config.settings(), config.name_run_only(), config.overwrite),
+        inputs,
+        formerly={"captions": EvaluateConfig.captions},  # it has no effect without --captioner
     )

@@ -19,6 +19,7 @@ from medart_cli.data.finished import hash_parts
 from medart_cli.data.hashes import hash_model
 from medart_cli.data.manifest import Record, hash_file
 from medart_cli.errors import ConfigError
+from medart_cli.evaluate.contents import describe_contents
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.log import progress
 from medart_cli.metrics.arrays import Digests, Indices
@@ -239,12 +240,20 @@ def _hash(record: Record, failures: dict[str, str]) -> bytes:
         return UNREAD
 
 
-def describe_set(item: ImageSet) -> str:
-    """Return a hash over all of a set that what is measured depends on, and over its names."""
+def describe_set(item: ImageSet, *, texts: bool = False) -> str:
+    """Return a hash over all of a set that what is measured depends on, and over its names.
+
+    Args:
+        item: The set.
+        texts: Whether that is also captions, and what images were drawn from.
+    """
     digest = hashlib.sha256(item.name.encode())
     for record, key in zip(item, item.keys, strict=True):
-        facts = (record.file_name, record.label, record.group, record.demonstration, key.hex())
-        digest.update(json.dumps(facts).encode())
+        facts = [record.file_name, record.label, record.group, record.demonstration, key.hex()]
+        if texts:
+            told = (record.text, record.source, record.fields.get("prompt"), record.synthetic)
+            facts += [*told, record.fields.get("caption")]
+        digest.update(json.dumps(facts, default=str).encode())
     return digest.hexdigest()
 
 
@@ -263,12 +272,15 @@ def describe_work(config: EvaluateConfig, hashed: Hashed, cache: Path) -> str | 
     fixed = ("inception", "efficientnet-lite0")  # their weights are known by the versions
     if any(model is None and name not in fixed for name, model in zip(names, models, strict=True)):
         return None
+    contents = describe_contents(config, cache)
+    if None in contents:
+        return None
     there = sorted(path.name for path in cache.glob("inception*"))  # which network is the default
     settings = {
         name: value for name, value in config.settings().items() if name != "fail_on_copies"
     }
     versions = (name_versions(), __version__, metadata.version("scipy"))
     accounts = [item.account.facts() for item in sets]
-    return hash_parts(
-        (settings, accounts, [describe_set(item) for item in sets], models, there, versions)
-    )
+    texts = config.captioner is not None
+    described = [describe_set(item, texts=texts) for item in sets]
+    return hash_parts((settings, accounts, described, models, contents, there, versions))

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from medart_cli.evaluate.captions import tell_captions
+from medart_cli.evaluate.diversity import find_collapsed, tell_diversity
+from medart_cli.evaluate.recognition import tell_recognition
 from medart_cli.metrics.closeness import PERMUTATIONS, SIGNIFICANCE
 from medart_cli.metrics.comparison import CLOSER, UNKNOWN
 from medart_cli.metrics.ranking import find_sign
@@ -87,14 +90,24 @@ def find_suspected(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def qualify_winner(facts: dict[str, Any]) -> str:
-    """Word what qualifies a winner: a collapse of color variety, or no search for near-copies."""
+    """Word what qualifies a winner: a collapse of variety, or no search for near-copies."""
     collapsed = {item["set"] for item in facts["color"] if item["collapsed"]}
     told = ""
     if facts["ranking"]["winner"] in collapsed:
         told += "; but its color variety has collapsed"
+    if alike := find_collapsed(facts).get(facts["ranking"]["winner"]):
+        told += f"; but its diversity has collapsed ({', '.join(alike)})"
     if facts["ranking"]["winner"] and not facts["copies"]:
         told += "; near-copies were not checked"
     return told
+
+
+def tell_contents(facts: dict[str, Any]) -> list[str]:
+    """Say of each set how diverse it is, and whether its images show their class and caption."""
+    lines = [f"{item['set']}: {tell_diversity(item)}" for item in facts["diversity"]]
+    for name, tell in (("recognition", tell_recognition), ("retelling", tell_captions)):
+        lines += [f"{item['set']}: {line}" for item in facts[name] for line in tell(item)]
+    return lines
 
 
 def tell_ranking(ranking: dict[str, Any]) -> list[str]:

@@ -115,7 +115,19 @@ def find_limits(linear: Linear, codes: Integers) -> Array:
 
 
 def average_limits(linear: Linear, codes: Integers) -> tuple[float, float]:
-    """Give the limits of the mean of K shares from the limits of each.
+    """Give the limits of the mean of K shares from the limits of each; see `contrast_limits`."""
+    count = linear.values.shape[1]
+    low, high = contrast_limits(linear, codes, np.full(count, 1 / count))
+    return max(0.0, low), min(1.0, high)
+
+
+def contrast_limits(linear: Linear, codes: Integers, weights: Array) -> tuple[float, float]:
+    """Give the limits of a weighted sum of K shares, as their difference, from the limits of each.
+
+    Args:
+        linear: The shares.
+        codes: The group of each image, (N,).
+        weights: Of each share, of either sign, (K,).
 
     Source:
         MOVER, Zou and Donner 2008, Statistics in Medicine 27, 1693-1702, with the correlations of
@@ -127,10 +139,11 @@ def average_limits(linear: Linear, codes: Integers) -> tuple[float, float]:
     scale = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
     likeness = np.divide(products, scale, out=np.eye(len(mean)), where=scale > 0)
     below, above = mean - limits[:, 0], limits[:, 1] - mean
-    low, high = (
-        np.sqrt(max(0.0, reach @ likeness @ reach)) / len(mean) for reach in (below, above)
-    )
-    return float(max(0.0, mean.mean() - low)), float(min(1.0, mean.mean() + high))
+    down = weights * np.where(weights > 0, below, above)  # how far each share can take the sum
+    up = weights * np.where(weights > 0, above, below)
+    low, high = (np.sqrt(max(0.0, reach @ likeness @ reach)) for reach in (down, up))
+    value = weights @ mean
+    return float(value - low), float(value + high)
 
 
 def _wilson(mean: Array, share: Array, reach: Array) -> Array:

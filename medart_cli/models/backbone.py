@@ -90,7 +90,7 @@ def load_backbone(
             reason = shorten(str(error), 300)
             raise ConfigError(f"{name}: cannot be loaded as an image model: {reason}") from error
     module = module.eval()
-    fingerprint = _fingerprint(module, f"{dtype} {facts}")
+    fingerprint = hash_module(module, f"{dtype} {facts}")
     shapes = {tuple(prepare(Image.new("RGB", size)).shape) for size in ((64, 48), (48, 64))}
     shape = shapes.pop()
     if shapes or shape[0] != 3 or shape[1] != shape[2]:
@@ -227,7 +227,8 @@ class _Pooled(nn.Module):
         return found.flatten(start_dim=2).mean(dim=2) if found.dim() == 4 else found
 
 
-def _fingerprint(module: nn.Module, facts: str) -> str:
+def hash_module(module: nn.Module, facts: str) -> str:
+    """Return a SHA-256 over a module's weights and what else its results depend on."""
     digest = hashlib.sha256(facts.encode("utf-8"))
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

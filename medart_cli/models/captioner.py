@@ -26,7 +26,7 @@ from transformers import (
 from medart_cli.errors import ConfigError, MissingModelError, RunError, find_full_memory
 from medart_cli.log import log
 from medart_cli.models.chat import LOCAL, PROBE, UNREADABLE, Chat, first_line, read_chat
-from medart_cli.models.device import build_generator
+from medart_cli.models.device import DTYPES, build_generator, find_precision
 from medart_cli.models.hub import (
     DEMONSTRATION_KEY,
     TINY,
@@ -35,6 +35,7 @@ from medart_cli.models.hub import (
     check_weights,
     embedded_model,
     find_model,
+    public_name,
 )
 from medart_cli.models.questions import Answer, Question, Sampling
 
@@ -46,13 +47,16 @@ KNOWN_DOWNLOAD_SIZES = {  # of those in docs/captioners.md, for messages
 OTHER_DOWNLOAD_SIZE = "about 2 GB for each billion parameters"  # of others
 
 
-def find_captioner(model: str, *, revision: str | None = None, offline: bool = False) -> Path:
+def find_captioner(
+    model: str, *, revision: str | None = None, offline: bool = False, option: str = "--model"
+) -> Path:
     """Return the folder of a captioner: a local one, the embedded one, or a hub id's.
 
     Args:
         model: Folder, `tiny`, or hub id, which is taken from the cache or the hub.
         revision: Commit, branch or tag of a hub id.
         offline: Do not ask the hub.
+        option: What of the command names it, for the message.
 
     Raises:
         MissingModelError: It is not there and may not or cannot be fetched, or lacks a file.
@@ -62,10 +66,40 @@ def find_captioner(model: str, *, revision: str | None = None, offline: bool = F
         folder = embedded_model("captioner")
     else:
         size = KNOWN_DOWNLOAD_SIZES.get(model, OTHER_DOWNLOAD_SIZE)
-        folder = find_model(model, option="--model", size=size, revision=revision, offline=offline)
+        folder = find_model(model, option=option, size=size, revision=revision, offline=offline)
     check_code(folder)
     check_weights(folder)
     return folder
+
+
+def open_captioner(
+    model: str,
+    folder: Path,
+    *,
+    device: torch.device,
+    precision: str,
+    sampling: Sampling,
+    load_in: Literal["4bit", "8bit"] | None = None,
+) -> "Captioner":
+    """Load a captioner, under a name that tells nothing about this machine.
+
+    Args:
+        model: What it was asked for by.
+        folder: From `find_captioner`.
+        device: Where to compute.
+        precision: `auto`, or of `DTYPES`.
+        sampling: How answers are drawn.
+        load_in: Quantization of the weights; None for none.
+
+    Raises:
+        As `Captioner.load`.
+    """
+    dtype = DTYPES[find_precision(precision, device)]
+    log.info("loading %s", model)
+    captioner = Captioner(folder, device=device, dtype=dtype, sampling=sampling).load(load_in)
+    # A hub id says where a model is from; a folder's path would tell about this machine instead.
+    captioner.name = public_name(str(folder.resolve())) if Path(model).is_dir() else model
+    return captioner
 
 
 def find_revision(folder: Path) -> str:

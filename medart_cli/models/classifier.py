@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from medart_cli.errors import ConfigError
-from medart_cli.models.backbone import Backbone
+from medart_cli.models.backbone import Backbone, hash_module
 from medart_cli.models.hub import check_loaded
 
 
@@ -38,11 +38,13 @@ class Classifier:
         module: Maps (B, 3, S, S) normalized images to logits (B, K).
         classes: Names of the K classes, in order.
         prepare: Turns an RGB image into its (3, S, S) float32 input.
+        fingerprint: SHA-256 over weights and preprocessing, for cache keys.
     """
 
     module: nn.Module
     classes: list[str]
     prepare: Callable[[Image.Image], Tensor]
+    fingerprint: str
 
 
 def resize_input(backbone: Backbone, image_size: int | None) -> Backbone:
@@ -173,8 +175,9 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
             raise ConfigError(f"{folder}: has no safetensors; medart loads no pickles")
         if "architecture" in config:
             module = timm.create_model(f"local-dir:{folder}", pretrained=True)
-            prepare = create_transform(**resolve_model_data_config(module), is_training=False)
-            names = list(config["label_names"])
+            settings = resolve_model_data_config(module)
+            prepare = create_transform(**settings, is_training=False)
+            names, facts = list(config["label_names"]), json.dumps(settings, sort_keys=True)
         else:
             model, report = AutoModelForImageClassification.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, dtype=torch.float32,
@@ -184,12 +187,14 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
             processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
             module, prepare = _Logits(model), partial(_apply_processor, processor)
             names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+            facts = processor.to_json_string()
     except FileNotFoundError as error:
         raise ConfigError(f"{folder}: has no config.json; use a folder of classify") from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = shorten(str(error), 300)
         raise ConfigError(f"{folder}: is not an image classifier: {reason}") from error
-    return Classifier(module.eval().to(device), names, prepare)
+    fingerprint = hash_module(module.eval(), f"logits {facts}")
+    return Classifier(module.to(device), names, prepare, fingerprint)
 
 
 def _apply_processor(processor: Any, image: Image.Image) -> Tensor:  # noqa: ANN401 - any of theirs

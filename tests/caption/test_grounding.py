@@ -5,7 +5,6 @@ from PIL import Image
 from medart_cli.caption.grounding import (
     RANGES,
     find_absent,
-    find_claims,
     flag_disagreements,
     measure_colors,
     measure_mask,
@@ -26,10 +25,6 @@ def paint(color, spot=None, size=200):
     if spot is not None:
         image.paste(PAINTS[spot], (90, 90, 110, 110))
     return image
-
-
-def said(text):
-    return [(claim.said, claim.colors) for claim in find_claims(text)]
 
 
 @pytest.mark.parametrize("color", RANGES)
@@ -57,26 +52,6 @@ def test_colors_are_those_of_published_tables(color, lab):
 
 def test_images_are_shrunk_before_they_are_measured():
     assert measure_colors(Image.new("RGB", (400, 200))).shape == (64, 128, 3)
-
-
-@pytest.mark.parametrize(
-    ("text", "claims"),
-    [
-        ("A brown lesion with a black dot.", [("brown", ("brown",)), ("black", ("black",))]),
-        ("A bluish-gray veil", [("bluish-gray", ("blue", "gray"))]),
-        ("reddish brown, then grey", [("reddish brown", ("red", "brown")), ("grey", ("gray",))]),
-        ("violet nuclei", [("violet", ("purple",))]),
-        ("No blue or white structures. Brown dots.", [("brown", ("brown",))]),
-        ("without red areas, but with pink ones", [("pink", ("pink",))]),
-        ("blue areas are absent", []),
-        ("next to red blood cells and white blood cells", []),
-        ("gray matter, a grayscale image in black-and-white", []),
-        ("uncolored, redder, Greenland, a blueprint", []),
-        ("The lesion is round.", []),
-    ],
-)
-def test_words_say_which_colors_are_claimed(text, claims):
-    assert said(text) == claims
 
 
 def test_the_background_is_looked_for_at_the_edges():

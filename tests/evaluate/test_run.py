@@ -126,6 +126,30 @@ def test_every_key_of_the_metrics_is_documented(network, sets, tmp_path):
     assert (keys_of(facts) | keys_of(json.loads(result.stdout))) - names - known == set()
 
 
+def test_a_report_from_before_captions_could_be_asked_for_is_made_again(network, sets, tmp_path):
+    out = tmp_path / "r"
+    assert evaluate(network, *sets, out=out).exit_code == 0
+    settings = (out / "settings.toml").read_text(encoding="utf-8")
+    assert "captions = 200\n" in settings
+    (out / "settings.toml").write_text(settings.replace("captions = 200\n", ""), encoding="utf-8")
+    again = evaluate(network, *sets, out=out)
+    assert again.exit_code == 0, again.stderr
+
+
+def test_a_class_that_repeats_a_few_images_is_named_as_collapsed(network, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.evaluate.test_run.COUNT", 48)
+    real, syn = save_set(tmp_path / "real", 0), save_set(tmp_path / "syn", 100)
+    paths = sorted((tmp_path / "syn" / "nevus").iterdir())
+    for index, path in enumerate(paths[2:]):
+        shutil.copy(paths[index % 2], path)
+    result = evaluate(network, real, syn, out=tmp_path / "r", extra=("--bootstrap", "0", "--json"))
+    assert result.exit_code == 0, result.stderr
+    found = read_metrics(tmp_path / "r")["diversity"][0]
+    assert found["collapsed"] == ["nevus"] == json.loads(result.stdout)["sets"]["syn"]["alike"]
+    assert found["labels"]["melanoma"]["diversity_collapsed"] is False
+    assert "mode collapse, drawn images are alike in: nevus" in result.stderr
+
+
 def test_the_same_command_again_gives_the_same_figures(network, sets, tmp_path):
     first = evaluate(network, *sets, out=tmp_path / "a", extra=("--bootstrap", "20"))
     again = evaluate(

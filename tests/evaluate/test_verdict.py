@@ -42,8 +42,10 @@ def test_a_label_counts_as_close_beyond_the_rate_of_all_labels_together():
 
 def test_what_speaks_against_a_winner_is_said():
     facts = {"ranking": {"winner": "a"}, "color": [{"set": "a", "collapsed": ["x"]}], "copies": []}
+    facts["diversity"] = [{"set": "a", "collapsed": ["x", "y"]}, {"set": "b", "collapsed": []}]
     assert qualify_winner(facts) == (
-        "; but its color variety has collapsed; near-copies were not checked"
+        "; but its color variety has collapsed; but its diversity has collapsed (x, y); "
+        "near-copies were not checked"
     )
     facts["ranking"]["winner"] = None
     assert qualify_winner(facts) == ""

@@ -1,4 +1,4 @@
-from medart_cli.caption.words import fold_word, is_negated, spaced, words_of
+from medart_cli.data.words import fold_word, is_negated, spaced, words_of
 
 
 def test_words_are_small_and_without_punctuation():
