@@ -18,6 +18,7 @@ RIGHT = {
     ("data/checkpoint.py", "--overwrite"): "of finetune, whose checkpoints doctor only looks for",
     ("data/manifest.py", "--root"): "doctor reads no data set",
     ("data/output.py", "--overwrite"): "caption has no output folder of its own",
+    ("data/profiles.py", "--profile"): "evaluate words captions as the run did",
     ("metrics/features.py", "--features"): "classify takes features, but no Inception",
     ("metrics/features.py", "--cache"): "doctor fills no cache",
     ("models/backbone.py", "--features"): "a default; classify passes --backbone",

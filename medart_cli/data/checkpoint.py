@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from medart_cli.data.files import draft_of
 from medart_cli.data.manifest import hash_file
+from medart_cli.data.output import write_text
 from medart_cli.errors import ConfigError, RunError
 from medart_cli.log import log
 
@@ -29,6 +30,7 @@ EMA_NAME = "ema.safetensors"
 RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
 TRAINING_HASHES = "training_hashes.txt"  # of the training images' bytes, one a line
+HELDOUT_HASHES = "heldout_hashes.txt"  # the same of images that were held out of the training
 TRAINED = ("transformer", "text_encoder")
 
 
@@ -290,6 +292,25 @@ def hash_trained(folder: Path) -> str:
 def _weight_files(folder: Path) -> Iterator[Path]:
     for name in TRAINED:
         yield from sorted((folder / name).glob("*.safetensors"))
+
+
+def write_hashes(folder: Path, trained: Iterable[str], held: Iterable[str]) -> None:
+    """List the SHA-256 of the images that a run trains on, and of those that it holds out."""
+    for name, hashes in ((TRAINING_HASHES, trained), (HELDOUT_HASHES, held)):
+        write_text(folder / name, "".join(f"{digest}\n" for digest in hashes))
+
+
+def copy_hashes(source: Path, folder: Path) -> None:
+    """Copy these lists from a run or checkpoint, as far as it has them."""
+    for name in (TRAINING_HASHES, HELDOUT_HASHES):
+        if (source / name).is_file():
+            write_text(folder / name, (source / name).read_text(encoding="utf-8"))
+
+
+def read_hashes(folder: Path, name: str) -> frozenset[str] | None:
+    """Read one of these lists; None where there is none, as in a run folder of an older version."""
+    path = folder / name
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else None
 
 
 def trim_log(path: Path, last_step: int) -> None:

@@ -24,7 +24,7 @@ from medart_cli.data.profiles import DEFAULT_PROFILE, Profile, read_profile
 from medart_cli.errors import ConfigError
 from medart_cli.evaluate.attributes import COLOR, SIZE, find_attributes, tabulate
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import ImageSet
+from medart_cli.evaluate.sets import ImageSet, find_training
 from medart_cli.log import log, progress
 from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.recognition import AS_WELL, LESS, NOT_SHOWN
@@ -107,12 +107,18 @@ def find_reteller(config: EvaluateConfig, sets: Sequence[ImageSet]) -> Reteller 
                 f"--captioner: no image of {item.name} has a caption (prompt or text in its "
                 "manifest); leave --captioner out, or use images that medart sample drew"
             )
-    name = config.profile or _guess_profile(sets[0])
+    name = config.profile or _guess_profile(_find_captioned(config, sets))
     profile = read_profile(name, config.classes)
     hush_libraries("transformers")
     folder = find_captioner(config.captioner, offline=config.offline, option="--captioner")
     facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return Reteller(folder, profile, bool(facts.get(DEMONSTRATION_KEY, False)))
+
+
+def _find_captioned(config: EvaluateConfig, sets: Sequence[ImageSet]) -> ImageSet:
+    """Return the real images whose captions are drawn: the training images, where known."""
+    trained = find_training(config, [*sets])
+    return sets[0] if trained is None else trained
 
 
 def _guess_profile(real: ImageSet) -> str:
@@ -142,12 +148,12 @@ def measure_captions(
     """
     if reteller is None:
         return [], []
-    facts, lines = [], []
+    facts, lines, owners = [], [], _find_captioned(config, sets)
     for item in sets[1 : 1 + len(config.synthetic)]:
         drawn = choose_drawn(config, item)
-        sources = find_sources(drawn, sets[0])
-        drawn = Recaptioned(item, drawn.rows, drawn.texts, name_captions(drawn, sources, sets[0]))
-        real, paired = choose_real(config, sets[0], sources)
+        sources = find_sources(drawn, owners)
+        drawn = Recaptioned(item, drawn.rows, drawn.texts, name_captions(drawn, sources, owners))
+        real, paired = choose_real(config, owners, sources)
         told = retell(config, [drawn, real], reteller, cache)
         failed, sides = [], []
         for part, answers in zip((drawn, real), told, strict=True):

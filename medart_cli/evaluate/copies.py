@@ -13,11 +13,12 @@ import torch
 from medart_cli import stop
 from medart_cli.evaluate.networks import Networks
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import ImageSet
+from medart_cli.evaluate.sets import ImageSet, find_heldout, find_training
 from medart_cli.log import log
 from medart_cli.metrics import copies
 from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.features import read_features
+from medart_cli.metrics.membership import share_by_patient
 from medart_cli.models.device import find_device
 
 SPACES = ("features", "features of the middle", "pixels")  # where copies are looked for
@@ -42,7 +43,8 @@ class Pairs:
 
     Attributes:
         own: The synthetic set, N images.
-        real: The real set.
+        real: The images that may have been copied: the training images, else the real set.
+        alone: Whether these set the threshold as well, each left out.
         nearest: The nearest in each of SPACES.
         verdict: Which are near-copies by these.
         found: Row of the real image to show beside each, (N,).
@@ -51,6 +53,7 @@ class Pairs:
 
     own: ImageSet
     real: ImageSet
+    alone: bool
     nearest: list[copies.Nearest]
     verdict: copies.Verdict
     found: Indices
@@ -90,16 +93,17 @@ def find_copies(
     config: EvaluateConfig, sets: list[ImageSet], networks: Networks, cache: Path
 ) -> list[Pairs]:
     """Find near-copies in each synthetic set; nothing where there are too few images."""
-    real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
+    synthetic, trained = sets[1 : 1 + len(config.synthetic)], find_training(config, sets)
+    real = sets[0] if trained is None else trained  # what may have been copied
     if not config.copies:
         return []
     if len(real) < copies.LEAST_TRAINING:
         log.warning("%s: too few images to detect near-copies", real.name)
         return []
     find_nearest = partial(_find_nearest, real, networks, cache, find_device(config.device))
-    trained = config.holdout is None
-    holdout = real if trained else sets[-1]
-    heldout = find_nearest(holdout, real.groups if trained else real.find_groups(holdout))
+    holdout = find_heldout(config, sets)
+    alone = holdout is real
+    heldout = find_nearest(holdout, real.groups if alone else real.find_groups(holdout))
     twins = int(copies.find_twins(heldout[-1]).sum())
     if twins:
         log.warning(
@@ -115,9 +119,9 @@ def find_copies(
         stop.check()
         nearest = find_nearest(item, np.full(len(item), -1))  # compared with all real images
         verdict = copies.judge_copies(
-            nearest, heldout, holdout.groups, rate=config.copy_rate, trained=trained
+            nearest, heldout, holdout.groups, rate=config.copy_rate, trained=alone
         )
-        found.append(_pair_up(item, real, nearest, verdict))
+        found.append(_pair_up(item, real, nearest, verdict, alone=alone))
     return found
 
 
@@ -145,7 +149,12 @@ def _find_nearest(
 
 
 def _pair_up(
-    item: ImageSet, real: ImageSet, nearest: list[copies.Nearest], verdict: copies.Verdict
+    item: ImageSet,
+    real: ImageSet,
+    nearest: list[copies.Nearest],
+    verdict: copies.Verdict,
+    *,
+    alone: bool = True,
 ) -> Pairs:
     """Choose the real image that stands beside each synthetic one."""
     index = np.stack([part.index for part in nearest])  # (spaces, N)
@@ -154,10 +163,10 @@ def _pair_up(
     place = np.searchsorted(real.keys, item.keys, side="right", sorter=order) - 1
     same = order[np.maximum(place, 0)]  # the last image of these bytes, if there is one
     identical = real.keys[same] == item.keys
-    return Pairs(item, real, nearest, verdict, np.where(identical, same, found), identical)
+    return Pairs(item, real, alone, nearest, verdict, np.where(identical, same, found), identical)
 
 
-def sum_up(config: EvaluateConfig, pairs: Pairs) -> dict[str, Any]:
+def sum_up(pairs: Pairs) -> dict[str, Any]:
     """Count the copies of one set, for metrics.json."""
     count, n = int(pairs.copied.sum()), len(pairs.own)
     low, high = copies.wilson_interval(count, n)
@@ -174,10 +183,46 @@ def sum_up(config: EvaluateConfig, pairs: Pairs) -> dict[str, Any]:
         "false_alarms": pairs.verdict.false_alarms,
         "heldout": pairs.verdict.images,
         "heldout_units": pairs.verdict.heldout,
-        "calibration": "held-out set" if config.holdout else "leave-one-out",
+        "calibration": "leave-one-out" if pairs.alone else "held-out set",
+        "copied": count_copied(pairs),
         "real_twins": pairs.verdict.twins,
         "thresholds": dict(zip(SPACES, pairs.verdict.thresholds, strict=True)),
     }
+
+
+def count_copied(pairs: Pairs) -> dict[str, Any]:
+    """Count the images, and the patients, that the drawn images copy, for metrics.json.
+
+    Each copy is one of the image that stands beside it. More images of one model copy more.
+    """
+    real = pairs.real
+    hit = np.zeros(len(real))
+    hit[pairs.found[pairs.copied]] = 1
+    found = {"set": real.name, "copied": int(hit.sum()), "n": len(real), "patients": None}
+    found |= share_by_patient(hit, real.clusters)
+    if real.patients is not None:
+        count = len(np.unique(real.patients[hit > 0]))
+        known = len(np.unique(real.patients))
+        interval = list(copies.wilson_interval(count, known))
+        found["patients"] = {"copied": count, "n": known, "share": count / known} | {
+            "interval": interval
+        }
+    return found
+
+
+def tell_copied(item: dict[str, Any]) -> str:
+    """Say how many images, and patients, were copied."""
+    found, drawn = item["copied"], f"{item['n']} drawn images"
+    parts = [(f"images of {found['set']}", found)]
+    parts += [("patients", found["patients"])] if found["patients"] else []
+    told = []
+    for name, part in parts:
+        low, high = (100 * end for end in part["interval"])
+        told.append(
+            f"{part['copied']} of {part['n']} {name} ({100 * part['share']:.1f}%, 95% interval "
+            f"{low:.1f} to {high:.1f}%)"
+        )
+    return f"copied by these {drawn}: {', '.join(told)}"
 
 
 def tell_rate(item: dict[str, Any]) -> str:

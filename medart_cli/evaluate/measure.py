@@ -14,8 +14,9 @@ from medart_cli.data.output import Output, open_output, write_json
 from medart_cli.errors import RunError
 from medart_cli.evaluate.captions import Reteller, find_reteller, measure_captions
 from medart_cli.evaluate.colors import compare_colors, tell_gaps, tell_variety
-from medart_cli.evaluate.copies import find_copies, list_copies, sum_up, tell_rate
+from medart_cli.evaluate.copies import find_copies, list_copies, sum_up, tell_copied, tell_rate
 from medart_cli.evaluate.diversity import find_collapsed, measure_diversity
+from medart_cli.evaluate.membership import measure_membership, tell_membership
 from medart_cli.evaluate.networks import Networks, build_networks, extract
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.page import distance_names, format_short, head_short, write_page
@@ -26,9 +27,9 @@ from medart_cli.evaluate.sets import (
     ImageSet,
     code_labels,
     describe_work,
-    hash_sets,
     shared_labels,
 )
+from medart_cli.evaluate.training import TrainedRun, describe_run, hash_and_settle
 from medart_cli.evaluate.verdict import (
     find_close,
     find_suspected,
@@ -51,23 +52,26 @@ FORMAT = 1  # of metrics.json
 
 
 def measure_sets(
-    config: EvaluateConfig, sets: list[ImageSet], hashed: Hashed | None, output: Output
+    config: EvaluateConfig,
+    read: tuple[list[ImageSet], Hashed | None],
+    output: Output,
+    run: TrainedRun | None,
 ) -> dict[str, Any]:
     """Compute the features, measure, and write the report; a shard computes its features alone.
 
     Args:
         config: The options.
-        sets: The sets.
-        hashed: The same with their keys, where they have been read already.
+        read: The sets, and the same with their keys, where they have been read already.
         output: The report folder.
+        run: What drew a synthetic set, where that is said.
     """
     started, cache = time.monotonic(), make_cache(config.cache)
     # Before all images are read: these may refuse.
     networks = build_networks(config, cache)
-    judge, reteller = load_judge(config, sets), find_reteller(config, sets)
+    judge, reteller = load_judge(config, read[0]), find_reteller(config, read[0])
     if judge is not None:
         networks = replace(networks, more=[judge.extractor])
-    hashed = hashed or hash_sets(sets)
+    hashed = read[1] or hash_and_settle(config, read[0], run)
     if config.shard is not None:
         _, failures = extract(config, hashed, networks, cache)
         log.info("shard %s is done; when all are, run without --shard to measure", config.shard)
@@ -79,10 +83,14 @@ def measure_sets(
         if not is_first():  # the features are computed; one process measures
             return {"result": str(config.out)}
         facts = measure(
-            config, (sets, failures), networks, contents=(judge, reteller), started=started
+            config, (sets, failures), networks, run, contents=(judge, reteller), started=started
         )
         summary = summarize(config, facts)
-        made_of = None if failures else describe_work(config, hashed, cache)
+        made_of = (
+            None
+            if failures
+            else describe_work(config, hashed, cache, describe_run(config, hashed[0], run))
+        )
         if made_of is not None:
             note_finished(config.out, made_of, summary)
         show(facts)
@@ -94,6 +102,7 @@ def measure(
     config: EvaluateConfig,
     readable: tuple[list[ImageSet], dict[str, str]],
     networks: Networks,
+    run: TrainedRun | None,
     *,
     contents: tuple[Judge | None, Reteller | None] = (None, None),
     started: float,
@@ -129,7 +138,8 @@ def measure(
     facts["demonstration"] |= contents[1] is not None and contents[1].demonstration
     facts["retelling"], retold = measure_captions(config, sets, contents[1], cache)
     found = find_copies(config, sets, networks, cache)
-    facts["copies"] = [sum_up(config, pairs) for pairs in found]
+    facts["copies"] = [sum_up(pairs) for pairs in found]
+    facts["membership"] = measure_membership(config, sets, run)
     facts["ranking"] = rank(config, sets, networks, cache, find_suspected(facts))
     if facts["ranking"]:
         facts["ranking"]["reason"] += qualify_winner(facts)
@@ -235,6 +245,9 @@ def show(facts: dict[str, Any]) -> None:
             *(item["set"], item["copies"], item["n"], 100 * item["share"]),
             *(100 * item["interval"][0], 100 * item["interval"][1], tell_rate(item)),
         )
+        log.info("%s: %s", item["set"], tell_copied(item))
+    for line in tell_membership(facts["membership"]):
+        log.info("%s", line)
     if facts["ranking"]:
         for line in tell_ranking(facts["ranking"]):
             log.info("%s", line)
@@ -273,6 +286,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
         if item["label"] is None and item["features"] == primary
     }
     share = {item["set"]: item["share"] for item in facts["copies"]}
+    copied = {item["set"]: item["copied"]["share"] for item in facts["copies"]}
     close = find_close(facts)
     collapsed = {item["set"]: item["collapsed"] for item in facts["color"]}
     alike = find_collapsed(facts)
@@ -291,6 +305,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
                 "interval": item["frechet"]["interval"],
                 "kernel": item["kernel"] and item["kernel"]["value"],
                 "copies": share.get(name),
+                "copied": copied.get(name),
                 "collapsed": collapsed[name],
                 "closer": close[name],
                 "alike": alike[name],
@@ -300,6 +315,8 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
             for name, item in overall.items()
         },
         "winner": facts["ranking"] and facts["ranking"]["winner"],
+        "membership": facts["membership"]
+        and {key: facts["membership"][key] for key in ("auc", "interval", "p_value", "shown")},
         "inputs": facts["inputs"],
         "failures": len(facts["failures"]),
     }

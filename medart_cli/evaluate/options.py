@@ -28,6 +28,9 @@ _data_option = partial(Option, rich_help_panel="Data")
 _measures_option = partial(Option, rich_help_panel="Metrics")
 _copies_option = partial(Option, rich_help_panel="Near-copies")
 _contents_option = partial(Option, rich_help_panel="Contents")
+_training_option = partial(Option, rich_help_panel="Training images")
+
+MEMBERS = 256  # images a side whose loss is compared, where no option says otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +192,43 @@ class EvaluateConfig(CommonConfig):
         ),
     ] = None
     classes: Classes = None
+    training: Annotated[
+        str | None,
+        _training_option(
+            help="The images that the model was trained on (rows of split train, or none). "
+            "Near-copies are then searched among them, and REAL sets the threshold unless "
+            "--holdout is given."
+        ),
+    ] = None
+    training_root: Annotated[
+        Path | None,
+        _training_option(help="Folder that file names of --training are relative to."),
+        RUN_ONLY,
+    ] = None
+    run: Annotated[
+        str | None,
+        _training_option(
+            help="Run folder that drew a synthetic set, or one of its checkpoints: tests whether "
+            "its weights tell which images they were trained on (membership). --training is by "
+            "default the run's own data."
+        ),
+    ] = None
+    base: Annotated[
+        str | None,
+        _training_option(
+            help="Base model of --run, if it has moved: a folder or a hub id. Its weights must be "
+            "the same."
+        ),
+        RUN_ONLY,
+    ] = None
+    member_count: Annotated[
+        int | None,
+        _training_option(
+            help="Maximum number of training images, and of held-out images, whose loss is "
+            "compared for membership; 256 by default.",
+            min=2,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,13 +236,13 @@ class EvaluateConfig(CommonConfig):
         parse_shard(self.shard)
         if self.shard is not None and self.overwrite:
             raise ConfigError("--shard: cannot be used with --overwrite")
-        if [self.real, self.holdout, *self.synthetic].count("-") > 1:
+        if [self.real, self.holdout, self.training, *self.synthetic].count("-") > 1:
             raise ConfigError("only one of the sets can be -, standard input")
         if not 0 < self.copy_rate < 1:
             raise ConfigError(f"--copy-rate must be between 0 and 1, got {self.copy_rate}")
         if self.fail_on_copies is not None and not self.copies:
             raise ConfigError("--fail-on-copies needs --copies")
-        self._check_roots("holdout")
+        self._check_roots("holdout", "training")
         if len(self.synthetic_root or ()) not in (0, 1, len(self.synthetic)):
             raise ConfigError(
                 f"--synthetic-root: is given {len(self.synthetic_root or ())} times for "
@@ -219,9 +259,12 @@ class EvaluateConfig(CommonConfig):
         """List options that have no effect in some calls."""
         asks = "captions profile classes"
         alone = "with --shard, which computes features alone"
+        nothing = not self.copies and self.run is None
         return [
             (self.captioner is None, "without --captioner", asks),
             (self.shard is not None, alone, f"captioner {asks}"),
+            (self.run is None, "without --run", "base member_count"),
+            (nothing, "with --no-copies and without --run", "training training_root"),
         ]
 
     @property

@@ -22,8 +22,9 @@ from medart_cli.data.page import (
 )
 from medart_cli.evaluate.captions import show_captions
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
-from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_rate
+from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_copied, tell_rate
 from medart_cli.evaluate.diversity import show_diversity
+from medart_cli.evaluate.membership import tell_membership
 from medart_cli.evaluate.recognition import show_recognition
 from medart_cli.evaluate.sets import ImageSet
 from medart_cli.evaluate.verdict import (
@@ -192,6 +193,7 @@ def write_page(
         ranking=_show_ranking(facts["ranking"]),
         copies=[_show_copies(*found) for found in zip(facts["copies"], pairs, strict=True)],
         looked_for=SEEN_THROUGH,
+        membership=_show_membership(facts["membership"]),
         grids=grids,
         more_labels=more_labels,
         inputs=format_inputs(facts["inputs"]),
@@ -215,6 +217,8 @@ def _introduce(facts: dict[str, Any]) -> list[str]:
     lines += [f"{line}." for line in tell_contents(facts)]
     for item in facts["copies"]:
         lines.append(f"{item['set']}: {_count_copies(item)}")
+        lines.append(f"{item['set']}: {tell_copied(item)}.")
+    lines += tell_membership(facts["membership"])
     if facts["ranking"]:
         lines += tell_ranking(facts["ranking"])
     for name, reasons in facts["unmatched_labels"].items():
@@ -399,9 +403,25 @@ def _show_copies(item: dict[str, Any], pairs: Pairs) -> dict[str, Any]:
     return {
         "name": item["set"],
         "counted": _count_copies(item),
+        "copied": tell_copied(item),
         "real_twins": item["real_twins"],
         "nearest": embed_image(tile_images(tiles, columns=4, gap=10), caption, lossy=True),
     }
+
+
+def _show_membership(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Write the losses of both sides as a table, and what they say."""
+    if found is None:
+        return None
+    head = ["Side", "set", "images", "patients", "loss of the base", "of the run"]
+    rows = []
+    for side in ("training", "heldout"):
+        part, losses = found[side], (found["losses"] or {}).get(side)
+        means = [f"{losses[key]:.4f}" if losses else "-" for key in ("base", "run")]
+        patients = "unknown" if part["patients"] is None else str(part["patients"])
+        rows.append([side, part["set"], str(part["n"]), patients, *means])
+    lines = tell_membership(found)
+    return {"losses": (head, rows), "lines": lines, "captions": found["captions"]}
 
 
 def _draw_pair(pairs: Pairs, row: int) -> Image.Image:

@@ -9,7 +9,7 @@ from scipy import stats
 from medart_cli import stop
 from medart_cli.evaluate.networks import Networks
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import ImageSet, code_labels
+from medart_cli.evaluate.sets import ImageSet, code_labels, find_heldout
 from medart_cli.metrics import color
 from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.comparison import choose_rows
@@ -34,7 +34,7 @@ def rank(
 
     Args:
         config: Its seed, resamples and held-out set.
-        sets: The real set, the synthetic ones, then the held-out one if there is one.
+        sets: From `read_sets`.
         networks: The first of its main ones ranks.
         cache: Where the features are.
         suspected: Sets that are suspected of copies, and why; they cannot win.
@@ -75,7 +75,7 @@ def rank(
 
 def _choose_reference(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet:
     """Take the held-out images, which no set can have copied, where there are enough of them."""
-    held = sets[-1] if config.holdout else sets[0]
+    held = find_heldout(config, sets)
     return held if len(np.unique(held.clusters)) >= LEAST_HELD_OUT else sets[0]
 
 

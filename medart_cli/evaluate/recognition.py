@@ -16,7 +16,7 @@ from medart_cli.data.page import Table
 from medart_cli.errors import ConfigError
 from medart_cli.evaluate.contents import Origin, find_origin, saw_synthetic
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import ImageSet
+from medart_cli.evaluate.sets import ImageSet, find_heldout
 from medart_cli.log import log
 from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.features import Extractor, pack_hashes, read_features
@@ -95,7 +95,8 @@ def measure_recognition(
     if judge is None:
         return []
     count = len(config.synthetic)
-    real, left_out = _predict_real([sets[0], *sets[1 + count :]], judge, cache)
+    held = [] if config.holdout is None else [find_heldout(config, [*sets])]
+    real, left_out = _predict_real([sets[0], *held], judge, cache)
     if left_out:
         log.info(
             "--classifier: %d real images are left out, which it was trained on or on others of "

@@ -32,6 +32,15 @@ LONGEST_GROUP = 64  # bytes of UTF-8; a UID of DICOM has at most 64
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a set is: what names it, what file names are relative to, and what folders mean."""
+
+    source: str
+    root: Path | None
+    levels: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """The images of one set: some 60 bytes of memory each, where a manifest names them.
 
@@ -143,8 +152,12 @@ def _shorten(name: str) -> bytes:
     return raw if len(raw) <= LONGEST_GROUP else raw[:32] + hashlib.sha256(raw).digest()
 
 
-def read_sets(config: EvaluateConfig) -> list[ImageSet]:
-    """Read REAL, the synthetic sets and the held-out set, in this order.
+def read_sets(config: EvaluateConfig, training: Place | None = None) -> list[ImageSet]:
+    """Read REAL, the synthetic sets, the held-out set and the training images, in this order.
+
+    Args:
+        config: The options.
+        training: Where the training images are, if that is known.
 
     Raises:
         ConfigError: A set has one image.
@@ -152,17 +165,28 @@ def read_sets(config: EvaluateConfig) -> list[ImageSet]:
     """
     sources = [config.real, *config.synthetic, *([config.holdout] if config.holdout else [])]
     roots = [config.root, *config.synthetic_roots, config.holdout_root]
+    levels = parse_levels(config.folders)
+    places = [Place(*pair, levels) for pair in zip(sources, roots, strict=False)]
+    places += [training] if training else []
     sets = []
-    for index, (name, source) in enumerate(zip(_short_names(sources), sources, strict=True)):
-        real = index == 0 or index > len(config.synthetic)
-        records = open_data(source, root=roots[index], levels=parse_levels(config.folders))
+    for index, name in enumerate(_short_names([place.source for place in places])):
+        place, real = places[index], index == 0 or index > len(config.synthetic)
+        records = open_data(place.source, root=place.root, levels=place.levels)
         if real:
             refuse_synthetic(records, "the real images", allowed=config.allow_synthetic)
         item = _read_set(name, records)
+        if place is training:
+            item = item.pick(_rows_to_train(item))
         if len(item) < 2:
-            raise ConfigError(f"{source}: contains {len(item)} image; metrics need 2 or more")
+            raise ConfigError(f"{place.source}: contains {len(item)} image; metrics need 2 or more")
         sets.append(item)
     return sets
+
+
+def _rows_to_train(item: ImageSet) -> Indices:
+    """Return the rows that finetune would train on."""
+    own = [record.split in (None, "train") for record in item]
+    return np.flatnonzero(own)
 
 
 def _read_set(name: str, records: DataSet) -> ImageSet:
@@ -190,6 +214,16 @@ def _short_names(sources: list[str]) -> list[str]:
         unique = name if short.count(name) == 1 else source
         names.append(unique if unique not in names else f"{unique} ({len(names) + 1})")
     return names
+
+
+def find_training(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet | None:
+    """Return the training images, which are the last of the sets; None where nobody names them."""
+    return None if config.training is None and config.run is None else sets[-1]
+
+
+def find_heldout(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet:
+    """Return the images that the model has not seen: --holdout, else the real set."""
+    return sets[1 + len(config.synthetic)] if config.holdout is not None else sets[0]
 
 
 def shared_labels(real: ImageSet, item: ImageSet) -> list[str]:
@@ -257,11 +291,19 @@ def describe_set(item: ImageSet, *, texts: bool = False) -> str:
     return digest.hexdigest()
 
 
-def describe_work(config: EvaluateConfig, hashed: Hashed, cache: Path) -> str | None:
+def describe_work(
+    config: EvaluateConfig, hashed: Hashed, cache: Path, trained: Sequence[str] = ()
+) -> str | None:
     """Return a hash over all that the report depends on: settings, images, networks, versions.
 
     None where files could not be read, or where that cannot be told without loading a network, as
     one from the hub's cache.
+
+    Args:
+        config: The options.
+        hashed: The sets, and why files could not be read.
+        cache: Where hashes are kept.
+        trained: What of a run counts, as `describe_run` says.
     """
     sets, failures = hashed
     if failures:
@@ -283,4 +325,6 @@ def describe_work(config: EvaluateConfig, hashed: Hashed, cache: Path) -> str | 
     accounts = [item.account.facts() for item in sets]
     texts = config.captioner is not None
     described = [describe_set(item, texts=texts) for item in sets]
-    return hash_parts((settings, accounts, described, models, contents, there, versions))
+    return hash_parts(
+        (settings, accounts, described, models, contents, there, versions, list(trained))
+    )

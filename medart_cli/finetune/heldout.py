@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medart_cli.data.manifest import HashedRecord
 from medart_cli.data.splits import groups_of
-from medart_cli.diffusion.losses import noise_loss
+from medart_cli.diffusion.denoising import denoising_losses
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.rows import describe_data
 from medart_cli.finetune.setup import encode_rows
@@ -127,29 +127,23 @@ def measure_heldout(work: Work, poll: Callable[[], object]) -> Tensor:
     return whole.mean(dim=2).cpu()  # (2, n, draws) -> (2, n)
 
 
-def predict_rows(work: Work, rows: Sequence[HashedRecord], names: Sequence[str]) -> list[Tensor]:
-    """Return the loss of each row, with noise and time from a generator of its name alone.
+def predict_rows(work: Work, rows: Sequence[HashedRecord], names: Sequence[str]) -> Tensor:
+    """Return the loss of each row, (B,), with noise and time from a generator of its name alone.
 
     Neither caption dropout nor weights: it is the plain loss that is compared.
     """
-    process, scheduler, drawn = work.process, work.scheduler, []
-    for row, name in zip(rows, names, strict=True):
-        generator = build_generator(work.config.seed, "held-out", name)
-        tensors = read_latents(work, row, False, (0.5, 0.5))
-        mean = tensors["mean"]
-        latents = mean + tensors["std"] * torch.randn(mean.shape, generator=generator)
-        noise = torch.randn(mean.shape, generator=generator)
-        drawn.append((latents, noise, process.draw_time(scheduler, work.times, generator)))
-    stacks = (torch.stack(stack) for stack in zip(*drawn, strict=True))
-    latents, noise, times = (stack.to(work.accelerator.device) for stack in stacks)
-    noisy = process.corrupt(scheduler, latents, noise, times)
-    timesteps = process.to_timesteps(scheduler, times)
-    with torch.no_grad(), work.accelerator.autocast():
-        embeds, mask = embed_captions(work, [row.text or "" for row in rows])
-        predicted = work.family.predict(work.transformer, noisy, timesteps, embeds, mask)
-    target = process.find_target(scheduler, latents, noise, times)
-    pairs = zip(predicted, target, strict=True)
-    return [noise_loss(one[None], other[None]).double() for one, other in pairs]
+
+    def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        device = work.accelerator.device
+        with work.accelerator.autocast():
+            embeds, mask = embed_captions(work, [row.text or "" for row in rows])
+            noisy, timesteps = noisy.to(device), timesteps.to(device)
+            return work.family.predict(work.transformer, noisy, timesteps, embeds, mask)
+
+    posteriors = [read_latents(work, row, False, (0.5, 0.5)) for row in rows]
+    generators = [build_generator(work.config.seed, "held-out", name) for name in names]
+    scheduler, times = work.scheduler, work.times
+    return denoising_losses(work.process, scheduler, times, posteriors, generators, predict)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def announce(work: Work, first: int) -> None:
     if work.accelerator.is_main_process:
         # Before step 1 there is one more line, with the held-out loss; it is written again.
         checkpoints.trim_log(out / checkpoints.METRICS_NAME, first or -1)
-        write_text(out / checkpoints.TRAINING_HASHES, training_hashes(work))
+        write_hash_lists(work, out)
         write_status(work, first)
 
 
@@ -43,9 +43,9 @@ def write_status(work: Work, saved: int) -> None:
     write_json(work.config.out / checkpoints.RUN_NAME, facts)
 
 
-def training_hashes(work: Work) -> str:
-    """List the SHA-256 of each training image's bytes, by which later stages find leaks."""
-    return "".join(f"{row.sha256}\n" for row in work.rows)
+def write_hash_lists(work: Work, folder: Path) -> None:
+    """List what is trained on and what is held out, by which later stages find leaks."""
+    checkpoints.write_hashes(folder, (row.sha256 for row in work.rows), work.held)
 
 
 def save(work: Work, step: int) -> None:
@@ -70,7 +70,7 @@ def save(work: Work, step: int) -> None:
             averages = {str(i): tensor for i, tensor in enumerate(shadow)}
             count = {"optimization_step": work.ema.optimization_step}
             save_tensors(folder / checkpoints.EMA_NAME, averages, count)
-        write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
+        write_hash_lists(work, folder)
         write_json(folder / checkpoints.STATE_NAME, state)
         checkpoints.write_sums(folder)
 
@@ -137,7 +137,7 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
         for name, model in parts.items():
             checkpoints.write_folder(config.out / name, partial(adapters.save_part, model))
         facts["checkpoint"] = checkpoints.hash_trained(config.out)
-        write_text(config.out / checkpoints.TRAINING_HASHES, training_hashes(work))
+        write_hash_lists(work, config.out)
         card = build_card(facts | {"settings": public_settings(config)})
         write_text(config.out / "README.md", card)
         write_json(config.out / checkpoints.RUN_NAME, facts)
@@ -146,7 +146,7 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
             def merge(folder: Path) -> None:
                 side = work.facts["resolution"]
                 adapters.merge_run(work.base, config.out, folder, resolution=side)
-                write_text(folder / checkpoints.TRAINING_HASHES, training_hashes(work))
+                write_hash_lists(work, folder)
                 kind, call = pipeline_class(folder), find_kind(folder).call
                 write_text(folder / "README.md", build_merged_card(facts, kind, call))
 

@@ -121,7 +121,8 @@ def is_last_whole(out: Path) -> bool:
 
 def list_results(config: FinetuneConfig, total: int) -> list[Path]:
     """List what a finished run leaves beside its weights."""
-    names = ["README.md", checkpoints.TRAINING_HASHES, checkpoints.METRICS_NAME, "loss.png"]
+    lists = [checkpoints.TRAINING_HASHES, checkpoints.HELDOUT_HASHES]
+    names = ["README.md", *lists, checkpoints.METRICS_NAME, "loss.png"]
     if config.preview_every and total % config.preview_every == 0:
         names.append(f"previews/step-{total:06d}.png")
     return [config.out / name for name in names]

@@ -104,6 +104,7 @@ def fine_tune(
     work.facts |= describe_data(work.rows) | {"wording": data.wording}
     work.facts |= {"settings": output.settings}
     work.facts["inputs"] = [data.account.facts()]
+    work.held = [row.sha256 for row in data.held]
     settle_hldf(work, choose_every(plan_hldf(config), total))
     cache_captions(work)
     prepare_training(work, total)

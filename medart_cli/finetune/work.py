@@ -1,5 +1,6 @@
 """What lives during a run of `medart finetune`: models, caches, optimizer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,7 @@ class Work:
     recompute: str = "step"
     auto_hldf: bool = False  # whether N is to be chosen
     heldout: Heldout | None = None
+    held: Sequence[str] = ()  # SHA-256 of each image that is held out, measured or not
 
     @cached_property
     def order(self) -> RowOrder:

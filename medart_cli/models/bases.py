@@ -237,6 +237,38 @@ def hash_base(folder: Path, known: Mapping[Path, str] | None = None) -> dict[str
     return hashes
 
 
+def check_same_base(
+    base: Path, hashes: Mapping[str, str], trained_on: Mapping[str, str], trained: Path
+) -> None:
+    """Check that a base is the one that a run was trained on.
+
+    Args:
+        base: Pipeline folder of the base.
+        hashes: Its hashes, from `hash_base`.
+        trained_on: Those that run.json has; older runs have fewer.
+        trained: The run, for the message.
+
+    Raises:
+        ConfigError: A part is another.
+    """
+    for part, known in trained_on.items():
+        if hashes.get(part, known) != known:
+            raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")
+
+
+def check_half(kind: Kind, precision: str) -> None:
+    """Refuse fp16 for a base whose text encoder overflows in it.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if precision == "fp16" and not kind.half:
+        raise ConfigError(
+            f"--precision fp16: overflows in {kind.text_encoder}, the text encoder of {kind.name}; "
+            "use bf16 or fp32"
+        )
+
+
 def hash_weights(folder: Path, known: Mapping[Path, str] | None = None) -> str:
     """Return a SHA-256 over a part's weights; arguments as `hash_base`."""
     digest = hashlib.sha256()

@@ -18,7 +18,7 @@ from medart_cli.data.manifest import (
     PARTS_NAME,
     read_manifest,
 )
-from medart_cli.data.output import write_json, write_text
+from medart_cli.data.output import write_json
 from medart_cli.data.stored import join_manifests
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
@@ -105,9 +105,7 @@ def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:
     join_manifests(out / MANIFEST_NAME, [path for path in files if path.stat().st_size], "row")
     shutil.rmtree(out / PARTS_NAME, ignore_errors=True)
     write_sheet(out, summary["images"])
-    training = source.trained / checkpoints.TRAINING_HASHES
-    if training.is_file():  # lets classify see whether test images were trained on
-        write_text(out / training.name, training.read_text(encoding="utf-8"))
+    checkpoints.copy_hashes(source.trained, out)  # classify sees whether test images are in there
     write_json(out / SUMMARY_NAME, summary)
 
 

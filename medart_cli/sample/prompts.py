@@ -23,6 +23,7 @@ from medart_cli.data.tables import JSON_HEAD, NO_TEXT, decode_text
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 from medart_cli.options import parse_levels
+from medart_cli.sample.held import HeldOut, find_held_rows
 from medart_cli.sample.options import SampleConfig
 
 
@@ -68,16 +69,21 @@ class Prompts:
         }
 
 
-def read_prompts(config: SampleConfig, facts: Mapping[str, Any] | None = None) -> Prompts:
+def read_prompts(
+    config: SampleConfig,
+    facts: Mapping[str, Any] | None = None,
+    held: HeldOut | None = None,
+) -> Prompts:
     """Read what --prompt, --prompts or --from ask for.
 
     Args:
         config: The options.
         facts: Of the run, if it is one.
+        held: What the run held out, if anything; captions of these images are not drawn.
     """
     profile = choose_profile(config, facts or {})
     if config.from_data is not None:
-        return choose_captions(config, profile)
+        return choose_captions(config, profile, held)
     prompts = list(config.prompt or ())
     if config.prompts is not None:
         prompts = read_lines(config.prompts)
@@ -119,7 +125,7 @@ def read_lines(name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def choose_captions(config: SampleConfig, profile: Profile) -> Prompts:
+def choose_captions(config: SampleConfig, profile: Profile, held: HeldOut | None) -> Prompts:
     """Choose the captions of a manifest to draw: all, `--count` at random, or `--per-label`."""
     levels = parse_levels(config.folders)
     records = open_data(config.from_data or "", root=config.root, levels=levels, images=False)
@@ -128,16 +134,24 @@ def choose_captions(config: SampleConfig, profile: Profile) -> Prompts:
     groups: dict[str, list[int]] = defaultdict(list)
     left: Counter[str] = Counter()
     plain, example = 0, ""
+    held_rows = find_held_rows(records, held if "train" in wanted else None, config.from_data or "")
     for index, record in enumerate(records):
         split = record.split or "train"  # as finetune takes a row that says nothing
         if split not in wanted:
             left[split] += 1
+            continue
+        if index in held_rows:
             continue
         if record.text is None:
             plain, example = plain + 1, example or profile.simple_caption(record.label)
         if record.label and config.per_label is not None:
             groups[record.label].append(len(kept))
         kept.append(index)
+    if held_rows and not kept:
+        raise ConfigError(
+            f"--from {config.from_data}: the run held out all rows that would be drawn; use the "
+            "data that it was trained on"
+        )
     tell_left(config, left, len(kept))
     if plain:
         log.warning(

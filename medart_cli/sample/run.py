@@ -20,6 +20,7 @@ from medart_cli.log import log
 from medart_cli.options import parse_shard
 from medart_cli.ranks import is_first, own_part, wait_for_all
 from medart_cli.sample.folder import finish, finished_rows, list_manifests, say_what_is_left
+from medart_cli.sample.held import read_held
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts, read_prompts
 from medart_cli.sample.source import Source, demonstration_mark, find_source, merge
@@ -33,7 +34,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
         merge(source, config.merge_to)
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
-    rows = read_prompts(config, source.facts)
+    rows = read_prompts(config, source.facts, read_held(source.trained, source.facts))
     part = own_part(parse_shard(config.shard))
     output = describe_output(config, config.out, source, rows)
     begun = [config.out / name for name in (MANIFEST_NAME, PARTS_NAME)]

@@ -52,28 +52,17 @@ def find_source(config: SampleConfig) -> Source:
                 "one of its checkpoints, a pipeline folder, a hub id (OWNER/NAME), or tiny"
             )
         base = bases.find_base(config.run, offline=config.offline, option="RUN")
-        _check_precision(config, base)
+        bases.check_half(bases.find_kind(base), config.precision)
         files = hash_all(bases.find_unhashed(base, ["transformer"]), try_cache())
         return Source(base, base, {}, bases.hash_weights(base / "transformer", files))
     trained, facts = found
     base = bases.find_base(config.base or facts["base"], offline=config.offline)
-    _check_precision(config, base)
+    bases.check_half(bases.find_kind(base), config.precision)
     hashes = bases.hash_base(base, hash_all(bases.find_unhashed(base), try_cache()))
-    for part, known in facts["base_hashes"].items():
-        if hashes.get(part, known) != known:
-            raise ConfigError(f"{base}: its {part} is not the one that {trained} was trained on")
+    bases.check_same_base(base, hashes, facts["base_hashes"], trained)
     mark = facts.get("checkpoint")  # a checkpoint of a run has none
     mark = mark or ask_first(partial(checkpoints.hash_trained, trained))
     return Source(base, trained, facts, mark)
-
-
-def _check_precision(config: SampleConfig, base: Path) -> None:
-    kind = bases.find_kind(base)
-    if config.precision == "fp16" and not kind.half:
-        raise ConfigError(
-            f"--precision fp16: overflows in {kind.text_encoder}, the text encoder of {kind.name}; "
-            "use bf16 or fp32"
-        )
 
 
 def merge(source: Source, out: Path) -> None:
@@ -86,9 +75,7 @@ def merge(source: Source, out: Path) -> None:
     def write(folder: Path) -> None:
         side = source.facts.get("resolution")
         adapters.merge_run(source.base, source.trained, folder, resolution=side)
-        training = source.trained / checkpoints.TRAINING_HASHES
-        if training.is_file():
-            write_text(folder / training.name, training.read_text(encoding="utf-8"))
+        checkpoints.copy_hashes(source.trained, folder)
         if source.facts:
             card = build_merged_card(
                 source.facts, bases.pipeline_class(folder), bases.find_kind(folder).call

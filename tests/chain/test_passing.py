@@ -61,6 +61,7 @@ def test_nothing_is_dropped_from_caption_to_classify(medart, work):
                 drawn = record.get("set") == "synthetic"  # has no patient, but its source has
                 assert key in place or (drawn and key == "group_id"), (stage, name, key)
     hashes = (work / "syn" / "training_hashes.txt").read_text().split()
+    assert (work / "syn" / "heldout_hashes.txt").read_text() == ""  # no row is of split val
     assert set(hashes) == {hash_file(work / "images" / f"{index}.png") for index in range(6)}
 
 

@@ -69,12 +69,14 @@ def test_a_run_leaves_the_folder_that_design_promises(finetune):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert {
         "settings.toml", "run.json", "metrics.jsonl", "loss.png", "README.md",
-        "training_hashes.txt", "previews/step-000002.png", "previews/step-000004.png",
+        "training_hashes.txt", "heldout_hashes.txt",
+        "previews/step-000002.png", "previews/step-000004.png",
         "transformer/adapter_model.safetensors", "transformer/adapter_config.json",
         "text_encoder/adapter_model.safetensors", "text_encoder/adapter_config.json",
         "checkpoints/step-000004/optimizer.safetensors", "checkpoints/step-000004/state.json",
         "checkpoints/step-000002/transformer/adapter_model.safetensors",
-        "merged/model_index.json", "merged/tokenizer/spiece.model", "merged/training_hashes.txt",
+        "merged/model_index.json", "merged/tokenizer/spiece.model",
+        "merged/training_hashes.txt", "merged/heldout_hashes.txt",
     } <= names  # fmt: skip
     endings = {name.rsplit(".", 1)[-1] for name in names}
     assert endings <= {"toml", "json", "jsonl", "png", "md", "txt", "safetensors", "model"}
