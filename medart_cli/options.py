@@ -8,7 +8,7 @@ made, so the command line and a notebook give the same message.
 
 import difflib
 import tomllib
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import resources
@@ -357,6 +357,16 @@ class CommonConfig:
     def _check_resolution(self, resolution: int | None) -> None:
         if resolution is not None and resolution % 8:
             raise ConfigError(f"--resolution must be a multiple of 8, 16 or more, got {resolution}")
+
+
+def refuse_twice(option: str, values: Sequence[str] | None) -> None:
+    """Refuse a repeatable option that names one thing twice.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if values is not None and len(set(values)) < len(values):
+        raise ConfigError(f"{option}: one is named twice")
 
 
 def check_bounds(option: str, value: object, low: float | None, high: float | None) -> None:

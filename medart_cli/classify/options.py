@@ -18,6 +18,7 @@ from medart_cli.options import (
     Hint,
     complete_profile,
     parse_levels,
+    refuse_twice,
 )
 
 _output_option = partial(Option, rich_help_panel="Output")
@@ -26,6 +27,7 @@ _training_option = partial(Option, rich_help_panel="Training")
 _regimes_option = partial(Option, rich_help_panel="Regimes")
 
 REGIMES = ("real", "control", "synthetic", "mix", "pretrain")
+BASELINES = ("real", "control")  # regimes of real images alone: who is better is better than both
 # Options that classify looks at where it only predicts.
 PREDICTION = (
     "data out overwrite checkpoint root folders batch_size workers "
@@ -171,6 +173,14 @@ class ClassifyConfig(CommonConfig):
         ),
         RUN_ONLY,
     ] = None
+    by: Annotated[
+        list[str] | None,
+        _regimes_option(
+            help="Also compare subgroups of the test images by this key of their rows, such as "
+            "sex, site or age (repeatable); numbers of many values are cut at their quartiles."
+        ),
+        RUN_ONLY,
+    ] = None
     bootstrap: Annotated[
         int,
         _regimes_option(
@@ -257,6 +267,7 @@ class ClassifyConfig(CommonConfig):
         if [self.data, self.test, self.synthetic].count("-") > 1:
             raise ConfigError("only one of the sets can be -, standard input")
         self._check_roots("test", "synthetic")
+        refuse_twice("--by", self.by)
         self._check_regimes()
 
     def list_idle(self) -> list[tuple[bool, str, str]]:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from medart_cli.classify.images import Images
-from medart_cli.classify.options import ClassifyConfig
+from medart_cli.classify.options import BASELINES, ClassifyConfig
 from medart_cli.classify.predict import PREDICTIONS_NAME, describe_prediction
 from medart_cli.classify.sets import count_labels
+from medart_cli.classify.subgroups import build_subgroup_tables, measure_subgroups, tell_subgroups
 from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
 from medart_cli.data.manifest import HashedRecord, count_patients, write_manifest
 from medart_cli.data.output import write_json, write_text
@@ -26,8 +27,10 @@ from medart_cli.data.page import (
     word_patients,
 )
 from medart_cli.data.splits import groups_of
+from medart_cli.data.subgroups import Cut
 from medart_cli.log import log, table
 from medart_cli.metrics.arrays import Array
+from medart_cli.metrics.gaps import LEAST_IMAGES, LEAST_OF_CLASS, LEAST_UNITS
 from medart_cli.metrics.intervals import find_class_intervals, find_score_intervals
 from medart_cli.metrics.scores import (
     PRIMARY,
@@ -47,7 +50,6 @@ from medart_cli.metrics.scores import (
 )
 from medart_cli.versions import read_versions
 
-BASELINES = ("real", "control")  # regimes of real images alone: who is better is better than both
 VERDICTS = {1: "better", -1: "worse", 0: "no difference shown"}
 TITLES = {
     "balanced_accuracy": "balanced accuracy",
@@ -70,6 +72,7 @@ def write_results(
     results: Mapping[str, Sequence[dict[str, Any]]],
     images: Mapping[str, Images],
     facts: dict[str, Any],
+    cuts: Sequence[Cut] = (),
 ) -> dict[str, Any]:
     """Write metrics.json, predictions.jsonl, the charts and report.html; return the summary.
 
@@ -78,6 +81,7 @@ def write_results(
         results: For each regime what its trainings made of the test images.
         images: The sets.
         facts: What else belongs into metrics.json; `classes` among it.
+        cuts: Subgroups of the test images that are compared.
     """
     classes, test = facts["classes"], images["test"]
     truth, groups = test.labels.numpy(), groups_of(test.rows)
@@ -96,6 +100,7 @@ def write_results(
         "sets": {name: _describe_set(part.rows) for name, part in images.items()},
         "seeds": [item["seed"] for item in next(iter(results.values()))],
         "regimes": regimes,
+        "subgroups": measure_subgroups(cuts, test.rows, truth, runs, classes),
         "classifier": {"regime": chosen, "seed": config.seed},
         "versions": read_versions(),
     }
@@ -105,6 +110,8 @@ def write_results(
     _draw_charts(config.out, truth, runs, classes)
     columns, cells = build_rows(regimes, (PRIMARY,), narrow=True)
     table("test on real images, 95 % intervals", columns, cells)
+    for line in tell_subgroups(metrics["subgroups"]):
+        log.info("%s", line)
     write_report(config.out, metrics)
     log.info("report: %s", config.out / "report.html")
     return {
@@ -114,6 +121,7 @@ def write_results(
             name: found["scores"][PRIMARY] | {"verdict": found["verdict"]}
             for name, found in regimes.items()
         },
+        "subgroups": tell_subgroups(metrics["subgroups"]),
         "inputs": facts["inputs"],
         "checks": facts["checks"],
         "failures": facts["failures"],
@@ -320,6 +328,7 @@ def write_report(out: Path, metrics: dict[str, Any]) -> None:
     verdicts = [DEMONSTRATION_NOTICE] if metrics["demonstration"] else []
     verdicts += word_leak(metrics["checks"])
     verdicts += [word_verdict(name, found) for name, found in regimes.items() if found["verdict"]]
+    verdicts += tell_subgroups(metrics["subgroups"])
     text = render(
         "classify/results.html.jinja",
         verdicts=verdicts,
@@ -331,6 +340,10 @@ def write_report(out: Path, metrics: dict[str, Any]) -> None:
             (name, [_class_row(label, found["classes"][label]) for label in classes])
             for name, found in regimes.items()
         ],
+        least_images=LEAST_IMAGES,
+        least_groups=LEAST_UNITS,
+        least_of_class=LEAST_OF_CLASS,
+        subgroups=[(item["key"], build_subgroup_tables(item)) for item in metrics["subgroups"]],
         charts=_show_charts(out),
         inputs=format_inputs(metrics["inputs"]),
     )

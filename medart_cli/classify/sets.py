@@ -24,6 +24,7 @@ from medart_cli.data.dataset import open_data
 from medart_cli.data.hashes import hash_records
 from medart_cli.data.manifest import HashedRecord, Record, clean_group
 from medart_cli.data.splits import groups_of, split_groups
+from medart_cli.data.subgroups import Cut, find_cuts
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log
 from medart_cli.options import parse_levels
@@ -42,6 +43,7 @@ class Sets:
         checks: What was looked for between training and test, and found.
         failures: Files that could not be read.
         accounts: What was found in each data set.
+        cuts: The subgroups of the test images that are compared.
     """
 
     rows: dict[str, list[HashedRecord]]
@@ -49,6 +51,7 @@ class Sets:
     checks: dict[str, Any]
     failures: int
     accounts: list[Account]
+    cuts: list[Cut]
 
 
 def read_sets(config: ClassifyConfig) -> Sets:
@@ -65,6 +68,7 @@ def read_sets(config: ClassifyConfig) -> Sets:
     check_labels(everything, "the training images")
     real, failures = _hash_rows(everything)
     train, test, more = _read_test(config, real, accounts)
+    cuts = find_cuts(config.by or (), test, "the test set")
     failures += more
     classes = check_labels(train, "the training images")
     check_same_classes(classes, check_labels(test, "the test set"), "the test set", all_needed=True)
@@ -79,7 +83,7 @@ def read_sets(config: ClassifyConfig) -> Sets:
         _warn_of_small_classes(train, config.label_budget)
     for name, part in rows.items():
         log.info("%s: %d images of %d classes", name, len(part), len(set(labels_of(part))))
-    return Sets(rows, classes, checks, failures, accounts)
+    return Sets(rows, classes, checks, failures, accounts, cuts)
 
 
 def _read(

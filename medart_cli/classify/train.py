@@ -403,7 +403,7 @@ def finish(setup: Setup, sets: Sets, images: dict[str, Images], lost: int) -> di
         "failures": sets.failures + lost,
         "demonstration": any(row.demonstration for part in images.values() for row in part.rows),
     }
-    summary = write_results(config, results, images, facts)
+    summary = write_results(config, results, images, facts, sets.cuts)
     source = config.out / "regimes" / summary["classifier"]["regime"] / "model"
     for path in sorted(source.iterdir()):
         with draft_of(config.out / path.name) as draft:

@@ -62,6 +62,7 @@ def measure_gaps(
     groups: tuple[Indices, Indices],
     generator: np.random.Generator,
     repeats: int,
+    families: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Measure the gap of each color measure, its interval, and its baseline (floor).
 
@@ -71,6 +72,7 @@ def measure_gaps(
         groups: Patient of each real and of each synthetic image, as codes.
         generator: Draws.
         repeats: Resamples of an interval; 0 for none.
+        families: How many pairs of sets are compared; the error of the baseline is shared.
 
     Returns:
         For each measure and channel the keys value, interval, floor, beyond_floor. Floors and what
@@ -78,7 +80,7 @@ def measure_gaps(
     """
     gap, floor, draws = color.color_gap(real, synthetic), None, None
     if all(len(np.unique(codes)) > 1 for codes in groups):
-        floor = color.color_floor(real, synthetic, groups, generator)
+        floor = color.color_floor(real, synthetic, groups, generator, families)
         if repeats:
             draws = color.bootstrap_color(
                 real, synthetic, groups, generator=generator, repeats=repeats

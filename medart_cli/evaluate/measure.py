@@ -29,6 +29,7 @@ from medart_cli.evaluate.sets import (
     describe_work,
     shared_labels,
 )
+from medart_cli.evaluate.subgroups import compare_subgroups, tell_shortfalls
 from medart_cli.evaluate.training import TrainedRun, describe_run, hash_and_settle
 from medart_cli.evaluate.verdict import (
     find_close,
@@ -144,6 +145,7 @@ def measure(
     if facts["ranking"]:
         facts["ranking"]["reason"] += qualify_winner(facts)
 
+    facts["subgroups"] = compare_subgroups(config, sets, networks, cache)
     facts |= {"settings": config.settings(), "versions": read_versions()}
     facts["seconds"] = round(time.monotonic() - started, 1)
     write_manifest(config.out / "copies.jsonl", list_copies(found))
@@ -235,7 +237,8 @@ def show(facts: dict[str, Any]) -> None:
     for item in facts["color"]:
         log.info("%s: %s", item["set"], tell_gaps(item))
         log.info("%s: %s", item["set"], tell_variety(item))
-    for line in (*tell_patients(facts), *tell_recall(facts), *tell_contents(facts)):
+    lines = (*tell_patients(facts), *tell_recall(facts), *tell_contents(facts))
+    for line in (*lines, *tell_shortfalls(facts["subgroups"])):
         log.info("%s", line)
     for line in tell_closeness(facts):
         log.warning("%s", line)
@@ -317,6 +320,7 @@ def summarize(config: EvaluateConfig, facts: dict[str, Any]) -> dict[str, Any]:
         "winner": facts["ranking"] and facts["ranking"]["winner"],
         "membership": facts["membership"]
         and {key: facts["membership"][key] for key in ("auc", "interval", "p_value", "shown")},
+        "subgroups": tell_shortfalls(facts["subgroups"]),
         "inputs": facts["inputs"],
         "failures": len(facts["failures"]),
     }

@@ -21,6 +21,7 @@ from medart_cli.options import (
     complete_profile,
     parse_levels,
     parse_shard,
+    refuse_twice,
 )
 
 _output_option = partial(Option, rich_help_panel="Output")
@@ -137,6 +138,14 @@ class EvaluateConfig(CommonConfig):
         ),
     ] = 10
 
+    by: Annotated[
+        list[str] | None,
+        _measures_option(
+            help="Also measure subgroups of the real images by this key of their rows, such as "
+            "sex, site or age (repeatable); numbers of many values are cut at their quartiles."
+        ),
+    ] = None
+
     copies: Annotated[
         bool,
         _copies_option(
@@ -250,8 +259,8 @@ class EvaluateConfig(CommonConfig):
             )
         if len(set(self.synthetic)) < len(self.synthetic):
             raise ConfigError("a synthetic set is named twice")
-        if self.features is not None and len(set(self.features)) < len(self.features):
-            raise ConfigError("--features: one is named twice")
+        refuse_twice("--features", self.features)
+        refuse_twice("--by", self.by)
         if self.bootstrap and self.bootstrap < 20:
             raise ConfigError(f"--bootstrap must be 0, or 20 or more, got {self.bootstrap}")
 

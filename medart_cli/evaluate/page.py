@@ -27,6 +27,7 @@ from medart_cli.evaluate.diversity import show_diversity
 from medart_cli.evaluate.membership import tell_membership
 from medart_cli.evaluate.recognition import show_recognition
 from medart_cli.evaluate.sets import ImageSet
+from medart_cli.evaluate.subgroups import show_subgroups, tell_shortfalls
 from medart_cli.evaluate.verdict import (
     tell_closeness,
     tell_contents,
@@ -191,6 +192,7 @@ def write_page(
         recognition=[show_recognition(item) for item in facts["recognition"]],
         retelling=[show_captions(item) for item in facts["retelling"]],
         ranking=_show_ranking(facts["ranking"]),
+        subgroups=show_subgroups(facts["subgroups"], facts["features"][0]),
         copies=[_show_copies(*found) for found in zip(facts["copies"], pairs, strict=True)],
         looked_for=SEEN_THROUGH,
         membership=_show_membership(facts["membership"]),
@@ -221,6 +223,7 @@ def _introduce(facts: dict[str, Any]) -> list[str]:
     lines += tell_membership(facts["membership"])
     if facts["ranking"]:
         lines += tell_ranking(facts["ranking"])
+    lines += tell_shortfalls(facts["subgroups"])
     for name, reasons in facts["unmatched_labels"].items():
         lines.append(f"{name}: not compared by label: {'; '.join(reasons)}.")
     if facts["failures"]:

@@ -18,6 +18,7 @@ from medart_cli.data.dataset import DataSet, open_data
 from medart_cli.data.finished import hash_parts
 from medart_cli.data.hashes import hash_model
 from medart_cli.data.manifest import Record, hash_file
+from medart_cli.data.subgroups import find_cuts
 from medart_cli.errors import ConfigError
 from medart_cli.evaluate.contents import describe_contents
 from medart_cli.evaluate.options import EvaluateConfig
@@ -180,6 +181,7 @@ def read_sets(config: EvaluateConfig, training: Place | None = None) -> list[Ima
         if len(item) < 2:
             raise ConfigError(f"{place.source}: contains {len(item)} image; metrics need 2 or more")
         sets.append(item)
+    find_cuts(config.by or (), sets[0], sets[0].name)  # says at once what makes no subgroups
     return sets
 
 
@@ -274,11 +276,12 @@ def _hash(record: Record, failures: dict[str, str]) -> bytes:
         return UNREAD
 
 
-def describe_set(item: ImageSet, *, texts: bool = False) -> str:
+def describe_set(item: ImageSet, keys: Sequence[str] = (), *, texts: bool = False) -> str:
     """Return a hash over all of a set that what is measured depends on, and over its names.
 
     Args:
         item: The set.
+        keys: Those of its rows by which subgroups are measured.
         texts: Whether that is also captions, and what images were drawn from.
     """
     digest = hashlib.sha256(item.name.encode())
@@ -287,6 +290,8 @@ def describe_set(item: ImageSet, *, texts: bool = False) -> str:
         if texts:
             told = (record.text, record.source, record.fields.get("prompt"), record.synthetic)
             facts += [*told, record.fields.get("caption")]
+        if keys:
+            facts += [[record.fields.get(name) for name in keys], record.source]
         digest.update(json.dumps(facts, default=str).encode())
     return digest.hexdigest()
 
@@ -324,7 +329,7 @@ def describe_work(
     versions = (name_versions(), __version__, metadata.version("scipy"))
     accounts = [item.account.facts() for item in sets]
     texts = config.captioner is not None
-    described = [describe_set(item, texts=texts) for item in sets]
+    described = [describe_set(item, config.by or (), texts=texts) for item in sets]
     return hash_parts(
         (settings, accounts, described, models, contents, there, versions, list(trained))
     )

@@ -135,6 +135,7 @@ def color_floor(
     synthetic: AnyArray,
     groups: tuple[Indices, Indices],
     generator: np.random.Generator,
+    families: int = 1,
 ) -> ColorGap:
     """Find how large the gaps of two sets from the same source are, at the n of these sets.
 
@@ -147,6 +148,7 @@ def color_floor(
         synthetic: (N2, 1024).
         groups: Patient of each real and of each synthetic image, as codes.
         generator: Deals.
+        families: How many pairs of sets are compared, among which the error is shared.
 
     Returns:
         The size of each gap that only `FAMILY_WISE_ERROR` of the deals exceed in any of the twelve.
@@ -167,7 +169,7 @@ def color_floor(
     mean, spread = (item[:, None] for item in (first.mean(axis=1), first.std(axis=1)))
     largest = ((sizes - mean) / np.maximum(spread, 1e-12)).max(axis=(0, 2))  # of each deal
     # Deals beyond the floor; with the sets themselves they make the error.
-    allowed = int(FAMILY_WISE_ERROR * (FLOOR_PERMUTATIONS + 1)) - 1
+    allowed = max(0, int(FAMILY_WISE_ERROR / families * (FLOOR_PERMUTATIONS + 1)) - 1)
     floor = mean + np.sort(largest)[FLOOR_PERMUTATIONS - 1 - allowed] * spread  # (3, 1, 4)
     return ColorGap(**{name: floor[place, 0] for place, name in enumerate(GAP_MEASURES)})
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medart_cli.metrics.arrays import AnyArray, Array, Indices
+from medart_cli.metrics.arrays import AnyArray, Array, Indices, Mask
 from medart_cli.metrics.resampling import draw_counts
 
 Clusters = tuple[Indices, Indices] | None  # of the real and of the synthetic rows
@@ -335,6 +335,22 @@ def neighbor_coverage(real: AnyArray, synthetic: AnyArray, k: int = NEIGHBORS) -
         density=float(inside.mean() / k),
         coverage=float(np.concatenate(covered).mean()),
     )
+
+
+def find_reached(real: AnyArray, synthetic: AnyArray, k: int = NEIGHBORS) -> Mask:
+    """Find the real rows inside some synthetic row's neighborhood, (N1,); their share is recall.
+
+    Args:
+        real: (N1, D).
+        synthetic: (N2, D), N2 above k.
+        k: Neighbors that make a neighborhood.
+    """
+    if len(synthetic) <= k:
+        raise ValueError(f"needs more than {k} synthetic rows")
+    radius, found = _radius(synthetic, k), np.zeros(len(real), dtype=np.bool_)
+    for rows in blocks(len(real), 256):
+        found[rows] = (pairwise_distances(real[rows], synthetic) <= radius).any(axis=1)
+    return found
 
 
 def pairwise_distances(a: AnyArray, b: AnyArray) -> Array:

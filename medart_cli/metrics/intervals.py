@@ -47,27 +47,32 @@ def find_score_intervals(
     The calibration error has none: it lies above the truth by more than its interval is wide.
 
     Args:
-        truth: Class indices, (N,); every class occurs.
+        truth: Class indices, (N,); a class that does not occur is left out of the means.
         runs: Probabilities of each training seed, each (N, K).
         groups: The group (patient) of each image, (N,).
+
+    Returns:
+        By score, the AUROC only where two classes or more occur.
     """
-    codes = _number(groups)
-    parts = _linearize(truth, runs, codes)
-    auroc = parts["auroc"]
-    mean = Linear(  # classes share their images, so their AUROCs count as one
-        auroc.values.mean(axis=1, keepdims=True),
-        auroc.influence.mean(axis=1, keepdims=True),
-        _harmonic(auroc.images),
-        _harmonic(auroc.groups),
-    )
+    codes = number_groups(groups)
+    parts = linearize(truth, runs, codes)
     accuracy = find_limits(parts["accuracy"], codes)[0]
-    area = find_limits(mean, codes)[0]
-    return {
+    found = {
         "balanced_accuracy": average_limits(parts["sensitivity"], codes),
         "accuracy": (float(accuracy[0]), float(accuracy[1])),
         "macro_f1": average_limits(parts["f1"], codes),
-        "auroc": (float(area[0]), float(area[1])),
     }
+    if "auroc" in parts:
+        auroc = parts["auroc"]
+        mean = Linear(  # classes share their images, so their AUROCs count as one
+            auroc.values.mean(axis=1, keepdims=True),
+            auroc.influence.mean(axis=1, keepdims=True),
+            _harmonic(auroc.images),
+            _harmonic(auroc.groups),
+        )
+        area = find_limits(mean, codes)[0]
+        found["auroc"] = (float(area[0]), float(area[1]))
+    return found
 
 
 def find_class_intervals(
@@ -75,10 +80,10 @@ def find_class_intervals(
 ) -> dict[str, Array]:
     """Give the 95 % intervals of sensitivity, specificity and AUROC of each class, each (K, 2).
 
-    Arguments as in `find_score_intervals`.
+    Arguments as in `find_score_intervals`; here every class occurs.
     """
-    codes = _number(groups)
-    parts = _linearize(truth, runs, codes)
+    codes = number_groups(groups)
+    parts = linearize(truth, runs, codes)
     names = ("sensitivity", "specificity", "auroc")
     return {name: find_limits(parts[name], codes) for name in names}
 
@@ -96,22 +101,55 @@ def find_limits(linear: Linear, codes: Integers) -> Array:
         Wilson 1927; effective numbers with Student's quantile as in Korn and Graubard 1998, Survey
         Methodology 24, 193-201.
     """
-    seeds, mean = len(linear.values), linear.values.mean(axis=0)  # (K,)
-    sums = _sum_groups(linear.influence, codes)  # (G, K)
+    seeds, effective = (
+        len(linear.values),
+        find_effective(linear, sum_groups(linear.influence, codes)),
+    )
+    mean, variance = effective.mean, effective.variance
+    seed_variance = linear.values.var(axis=0, ddof=1) / seeds if seeds > 1 else 0 * mean
+    spread = mean * (1 - mean)
+    share = effective.share + np.divide(
+        seed_variance, spread, out=np.zeros_like(mean), where=spread > 0
+    )
+    freedom = _freedom(variance, effective.freedom, seed_variance, seeds)
+    reach = stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, freedom)
+    return find_wilson(mean, share, reach)
+
+
+@dataclass(frozen=True)
+class Effective:
+    """What the images of a test set say of K shares, without the luck of training seeds.
+
+    Attributes:
+        mean: The shares, (K,).
+        variance: As it is seen between groups, (K,).
+        share: One over the effective number of images, (K,).
+        freedom: Degrees of freedom, (K,).
+    """
+
+    mean: Array
+    variance: Array
+    share: Array
+    freedom: Array
+
+
+def find_effective(linear: Linear, sums: Array) -> Effective:
+    """Find the effective number of images behind each share, see `find_limits`.
+
+    Args:
+        linear: The shares.
+        sums: Their influences, summed over each group, (G, K).
+    """
+    mean = linear.values.mean(axis=0)  # (K,)
     squares, fourths = (sums**2).sum(axis=0), (sums**4).sum(axis=0)
     driving = np.divide(squares**2, fourths, out=np.zeros_like(mean), where=fourths > 0)
     free = np.maximum(linear.groups - 1, 1)
     variance = squares * linear.groups / free
-    seed_variance = linear.values.var(axis=0, ddof=1) / seeds if seeds > 1 else 0 * mean
     spread = mean * (1 - mean)
-    known = spread > 0
-    seen = np.divide(variance, spread, out=np.zeros_like(mean), where=known)
+    seen = np.divide(variance, spread, out=np.zeros_like(mean), where=spread > 0)
     assumed = 1 / np.sqrt(linear.images * linear.groups)
     share = (driving * seen + PRIOR * assumed) / (driving + PRIOR)
-    share += np.divide(seed_variance, spread, out=np.zeros_like(mean), where=known)
-    freedom = _freedom(variance, free + PRIOR, seed_variance, seeds)
-    reach = stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, freedom)
-    return _wilson(mean, share, reach)
+    return Effective(mean, variance, share, free + PRIOR)
 
 
 def average_limits(linear: Linear, codes: Integers) -> tuple[float, float]:
@@ -134,10 +172,7 @@ def contrast_limits(linear: Linear, codes: Integers, weights: Array) -> tuple[fl
         the shares between patients.
     """
     mean, limits = linear.values.mean(axis=0), find_limits(linear, codes)
-    sums = _sum_groups(linear.influence, codes)
-    products = sums.T @ sums  # (K, K)
-    scale = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
-    likeness = np.divide(products, scale, out=np.eye(len(mean)), where=scale > 0)
+    likeness = correlate(sum_groups(linear.influence, codes))
     below, above = mean - limits[:, 0], limits[:, 1] - mean
     down = weights * np.where(weights > 0, below, above)  # how far each share can take the sum
     up = weights * np.where(weights > 0, above, below)
@@ -146,8 +181,15 @@ def contrast_limits(linear: Linear, codes: Integers, weights: Array) -> tuple[fl
     return float(value - low), float(value + high)
 
 
-def _wilson(mean: Array, share: Array, reach: Array) -> Array:
-    """Wilson's limits, (K, 2), with `share` for one over the number of images.
+def correlate(sums: Array) -> Array:
+    """Correlate shares between groups, from their influences summed over each: (G, K) to (K, K)."""
+    products = sums.T @ sums
+    scale = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
+    return np.divide(products, scale, out=np.eye(len(products)), where=scale > 0)
+
+
+def find_wilson(mean: Array, share: Array, reach: Array | float) -> Array:
+    """Give Wilson's limits, (K, 2), with `share` for one over the number of images.
 
     By hand: scipy.stats.binomtest takes whole numbers of images, and the normal quantile alone.
     """
@@ -165,23 +207,32 @@ def _freedom(variance: Array, free: Array, seed_variance: Array, seeds: int) -> 
     return np.divide(total**2, parts, out=free.astype(np.float64), where=parts > 0)
 
 
-def _linearize(truth: Integers, runs: Sequence[Array], codes: Integers) -> dict[str, Linear]:
-    """Express each score by influences of images; those of the AUROC are DeLong's components."""
-    count = runs[0].shape[1]
-    is_class = np.eye(count)[truth]  # (N, K)
+def linearize(truth: Integers, runs: Sequence[Array], codes: Integers) -> dict[str, Linear]:
+    """Express each score by influences of images; those of the AUROC are DeLong's components.
+
+    Args:
+        truth: Class indices, (N,).
+        runs: Probabilities of each training seed, each (N, all classes).
+        codes: The code of each image's group, (N,).
+
+    Returns:
+        By score, its shares of the K classes that occur; of one class alone there is neither a
+        specificity nor an AUROC.
+    """
+    present = np.unique(truth)  # (K,)
+    is_class = (truth[:, None] == present).astype(np.float64)  # (N, K)
     images = is_class.sum(axis=0)
-    groups = (_sum_groups(is_class, codes) > 0).sum(axis=0)
-    others = (_sum_groups(1 - is_class, codes) > 0).sum(axis=0)
-    whole = np.array([len(truth)]), np.array([codes.max() + 1])
-    both = 4 * images * (len(truth) - images) / len(truth), 4 * groups * others / (groups + others)
-    sizes = {
-        "accuracy": whole,
-        "sensitivity": (images, groups),
-        "specificity": (len(truth) - images, others),
-        "f1": (images, groups),
-        "auroc": both,
-    }
-    each = [_linearize_run(is_class, probabilities) for probabilities in runs]
+    groups = (sum_groups(is_class, codes) > 0).sum(axis=0)
+    others = (sum_groups(1 - is_class, codes) > 0).sum(axis=0)
+    whole = np.array([len(truth)]), np.array([len(np.unique(codes))])
+    sizes = {"accuracy": whole, "sensitivity": (images, groups), "f1": (images, groups)}
+    if len(present) > 1:
+        both = (
+            4 * images * (len(truth) - images) / len(truth),
+            4 * groups * others / (groups + others),
+        )
+        sizes |= {"specificity": (len(truth) - images, others), "auroc": both}
+    each = [_linearize_run(is_class, present, probabilities) for probabilities in runs]
     return {
         name: Linear(
             np.stack([one[name][0] for one in each]),
@@ -192,24 +243,27 @@ def _linearize(truth: Integers, runs: Sequence[Array], codes: Integers) -> dict[
     }
 
 
-def _linearize_run(is_class: Array, probabilities: Array) -> dict[str, tuple[Array, Array]]:
+def _linearize_run(
+    is_class: Array, present: Integers, probabilities: Array
+) -> dict[str, tuple[Array, Array]]:
     """Give the values (K,) and the influences of images (N, K) of one training seed."""
-    is_said = np.eye(is_class.shape[1])[probabilities.argmax(axis=1)]
+    is_said = (probabilities.argmax(axis=1)[:, None] == present).astype(np.float64)
     hits, everywhere = is_class * is_said, np.ones((len(is_class), 1))
     table = {
         "accuracy": _ratio(hits.sum(axis=1, keepdims=True), everywhere),
         "sensitivity": _ratio(hits, is_class),
-        "specificity": _ratio((1 - is_class) * (1 - is_said), 1 - is_class),
         "f1": _ratio(2 * hits, is_class + is_said),
     }
-    columns = [
-        _components(own > 0, shares)
-        for own, shares in zip(is_class.T, probabilities.T, strict=True)
-    ]
-    table["auroc"] = (
-        np.array([value for value, _ in columns]),
-        np.stack([influence for _, influence in columns], axis=1),
-    )
+    if len(present) > 1:
+        table["specificity"] = _ratio((1 - is_class) * (1 - is_said), 1 - is_class)
+        columns = [
+            _components(own > 0, shares)
+            for own, shares in zip(is_class.T, probabilities.T[present], strict=True)
+        ]
+        table["auroc"] = (
+            np.array([value for value, _ in columns]),
+            np.stack([influence for _, influence in columns], axis=1),
+        )
     return table
 
 
@@ -230,14 +284,15 @@ def _components(positive: npt.NDArray[np.bool_], scores: Array) -> tuple[Array, 
     return np.asarray(1 - value), influence
 
 
-def _sum_groups(values: Array, codes: Integers) -> Array:
-    """Sum the rows of each group: (N, K) to (G, K)."""
-    sums = np.zeros((int(codes.max()) + 1, values.shape[1]))
+def sum_groups(values: Array, codes: Integers, count: int | None = None) -> Array:
+    """Sum the rows of each group, of so many as there are: (N, K) to (G, K)."""
+    sums = np.zeros((count or int(codes.max()) + 1, values.shape[1]))
     np.add.at(sums, codes, values)
     return sums
 
 
-def _number(groups: Sequence[Any]) -> Integers:
+def number_groups(groups: Sequence[Any]) -> Integers:
+    """Give each image the code of its group, (N,)."""
     _, codes = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
     return np.asarray(codes, dtype=np.int64)
 

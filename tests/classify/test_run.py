@@ -136,6 +136,32 @@ def test_more_images_of_the_same_kind_help_and_shuffled_labels_do_not(
     assert "synthetic images help" not in (tmp_path / "shuffled" / "report.html").read_text()
 
 
+def test_subgroups_are_compared_in_the_report_and_can_be_asked_for_later(
+    medart, sets, backbone, tmp_path
+):
+    test = draw_set(
+        tmp_path / "test", 30, seed=2, sex=lambda i: "FM"[i % 2], age=lambda i: str(20 + i // 2)
+    )
+    call = ("classify", sets["train"], "--test", test, "--synthetic", sets["more"], *FROZEN,
+            "--out", tmp_path / "CLF", *options(backbone), "--json")  # fmt: skip
+    assert json.loads(medart(*call)[1])["subgroups"] == []
+    code, stdout, stderr = medart(*call, "--by", "sex", "--by", "age")
+    assert code == 0, stderr
+    assert "already done" in stderr
+    lines = json.loads(stdout)["subgroups"]
+    assert any(line.startswith("mix, by sex: ") for line in lines)
+    assert all(line in stderr.replace("\n", " ") for line in lines)
+    found = metrics_of(tmp_path / "CLF")["subgroups"]
+    assert [item["key"] for item in found] == ["sex", "age"]
+    assert list(found[0]["groups"]) == ["F", "M"] and len(found[1]["groups"]) == 4
+    page = (tmp_path / "CLF" / "report.html").read_text()
+    assert "Subgroups by age" in page and "20 to 31" in page
+    assert medart(*call, "--by", "sex", "--by", "age")[1] == stdout  # finished, and answered so
+    code, _, stderr = medart(*call, "--by", "sexx")
+    assert code == 2
+    assert "no row of the test set has a value there; there are age, sex" in stderr
+
+
 def fine_tune(sets, backbone, out, *more):
     return (
         "classify", sets["train"], "--test", sets["test"], "--synthetic", sets["few"],

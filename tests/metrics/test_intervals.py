@@ -5,12 +5,12 @@ from sklearn.metrics import roc_auc_score
 
 from medart_cli.metrics.intervals import (
     Linear,
-    _linearize,
-    _wilson,
     average_limits,
     find_class_intervals,
     find_limits,
     find_score_intervals,
+    find_wilson,
+    linearize,
 )
 from medart_cli.metrics.scores import SURE, score_predictions
 from tests.bench.bench_intervals import Scene, measure
@@ -28,7 +28,9 @@ def make_predictions(right, classes=2):
 @pytest.mark.parametrize("total", [1, 7, 612])
 def test_for_whole_numbers_the_limits_are_scipy_s(total):
     counts = np.unique([0, 1, total // 3, total - 1, total])
-    limits = _wilson(counts / total, np.full(len(counts), 1 / total), np.full(len(counts), NORMAL))
+    limits = find_wilson(
+        counts / total, np.full(len(counts), 1 / total), np.full(len(counts), NORMAL)
+    )
     known = [binomtest(int(count), total).proportion_ci(method="wilson") for count in counts]
     np.testing.assert_allclose(limits, [[one.low, one.high] for one in known], atol=1e-12)
 
@@ -94,7 +96,7 @@ def test_influences_are_those_of_leaving_an_image_out():
     truth = generator.integers(0, 3, size=300)
     logits = generator.normal(size=(300, 3)) + np.eye(3)[truth]
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    parts = _linearize(truth, [shares], np.arange(300))
+    parts = linearize(truth, [shares], np.arange(300))
     whole = score_predictions(truth, shares)
     names = {"accuracy": "accuracy", "sensitivity": "balanced_accuracy", "f1": "macro_f1",
              "auroc": "auroc"}  # fmt: skip
@@ -112,7 +114,7 @@ def test_the_auroc_has_delongs_variance():
     generator = np.random.default_rng(1)
     truth = np.repeat([0, 1], [80, 40])
     scores = generator.normal(size=120) + truth
-    linear = _linearize(truth, [np.stack([-scores, scores], axis=1)], np.arange(120))["auroc"]
+    linear = linearize(truth, [np.stack([-scores, scores], axis=1)], np.arange(120))["auroc"]
     wins = (scores[80:, None] > scores[None, :80]).astype(float)
     variance = wins.mean(axis=1).var(ddof=1) / 40 + wins.mean(axis=0).var(ddof=1) / 80
     assert linear.values[0, 1] == pytest.approx(roc_auc_score(truth, scores))
