@@ -4,10 +4,10 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
@@ -31,6 +31,7 @@ from medart_cli.log import log, start_log
 from medart_cli.options import CommonConfig, check_bounds
 from medart_cli.reader.options import ReaderConfig
 from medart_cli.sample.options import SampleConfig
+from medart_cli.study.options import StudyConfig
 
 # The options of each command; its work is `run` in the module `run` of the folder of its name.
 COMMANDS: dict[str, type[CommonConfig]] = {
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type[CommonConfig]] = {
     "sample": SampleConfig,
     "evaluate": EvaluateConfig,
     "classify": ClassifyConfig,
+    "study": StudyConfig,
     "reader": ReaderConfig,
     "demo": DemoConfig,
     "doctor": DoctorConfig,
@@ -83,32 +85,44 @@ def call(arguments: list[str] | None = None) -> int:
 
 
 def _refuse(error: typer.TyperException) -> int:
-    """Print a usage error; one of a number is worded as the options' own checks word it."""
-    option, context = getattr(error, "param", None), getattr(error, "ctx", None)
+    """Print a usage error."""
+    refusal, context = _check_number(error), getattr(error, "ctx", None)
+    if refusal is None or context is None:
+        typer.echo(f"medart: {error.format_message().rstrip('.')}; see --help", err=True)
+        return error.exit_code
+    typer.echo(f"medart {context.info_name}: {refusal}", err=True)
+    return refusal.exit_code
+
+
+def _check_number(error: typer.TyperException) -> ConfigError | None:
+    """Word a usage error of a number as the options' own checks do; None for any other."""
+    option = getattr(error, "param", None)
     faults: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, who checks values
     beyond = ("greater_than_equal", "less_than_equal")
-    if option is not None and context is not None and faults and faults[0]["type"] in beyond:
+    if option is not None and faults and faults[0]["type"] in beyond:
         given = str(faults[0]["input"])
         value = int(given) if given.strip().lstrip("-").isdecimal() else float(given)
         try:
             check_bounds(option.opts[0], value, option.min, option.max)
         except ConfigError as refusal:
-            typer.echo(f"medart {context.info_name}: {refusal}", err=True)
-            return refusal.exit_code
-    typer.echo(f"medart: {error.format_message().rstrip('.')}; see --help", err=True)
-    return error.exit_code
+            return refusal
+    return None
 
 
-def add_command(name: str, config_type: type[CommonConfig]) -> None:
-    """Add a command: options from `config_type`, work from `<name>.run.run`.
+def add_command(to: typer.Typer, name: str, act: Callable[..., object]) -> None:
+    """Add a command, with the options of its class.
 
-    Its work is imported when it runs, so `medart --help` never loads torch.
+    Args:
+        to: What gets it.
+        name: Of the command.
+        act: Takes `name`, the values of the options, and the names of those that were typed.
     """
+    config_type = COMMANDS[name]
 
-    def command(_call: typer.Context, **options: Any) -> None:  # noqa: ANN401 - of many types
+    def command(_call: typer.Context, **options: Any) -> object:  # noqa: ANN401 - of many types
         sources = {option: _call.get_parameter_source(option) for option in options}
         typed = {item for item, source in sources.items() if source and source.name == TYPED}
-        raise typer.Exit(run_command(name, config_type, options, typed))
+        return act(name, options, typed)
 
     signature = inspect.signature(config_type)
     common = {*inspect.signature(CommonConfig).parameters}
@@ -122,21 +136,42 @@ def add_command(name: str, config_type: type[CommonConfig]) -> None:
     known = {"obj": config_type}  # for what reads --config
     parts = (inspect.getdoc(config_type) or "").split("\n\n")
     text = "\n\n".join(" ".join(part.split()) for part in parts)  # else lines break where ours do
-    app.command(name, help=text, context_settings=known)(command)
+    to.command(name, help=text, context_settings=known)(command)
 
 
-def run_command(
-    name: str,
-    config_type: type[CommonConfig],
-    options: dict[str, Any],
-    typed: Collection[str],
-) -> int:
+def read_options(words: Sequence[str]) -> CommonConfig:
+    """Read a command's options as its command line does, without running it.
+
+    Args:
+        words: The command, without `medart`.
+
+    Raises:
+        ConfigError: An option is unknown, or a value cannot work.
+    """
+
+    def act(name: str, options: dict[str, Any], typed: Collection[str]) -> CommonConfig:
+        settings = COMMANDS[name](**options)
+        settings.refuse_idle(typed)
+        return settings
+
+    reader = typer.Typer()
+    add_command(reader, words[0], act)  # alone in its app, a command is called without its name
+    try:
+        settings: CommonConfig = reader([*words[1:]], standalone_mode=False)
+    except typer.TyperException as error:
+        refusal = _check_number(error)
+        raise refusal or ConfigError(error.format_message().rstrip(".")) from error
+    return settings
+
+
+def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> int:
     """Run one command, print its result, and return the exit code: 0, 1, 2, 3, 4 or 75.
+
+    Its work, in `<name>.run.run`, is imported here, so `medart --help` never loads torch.
 
     Args:
         name: Of the command.
-        config_type: Its options.
-        options: Their values.
+        options: The values of its options.
         typed: Names of those that stand on the command line.
     """
     first, settings = True, None  # of several processes, rank 0 prints for all
@@ -148,7 +183,7 @@ def run_command(
         )
         if passed_over is not None:
             log.info("%s", passed_over)
-        settings = config_type(**options)
+        settings = COMMANDS[name](**options)
         settings.refuse_idle(typed)
         _check_processes(name, options, settings.device)
         with redirect_stdout(sys.stderr):  # standard output is kept for the result alone
@@ -243,5 +278,9 @@ def _medart(
     pass
 
 
-for _name, _config_type in COMMANDS.items():
-    add_command(_name, _config_type)
+def _run(name: str, options: dict[str, Any], typed: Collection[str]) -> NoReturn:
+    raise typer.Exit(run_command(name, options, typed))
+
+
+for _name in COMMANDS:
+    add_command(app, _name, _run)

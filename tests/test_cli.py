@@ -9,7 +9,8 @@ import pytest
 
 from medart_cli import options as config
 from medart_cli.caption.options import CaptionConfig
-from medart_cli.cli import COMMANDS, app
+from medart_cli.cli import COMMANDS, app, read_options
+from medart_cli.errors import ConfigError
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.options import DEFAULT_CAPTIONER
 
@@ -127,3 +128,28 @@ def test_the_paper_recipe_is_the_papers_setting():
         "hldf_loss": "published",
     }  # fmt: skip
     assert {name: table[name] for name in published} == published
+
+
+def test_options_are_read_as_a_command_line_is_without_running_it(tmp_path):
+    words = ["sample", "tiny", "--prompt", "a", "--prompt", "b", "--out", str(tmp_path / "out")]
+    settings = read_options(words)
+    assert (settings.prompt, settings.steps) == (["a", "b"], 20)
+    assert not (tmp_path / "out").exists()
+    file = tmp_path / "settings.toml"
+    file.write_text("steps = 7\n")
+    assert read_options([*words, "--config", str(file)]).steps == 7
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--stepss", "3"], "No such option: --stepss"),
+        (["--steps", "0"], "--steps must be 1 or more, got 0"),
+        (["--steps", "many"], "'many' is not a valid integer"),
+        (["--split", "test"], "--split: needs --from, which is missing"),
+        (["--config", "gone"], "--config gone: no such file; packaged recipes: "),
+    ],
+)
+def test_options_that_cannot_be_read_are_refused_as_on_a_command_line(more, told):
+    with pytest.raises(ConfigError, match=told):
+        read_options(["sample", "tiny", "--prompt", "a", "--out", "x", *more])

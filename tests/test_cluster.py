@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ exit $highest
 SCONTROL = """#!/bin/bash
 if [[ $1 == show ]]; then echo 127.0.0.1; else echo "$@" >> "$STAND_INS/scontrol.log"; fi
 """
+
+
+def take(taken, name, options, _):
+    """Stand in for the command's work: keep its options."""
+    taken.append(cli.COMMANDS[name](**options))
+    return 0
 
 
 @pytest.fixture
@@ -112,7 +119,7 @@ def test_a_job_of_the_array_does_its_part_and_queues_itself_again_when_stopped(
         assert log.is_file() == requeued
     assert log.read_text() == "requeue 77_3\n"
     taken = []
-    monkeypatch.setattr(cli, "run_command", lambda *words: taken.append(words[1](**words[2])) or 0)
+    monkeypatch.setattr(cli, "run_command", partial(take, taken))
     with pytest.raises(SystemExit):
         cli.main(shlex.split(said))
     assert taken[0].shard == "3/8"
@@ -133,7 +140,7 @@ def test_commands_for_launchers_are_ones_that_medart_takes(monkeypatch):
     lines = re.findall(r"-m medart_cli (\w+ [^.`\n]*?)\n", text)
     assert len(lines) >= 3
     taken = []
-    monkeypatch.setattr(cli, "run_command", lambda *words: taken.append(words[1](**words[2])) or 0)
+    monkeypatch.setattr(cli, "run_command", partial(take, taken))
     for line in lines:
         with pytest.raises(SystemExit) as ended:
             cli.main(shlex.split(line))

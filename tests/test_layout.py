@@ -38,6 +38,7 @@ PARTS = {
     "models": {"questions"},
     "classify": {"options", "train"},
     "reader": {"options"},
+    "study": {"options", "card", "markdown", "measured", "references", "trained"},
     "doctor": {"models", "options"},
     "demo": {"options"},
     "tiny": {"base", "captioner", "training", "vae"},

@@ -1,1 +1,1 @@
-"""`medart demo`: the other commands on phantoms, called through cli.py, on one page."""
+"""`medart demo`: caption and study on phantoms, called through shell, as a user would."""

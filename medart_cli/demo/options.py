@@ -15,7 +15,7 @@ _output_option = partial(Option, rich_help_panel="Output")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(CommonConfig):
-    """Run all five stages on phantom images with bundled tiny models: minutes, no GPU, no network.
+    """Study phantom images with bundled tiny models, all stages: minutes, no GPU, no network.
 
     Writes demo/report.html: what fine-tuning changed, and what the color loss of HLDF changed.
     """

@@ -1,0 +1,52 @@
+"""Run a medart command from another one, as a user's shell would, in the same process."""
+
+import shlex
+from collections.abc import Sequence
+
+from medart_cli import cli, stop
+from medart_cli.errors import RunError, Stopped
+from medart_cli.log import log
+from medart_cli.options import CommonConfig
+
+
+def complete(words: Sequence[str], config: CommonConfig) -> list[str]:
+    """Add to a command what the one that runs it was told of the machine: device, network.
+
+    Args:
+        words: The command, without `medart`.
+        config: Options of the command that runs it.
+    """
+    given = ["--offline"] if config.offline else []
+    if config.device != "auto":
+        given += ["--device", config.device]
+    if config.max_failures:
+        given += ["--max-failures", str(config.max_failures)]
+    return [*words, *given]
+
+
+def word_command(words: Sequence[str]) -> str:
+    """Write a command as it would be typed."""
+    return shlex.join(["medart", *words])
+
+
+def type_command(words: Sequence[str], config: CommonConfig) -> None:
+    """Run a command; it logs as the one that runs it does.
+
+    Args:
+        words: The command, without `medart`.
+        config: Options of the command that runs it.
+
+    Raises:
+        RunError: It failed; it has said why.
+        Stopped: It was stopped by a signal.
+        KeyboardInterrupt: By a second Ctrl-C.
+    """
+    stop.check()  # a command sets its own handlers
+    log.info("\n$ %s", word_command(words))
+    code = cli.call([*words, *["--quiet"] * config.quiet, *["--verbose"] * config.verbose])
+    if code == Stopped.exit_code:
+        raise Stopped("stopped; run the same command again to resume")
+    if code == cli.INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise RunError(f"{word_command(words[:1])} ended with exit code {code}, see above")

@@ -1,0 +1,162 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from medart_cli.errors import ConfigError
+from medart_cli.study import units
+from medart_cli.study.arms import ARMS, Arm
+from medart_cli.study.options import StudyConfig
+from medart_cli.study.units import (
+    Plan,
+    check_commands,
+    list_commands,
+    list_comparisons,
+    read_unit,
+    run_unit,
+    run_units,
+    write_script,
+)
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_plan()
+
+
+def make_plan(*arms, classes=True, **options):
+    config = StudyConfig(data="x", out=Path("out"), seeds=2, seed=5, **options)
+    arms = list(arms) or [ARMS[name] for name in ("before", "lora", "simple")]
+    return Plan(config, arms, (Path("images"), Path("tests")), classes)
+
+
+def value(words, option):
+    return words[words.index(option) + 1]
+
+
+def test_an_arm_is_trained_drawn_measured_and_used(plan):
+    commands = list_commands(plan, ARMS["lora"], 5)
+    assert [words[0] for words in commands] == ["finetune", "sample", "evaluate", "classify"]
+    finetune, sample, evaluate, classify = commands
+    assert finetune[1] == "out/data/train.jsonl" and value(finetune, "--hldf-every") == "0"
+    assert sample[1] == value(finetune, "--out") == "out/lora/seed-5/run"
+    assert value(sample, "--from") == "out/data/captions-own-5.jsonl"
+    assert evaluate[1:3] == ["out/data/test.jsonl", value(sample, "--out")]
+    assert value(classify, "--synthetic") == value(sample, "--out")
+    assert {value(words, "--seed") for words in commands} == {"5"}
+
+
+def test_before_fine_tuning_the_base_draws_at_the_size_of_the_others():
+    plan = make_plan(finetune="--base tiny --resolution 64")
+    sample = list_commands(plan, ARMS["before"], 5)[0]
+    assert sample[:2] == ["sample", "tiny"] and value(sample, "--resolution") == "64"
+    drawn = list_commands(plan, ARMS["lora"], 5)[1]
+    assert value(drawn, "--from") == value(sample, "--from")  # the same captions, and noises
+
+
+def test_simple_captions_are_trained_on_and_drawn(plan):
+    finetune, sample, *rest = list_commands(plan, ARMS["simple"], 5)
+    assert finetune[1] == "out/data/simple.jsonl"
+    assert value(sample, "--from") == "out/data/captions-simple-5.jsonl"
+    assert value(rest[-1], "--test") == "out/data/test.jsonl"
+
+
+def test_an_arms_own_options_come_after_those_of_all():
+    arm = Arm("mine", "mine", ("--rank", "4"), sample=("--steps", "9"))
+    plan = make_plan(arm, finetune="--rank 2", sample="--steps 3")
+    finetune, sample, *_ = list_commands(plan, arm, 5)
+    for words, option in ((finetune, "--rank"), (sample, "--steps")):
+        assert words.index(option) < len(words) - words[::-1].index(option) - 1
+    check_commands(plan)  # and the last counts, as everywhere on a command line
+
+
+def test_without_labels_no_classifier_is_trained(plan):
+    names = [words[0] for words in list_commands(make_plan(classes=False), ARMS["lora"], 5)]
+    assert names == ["finetune", "sample", "evaluate"]
+
+
+def test_all_arms_of_a_seed_are_compared_in_one_report(plan):
+    (seed, words), (other, _) = list_comparisons(plan)
+    assert (seed, other) == (5, 6)
+    names = [f"out/{name}/seed-5/images" for name in ("before", "lora", "simple")]
+    assert words[2:5] == names
+    assert not list(list_comparisons(make_plan(ARMS["lora"])))
+
+
+def test_what_a_command_would_refuse_is_refused_with_its_arm():
+    arm = Arm("mine", "mine", ("--rankk", "4"))
+    with pytest.raises(ConfigError, match="arm mine: medart finetune: No such option: --rankk"):
+        check_commands(make_plan(ARMS["lora"], arm))
+    with pytest.raises(ConfigError, match="arm lora: medart sample: --steps must be 1 or more"):
+        check_commands(make_plan(ARMS["lora"], sample="--steps 0"))
+    with pytest.raises(ConfigError, match="--evaluate --x 'y: cannot be split into options"):
+        check_commands(make_plan(ARMS["lora"], evaluate="--x 'y"))
+
+
+def test_the_script_runs_in_a_shell(plan, tmp_path):
+    script = write_script(plan, ["study", "my images"])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "medart").write_text('#!/bin/sh\necho "$1" >> typed\n')
+    (tmp_path / "bin" / "medart").chmod(0o755)
+    (tmp_path / "study.sh").write_text(script)
+    assert os.system(f"PATH={tmp_path}/bin:$PATH sh {tmp_path}/study.sh") == 0
+    typed = (tmp_path / "typed").read_text().split()
+    assert typed.count("finetune") == 4 and typed.count("evaluate") == 8
+    assert typed[-1] == "study"
+
+
+def do(words, _):
+    Path(value(words, "--out")).mkdir(parents=True)
+
+
+def test_a_unit_is_done_once_all_its_commands_are(plan, monkeypatch):
+    monkeypatch.setattr(units, "type_command", do)
+    arm = ARMS["lora"]
+    assert read_unit(plan, arm, 5) is None
+    run_unit(plan, arm, 5)
+    found = read_unit(plan, arm, 5)
+    assert set(found["seconds"]) == {"finetune", "sample", "evaluate", "classify"}
+    file = Path("out/lora/seed-5/unit.json")
+    assert json.loads(file.read_text()) == found
+    other = make_plan(evaluate="--no-copies")
+    assert read_unit(other, arm, 5) is None  # it was done otherwise
+    file.write_text(file.read_text()[:20])
+    assert read_unit(plan, arm, 5) is None
+
+
+def test_a_unit_whose_images_are_gone_is_not_done(plan, monkeypatch):
+    monkeypatch.setattr(units, "type_command", do)
+    run_unit(plan, ARMS["lora"], 5)
+    Path("out/lora/seed-5/images").rmdir()
+    assert read_unit(plan, ARMS["lora"], 5) is None
+
+
+def test_it_says_how_far_it_is_and_how_long_it_takes(plan, monkeypatch, said):
+    monkeypatch.setattr(units, "type_command", do)
+    run_units(plan, (1, 1))
+    lines = [line.strip() for line in said]
+    assert lines[0] == "6 units, 0 of them done"
+    assert "unit 1 of 6: before fine-tuning, seed 5" in lines
+    assert any(line.startswith("unit 6 of 6: simple captions, seed 6; about 0 min left")
+               for line in lines)  # fmt: skip
+    run_units(plan, (1, 1))
+    assert said[-1] == "6 units, 6 of them done"
+
+
+def test_real_images_that_are_synthetic_are_allowed_by_name(plan):
+    arm = ARMS["lora"]
+    assert not any("--allow-synthetic" in words for words in list_commands(plan, arm, 5))
+    plan = make_plan(arm, ARMS["dora"], allow_synthetic=True)
+    check_commands(plan)
+    told = [words[0] for words in list_commands(plan, arm, 5) if "--allow-synthetic" in words]
+    assert told == ["finetune", "evaluate", "classify"]
+    assert all("--allow-synthetic" in words for _, words in list_comparisons(plan))
+
+
+def test_where_no_copies_are_looked_for_the_base_has_no_training_images():
+    plan = make_plan(evaluate="--no-copies")
+    check_commands(plan)
+    before, after = (list_commands(plan, ARMS[name], 5) for name in ("before", "lora"))
+    assert "--training" not in before[1] and "--training" in after[2]
