@@ -145,7 +145,7 @@ def test_options_are_read_as_a_command_line_is_without_running_it(tmp_path):
     [
         (["--stepss", "3"], "No such option: --stepss"),
         (["--steps", "0"], "--steps must be 1 or more, got 0"),
-        (["--steps", "many"], "'many' is not a valid integer"),
+        (["--steps", "many"], "Invalid value for '--steps'"),
         (["--split", "test"], "--split: needs --from, which is missing"),
         (["--config", "gone"], "--config gone: no such file; packaged recipes: "),
     ],
