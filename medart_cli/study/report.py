@@ -117,6 +117,13 @@ def build_differences(facts: Facts) -> Table:
     return [f"Less {titles[facts['reference']]}", *(word_measure(key, facts) for key in keys)], rows
 
 
+def turn(shown: Table) -> Table:
+    """Turn a table: its columns become rows; a page has room for arms side by side."""
+    columns, rows = shown
+    turned = list(zip(columns, *rows, strict=True))
+    return turned[0], turned[1:]
+
+
 def _with_interval(found: Mapping[str, Any], key: str) -> str:
     if key not in found:
         return "-"
@@ -217,8 +224,8 @@ def build_study_page(plan: Plan, facts: Facts, picture: Image.Image) -> str:
             f"Rows from the top: training images whose captions are drawn; {'; '.join(names)}. A "
             f"column is one caption and, below the first row, one noise; seed {plan.seeds[0]}.",
         ),
-        means=build_means(facts),
-        differences=build_differences(facts) if facts["differences"] else None,
+        means=turn(build_means(facts)),
+        differences=turn(build_differences(facts)) if facts["differences"] else None,
         gains=[
             [list_titles(facts["arms"])[name], word_contrast(read_contrast(gain))]
             for name, gain in facts["gains"].items()

@@ -1,7 +1,7 @@
 import csv
 import io
 
-from medart_cli.study.report import build_csv, build_differences, build_latex, build_means
+from medart_cli.study.report import build_csv, build_differences, build_latex, build_means, turn
 from tests.study_facts import build_facts
 
 
@@ -36,3 +36,9 @@ def test_latex_is_escaped_and_of_as_many_columns_as_its_head_says():
     assert head == "\\begin{tabular}{lrr}"
     rows = [line for line in text.splitlines() if line.endswith("\\\\")]
     assert all(line.replace("\\&", "").count("&") == 2 for line in rows)
+
+
+def test_a_turned_table_has_arms_as_columns():
+    columns, rows = turn(build_means(build_facts()))
+    assert list(columns) == ["Arm", "LoRA & <co>", "score_x", "baseline, real images"]
+    assert list(rows[0]) == ["Frechet distance (lower)", "100.0 ± 10.0", "80.0 ± 10.0", "12.0"]
