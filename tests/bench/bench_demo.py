@@ -1,6 +1,6 @@
-"""The demo in processes of its own: what HLDF does to the colors, over several seeds, and the cost.
+"""The demo in processes of its own: its table, its answers, and what it costs, for several seeds.
 
-python -m tests.bench.bench_demo [SEED ...]    (0 to 4 by default; some three minutes each)
+python -m tests.bench.bench_demo [SEED ...]    (0 and 1 by default; some minutes each)
 """
 
 import json
@@ -9,7 +9,10 @@ import sys
 import tempfile
 import time
 
-MEASURES = ("mean_gap", "spread_gap", "variety", "energy")
+FORMS = {
+    "frechet": ".1f", "kernel": ".3f", "color_mean": ".4f", "color_spread": ".4f",
+    "color_energy": ".4f", "color_variety": ".2f", "vendi": ".2f", "accuracy_mix": ".3f",
+}  # fmt: skip
 
 
 def run_demo(seed: int, folder: str) -> dict:
@@ -27,36 +30,25 @@ def run_demo(seed: int, folder: str) -> dict:
 
 
 def main() -> None:
-    seeds = [int(word) for word in sys.argv[1:]] or [0, 1, 2, 3, 4]
-    print(
-        "| seed | set | Frechet | kernel x 1000 | mean gap | spread gap | variety | energy x 1000 |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    costs = []
-    for seed in seeds:
+    """Print a row for each arm, then the answers and the cost."""
+    print(f"| seed | arm | {' | '.join(FORMS)} |")
+    print("|---" * (2 + len(FORMS)) + "|")
+    said = []
+    for seed in [int(word) for word in sys.argv[1:]] or [0, 1]:
         with tempfile.TemporaryDirectory() as folder:
             figures = run_demo(seed, folder)
-        sets = figures["sets"]
-        for name, item in sets.items():
-            print(
-                f"| {seed} | {name} | {item['frechet']:.1f} | {1000 * item['kernel']:.0f} "
-                f"| {item['mean_gap']:.4f} | {item['spread_gap']:.4f} | {item['variety']:.2f} "
-                f"| {1000 * item['energy']:.1f} |"
-            )
-        lora, hldf = sets["lora"], sets["hldf"]
-        shares = {key: hldf[key] / lora[key] for key in MEASURES}
-        print(
-            f"| {seed} | HLDF / LoRA | {hldf['frechet'] / lora['frechet']:.2f} "
-            f"| {hldf['kernel'] / lora['kernel']:.2f} | "
-            + " | ".join(f"{value:.2f}" for value in shares.values())
-            + " |",
-            flush=True,
+        for name, means in figures["arms"].items():
+            cells = [f"{means[key]:{form}}" for key, form in FORMS.items()]
+            print(f"| {seed} | {name} | {' | '.join(cells)} |", flush=True)
+        said.append(
+            f"\nseed {seed}: {figures['wall']:.0f} s, {figures['megabytes']:.0f} MB, captions "
+            f"fully correct {figures['captions']['all']:.3f}"
         )
-        costs.append(
-            f"seed {seed}: {figures['wall']:.0f} s, {figures['megabytes']:.0f} MB, captions fully "
-            f"correct {figures['captions']['all']:.3f}, classifiers {figures['classifiers']}"
-        )
-    print("\n".join(costs))
+        said += [
+            f"- {item['question']} {item['answer']} ({item['figures']})"
+            for item in figures["verdicts"]
+        ]
+    print("\n".join(said))
 
 
 if __name__ == "__main__":
