@@ -4,9 +4,21 @@ import shlex
 from collections.abc import Sequence
 
 from medart_cli import cli, stop
-from medart_cli.errors import RunError, Stopped
+from medart_cli.errors import (
+    ConfigError,
+    MedartError,
+    MissingModelError,
+    RunError,
+    Stopped,
+    TooManyFailuresError,
+)
 from medart_cli.log import log
 from medart_cli.options import CommonConfig
+
+FAILURES: dict[int, type[MedartError]] = {
+    kind.exit_code: kind
+    for kind in (RunError, ConfigError, TooManyFailuresError, MissingModelError)
+}
 
 
 def complete(words: Sequence[str], config: CommonConfig) -> list[str]:
@@ -37,7 +49,7 @@ def type_command(words: Sequence[str], config: CommonConfig) -> None:
         config: Options of the command that runs it.
 
     Raises:
-        RunError: It failed; it has said why.
+        MedartError: It failed, and has said why; the exit code is its own.
         Stopped: It was stopped by a signal.
         KeyboardInterrupt: By a second Ctrl-C.
     """
@@ -49,4 +61,5 @@ def type_command(words: Sequence[str], config: CommonConfig) -> None:
     if code == cli.INTERRUPTED:
         raise KeyboardInterrupt
     if code:
-        raise RunError(f"{word_command(words[:1])} ended with exit code {code}, see above")
+        kind = FAILURES.get(code, RunError)
+        raise kind(f"{word_command(words[:1])} ended with exit code {code}, see above")

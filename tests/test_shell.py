@@ -2,7 +2,13 @@ import pytest
 
 from medart_cli import cli
 from medart_cli.doctor.options import DoctorConfig
-from medart_cli.errors import RunError, Stopped
+from medart_cli.errors import (
+    ConfigError,
+    MissingModelError,
+    RunError,
+    Stopped,
+    TooManyFailuresError,
+)
 from medart_cli.shell import complete, type_command, word_command
 
 
@@ -18,7 +24,16 @@ def test_it_is_shown_as_a_shell_takes_it():
 
 
 @pytest.mark.parametrize(
-    ("code", "error"), [(75, Stopped), (130, KeyboardInterrupt), (3, RunError)]
+    ("code", "error"),
+    [
+        (75, Stopped),
+        (130, KeyboardInterrupt),
+        (1, RunError),
+        (2, ConfigError),
+        (3, TooManyFailuresError),
+        (4, MissingModelError),
+        (139, RunError),
+    ],
 )
 def test_how_a_command_ends_decides_how_the_caller_ends(code, error, monkeypatch):
     monkeypatch.setattr(cli, "call", lambda words: code)

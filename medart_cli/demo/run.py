@@ -5,7 +5,6 @@ The page is the study's.
 """
 
 import json
-import shlex
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -31,11 +30,7 @@ FINETUNE = (
     f"--preview-every 0 --profile {PROFILE}"
 )
 SAMPLE = "--steps 15 --batch-size 40"
-# Some of it is of runs alone: in a settings file that is no error for what is drawn from the base.
-EVALUATE = """features = ["efficientnet-lite0"]
-bootstrap = 100
-member_count = 16
-"""
+EVALUATE = "--features efficientnet-lite0 --bootstrap 100 --member-count 16"
 CLASSIFY = "--freeze"
 # The grid of colors is for the phantoms' round view with dark corners.
 ARMS_FILE = """[before]
@@ -101,11 +96,9 @@ def type_commands(session: Session) -> None:
     session.type("caption", train, *CAPTION)
     session.type("caption", test, *CAPTION)
     write_text(folder / "arms.toml", ARMS_FILE)
-    write_text(folder / "evaluate.toml", EVALUATE)
     words = ["study", train, "--test", test, "--out", str(folder / "study")]
     words += ["--arms", str(folder / "arms.toml"), "--seeds", str(SEEDS), "--finetune", FINETUNE]
-    words += ["--sample", SAMPLE, "--classify", CLASSIFY]
-    words += ["--evaluate", shlex.join(["--config", str(folder / "evaluate.toml")])]
+    words += ["--sample", SAMPLE, "--evaluate", EVALUATE, "--classify", CLASSIFY]
     session.type(*words)
 
 

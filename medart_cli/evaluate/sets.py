@@ -204,18 +204,27 @@ def _read_set(name: str, records: DataSet) -> ImageSet:
 
 
 def _short_names(sources: list[str]) -> list[str]:
-    """Name each set by its folder, or by all of its path where folders share a name."""
-    short = []
+    """Name each set by its folder, with as many of the folders above as tell it from others."""
+    short, parts = [], []
     for source in sources:
         path = Path(source)
         path = path.parent if path.name == "metadata.jsonl" else path
         own = path.stem if path.suffix == ".jsonl" else path.name  # a folder may be guidance-4.5
         short.append("standard input" if source == "-" else own or path.resolve().name)
+        parts.append(path.parts)
     names: list[str] = []
-    for name, source in zip(short, sources, strict=True):
-        unique = name if short.count(name) == 1 else source
+    for name, own_parts in zip(short, parts, strict=True):
+        alike = {it for known, it in zip(short, parts, strict=True) if known == name}
+        unique = name if short.count(name) == 1 else _find_tail(own_parts, alike - {own_parts})
         names.append(unique if unique not in names else f"{unique} ({len(names) + 1})")
     return names
+
+
+def _find_tail(parts: tuple[str, ...], others: set[tuple[str, ...]]) -> str:
+    """Return the shortest end of a path that no other one has."""
+    tails = (parts[-count:] for count in range(1, len(parts) + 1))
+    tail = next((it for it in tails if all(other[-len(it) :] != it for other in others)), parts)
+    return str(Path(*tail))
 
 
 def find_training(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet | None:

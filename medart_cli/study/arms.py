@@ -38,6 +38,14 @@ class Arm:
     captions: Captions = "own"
     sample: tuple[str, ...] = ()
 
+    def settings(self) -> dict[str, Any]:
+        """Return all but its names, as JSON has it."""
+        return {
+            "finetune": None if self.finetune is None else list(self.finetune),
+            "captions": self.captions,
+            "sample": list(self.sample),
+        }
+
 
 # HLDF is off wherever it is not what the arm is about, so that each differs in one thing.
 NO_HLDF = ("--hldf-every", "0")

@@ -13,7 +13,7 @@ from medart_cli.study.markdown import (
     todo,
 )
 from medart_cli.study.measured import USE
-from medart_cli.study.trained import count_drawn, list_bases
+from medart_cli.study.trained import list_bases
 from medart_cli.study.verdict import word_contrast, word_measure
 
 # Which of the scorecard's criteria a measure belongs to; those that are not named are shown below.
@@ -38,7 +38,7 @@ def fill_card(facts: Facts, runs: Mapping[str, Facts]) -> str:
         + todo("keep the arm whose images are shared, and delete the rows of the others"),
         bullets(
             [
-                f"Content: {plural(count_drawn(facts, runs), 'image')} of each arm and seed, of "
+                f"Content: {plural(facts['images']['test'], 'image')} of each arm and seed, of "
                 f"{plural(len(facts['arms']), 'arm')} and {seeds}; "
                 + (f"labels {join_words(labels)}." if labels else "without labels."),
                 todo("name and version of the data set, contact, and where it lies"),

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from medart_cli.metrics.gaps import POWER
 from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 
 MOST_SEEDS = 50  # a study with more is another kind of study
 FACTORS = (2, 3, 5, 10, 20, 50)  # by which more test images might be asked for
+
+ALIKE = 1e-9  # of a difference: seeds that are nearer to each other differ by rounding alone
+POWERFUL = "a difference of this size would be shown in 4 of 5 studies"
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Contrast:
     Attributes:
         value: The mean difference.
         each: That of each seed.
-        low: Lower end of the 95 % interval; None where one seed leaves it unknown.
+        low: Lower end of the 95 % interval; None where it is unknown: of one seed, or where all
+            give the very same difference, as shares of few images do.
         high: Upper end.
         seeds_variance: Variance of a single seed's difference; None for one seed.
         images_variance: Variance of the mean by the test images, the same whatever the seeds.
@@ -67,12 +72,16 @@ def contrast(each: Sequence[float], errors: Sequence[float] = (), images: int = 
     if count < 2:
         return Contrast(value, tuple(each), None, None, None, by_images, images)
     by_seeds = float(np.var(each, ddof=1))
+    if value and not by_images and np.ptp(each) < ALIKE * abs(value):
+        return Contrast(value, tuple(each), None, None, 0.0, by_images, images)
     reach = find_reach(by_seeds, count, by_images, images)
     return Contrast(value, tuple(each), value - reach, value + reach, by_seeds, by_images, images)
 
 
-def find_reach(by_seeds: float, seeds: int, by_images: float, images: int) -> float:
-    """Return half the width of the 95 % interval of a mean over seeds.
+def find_reach(
+    by_seeds: float, seeds: int, by_images: float, images: int, level: float = CONFIDENCE_LEVEL
+) -> float:
+    """Return half the width of the interval of a mean over seeds.
 
     Each variance has Student's factor for its own degrees of freedom, and these are averaged with
     the variances as weights. Degrees by Satterthwaite would be wrong here: with two seeds, whose
@@ -84,6 +93,7 @@ def find_reach(by_seeds: float, seeds: int, by_images: float, images: int) -> fl
         seeds: How many there are, 2 or more.
         by_images: Variance of the mean by the test images.
         images: How many independent ones there are.
+        level: Of the interval.
 
     Source:
         Cochran 1964, Biometrics 20, 191-195.
@@ -93,7 +103,7 @@ def find_reach(by_seeds: float, seeds: int, by_images: float, images: int) -> fl
     variance = sum(part for part, _ in parts)
     if not variance:
         return 0.0
-    tail = (1 + CONFIDENCE_LEVEL) / 2
+    tail = (1 + level) / 2
     weighted = sum(part * float(stats.t.ppf(tail, degrees)) for part, degrees in parts)
     return weighted / math.sqrt(variance)
 
@@ -106,24 +116,30 @@ def find_needed(found: Contrast) -> str | None:
     """
     if found.sign:
         return None
+    have = len(found.each)
     if found.seeds_variance is None:
         return "one seed cannot tell; run more with --seeds"
-    have = len(found.each)
+    if found.low is None:
+        return "all seeds gave the same, which is too few to tell how they differ; run more"
     if found.value:
         for seeds in range(have + 1, MOST_SEEDS + 1):
-            if _is_shown(found, seeds, 1):
-                return f"about {seeds} seeds would settle a difference of this size"
+            if _would_show(found, seeds, 1):
+                return (
+                    f"a difference of this size would be shown in 4 of 5 studies of {seeds} seeds"
+                )
         for factor in FACTORS if found.images_variance else ():
             for seeds in (have, 2 * have, 4 * have):
-                if _is_shown(found, seeds, factor):
-                    more = f" and {seeds} seeds" if seeds > have else ""
+                if _would_show(found, seeds, factor):
                     return (
-                        f"about {factor * found.images} test images{more} would settle a "
-                        "difference of this size"
+                        f"{POWERFUL} of {factor} times as many test images (or patients) and "
+                        f"{seeds} seeds"
                     )
-    return "no number of seeds in reach would settle a difference as small as the one seen"
+    return "no number of seeds in reach would show a difference as small as the one seen"
 
 
-def _is_shown(found: Contrast, seeds: int, factor: int) -> bool:
-    by_images, images = found.images_variance / factor, found.images * factor
-    return abs(found.value) > find_reach(found.seeds_variance or 0.0, seeds, by_images, images)
+def _would_show(found: Contrast, seeds: int, factor: int) -> bool:
+    """Say whether a study would show the difference that was seen in `POWER` of cases or more."""
+    by_seeds, by_images = found.seeds_variance or 0.0, found.images_variance / factor
+    spread = by_seeds, seeds, by_images, found.images * factor
+    # The mean is beyond its interval, and by chance nearer to zero than it really is.
+    return abs(found.value) > find_reach(*spread) + find_reach(*spread, level=2 * POWER - 1)

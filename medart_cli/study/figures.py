@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from medart_cli.metrics.membership import DEALS, LEAK
+from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 from medart_cli.study.arms import Arm, find_reference
 from medart_cli.study.contrasts import Contrast, contrast
 from medart_cli.study.units import COMPARED, Plan, read_unit
@@ -164,11 +166,12 @@ def gather_figures(plan: Plan) -> Facts:
     ]
     reference = find_reference(plan.arms)
     paired = _read_pairs(plan, reference)
+    leak = _share_error([_of_chance(facts) for facts in units.values()])
     return {
         "features": first["features"][0]["title"],
         "reference": reference.name,
         "measures": measures,
-        "arms": [_describe_arm(plan, arm, units) for arm in plan.arms],
+        "arms": [_describe_arm(plan, arm, units, leak) for arm in plan.arms],
         "differences": {
             arm.name: _compare(plan, arm, reference, units, paired)
             for arm in plan.arms
@@ -193,7 +196,26 @@ def _read(folder: Path) -> Facts:
     }
 
 
-def _describe_arm(plan: Plan, arm: Arm, units: Mapping[tuple[str, int], Facts]) -> Facts:
+def _of_chance(facts: Facts) -> float | None:
+    """Return the p-value of a unit's membership; None where it was not measured."""
+    found = facts["report"]["membership"]
+    return found["p_value"] if found else None
+
+
+def _share_error(chances: Sequence[float | None]) -> float:
+    """Return the p-value from which a unit's weights are said to tell whom they were trained on.
+
+    One wrong word in 20 studies, whatever the number of units (Bonferroni): each by itself at the
+    level of evaluate, a study of 18 would be wrong in one of six. The least p-value there is counts
+    always.
+    """
+    tested = sum(chance is not None for chance in chances)
+    return max(min(LEAK, (1 - CONFIDENCE_LEVEL) / max(1, tested)), 1 / (DEALS + 1))
+
+
+def _describe_arm(
+    plan: Plan, arm: Arm, units: Mapping[tuple[str, int], Facts], leak: float
+) -> Facts:
     """Put together an arm's settings, its figures by seed with mean and deviation, and its cost."""
     own = [units[arm.name, seed] for seed in plan.seeds]
     each = {it.key: [it.read(facts) for facts in own] for it in FIGURES}
@@ -206,9 +228,7 @@ def _describe_arm(plan: Plan, arm: Arm, units: Mapping[tuple[str, int], Facts]) 
     return {
         "name": arm.name,
         "title": arm.title,
-        "finetune": None if arm.finetune is None else list(arm.finetune),
-        "captions": arm.captions,
-        "sample": list(arm.sample),
+        **arm.settings(),
         "each": known,
         "mean": {key: float(np.mean(values)) for key, values in known.items()},
         "deviation": {
@@ -216,7 +236,7 @@ def _describe_arm(plan: Plan, arm: Arm, units: Mapping[tuple[str, int], Facts]) 
             for key, values in known.items()
         },
         "suspected": [bool(_find_suspicion(facts)) for facts in own],
-        "recognized": [bool((it["report"]["membership"] or {}).get("shown")) for it in own],
+        "recognized": [(_of_chance(it) or 1) <= leak for it in own],
         "collapsed": [_list_collapsed(facts["report"]) for facts in own],
         "seconds": {
             name: float(np.mean([it[name] for it in seconds]))

@@ -40,7 +40,9 @@ class StudyConfig(CommonConfig):
         Argument(help="Real images to train on, with captions: image folder or manifest."),
         RUN_ONLY,
     ]
-    out: Annotated[Path, _output_option(help="Output folder for all units and the report.")]
+    out: Annotated[
+        Path, _output_option(help="Output folder for all units and the report."), RUN_ONLY
+    ]
     overwrite: Annotated[
         bool,
         _output_option(
@@ -122,8 +124,8 @@ class StudyConfig(CommonConfig):
         parse_levels(self.folders)
         parse_shard(self.shard)
         self._check_roots("test")
-        if self.shard is not None and (self.overwrite or self.dry_run):
-            raise ConfigError("--shard: cannot be used with --overwrite or --dry-run")
+        if self.overwrite + self.dry_run + (self.shard is not None) > 1:
+            raise ConfigError("only one of --shard, --overwrite and --dry-run can be given")
         if self.precision != "auto":
             raise ConfigError(
                 "--precision: each command has its own; use --finetune, --sample, --evaluate or "

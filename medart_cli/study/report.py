@@ -14,6 +14,7 @@ from medart_cli.data.images import fit_image, load_image, save_png, tile_images
 from medart_cli.data.manifest import MANIFEST_NAME, read_manifest
 from medart_cli.data.output import write_json, write_text
 from medart_cli.data.page import DEMONSTRATION_NOTICE, Table, embed_image, format_inputs, render
+from medart_cli.errors import ImageError
 from medart_cli.log import log, table
 from medart_cli.study.arms import find_reference
 from medart_cli.study.contrasts import Contrast
@@ -21,7 +22,13 @@ from medart_cli.study.figures import FIGURES, Facts, gather_figures, list_titles
 from medart_cli.study.methods import write_methods
 from medart_cli.study.sets import StudySets, draw_captions
 from medart_cli.study.units import Plan
-from medart_cli.study.verdict import tell_verdicts, word_caution, word_contrast, word_measure
+from medart_cli.study.verdict import (
+    name_whole,
+    tell_verdicts,
+    word_caution,
+    word_contrast,
+    word_measure,
+)
 from medart_cli.versions import read_versions
 
 STUDY_FORMAT = 1  # of study.json
@@ -197,12 +204,20 @@ def draw_picture(plan: Plan, sets: StudySets) -> Image.Image:
     chosen = draw_captions(sets, seed)
     count = min(SHOWN, len(chosen))
     places = np.linspace(0, len(chosen) - 1, count).round().astype(int).tolist()
-    lines = [[chosen[place].path for place in places]]
+    tiles = [_load_real(chosen[place].path) for place in places]
     for arm in plan.arms:
         folder = plan.folder(arm, seed) / "images"
         drawn = {int(row.fields["row"]): row.path for row in read_manifest(folder / MANIFEST_NAME)}
-        lines.append([drawn[place] for place in places])
-    return tile_images([_load(path) for line in lines for path in line], columns=count)
+        tiles += [_load(drawn[place]) for place in places]
+    return tile_images(tiles, columns=count)
+
+
+def _load_real(path: Path) -> Image.Image:
+    """Load a training image; a white one stands for one that --max-failures has let pass."""
+    try:
+        return _load(path)
+    except (ImageError, OSError):
+        return Image.new("RGB", (THUMB_SIDE, THUMB_SIDE), "white")
 
 
 def _load(path: Path) -> Image.Image:
@@ -235,6 +250,7 @@ def build_study_page(plan: Plan, facts: Facts, picture: Image.Image) -> str:
         seeds=len(plan.seeds),
         features=facts["features"],
         reference=find_reference(plan.arms).title,
+        whole=" and ".join(name_whole(facts)),
         collapsed=_list_collapsed(facts),
         costs=_list_costs(facts),
         inputs=format_inputs(facts["inputs"]),

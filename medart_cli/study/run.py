@@ -5,6 +5,8 @@ it was stopped, and shards of the units run on different machines. What they mea
 the end.
 """
 
+import os
+from dataclasses import replace
 from typing import Any
 
 from medart_cli.data.output import Output, open_output
@@ -18,6 +20,7 @@ from medart_cli.study.sets import FOLDER, StudySets, read_sets, write_sets
 from medart_cli.study.units import (
     Plan,
     check_commands,
+    check_units,
     run_comparisons,
     run_units,
     write_script,
@@ -28,8 +31,12 @@ def run(config: StudyConfig) -> dict[str, Any]:
     """Run the units that are not done, compare the arms, and write the report."""
     arms = read_arms(config.arms)
     sets = read_sets(config)
+    # Units are known by their commands, so these name the same paths from any working folder.
+    typed, config = config.out, replace(config, out=config.out.absolute())
     plan = make_plan(config, arms, sets)
     check_commands(plan)
+    if not config.overwrite:
+        check_units(plan)
     part = parse_shard(config.shard)
     with open_output(describe_output(config, sets)):
         write_sets(config.out / FOLDER, sets, plan.seeds)
@@ -38,13 +45,13 @@ def run(config: StudyConfig) -> dict[str, Any]:
         run_units(plan, part)
         if config.shard is not None:
             log.info("shard %s is done; when all are, run without --shard", config.shard)
-            return {"result": str(config.out), "inputs": sets.inputs}
+            return {"result": str(typed), "inputs": sets.inputs}
         run_comparisons(plan)
         from medart_cli.study.report import write_study  # loads matplotlib
 
         facts = write_study(plan, sets)
     return {
-        "result": str(config.out / "report.html"),
+        "result": str(typed / "report.html"),
         "verdicts": facts["verdicts"],
         "inputs": sets.inputs,
     }
@@ -65,9 +72,25 @@ def make_plan(config: StudyConfig, arms: list[Arm], sets: StudySets) -> Plan:
         raise ConfigError("--arms: no arm that is fine-tuned is left")
     classes = config.classify.strip() != "none" and len(sets.labels) > 1
     if not classes and config.classify.strip() != "none":
-        log.warning("no classifiers: the images have fewer than two labels")
-    roots = sets.train[0].folder, sets.test[0].folder
+        log.warning("no classifiers: training and test images share fewer than two labels")
+    if classes:
+        refuse_unlabeled(sets)
+    roots = sets.train[0].folder.absolute(), sets.test[0].folder.absolute()
     return Plan(config, arms, roots, classes)
+
+
+def refuse_unlabeled(sets: StudySets) -> None:
+    """Refuse rows without a label where a classifier is trained, before hours of training.
+
+    Raises:
+        ConfigError: Names the first one.
+    """
+    row = next((row for row in [*sets.train, *sets.test] if row.label is None), None)
+    if row is not None:
+        raise ConfigError(
+            f"{row.place}: no label, and a classifier needs one of every row; give it one, or "
+            "leave the classifiers out with --classify none"
+        )
 
 
 def describe_output(config: StudyConfig, sets: StudySets) -> Output:
@@ -75,15 +98,27 @@ def describe_output(config: StudyConfig, sets: StudySets) -> Output:
     settings = config.settings() | {"_images": sets.hash_all()}
     return Output(
         config.out, "study", settings, config.name_run_only(), config.overwrite,
-        inputs=(config.data, config.test), part=parse_shard(config.shard)[0] if config.shard else 0,
+        inputs=(config.data, config.test, *_list_files(config)),
+        part=parse_shard(config.shard)[0] if config.shard else 0,
     )  # fmt: skip
 
 
+def _list_files(config: StudyConfig) -> list[str]:
+    """Return the file that --arms names, if it does."""
+    return [config.arms] if config.arms.endswith(".toml") else []
+
+
 def repeat(config: StudyConfig) -> list[str]:
-    """Write the command of the study itself, for the end of its script."""
-    words = ["study", config.data, "--out", str(config.out)]
+    """Write the command of the study itself, for the end of its script; paths are absolute."""
+    words = ["study", os.path.abspath(config.data), "--out", str(config.out)]
+    paths = ("test", "root", "test_root", *(["arms"] if _list_files(config) else []))
     for name, value in config.settings().items():
         default = type(config).__dataclass_fields__[name].default
-        if name not in ("data", "out", "device", "offline", "max_failures") and value != default:
-            words += ["--" + name.replace("_", "-"), str(value)]
+        if name in ("data", "out", "device", "offline", "max_failures") or value == default:
+            continue
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(option)
+        else:
+            words += [option, os.path.abspath(value) if name in paths else str(value)]
     return complete(words, config)

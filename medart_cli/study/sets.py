@@ -76,7 +76,8 @@ class StudySets:
 def read_sets(config: StudyConfig) -> StudySets:
     """Read what a study trains on and tests on.
 
-    A training image whose bytes stand in the test set is left out, with a warning.
+    A training image whose bytes stand in the test set is left out, and so is a test image that
+    nothing can be drawn for, since no training image has its label; both with a warning.
 
     Raises:
         ConfigError: There are no test images, or too few of either, or a patient is in both.
@@ -86,22 +87,37 @@ def read_sets(config: StudyConfig) -> StudySets:
     found = [open_data(config.data, root=config.root, levels=levels)]
     if config.test is not None:
         found.append(open_data(config.test, root=config.test_root, levels=levels))
-        test = list(found[1])
-    else:
-        test = [row for row in found[0] if row.split == "test"]
-        if not test:
-            raise ConfigError(
-                f"{config.data}: has no rows with split test; give images to test on with --test"
-            )
-    train = [row for row in found[0] if row.split != "test"]
+    train, test = _choose_rows(config, found)
     for rows, data in ((train, found[0]), (test, found[-1])):
         refuse_synthetic(rows, data.account.source, allowed=config.allow_synthetic)
-    train, hashes = _leave_out_twins(train, test, _hash_rows(train, test))
+    hashes = _hash_rows(train, test)
+    train, hashes = _leave_out_twins(train, test, hashes)
+    test, hashes = _leave_out_undrawn(train, test, hashes)
     _refuse_few(config, train, test)
     _refuse_shared_groups(train, test)
-    sets = StudySets(train, test, hashes, [item.account.facts() for item in found])
-    _tell_labels(sets, found)
-    return sets
+    return StudySets(train, test, hashes, [item.account.facts() for item in found])
+
+
+def _choose_rows(
+    config: StudyConfig, found: Sequence[DataSet]
+) -> tuple[list[Record], list[Record]]:
+    """Choose the rows to train on and to test on by their split, as classify does."""
+    train = [row for row in found[0] if row.split != "test"]
+    marked = [row for row in found[-1] if row.split == "test"]
+    if config.test is None and not marked:
+        raise ConfigError(
+            f"{config.data}: has no rows with split test; give images to test on with --test"
+        )
+    if config.test is not None and len(train) < len(found[0]):
+        log.info(
+            "%s: %d rows of split test are neither trained on nor tested on",
+            *(config.data, len(found[0]) - len(train)),
+        )
+    test = marked or list(found[-1])
+    if config.test is not None and len(test) < len(found[1]):
+        log.info("%s: of %d rows the %d of split test are tested on",
+                 *(config.test, len(found[1]), len(test)))  # fmt: skip
+    return train, test
 
 
 def _hash_rows(train: Sequence[Record], test: Sequence[Record]) -> tuple[list[str], list[str]]:
@@ -134,11 +150,30 @@ def _leave_out_twins(
     return [train[place] for place in kept], ([hashes[0][it] for it in kept], hashes[1])
 
 
+def _leave_out_undrawn(
+    train: list[Record], test: list[Record], hashes: tuple[list[str], list[str]]
+) -> tuple[list[Record], tuple[list[str], list[str]]]:
+    """Leave out test images of labels that no training image has: arms cannot draw any of them."""
+    labels = {row.label for row in train if row.split != "val"}
+    if labels == {None} or all(row.label is None for row in test):  # the captions are one pool
+        return test, hashes
+    kept = [place for place, row in enumerate(test) if row.label in labels]
+    if len(kept) < len(test):
+        missing = {row.label for row in test} - labels
+        log.warning(
+            "%d test images are left out, since no training image has their label: %s",
+            len(test) - len(kept), ", ".join(sorted(it or "no label" for it in missing)),
+        )  # fmt: skip
+    return [test[place] for place in kept], (hashes[0], [hashes[1][it] for it in kept])
+
+
 def _refuse_few(config: StudyConfig, train: list[Record], test: list[Record]) -> None:
     for rows, name in ((train, config.data), (test, config.test or config.data)):
         if len(rows) < LEAST:
             what = "test on" if rows is test else "train on"
-            raise ConfigError(f"{name}: {len(rows)} images to {what}; a study needs more")
+            raise ConfigError(
+                f"{name}: {len(rows)} images to {what}; a study needs {LEAST} or more"
+            )
 
 
 def _refuse_shared_groups(train: list[Record], test: list[Record]) -> None:
@@ -146,17 +181,8 @@ def _refuse_shared_groups(train: list[Record], test: list[Record]) -> None:
     if shared:
         row = next(row for row in train if row.group in shared)
         raise ConfigError(
-            f"{row.place}: its patient (group_id) has images to train on and to test on, as "
-            f"{len(shared) - 1} others have; keep each patient on one side"
-        )
-
-
-def _tell_labels(sets: StudySets, found: Sequence[DataSet]) -> None:
-    missing = {row.label for row in sets.test} - {row.label for row in sets.drawn_from} - {None}
-    if missing:
-        log.warning(
-            "%s: labels without training images: %s; none of these is drawn",
-            *(found[-1].account.source, ", ".join(sorted(map(str, missing)))),
+            f"{row.place}: its patient (group_id) has images to train on and to test on, as do "
+            f"{len(shared) - 1} others; keep each patient on one side"
         )
 
 
@@ -170,8 +196,8 @@ def draw_captions(sets: StudySets, seed: int) -> list[Record]:
         seed: Of the unit; all arms of a seed draw the same captions.
 
     Returns:
-        A training row for each test image, in the order of the test set; test images of labels that
-        no training image has are left out, and without labels all rows are one pool.
+        A training row of its label for each test image, in the order of the test set; where a side
+        has no labels, all rows are one pool.
     """
     rows = sets.drawn_from
     order = np.random.default_rng([seed, 20]).permutation(len(rows)).tolist()
@@ -179,8 +205,7 @@ def draw_captions(sets: StudySets, seed: int) -> list[Record]:
     for place in order:
         pools[rows[place].label if sets.labels else None].append(rows[place])
     endless: dict[str | None, Iterator[Record]] = {key: cycle(it) for key, it in pools.items()}
-    wanted = [row.label if sets.labels else None for row in sets.test]
-    return [next(endless[label]) for label in wanted if label in endless]
+    return [next(endless[row.label if sets.labels else None]) for row in sets.test]
 
 
 def name_training(captions: Captions) -> str:

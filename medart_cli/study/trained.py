@@ -53,7 +53,7 @@ def read_study_options(facts: Facts, command: str, *more: str) -> Facts:
     """
     needed = {
         "sample": ["-", "--from", "-", "--out", "-"],
-        "evaluate": ["real", "drawn", "--out", "-"],
+        "evaluate": ["real", "drawn", "--run", "run", "--training", "train", "--out", "-"],
         "classify": ["train", "--test", "test", "--synthetic", "drawn", "--out", "-"],
     }
     own = split_options(f"--{command}", facts["settings"].get(command, ""))
@@ -224,12 +224,7 @@ def tell_sampling(facts: Facts, runs: Mapping[str, Facts]) -> str:
         )
         for arm in facts["arms"]
     }
-    count, test = count_drawn(facts, runs), facts["real"]["n"]
-    if count == test:
-        text = "For each arm and seed one image was drawn for each test image"
-    else:
-        text = f"For each arm and seed {plural(count, 'image')} were drawn for {test} test images, "
-        text += "since some labels have no training image to take a caption from"
+    text = "For each arm and seed one image was drawn for each test image"
     text += ", with as many of each label" if facts["real"]["labels"] else ""
     noise = len({(it["base_name"], it["resolution"]) for it in runs.values()}) < 2
     return (
@@ -247,14 +242,3 @@ def _word_sampling(options: Facts, run: Facts | None) -> str:
     scale = options["guidance"]
     text += f"classifier-free guidance [@guidance] of {scale:g}" if scale > 1 else "no guidance"
     return text + (f", at {options['resolution']} pixels" if "resolution" in options else "")
-
-
-def count_drawn(facts: Facts, runs: Mapping[str, Facts]) -> int:
-    """Count the images of a unit: as many as test images, but none of labels never trained on."""
-    real, run = facts["real"], first_run(runs)
-    trained = run["data"]["labels"] if run else real["labels"]
-    known = sum(count for label, count in real["labels"].items() if label in trained)
-    unlabeled = real["n"] - sum(real["labels"].values())
-    if not known:  # no labels to go by: the captions are one pool
-        return int(real["n"])
-    return int(known + (unlabeled if UNLABELED in trained else 0))

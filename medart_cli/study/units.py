@@ -1,15 +1,16 @@
 """The units of a study: each is one arm with one seed, and a few ordinary commands in a folder."""
 
 import json
-import shlex
 import time
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medart_cli import cli
-from medart_cli.data.output import write_json
+from medart_cli.data.manifest import MANIFEST_NAME
+from medart_cli.data.output import SETTINGS_NAME, first_change, write_json
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
 from medart_cli.shell import complete, type_command, word_command
@@ -17,8 +18,30 @@ from medart_cli.study import sets as own_sets
 from medart_cli.study.arms import Arm, split_options
 from medart_cli.study.options import StudyConfig
 
-UNIT_NAME = "unit.json"  # stands in a unit's folder once all its commands are done
+UNIT_NAME = "unit.json"  # in a unit's folder: whose it is, and once all is done how long it took
 COMPARED = "compare"  # folder of the reports that have all arms of one seed
+RESULTS = {  # what each command writes when it is done
+    "finetune": "run.json",
+    "sample": MANIFEST_NAME,
+    "evaluate": "metrics.json",
+    "classify": "metrics.json",
+}
+# What the study itself says to each command, or what would make the arms' images others' than they
+# are taken for.
+OWN_OPTIONS = {
+    "finetune": "out root seed overwrite val-fraction",
+    "sample": "out root seed overwrite from prompt prompts split count per-label shard merge-to",
+    "evaluate": "out root seed overwrite training training-root run synthetic-root shard "
+    "fail-on-copies",
+    "classify": "out root seed overwrite test test-root synthetic synthetic-root run checkpoint",
+}
+# Options of evaluate, each with a value, that say nothing where no run is looked at.
+OF_RUNS = frozenset({"--member-count", "--base"})
+# And those that the report of all arms does not need: each unit has it already.
+OF_UNITS = OF_RUNS | {
+    "--by", "--holdout", "--holdout-root", "--copy-rate", "--classifier", "--captioner",
+    "--captions", "--profile", "--classes",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,7 +109,8 @@ def list_commands(plan: Plan, arm: Arm, seed: int) -> list[list[str]]:
     if trained or "--no-copies" not in own["evaluate"]:  # else nothing looks at training images
         words += ["--training", plan.data(own_sets.TRAIN_NAME), "--training-root", train]
     words += ["--run", drawn_by] if trained else []
-    commands.append([*words, *real, *own["evaluate"], "--out", str(folder / "report"), *ends])
+    told = own["evaluate"] if trained else _leave_out(OF_RUNS, own["evaluate"])
+    commands.append([*words, *real, *told, "--out", str(folder / "report"), *ends])
     if plan.classes:
         words = ["classify", plan.data(own_sets.TRAIN_NAME), "--root", train, "--synthetic", images]
         words += ["--test", plan.data(own_sets.TEST_NAME), "--test-root", test, *real]
@@ -98,13 +122,33 @@ def list_comparisons(plan: Plan) -> Iterator[tuple[int, list[str]]]:
     """List for each seed the command that compares all its arms on the same test images."""
     if len(plan.arms) < 2:
         return
-    words = split_options("--evaluate", plan.config.evaluate)
+    words = _leave_out(OF_UNITS, split_options("--evaluate", plan.config.evaluate))
     for seed in plan.seeds:
         images = [str(plan.folder(arm, seed) / "images") for arm in plan.arms]
-        out = str(plan.config.out / COMPARED / f"seed-{seed}")
+        out = plan.config.out / COMPARED / f"seed-{seed}"
         test = [plan.data(own_sets.TEST_NAME), *images, "--root", str(plan.roots[1])]
-        ends = [*_allow(plan.config), "--no-copies", "--overall", "--out", out, "--seed", str(seed)]
-        yield seed, ["evaluate", *test, *words, *ends]
+        ends = [*_allow(plan.config), "--no-copies", "--overall", *_replace(out, images)]
+        yield seed, ["evaluate", *test, *words, *ends, "--out", str(out), "--seed", str(seed)]
+
+
+def _replace(report: Path, images: list[str]) -> list[str]:
+    """Return the option by which a report of other arms, of an earlier call, is written anew."""
+    try:
+        settings = tomllib.loads((report / SETTINGS_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or corrupt: evaluate looks at it
+        return []
+    return [] if settings.get("synthetic") == images else ["--overwrite"]
+
+
+def _leave_out(options: Collection[str], words: Sequence[str]) -> list[str]:
+    """Leave options out of words, each with its value."""
+    left, values = [], iter(words)
+    for word in values:
+        if word in options:
+            next(values, None)
+        elif word.partition("=")[0] not in options:
+            left.append(word)
+    return left
 
 
 def _allow(config: StudyConfig) -> list[str]:
@@ -116,16 +160,55 @@ def check_commands(plan: Plan) -> None:
     """Read the options of all commands as their command lines do, before any of them runs.
 
     Raises:
-        ConfigError: One would be refused; names the arm.
+        ConfigError: One would be refused, or is the study's own to set; names the arm.
     """
     for arm in plan.arms:
         for words in list_commands(plan, arm, plan.seeds[0]):
             try:
-                cli.read_options(words)
+                _check_command(plan, arm, words)
             except ConfigError as error:
                 raise ConfigError(f"arm {arm.name}: medart {words[0]}: {error}") from error
     for _, words in list_comparisons(plan):
-        cli.read_options(words)
+        try:
+            cli.read_options(words)
+        except ConfigError as error:
+            raise ConfigError(f"comparing all arms: medart evaluate: {error}") from error
+
+
+def _check_command(plan: Plan, arm: Arm, words: Sequence[str]) -> None:
+    """Read a command's options, and refuse those of a user that are the study's own.
+
+    Raises:
+        ConfigError: Names the first one; it stands on the command line, or in a settings file.
+    """
+    command = words[0]
+    given = split_options(f"--{command}", getattr(plan.config, command))
+    given += {"finetune": arm.finetune or (), "sample": arm.sample}.get(command, ())
+    typed = {word.partition("=")[0] for word in given}
+    settings = cli.read_options(words)
+    for name in OWN_OPTIONS[command].split():
+        option, field = f"--{name}", name.replace("-", "_")
+        in_file = option not in words and getattr(settings, field, None) not in (None, False)
+        if option in typed or in_file:
+            more = "; mark rows with split val instead" if name == "val-fraction" else ""
+            raise ConfigError(f"{option}: is the study's own to set; leave it out{more}")
+
+
+def check_units(plan: Plan) -> None:
+    """Check that what an earlier call began under an arm's name is of the same arm.
+
+    Raises:
+        ConfigError: Its settings were others.
+    """
+    for arm, seed in plan.units:
+        folder = plan.folder(arm, seed)
+        was = _read_facts(folder).get("arm")
+        change = first_change(was, arm.settings(), frozenset()) if was else None
+        if change:
+            raise ConfigError(
+                f"arm {arm.name}: {folder} was written with other settings: {change}; give the arm "
+                f"another name, or delete {folder.parent}"
+            )
 
 
 def write_script(plan: Plan, again: Sequence[str]) -> str:
@@ -168,24 +251,35 @@ def run_unit(plan: Plan, arm: Arm, seed: int) -> None:
     """Run the commands of a unit; those that are done say so and end at once."""
     folder, seconds = plan.folder(arm, seed), {}
     commands = list_commands(plan, arm, seed)
+    lines = [word_command(words) for words in commands]
+    facts = {"format": 1, "arm": arm.settings(), "commands": lines}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / UNIT_NAME, facts)
     for words in commands:
         started = time.monotonic()
         type_command(complete(words, plan.config), plan.config)
         seconds[words[0]] = round(time.monotonic() - started, 1)
-    lines = [word_command(words) for words in commands]
-    write_json(folder / UNIT_NAME, {"format": 1, "commands": lines, "seconds": seconds})
+    write_json(folder / UNIT_NAME, facts | {"seconds": seconds})
 
 
 def read_unit(plan: Plan, arm: Arm, seed: int) -> dict[str, Any] | None:
     """Return what a unit that is done says of itself; None for one that is not, or was another."""
-    lines = [word_command(words) for words in list_commands(plan, arm, seed)]
+    facts = _read_facts(plan.folder(arm, seed))
+    commands = list_commands(plan, arm, seed)
+    same = facts.get("commands") == [word_command(words) for words in commands]
+    there = all(
+        Path(words[words.index("--out") + 1], RESULTS[words[0]]).is_file() for words in commands
+    )
+    return facts if same and there and "seconds" in facts else None
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Return what stands in a unit's folder; nothing where it is none or cannot be read."""
     try:
-        facts = json.loads((plan.folder(arm, seed) / UNIT_NAME).read_text(encoding="utf-8"))
-        outputs = [shlex.split(line) for line in facts["commands"]]
-        there = all(Path(words[words.index("--out") + 1]).is_dir() for words in outputs)
-        return dict(facts) if facts["commands"] == lines and there else None
-    except (OSError, ValueError, KeyError, TypeError):  # none, or corrupt: the commands look again
-        return None
+        facts = json.loads((folder / UNIT_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the commands look at what is there
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def run_comparisons(plan: Plan) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medart_cli.metrics.closeness import SIGNIFICANCE
+from medart_cli.metrics.copies import EXCESS
 from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 from medart_cli.study.contrasts import Contrast, find_needed
 from medart_cli.study.figures import list_titles, read_contrast
@@ -86,7 +88,7 @@ def tell_verdicts(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         # Where the report of all arms ranks nothing, as with a few images, the kernel distance.
         key = "kernel" if it.measure == "distance" and "distance" not in known else it.measure
         if key in known:
-            found.append(_answer(it, read_contrast(known[key]), word_measure(key, facts)))
+            found.append(_answer(it, read_contrast(known[key]), key, facts))
     found += [
         _answer_gain(titles[name], read_contrast(gain))
         for name, gain in facts["gains"].items()
@@ -108,13 +110,17 @@ def _choose_questions(facts: Mapping[str, Any], titles: Mapping[str, str]) -> li
     return questions
 
 
-def _answer(question: Asked, found: Contrast, measure: str) -> dict[str, str]:
+def _answer(question: Asked, found: Contrast, key: str, facts: Mapping[str, Any]) -> dict[str, str]:
     sign = found.sign * (-1 if question.reverse else 1)
     answer = {-1: question.yes, 1: question.no, 0: OPEN_ANSWER}[sign]
+    nearer = {-1: question.arm, 1: facts["reference"]}.get(found.sign)
+    for arm in facts["arms"]:
+        if arm["name"] == nearer and any(arm["suspected"]):  # copies are near, and no merit
+            answer = f"open: {arm['title']} is nearer, but suspected of copies"
     return {
         "question": question.text,
         "answer": answer,
-        "figures": f"{measure}: {word_contrast(found)}",
+        "figures": f"{word_measure(key, facts)}: {word_contrast(found)}",
         "needed": find_needed(found) or "",
     }
 
@@ -130,52 +136,68 @@ def _answer_gain(title: str, found: Contrast) -> dict[str, str]:
 
 
 def _answer_copies(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    question = "Does a model copy training images?"
     trained = [arm for arm in facts["arms"] if arm["finetune"] is not None]
-    if not any("copies" in arm["each"] for arm in trained):
-        return [
-            {
-                "question": "Does a model copy training images?",
-                "answer": "not checked",
-                "figures": "near-copies were not looked for, or there are too few images",
-                "needed": "",
-            }
-        ]
-    suspected = [
-        f"{arm['title']} ({sum(arm['suspected'])} of {len(arm['suspected'])} seeds)"
-        for arm in trained
-        if any(arm["suspected"])
-    ]
-    most = max(max(arm["each"]["copies"]) for arm in trained if "copies" in arm["each"])
+    known = [arm for arm in trained if "copies" in arm["each"]]
+    if not known:
+        return [_leave_unchecked(question, "near-copies were not looked for, or too few images")]
+    suspected = _list_units(trained, "suspected")
+    most = max(max(arm["each"]["copies"]) for arm in known)
+    units = sum(len(arm["suspected"]) for arm in trained)
+    by_chance = units * (EXCESS + SIGNIFICANCE)
+    quiet = "no more than chance gives" if most else "no sign of it"
     return [
         {
-            "question": "Does a model copy training images?",
-            "answer": f"suspected: {', '.join(suspected)}" if suspected else "no sign of it",
+            "question": question,
+            "answer": f"suspected: {', '.join(suspected)}" if suspected else quiet,
             "figures": f"near-copies among the drawn images: at most {100 * most:.1f} % in any "
-            "unit; an empty list is no proof",
+            f"unit; of {units} units without copies {by_chance:.1f} would be suspected by chance; "
+            "an empty list is no proof",
             "needed": "",
         }
     ]
 
 
+def _leave_unchecked(question: str, why: str) -> dict[str, str]:
+    return {"question": question, "answer": "not checked", "figures": why, "needed": ""}
+
+
+def _list_units(arms: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """Name the arms of which something is so in a seed, with the number of these seeds."""
+    return [
+        f"{arm['title']} ({sum(arm[key])} of {len(arm[key])} seeds)"
+        for arm in arms
+        if any(arm[key])
+    ]
+
+
 def _answer_membership(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    question = "Do the weights tell which images were trained on?"
     measured = [arm for arm in facts["arms"] if "membership" in arm["each"]]
     if not measured:
-        return []
-    told = [
-        f"{arm['title']} ({sum(arm['recognized'])} of {len(arm['recognized'])} seeds)"
-        for arm in measured
-        if any(arm["recognized"])
-    ]
+        return [_leave_unchecked(question, "too few images of the same labels and other patients")]
+    told = _list_units(measured, "recognized")
     areas = [value for arm in measured for value in arm["each"]["membership"]]
     return [
         {
-            "question": "Do the weights tell which images were trained on?",
+            "question": question,
             "answer": f"yes: {', '.join(told)}" if told else OPEN_ANSWER,
             "figures": f"AUC of membership {min(areas):.2f} to {max(areas):.2f} in the units; 0.5 "
-            "is guessing",
+            "is guessing; all units are tested at once",
             "needed": "" if told else "other attacks may tell: this is no proof of privacy",
         }
     ]
+
+
+def name_whole(facts: Mapping[str, Any]) -> list[str]:
+    """Name the measures whose intervals hold for other test images as well as for other seeds."""
+    keys = {
+        key: None
+        for found in facts["differences"].values()
+        for key, it in found.items()
+        if it["images"]
+    }
+    return [word_measure(key, facts) for key in keys]
 
 
 def word_measure(key: str, facts: Mapping[str, Any]) -> str:
@@ -189,7 +211,8 @@ def word_contrast(found: Contrast) -> str:
     """Write a difference with its interval and what each seed gave."""
     each = ", ".join(f"{value:+.3g}" for value in found.each)
     if found.low is None:
-        return f"{found.value:+.3g} with one seed"
+        count = len(found.each)
+        return f"{found.value:+.3g} with {'one seed' if count == 1 else f'each of {count} seeds'}"
     interval = f"{CONFIDENCE_LEVEL:.0%} interval {found.low:+.3g} to {found.high:+.3g}"
     return f"{found.value:+.3g}, {interval} (seeds: {each})"
 

@@ -29,8 +29,7 @@ FINETUNE = (
     "--lr-schedule cosine --rank 16 --preview-every 0 --val-every 0 --save-every 1000"
 )
 SAMPLE = "--steps 15 --batch-size 34"
-EVALUATE = "--features efficientnet-lite0 --config {file}"
-MEMBERS = "member_count = 128\n"  # of runs alone: in a file it is no error for the base
+EVALUATE = "--features efficientnet-lite0 --member-count 128"
 CLASSIFY = "--freeze"
 
 
@@ -77,13 +76,11 @@ def main(arguments=None):
     profile = read_profile(given.profile)
     for half, name in enumerate(("train", "test")):
         write_half(given.images, given.out / f"{name}.jsonl", profile, half, given.most)
-    file = given.out / "evaluate.toml"
-    file.write_text(MEMBERS, encoding="utf-8")
     root = str(given.images)
     words = ["study", str(given.out / "train.jsonl"), "--root", root]
     words += ["--test", str(given.out / "test.jsonl"), "--test-root", root, "--seeds", given.seeds]
     words += ["--finetune", f"{FINETUNE} --profile {given.profile}", "--sample", SAMPLE]
-    words += ["--evaluate", EVALUATE.format(file=file), "--classify", CLASSIFY, "--offline"]
+    words += ["--evaluate", EVALUATE, "--classify", CLASSIFY, "--offline"]
     return cli.call([*words, "--out", str(given.out / "study"), *given.rest])
 
 

@@ -19,7 +19,7 @@ def short(monkeypatch, tmp_path):
     values = {
         "TRAIN": 4, "TEST": 3, "SEEDS": 1, "ARMS_FILE": ARMS, "SAMPLE": "--steps 2 --batch-size 12",
         "FINETUNE": "--base tiny --steps 2 --batch-size 2 --preview-every 0",
-        "EVALUATE": 'features = ["efficientnet-lite0"]\nbootstrap = 20\nfloor_repeats = 2\n',
+        "EVALUATE": "--features efficientnet-lite0 --bootstrap 20 --floor-repeats 2",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setattr(demo, name, value)

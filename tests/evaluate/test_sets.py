@@ -50,10 +50,10 @@ def network(tmp_path):
     return str(tmp_path / "clf")
 
 
-def test_sets_are_named_by_folder_or_by_path_where_folders_share_a_name(tmp_path):
+def test_sets_are_named_by_folder_and_those_above_where_folders_share_a_name(tmp_path):
     config = build_config(tmp_path)
     names = [item.name for item in read_sets(config)]
-    assert names == ["real", str(tmp_path / "a" / "syn"), str(tmp_path / "b" / "syn")]
+    assert names == ["real", "a/syn", "b/syn"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,13 @@ def test_sets_are_named_by_folder_or_by_path_where_folders_share_a_name(tmp_path
 )  # fmt: skip
 def test_a_name_is_whole_also_where_it_has_a_dot(source, name):
     assert _short_names([source]) == [name]
+
+
+def test_sets_of_one_name_are_told_apart_by_the_fewest_folders_above():
+    sources = ["/s/lora/seed-0/images", "/s/before/seed-0/images", "/s/data/test.jsonl"]
+    assert _short_names(sources) == ["lora/seed-0/images", "before/seed-0/images", "test"]
+    assert _short_names(["a/x", "b/x/metadata.jsonl", "x"]) == ["a/x", "b/x", "x"]
+    assert _short_names(["a/x", "a/x"]) == ["x", "x (2)"]
 
 
 def test_a_set_given_twice_gets_two_names(tmp_path):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -31,31 +33,34 @@ def test_one_seed_shows_nothing():
     assert find_needed(found) == "one seed cannot tell; run more with --seeds"
 
 
-def test_seeds_that_are_all_alike_show_their_difference():
-    assert contrast([0.5, 0.5, 0.5]).sign == 1
-    assert contrast([0.0, 0.0, 0.0]).sign == 0
+def test_seeds_that_are_all_alike_leave_their_spread_unknown():
+    found = contrast([0.3 - 0.2, 0.4 - 0.3, 0.1])  # as shares of few images are
+    assert (found.low, found.high, found.sign) == (None, None, 0)
+    assert "all seeds gave the same" in find_needed(found)
+    assert contrast([0.5, 0.5, 0.5], [0.1] * 3, 60).sign == 1  # here the images have an error
+    assert contrast([0.0, 0.0, 0.0]).low == 0.0
 
 
-def test_the_seeds_that_are_said_to_settle_it_do():
-    found = contrast([0.5, 1.9, 0.6])
+@pytest.mark.parametrize("each", [[0.5, 1.9, 0.6], [0.2, 1.1, 0.9, 0.1], [2.0, 0.3]])
+def test_the_seeds_that_are_said_to_be_needed_show_it_in_four_of_five_studies(each):
+    found = contrast(each)
     assert found.sign == 0
-    seeds = int(find_needed(found).split()[1])
-    again = [found.value + found.seeds_variance**0.5 * z for z in standard(seeds)]
-    assert contrast(again).sign == 1
-    fewer = [found.value + found.seeds_variance**0.5 * z for z in standard(seeds - 1)]
-    assert contrast(fewer).sign == 0
+    seeds = int(re.search(r"(\d+) seeds", find_needed(found))[1])
 
+    def find_power(seeds):
+        shift = found.value / (found.seeds_variance / seeds) ** 0.5
+        return 1 - stats.nct.cdf(stats.t.ppf(0.975, seeds - 1), seeds - 1, shift)
 
-def standard(count):
-    """Numbers of mean 0 and deviation 1."""
-    numbers = np.arange(count) - (count - 1) / 2
-    return numbers / numbers.std(ddof=1)
+    assert 0.75 < find_power(seeds) and find_power(seeds - 1) < 0.85
 
 
 def test_where_the_test_images_are_too_few_more_seeds_are_not_asked_for():
     found = contrast([0.10, 0.11, 0.09], [0.08, 0.08, 0.08], 50)
     assert found.sign == 0
-    assert find_needed(found) == ("about 150 test images would settle a difference of this size")
+    assert find_needed(found) == (
+        "a difference of this size would be shown in 4 of 5 studies of 10 times as many test "
+        "images (or patients) and 3 seeds"
+    )
 
 
 def test_a_difference_that_no_study_could_show_is_said_to_be_small():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -27,7 +28,7 @@ def report(name, value):
             "energy": {"value": value, "floor": [0.0, 0.02]},
         }],
         "copies": [{"share": 0.25, "excess": value > 3, "copied": {"share": 0.125}}],
-        "membership": {"auc": 0.6, "shown": value > 3},
+        "membership": {"auc": 0.6, "p_value": 0.004 if value > 3 else 0.2},
         "diversity": [{"vendi": {"ratio": 0.8}, "collapsed": ["nevus"] if value > 3 else []}],
         "recognition": [],
         "sets": [{"name": "test", "n": 40, "patients": None, "labels": {}}],
@@ -138,3 +139,13 @@ def test_a_measure_that_no_unit_has_is_not_listed(plan):
     keys = [item["key"] for item in facts["measures"]]
     assert "kernel" in keys and "accuracy_mix" not in keys
     assert facts["gains"] == {"lora": None, "score": None}
+
+
+def test_the_units_share_the_error_of_saying_that_weights_tell(plan):
+    write_units(plan, lambda arm, seed: 4.0 if seed == 1 else 1.0)
+    facts = gather_figures(plan)  # 6 units: 0.05 / 6 is more than the 0.004 of seed 1
+    assert [arm["recognized"] for arm in facts["arms"]] == [[False, True, False]] * 2
+    more = replace(plan, config=replace(plan.config, seeds=9))
+    write_units(replace(more, config=replace(more.config, seed=3, seeds=6)), lambda *_: 1.0)
+    facts = gather_figures(more)  # and 0.05 / 18 is less
+    assert [arm["recognized"] for arm in facts["arms"]] == [[False] * 9] * 2

@@ -330,13 +330,16 @@ def test_captions_of_ones_own_are_told_from_the_template():
     assert text.count("; trained and drawn with template captions.") == 1
 
 
-def test_labels_without_training_images_are_not_said_to_be_drawn():
+def test_as_many_images_are_said_to_be_drawn_as_there_are_test_images():
+    text = write(one_arm(), {"lora": build_run()})
+    assert "one image was drawn for each test image" in text
+    assert f"Content: {one_arm()['images']['test']} images of each arm" in text
+
+
+def test_options_of_membership_are_no_hindrance():
     facts = one_arm()
-    run = build_run(data={"images": 20, "labels": {"nevus": 20}})
-    text = write(facts, {"lora": run})
-    assert "21 images were drawn for 31 test images" in text
-    assert "Content: 21 images of each arm" in text
-    assert "one image was drawn for each test image" in write(facts, {"lora": build_run()})
+    facts["settings"] = facts["settings"] | {"evaluate": "--member-count 50"}
+    assert "### Measures" in write(facts, {"lora": build_run()})
 
 
 def test_the_card_has_each_criterion_with_its_figures():

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from medart_cli.study import units
-from tests.jobs import outcome
+from tests.jobs import draw_images, outcome
 from tests.small_study import build_study, study_words
 
 
@@ -127,6 +127,47 @@ def test_more_seeds_and_arms_are_added_to_a_study(done, parts, medart, monkeypat
     assert run == [("dora", 0), ("dora", 1), ("lora", 2), ("dora", 2)]
 
 
+def test_arms_are_left_out_and_added_and_the_report_is_of_those_named(
+    parts, tmp_path, medart, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for arms, folder in (("lora,before", "out"), ("lora", tmp_path / "out"),
+                         ("before,lora,simple", "out")):  # fmt: skip
+        code, output, err = medart(*study_words(parts, folder, "--seeds", 1, arms=arms))
+        assert (code, output) == (0, f"{folder}/report.html\n"), err
+        facts = json.loads((tmp_path / "out" / "study.json").read_text("utf-8"))
+        assert ",".join(arm["name"] for arm in facts["arms"]) == arms
+    assert "3 units, 2 of them done" in err
+
+
+def test_an_arm_of_other_settings_is_refused_and_says_what_to_delete(
+    parts, tmp_path, medart, monkeypatch
+):
+    monkeypatch.setattr(units, "type_command", lambda *_: None)
+    file = tmp_path / "arms.toml"
+    for rank, expected in ((4, 0), (2, 2)):
+        file.write_text(f'[lora]\n[wide]\nfinetune = "--rank {rank} --hldf-every 0"\n')
+        words = study_words(parts, tmp_path / "out", "--shard", "1/1", arms=file)
+        code, _, err = medart(*words)
+        assert code == expected, err
+    assert "arm wide:" in err and "or delete" in err and "rank" in err
+
+
+def test_a_row_without_a_label_is_refused_before_anything_runs(parts, tmp_path, medart):
+    draw_images(tmp_path / "train", 5)
+    rows = [
+        {"file_name": f"{path.parent.name}/{path.name}", "label": path.parent.name * (place > 0)}
+        for place, path in enumerate(sorted((tmp_path / "train").glob("*/*.png")))
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "train" / "metadata.jsonl").write_text(text)
+    words = study_words(parts, tmp_path / "out", arms="lora")
+    words[1] = str(tmp_path / "train")
+    code, _, err = medart(*words)
+    assert code == 2 and "no label, and a classifier needs one" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stopped_study_resumes(parts, tmp_path, medart, monkeypatch):
     typed = units.type_command
 
@@ -144,8 +185,9 @@ def test_a_stopped_study_resumes(parts, tmp_path, medart, monkeypatch):
     assert "1 units, 0 of them done" in err
     facts = json.loads((tmp_path / "out" / "study.json").read_text("utf-8"))
     assert facts["differences"] == {}
-    assert all("with one seed" in item["figures"] or "copy" in item["question"]
-               for item in facts["verdicts"])  # fmt: skip
+    about_weights = ("copy", "weights")  # their figures are of single units
+    assert all("with one seed" in item["figures"] for item in facts["verdicts"]
+               if not any(word in item["question"] for word in about_weights))  # fmt: skip
 
 
 def test_an_option_that_a_command_refuses_is_refused_before_anything_runs(parts, tmp_path, medart):

@@ -75,13 +75,29 @@ def test_a_patient_on_both_sides_is_refused(folders):
         read(folders)
 
 
-def test_labels_without_training_images_are_said_and_not_drawn(folders, said):
+def test_test_images_of_labels_that_are_not_trained_on_are_left_out(folders, said):
     (folders / "test" / "keratosis").mkdir()
     source = sorted((folders / "test" / "nevus").glob("*.png"))[0]
     source.rename(folders / "test" / "keratosis" / "0.png")
     sets = read(folders)
-    assert {row.label for row in draw_captions(sets, 0)} == {"melanoma", "nevus"}
-    assert any("labels without training images: keratosis" in line for line in said)
+    assert len(draw_captions(sets, 0)) == len(sets.test) == len(sets.hashes[1]) == 7
+    assert {row.label for row in sets.test} == {"melanoma", "nevus"}
+    assert any("1 test images are left out" in line and "keratosis" in line for line in said)
+
+
+def test_where_one_side_has_no_labels_all_captions_are_one_pool(folders):
+    write_rows(folders / "test", label=lambda _: "")
+    sets = read(folders)
+    assert (sets.labels, len(draw_captions(sets, 0))) == ({}, 8)
+
+
+def test_of_a_test_set_with_splits_the_rows_of_split_test_are_tested_on(folders, said):
+    write_rows(folders / "test", split=lambda i: ("train", "test")[i % 2])
+    write_rows(folders / "train", split=lambda i: ("train", "test")[i == 0])
+    sets = read(folders)
+    assert (len(sets.train), len(sets.test)) == (7, 4)
+    assert any("1 rows of split test are neither trained on nor tested on" in it for it in said)
+    assert any("of 8 rows the 4 of split test are tested on" in line for line in said)
 
 
 def test_the_manifests_hold_the_rows_as_they_were_and_simple_ones_without_captions(folders):

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from medart_cli.study.options import StudyConfig
 from medart_cli.study.units import (
     Plan,
     check_commands,
+    check_units,
     list_commands,
     list_comparisons,
     read_unit,
@@ -95,6 +97,50 @@ def test_what_a_command_would_refuse_is_refused_with_its_arm():
         check_commands(make_plan(ARMS["lora"], evaluate="--x 'y"))
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "option"),
+    [
+        ("finetune", "--out=x", "--out"),
+        ("finetune", "--val-fraction 0.2", "--val-fraction: .* split val"),
+        ("sample", "--count 3", "--count"),
+        ("evaluate", "--training x", "--training"),
+        ("classify", "--seed 3", "--seed"),
+    ],
+)
+def test_what_the_study_sets_itself_is_refused_and_not_passed_over(command, words, option):
+    with pytest.raises(ConfigError, match=f"arm lora: medart {command}: {option}"):
+        check_commands(make_plan(ARMS["lora"], **{command: words}))
+
+
+def test_a_settings_file_that_holds_out_images_is_refused(plan, tmp_path):
+    (tmp_path / "own.toml").write_text("val_fraction = 0.2\n")
+    with pytest.raises(ConfigError, match="--val-fraction: is the study's own to set"):
+        check_commands(make_plan(ARMS["lora"], finetune="--config own.toml"))
+
+
+def test_what_only_a_run_or_a_unit_needs_is_said_to_no_other_command(plan):
+    given = "--member-count 9 --by=sex --classifier clf --captioner tiny --batch-size 2"
+    own = make_plan(evaluate=given)
+    check_commands(own)
+    before, after = (list_commands(own, ARMS[name], 5) for name in ("before", "lora"))
+    assert "--member-count" not in before[1] and value(after[2], "--member-count") == "9"
+    assert "--by=sex" in before[1] and value(before[1], "--classifier") == "clf"
+    for _, words in list_comparisons(own):
+        assert value(words, "--batch-size") == "2"
+        assert not {"9", "--by=sex", "clf", "--captioner", "tiny"} & {*words}
+
+
+def test_a_comparison_of_other_arms_is_written_anew(plan):
+    ((_, words),) = list(list_comparisons(plan))[:1]
+    assert "--overwrite" not in words
+    report = Path(value(words, "--out"))
+    report.mkdir(parents=True)
+    (report / "settings.toml").write_text(f"synthetic = {json.dumps(words[2:5])}\n")
+    assert list(list_comparisons(plan))[0][1] == words
+    fewer = make_plan(ARMS["before"], ARMS["lora"])
+    assert "--overwrite" in list(list_comparisons(fewer))[0][1]
+
+
 def test_the_script_runs_in_a_shell(plan, tmp_path):
     script = write_script(plan, ["study", "my images"])
     (tmp_path / "bin").mkdir()
@@ -108,7 +154,9 @@ def test_the_script_runs_in_a_shell(plan, tmp_path):
 
 
 def do(words, _):
-    Path(value(words, "--out")).mkdir(parents=True)
+    out = Path(value(words, "--out"))
+    out.mkdir(parents=True)
+    (out / units.RESULTS[words[0]]).touch()
 
 
 def test_a_unit_is_done_once_all_its_commands_are(plan, monkeypatch):
@@ -126,10 +174,24 @@ def test_a_unit_is_done_once_all_its_commands_are(plan, monkeypatch):
     assert read_unit(plan, arm, 5) is None
 
 
+def test_a_unit_that_was_begun_is_not_done_but_known_by_its_arm(plan, monkeypatch):
+    monkeypatch.setattr(units, "type_command", lambda *_: None)
+    run_unit(plan, ARMS["lora"], 5)
+    file = Path("out/lora/seed-5/unit.json")
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items()
+                                if k != "seconds"}))  # fmt: skip
+    assert read_unit(plan, ARMS["lora"], 5) is None
+    check_units(plan)
+    other = replace(ARMS["lora"], finetune=("--rank", "4"))
+    with pytest.raises(ConfigError, match=r"arm lora: out/lora/seed-5 .*: finetune was .* delete"):
+        check_units(make_plan(other))
+    check_units(make_plan(replace(ARMS["lora"], title="another title")))
+
+
 def test_a_unit_whose_images_are_gone_is_not_done(plan, monkeypatch):
     monkeypatch.setattr(units, "type_command", do)
     run_unit(plan, ARMS["lora"], 5)
-    Path("out/lora/seed-5/images").rmdir()
+    Path("out/lora/seed-5/images/metadata.jsonl").unlink()
     assert read_unit(plan, ARMS["lora"], 5) is None
 
 

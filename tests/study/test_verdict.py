@@ -50,8 +50,20 @@ def test_an_open_question_says_what_would_settle_it_and_an_answered_one_nothing(
     each = {"score": {"color_energy": [-2.0, -2.1, -1.9]}, "dora": {"distance": [0.5, 1.9, 0.6]}}
     shown, open_ = tell_verdicts(facts(each))[:2]
     assert (shown["answer"], shown["needed"]) == ("yes, nearer", "")
-    assert open_["answer"] == "not shown" and "seeds would settle" in open_["needed"]
+    assert open_["answer"] == "not shown" and "4 of 5 studies of" in open_["needed"]
     assert "95% interval" in open_["figures"] and "+0.5, +1.9, +0.6" in open_["figures"]
+
+
+def test_an_arm_that_is_suspected_of_copies_is_not_praised_for_being_near():
+    question = "Does HLDF with the color score bring the colors nearer to real ones?"
+    for each, copier, answer in (
+        ([-2.0, -2.1, -1.9], "score", "open: SCORE is nearer, but suspected of copies"),
+        ([-2.0, -2.1, -1.9], "lora", "yes, nearer"),
+        ([2.0, 2.1, 1.9], "lora", "open: LORA is nearer, but suspected of copies"),
+    ):
+        arms = [arm(it, suspected=(False, it == copier, False)) for it in ("lora", "score")]
+        found = answers(facts({"score": {"color_energy": each}}, arms=arms))
+        assert found[question] == answer
 
 
 def test_without_a_ranking_the_kernel_distance_answers():
@@ -83,9 +95,12 @@ def test_copies_are_suspected_by_the_arm_and_its_seeds():
     question = "Does a model copy training images?"
     assert answers(facts({}))[question] == "no sign of it"
     copier = arm("lora", copies=(0.0, 0.5, 0.25), suspected=(False, True, True))
-    item = tell_verdicts(facts({}, arms=[copier, arm("dora")]))[-1]
+    item = tell_verdicts(facts({}, arms=[copier, arm("dora")]))[-2]
     assert item["answer"] == "suspected: LORA (2 of 3 seeds)"
     assert "at most 50.0 %" in item["figures"]
+    assert "of 6 units without copies 0.1 would be suspected by chance" in item["figures"]
+    few = arm("lora", copies=(0.0, 0.02, 0.0))
+    assert answers(facts({}, arms=[few]))[question] == "no more than chance gives"
     unknown = arm("lora")
     unknown["each"] = {}
     assert answers(facts({}, arms=[unknown]))[question] == "not checked"
@@ -93,7 +108,7 @@ def test_copies_are_suspected_by_the_arm_and_its_seeds():
 
 def test_weights_that_tell_who_was_trained_on_are_named_with_their_seeds():
     question = "Do the weights tell which images were trained on?"
-    assert question not in answers(facts({}))
+    assert answers(facts({}))[question] == "not checked"
     quiet, loud = arm("lora"), arm("dora")
     for it, areas in ((quiet, [0.5, 0.6, 0.55]), (loud, [0.7, 0.9, 0.6])):
         it["each"]["membership"] = areas
