@@ -70,8 +70,7 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="3")
     parser.add_argument("--most", type=int, help="images of each class, for less time")
-    parser.add_argument("rest", nargs="*", help="more options of study, after --")
-    given = parser.parse_args(arguments)
+    given, rest = parser.parse_known_args(arguments)  # the rest are options of study
     given.out.mkdir(parents=True, exist_ok=True)
     profile = read_profile(given.profile)
     for half, name in enumerate(("train", "test")):
@@ -81,7 +80,7 @@ def main(arguments=None):
     words += ["--test", str(given.out / "test.jsonl"), "--test-root", root, "--seeds", given.seeds]
     words += ["--finetune", f"{FINETUNE} --profile {given.profile}", "--sample", SAMPLE]
     words += ["--evaluate", EVALUATE, "--classify", CLASSIFY, "--offline"]
-    return cli.call([*words, "--out", str(given.out / "study"), *given.rest])
+    return cli.call([*words, "--out", str(given.out / "study"), *rest])
 
 
 if __name__ == "__main__":
