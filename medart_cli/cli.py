@@ -68,12 +68,15 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(call(arguments))
 
 
-def call(arguments: list[str] | None = None) -> int:
+def call(arguments: list[str] | None = None, *, within: bool = False) -> int:
     """Run medart and return its exit code; a wrong request is one line on standard error.
 
     Args:
         arguments: The words after `medart`; those of this process by default.
+        within: Another command runs this one: a stop signal that came before is for both.
     """
+    if not within:
+        stop.forget()
     try:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:

@@ -53,9 +53,10 @@ def type_command(words: Sequence[str], config: CommonConfig) -> None:
         Stopped: It was stopped by a signal.
         KeyboardInterrupt: By a second Ctrl-C.
     """
-    stop.check()  # a command sets its own handlers
+    stop.check()
     log.info("\n$ %s", word_command(words))
-    code = cli.call([*words, *["--quiet"] * config.quiet, *["--verbose"] * config.verbose])
+    words = [*words, *["--quiet"] * config.quiet, *["--verbose"] * config.verbose]
+    code = cli.call(words, within=True)
     if code == Stopped.exit_code:
         raise Stopped("stopped; run the same command again to resume")
     if code == cli.INTERRUPTED:

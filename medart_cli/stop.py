@@ -32,10 +32,14 @@ def end_at_once() -> None:
 
 
 def listen() -> None:
-    """Answer the stop signals with a note for `check`; call it once, from the main thread."""
-    _received.clear()
+    """Answer the stop signals with a note for `check`; call it from the main thread."""
     _terminals[:] = filter(os.isatty, OUTPUTS)
     _answer(_note)
+
+
+def forget() -> None:
+    """Forget the signals that have come: they were meant for work that is over."""
+    _received.clear()
 
 
 @contextmanager

@@ -21,9 +21,9 @@ def build_study(folder):
     return folder
 
 
-def study_words(folder, out, *more, arms="before,lora,score,simple"):
+def study_words(folder, out, *more, arms="before,lora,score,simple", finetune=""):
     """Return the words of a study's command, below `folder`, as texts."""
-    finetune = FINETUNE.format(file=folder / "hldf.toml")
+    finetune = f"{FINETUNE.format(file=folder / 'hldf.toml')} {finetune}"
     words = ["study", folder / "images", "--test", folder / "test", "--out", out]
     words += ["--arms", arms, "--seeds", 2, "--device", "cpu"]
     words += ["--finetune", f"--base {folder / 'base'} {finetune}"]

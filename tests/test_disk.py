@@ -3,12 +3,14 @@
 import errno
 import os
 import subprocess
+from contextlib import chdir
 
 import pytest
 
 from medart_cli.data.lock import hold_lock
 from tests.jobs import COMMANDS, build_parts, command, outcome
 from tests.processes import elsewhere, largest_file
+from tests.small_study import build_study, study_words
 
 LOCKS = {
     "caption": "images/.metadata.jsonl.lock",
@@ -127,3 +129,36 @@ def test_a_second_run_on_the_output_is_refused(medart, parts, caches, tmp_path, 
         check_error(medart(*words), 2, "in use by another medart run (process ")
         assert not (lock.parent / "settings.toml").exists()
     assert medart(*words)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The words of a short study, whose output is the folder `study`."""
+    parts = build_study(tmp_path_factory.mktemp("study"))
+    words = study_words(parts, "study", "--seeds", 1, "--quiet", arms="lora")
+    return [*words, "--classify", "none"]
+
+
+def test_a_full_or_read_only_disk_ends_a_study_with_one_error_and_it_goes_on(
+    medart, study, caches, disk, tmp_path
+):
+    place, resize = disk
+    with chdir(tmp_path):
+        assert medart(*study)[0] == 0
+        expected = outcome(tmp_path / "study")
+    with chdir(place):
+        for room in (8, 24, 200, 600):  # its own lists, and the outputs of its commands
+            resize(room)
+            code, output, errors = medart(*study)
+            first, *rest = [line for line in errors.splitlines() if line.startswith("medart ")]
+            assert (code, output) == (1, "")
+            assert "study/" in first and "No space left on device" in first
+            assert all(line.endswith(" ended with exit code 1, see above") for line in rest)
+        resize(64 * 1024)
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        told = "study: no lock file can be created in study: Read-only file system; make"
+        check_error(medart(*study), 2, told)
+        subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+        assert medart(*study)[0] == 0
+    assert outcome(place / "study") == expected
+    assert not [path for path in place.rglob(".*") if path.name.endswith((".part", ".lock"))]

@@ -17,9 +17,10 @@ from medart_cli.errors import Stopped
 def handlers():
     before = {number: signal.getsignal(number) for number in stop.SIGNALS}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    stop.forget()
     stop.listen()
     yield
-    stop.listen()  # forget what came
+    stop.forget()
     for number, handler in before.items():
         signal.signal(number, handler)
 

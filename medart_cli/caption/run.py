@@ -40,7 +40,7 @@ from medart_cli.caption.todo import (
     warn_of_old_labels,
 )
 from medart_cli.data.account import Account
-from medart_cli.data.files import draft_of
+from medart_cli.data.files import draft_of, remove_drafts
 from medart_cli.data.lock import hold_lock
 from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration
 from medart_cli.data.output import first_change, write_text
@@ -207,9 +207,13 @@ def write_beginning(
         journal.begin()  # before the settings say that its texts are of this run
     if changed or not target.is_file():
         journal.write(journal.records if shared else journal.merged, shared=shared)
+    session = beside(target, "caption.toml")
+    if not shared:
+        for path in (target, session):
+            remove_drafts(path)
     if kept:  # these are the settings of other texts
         return
-    with draft_of(beside(target, "caption.toml"), shared=shared) as draft:
+    with draft_of(session, shared=shared) as draft:
         draft.write_text(tomli_w.dumps(config.settings()), encoding="utf-8")
 
 

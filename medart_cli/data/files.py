@@ -1,6 +1,7 @@
 """Files that are whole or not there: written as a draft beside their place, and moved there."""
 
 import errno
+import glob
 import os
 import platform
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ def draft_of(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Give a draft to write, which takes the place of `path` when the block ends well.
 
     A failure leaves `path` as it was and no draft; a kill leaves a draft that the next one to write
-    `path` replaces.
+    `path` replaces, or, where several write it, one that `remove_drafts` removes.
 
     Args:
         path: The file to write.
@@ -36,6 +37,12 @@ def draft_of(path: Path, *, shared: bool = False) -> Iterator[Path]:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove drafts of a shared file that killed processes left; nobody else may write it now."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager

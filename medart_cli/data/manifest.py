@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from medart_cli.data.files import draft_of, named_errors
+from medart_cli.data.files import draft_of, named_errors, remove_drafts
 from medart_cli.data.kinds import describe_kind
 from medart_cli.errors import ManifestError
 from medart_cli.log import log
@@ -402,11 +402,13 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]], *, shared: bool =
     Args:
         path: The manifest.
         rows: Its records.
-        shared: Several processes may write it at once.
+        shared: Several processes may write it at once; else what killed ones left of it goes.
 
     Raises:
         OSError: The disk is full or lost.
     """
+    if not shared:
+        remove_drafts(path)
     with draft_of(path, shared=shared) as draft, draft.open("wb") as file:
         file.writelines(encode_line(fields) for fields in rows)
 

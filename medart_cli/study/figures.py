@@ -225,6 +225,7 @@ def _describe_arm(
         if None not in values
     }
     seconds = [(read_unit(plan, arm, seed) or {"seconds": {}})["seconds"] for seed in plan.seeds]
+    timed = dict.fromkeys(name for it in seconds for name in it)
     return {
         "name": arm.name,
         "title": arm.title,
@@ -239,8 +240,7 @@ def _describe_arm(
         "recognized": [(_of_chance(it) or 1) <= leak for it in own],
         "collapsed": [_list_collapsed(facts["report"]) for facts in own],
         "seconds": {
-            name: float(np.mean([it[name] for it in seconds]))
-            for name in (seconds[0] if all(seconds) else {})
+            name: float(np.mean([it[name] for it in seconds if name in it])) for name in timed
         },
     }
 

@@ -39,7 +39,7 @@ def run(config: StudyConfig) -> dict[str, Any]:
         check_units(plan)
     part = parse_shard(config.shard)
     with open_output(describe_output(config, sets)):
-        write_sets(config.out / FOLDER, sets, plan.seeds)
+        write_sets(config.out / FOLDER, sets, plan.seeds, shared=config.shard is not None)
         if config.dry_run:
             return {"result": write_script(plan, repeat(config)), "inputs": sets.inputs}
         run_units(plan, part)

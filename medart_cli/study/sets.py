@@ -218,16 +218,16 @@ def name_drawn(captions: Captions, seed: int) -> str:
     return f"captions-{captions}-{seed}.jsonl"
 
 
-def write_sets(folder: Path, sets: StudySets, seeds: Sequence[int]) -> None:
+def write_sets(folder: Path, sets: StudySets, seeds: Sequence[int], *, shared: bool) -> None:
     """Write the manifests that the commands of all units read; the same rows, the same bytes.
 
     Args:
         folder: Of the manifests.
         sets: The rows.
         seeds: Of the units.
+        shared: Shards begin at once, and write the same.
     """
     folder.mkdir(exist_ok=True)
-    shared = True  # shards begin at once, and write the same
     write_manifest(folder / TEST_NAME, (row.fields for row in sets.test), shared=shared)
     kinds: tuple[Captions, ...] = get_args(Captions)
     for kind in kinds:

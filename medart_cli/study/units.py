@@ -18,7 +18,7 @@ from medart_cli.study import sets as own_sets
 from medart_cli.study.arms import Arm, split_options
 from medart_cli.study.options import StudyConfig
 
-UNIT_NAME = "unit.json"  # in a unit's folder: whose it is, and once all is done how long it took
+UNIT_NAME = "unit.json"  # in a unit's folder: whose it is, and which of its commands are done
 COMPARED = "compare"  # folder of the reports that have all arms of one seed
 RESULTS = {  # what each command writes when it is done
     "finetune": "run.json",
@@ -248,38 +248,52 @@ def run_units(plan: Plan, part: tuple[int, int]) -> None:
 
 
 def run_unit(plan: Plan, arm: Arm, seed: int) -> None:
-    """Run the commands of a unit; those that are done say so and end at once."""
-    folder, seconds = plan.folder(arm, seed), {}
-    commands = list_commands(plan, arm, seed)
-    lines = [word_command(words) for words in commands]
-    facts = {"format": 1, "arm": arm.settings(), "commands": lines}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / UNIT_NAME, facts)
-    for words in commands:
+    """Run the commands of a unit; those that are done say so and end at once.
+
+    The seconds are those of commands that ran in one go: what one took that was stopped on its way
+    is not known, and is not told.
+    """
+    folder = plan.folder(arm, seed)
+    known = _read_facts(folder)
+    facts = {"format": 1, "arm": arm.settings()}
+    if known.get("arm") != facts["arm"]:  # whose it is, before anything of it is there
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / UNIT_NAME, known | facts)
+    lines: list[str] = []
+    seconds: dict[str, float] = {}
+    for words in list_commands(plan, arm, seed):
+        lines.append(word_command(words))
+        begun = _place(words).exists()
         started = time.monotonic()
         type_command(complete(words, plan.config), plan.config)
-        seconds[words[0]] = round(time.monotonic() - started, 1)
-    write_json(folder / UNIT_NAME, facts | {"seconds": seconds})
+        if not begun:
+            seconds[words[0]] = round(time.monotonic() - started, 1)
+        elif lines[-1] in known["commands"] and words[0] in known["seconds"]:
+            seconds[words[0]] = known["seconds"][words[0]]
+        write_json(folder / UNIT_NAME, facts | {"commands": lines, "seconds": seconds})
 
 
 def read_unit(plan: Plan, arm: Arm, seed: int) -> dict[str, Any] | None:
     """Return what a unit that is done says of itself; None for one that is not, or was another."""
-    facts = _read_facts(plan.folder(arm, seed))
     commands = list_commands(plan, arm, seed)
-    same = facts.get("commands") == [word_command(words) for words in commands]
-    there = all(
-        Path(words[words.index("--out") + 1], RESULTS[words[0]]).is_file() for words in commands
-    )
-    return facts if same and there and "seconds" in facts else None
+    facts = _read_facts(plan.folder(arm, seed))
+    same = facts["commands"] == [word_command(words) for words in commands]
+    there = all((_place(words) / RESULTS[words[0]]).is_file() for words in commands)
+    return facts if same and there else None
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
-    """Return what stands in a unit's folder; nothing where it is none or cannot be read."""
+    """Read what a unit says of itself; if it says nothing or is corrupt, no command is done."""
     try:
         facts = json.loads((folder / UNIT_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the commands look at what is there
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        return {**facts, "commands": list(facts["commands"]), "seconds": dict(facts["seconds"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"commands": [], "seconds": {}}
+
+
+def _place(words: Sequence[str]) -> Path:
+    """Return the folder that a command writes."""
+    return Path(words[words.index("--out") + 1])
 
 
 def run_comparisons(plan: Plan) -> None:

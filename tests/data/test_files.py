@@ -1,10 +1,11 @@
 import os
+import signal
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from medart_cli.data.files import draft_of, named_errors
+from medart_cli.data.files import draft_of, named_errors, remove_drafts
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -25,6 +26,22 @@ def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path, error):
         raise error
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_drafts_that_killed_processes_left_of_a_shared_file_are_removed(tmp_path):
+    path = tmp_path / "a[1].jsonl"
+    if os.fork() == 0:
+        with draft_of(path, shared=True) as draft:
+            draft.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+    for other in ("a[1].jsonl", ".a[1].jsonl.sidecars", ".b.jsonl.host.7.part"):
+        (tmp_path / other).touch()
+    assert len(os.listdir(tmp_path)) == 4
+    remove_drafts(path)
+    assert sorted(os.listdir(tmp_path)) == [
+        ".a[1].jsonl.sidecars", ".b.jsonl.host.7.part", "a[1].jsonl",
+    ]  # fmt: skip
 
 
 def test_errors_name_the_file_whatever_library_writes_it(tmp_path):

@@ -28,7 +28,11 @@ def test_a_new_folder_a_continued_one_and_a_refused_one(tmp_path):
 def test_a_run_that_was_killed_at_its_very_beginning_is_in_nobodys_way(tmp_path):
     (tmp_path / ".settings.toml.part").write_text("# Sett")
     (tmp_path / ".medart.lock").write_text(" (process 1 on a)")
-    assert opened(Output(tmp_path, "sample", {}, NONE, False)) is False
+    shard = tmp_path / ".settings.toml.node7.123.part"
+    shard.write_text("# Sett")
+    assert opened(Output(tmp_path, "sample", {}, NONE, False, part=1)) is False
+    assert shard.exists()  # of another shard that may be at it
+    assert opened(Output(tmp_path, "sample", {}, NONE, False)) is True
     assert [path.name for path in tmp_path.iterdir()] == ["settings.toml"]
 
 

@@ -104,7 +104,7 @@ def test_the_manifests_hold_the_rows_as_they_were_and_simple_ones_without_captio
     rows = write_rows(folders / "train", text=lambda i: f"caption {i}", site=lambda i: "arm")
     sets = read(folders)
     (folders / "out").mkdir()
-    write_sets(folders / "out" / "data", sets, [0, 1])
+    write_sets(folders / "out" / "data", sets, [0, 1], shared=False)
     names = sorted(path.name for path in (folders / "out" / "data").iterdir())
     assert names == [
         "captions-own-0.jsonl", "captions-own-1.jsonl", "captions-simple-0.jsonl",
@@ -116,6 +116,17 @@ def test_the_manifests_hold_the_rows_as_they_were_and_simple_ones_without_captio
     )
     assert train == rows
     assert simple == [{k: v for k, v in row.items() if k != "text"} for row in rows]
+
+
+def test_what_a_killed_shard_left_goes_with_the_run_that_joins_them(folders):
+    sets, data = read(folders), folders / "out" / "data"
+    data.mkdir(parents=True)
+    left = data / ".train.jsonl.node7.123.part"
+    left.write_text("{")
+    write_sets(data, sets, [0], shared=True)
+    assert left.exists()  # another shard may be at it
+    write_sets(data, sets, [0], shared=False)
+    assert [path.name for path in data.iterdir() if path.name[0] == "."] == []
 
 
 def test_another_caption_or_label_is_another_study(folders):

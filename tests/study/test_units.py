@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medart_cli.errors import ConfigError
+from medart_cli.errors import ConfigError, Stopped
 from medart_cli.study import units
 from medart_cli.study.arms import ARMS, Arm
 from medart_cli.study.options import StudyConfig
@@ -178,14 +178,36 @@ def test_a_unit_that_was_begun_is_not_done_but_known_by_its_arm(plan, monkeypatc
     monkeypatch.setattr(units, "type_command", lambda *_: None)
     run_unit(plan, ARMS["lora"], 5)
     file = Path("out/lora/seed-5/unit.json")
-    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items()
-                                if k != "seconds"}))  # fmt: skip
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"commands": [], "seconds": {}}))
     assert read_unit(plan, ARMS["lora"], 5) is None
     check_units(plan)
     other = replace(ARMS["lora"], finetune=("--rank", "4"))
     with pytest.raises(ConfigError, match=r"arm lora: out/lora/seed-5 .*: finetune was .* delete"):
         check_units(make_plan(other))
     check_units(make_plan(replace(ARMS["lora"], title="another title")))
+
+
+def test_what_a_stopped_command_took_is_not_told_and_what_others_took_is_kept(plan, monkeypatch):
+    arm, now = ARMS["lora"], [0.0]
+    monkeypatch.setattr(units.time, "monotonic", lambda: now[0])
+
+    def work(words, _):
+        done = Path(value(words, "--out")).exists()
+        Path(value(words, "--out")).mkdir(parents=True, exist_ok=True)
+        now[0] += 0.1 if done else 60
+        if words[0] == "evaluate" and not done:
+            raise Stopped("stopped")
+        Path(value(words, "--out"), units.RESULTS[words[0]]).touch()
+
+    monkeypatch.setattr(units, "type_command", work)
+    with pytest.raises(Stopped):
+        run_unit(plan, arm, 5)
+    assert read_unit(plan, arm, 5) is None
+    run_unit(plan, arm, 5)
+    took = {"finetune": 60, "sample": 60, "classify": 60}
+    assert read_unit(plan, arm, 5)["seconds"] == took
+    run_unit(plan, arm, 5)
+    assert read_unit(plan, arm, 5)["seconds"] == took
 
 
 def test_a_unit_whose_images_are_gone_is_not_done(plan, monkeypatch):
