@@ -101,6 +101,6 @@ def test_the_demo_goes_on_in_a_kept_folder(short, medart, monkeypatch):
 def test_a_stage_that_is_refused_ends_the_demo_with_its_reason(short, medart, monkeypatch):
     monkeypatch.setattr(demo, "ARMS_FILE", ARMS.replace("--hldf-steps 3", "--hldf-steps 0"))
     code, _, err = medart("demo")
-    assert code == 1
+    assert code == 2
     assert "arm score: medart finetune: --hldf-steps must be 1 or more, got 0" in err
     assert err.rstrip().endswith("medart demo: medart study ended with exit code 2, see above")
