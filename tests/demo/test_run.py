@@ -52,7 +52,7 @@ def test_nothing_is_claimed_that_the_study_calls_not_shown(short, medart):
     assert code == 0, err
     answers = {item["question"]: item["answer"] for item in json.loads(out)["verdicts"]}
     asked = [question for question in answers if "copy" not in question]
-    assert len(asked) == 4
+    assert len(asked) == 5
     assert all(answers[question] == "not shown" for question in asked)
     page = (short / "demo" / "report.html").read_text("utf-8")
     assert page.count("<td>not shown</td>") == len(asked)
