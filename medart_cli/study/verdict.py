@@ -111,8 +111,16 @@ def _choose_questions(facts: Mapping[str, Any], titles: Mapping[str, str]) -> li
 
 
 def _answer(question: Asked, found: Contrast, key: str, facts: Mapping[str, Any]) -> dict[str, str]:
-    sign = found.sign * (-1 if question.reverse else 1)
-    answer = {-1: question.yes, 1: question.no, 0: OPEN_ANSWER}[sign]
+    turn = -1 if question.reverse else 1
+    answer = {-1: question.yes, 1: question.no, 0: OPEN_ANSWER}[turn * found.sign]
+    figures = f"{word_measure(key, facts)}: {word_contrast(found)}"
+    other = facts["differences"][question.arm].get("kernel") if key == "distance" else None
+    second = read_contrast(other) if other else None
+    if second is not None and second.sign not in (0, found.sign):
+        by_kernel = {-1: "nearer", 1: "farther away"}[turn * second.sign]
+        by_energy = {-1: "nearer", 1: "farther away", 0: OPEN_ANSWER}[turn * found.sign]
+        answer = f"open: {by_kernel} by the kernel distance, {by_energy} by the energy distance"
+        figures += f"; {word_measure('kernel', facts)}: {word_contrast(second)}"
     nearer = {-1: question.arm, 1: facts["reference"]}.get(found.sign)
     for arm in facts["arms"]:
         if arm["name"] == nearer and any(arm["suspected"]):  # copies are near, and no merit
@@ -120,7 +128,7 @@ def _answer(question: Asked, found: Contrast, key: str, facts: Mapping[str, Any]
     return {
         "question": question.text,
         "answer": answer,
-        "figures": f"{word_measure(key, facts)}: {word_contrast(found)}",
+        "figures": figures,
         "needed": find_needed(found) or "",
     }
 

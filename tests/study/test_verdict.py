@@ -71,6 +71,23 @@ def test_without_a_ranking_the_kernel_distance_answers():
     assert item["answer"] == "yes, nearer" and item["figures"].startswith("kernel distance: -1")
 
 
+def test_where_two_distances_disagree_the_question_stays_open():
+    question = "Does fine-tuning bring the images nearer to real ones?"
+    shown, open_ = [1.0, 1.1, 0.9], [0.5, -0.9, 0.6]
+    for energy, kernel, answer in (
+        (shown, shown, "yes, nearer"),
+        (shown, open_, "yes, nearer"),
+        (open_, open_, "not shown"),
+        (open_, shown, "open: nearer by the kernel distance, not shown by the energy distance"),
+        ([-it for it in shown], shown,
+         "open: nearer by the kernel distance, farther away by the energy distance"),
+    ):  # fmt: skip
+        found = facts({"before": {"distance": energy, "kernel": kernel}})
+        item = tell_verdicts(found)[0]
+        assert (item["question"], item["answer"]) == (question, answer)
+        assert ("; kernel distance: " in item["figures"]) == answer.startswith("open")
+
+
 def test_an_arm_of_ones_own_is_asked_the_same_by_its_title():
     found = answers(facts({"wide": {"distance": [-1.0, -1.1, -0.9]}}))
     assert found["Does WIDE bring the images nearer than LORA?"] == "yes, nearer"
