@@ -53,6 +53,8 @@ LOST_PROCESS = (
     "run the same command again to resume"
 )
 
+_at_work: list[str] = []  # names of the commands that run, each within the one before
+
 app = typer.Typer(
     name="medart",
     no_args_is_help=True,
@@ -68,15 +70,12 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(call(arguments))
 
 
-def call(arguments: list[str] | None = None, *, within: bool = False) -> int:
+def call(arguments: list[str] | None = None) -> int:
     """Run medart and return its exit code; a wrong request is one line on standard error.
 
     Args:
         arguments: The words after `medart`; those of this process by default.
-        within: Another command runs this one: a stop signal that came before is for both.
     """
-    if not within:
-        stop.forget()
     try:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
@@ -282,7 +281,14 @@ def _medart(
 
 
 def _run(name: str, options: dict[str, Any], typed: Collection[str]) -> NoReturn:
-    raise typer.Exit(run_command(name, options, typed))
+    if not _at_work:  # within another command, a stop signal that came before is for both
+        stop.forget()
+    _at_work.append(name)
+    try:
+        code = run_command(name, options, typed)
+    finally:
+        _at_work.pop()
+    raise typer.Exit(code)
 
 
 for _name in COMMANDS:

@@ -39,7 +39,7 @@ def test_it_is_shown_as_a_shell_takes_it():
     ],
 )
 def test_how_a_command_ends_decides_how_the_caller_ends(code, error, monkeypatch):
-    monkeypatch.setattr(cli, "call", lambda words, within: code)
+    monkeypatch.setattr(cli, "call", lambda words: code)
     with pytest.raises(error):
         type_command(["sample"], DoctorConfig())
 
@@ -60,7 +60,7 @@ def test_a_signal_before_the_command_listens_stops_it_and_the_caller(monkeypatch
 
 def test_it_is_as_quiet_or_verbose_as_the_caller(monkeypatch):
     taken = []
-    monkeypatch.setattr(cli, "call", lambda words, within: taken.append(words) or 0)
+    monkeypatch.setattr(cli, "call", lambda words: taken.append(words) or 0)
     type_command(["sample"], DoctorConfig(quiet=True))
     type_command(["sample"], DoctorConfig(verbose=True))
     assert taken == [["sample", "--quiet"], ["sample", "--verbose"]]
