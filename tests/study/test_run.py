@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -23,7 +24,7 @@ def parts(tmp_path_factory):
 def done(parts, tmp_path_factory):
     """A study of four arms with two seeds, and what it said."""
     environment = os.environ | {"MEDART_CACHE": str(tmp_path_factory.getbasetemp() / "cache")}
-    words = ["python", "-m", "medart_cli", *study_words(parts, parts / "out")]
+    words = [sys.executable, "-m", "medart_cli", *study_words(parts, parts / "out")]
     ended = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == f"{parts / 'out' / 'report.html'}\n"
