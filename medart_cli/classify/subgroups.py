@@ -26,6 +26,7 @@ from medart_cli.metrics.gaps import (
     list_pairs,
     measure_gap,
     measure_recalls,
+    round_estimate,
     weigh_classes_alike,
 )
 from medart_cli.metrics.intervals import find_score_intervals, linearize, number_groups
@@ -280,17 +281,11 @@ def _tell_needed(gap: Mapping[str, Any], units: str) -> str:
         return f"for {wanted} to be seen more training seeds are needed first"
     if gap["needed"] <= gap["units"]:
         return f"{wanted} would be seen in 4 of 5 such tests"
-    more = gap["needed"] - gap["units"]
+    more = round_estimate(gap["needed"] - gap["units"])
     return (
-        f"{wanted} would be seen in 4 of 5 tests with about {_round(more)} more {units} than these "
+        f"{wanted} would be seen in 4 of 5 tests with about {more} more {units} than these "
         f"{gap['units']}"
     )
-
-
-def _round(number: int) -> int:
-    """Round an estimate to two digits."""
-    digits = max(0, len(str(number)) - 2)
-    return round(number, -digits)
 
 
 def _tell_change(key: str, regime: str, change: Mapping[str, Any]) -> str:

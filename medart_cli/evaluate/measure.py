@@ -29,7 +29,8 @@ from medart_cli.evaluate.sets import (
     describe_work,
     shared_labels,
 )
-from medart_cli.evaluate.subgroups import compare_subgroups, tell_shortfalls
+from medart_cli.evaluate.shortfalls import tell_shortfalls
+from medart_cli.evaluate.subgroups import compare_subgroups
 from medart_cli.evaluate.training import TrainedRun, describe_run, hash_and_settle
 from medart_cli.evaluate.verdict import (
     find_close,

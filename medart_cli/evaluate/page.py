@@ -27,7 +27,7 @@ from medart_cli.evaluate.diversity import show_diversity
 from medart_cli.evaluate.membership import tell_membership
 from medart_cli.evaluate.recognition import show_recognition
 from medart_cli.evaluate.sets import ImageSet
-from medart_cli.evaluate.subgroups import show_subgroups, tell_shortfalls
+from medart_cli.evaluate.shortfalls import show_subgroups, tell_shortfalls
 from medart_cli.evaluate.verdict import (
     tell_closeness,
     tell_contents,

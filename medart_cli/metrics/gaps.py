@@ -355,3 +355,8 @@ def count_needed_groups(gap: Gap, groups: int) -> int | None:
     """
     allowed = (ASKED_GAP / (gap.reach + float(stats.norm.ppf(POWER)))) ** 2 - gap.seed_error**2
     return None if allowed <= 0 else math.ceil(groups * gap.error**2 / allowed)
+
+
+def round_estimate(number: int) -> int:
+    """Round a number of patients or images to two digits, which is all that an estimate has."""
+    return round(number, -max(0, len(str(number)) - 2))

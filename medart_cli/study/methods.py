@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from medart_cli.data.page import DEMONSTRATION_NOTICE
+from medart_cli.metrics.recognition import NOT_SHOWN
 from medart_cli.study.card import fill_card
 from medart_cli.study.figures import Facts, list_titles
 from medart_cli.study.markdown import (
@@ -23,7 +24,7 @@ from medart_cli.study.markdown import (
 from medart_cli.study.measured import tell_measures, tell_statistics
 from medart_cli.study.references import number_references
 from medart_cli.study.trained import BY_FAMILY, UNLABELED, first_run, tell_sampling, tell_training
-from medart_cli.study.verdict import OPEN_ANSWER, QUESTIONS
+from medart_cli.study.verdict import QUESTIONS
 
 QUESTION = re.compile(r"(?P<do>Do|Does) (?P<who>.+) (?P<verb>bring|help|copy) (?P<rest>.+)\?")
 VERBS = {
@@ -176,7 +177,7 @@ def _word_result(verdict: Mapping[str, str], facts: Facts) -> str:
         text = f"{subject} {past} {rest}"
     elif answer.startswith("no, "):
         text = f"{subject} did not {verb} {rest}: {answer.removeprefix('no, ')}"
-    elif answer == OPEN_ANSWER:
+    elif answer == NOT_SHOWN:
         text = f"This study does not show whether {present}"
     else:
         text = f"As to whether {present}, the answer is “{answer}”"

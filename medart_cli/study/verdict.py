@@ -6,11 +6,10 @@ from typing import Any
 
 from medart_cli.metrics.closeness import SIGNIFICANCE
 from medart_cli.metrics.copies import EXCESS
+from medart_cli.metrics.recognition import NOT_SHOWN
 from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 from medart_cli.study.contrasts import Contrast, find_needed
 from medart_cli.study.figures import list_titles, read_contrast
-
-OPEN_ANSWER = "not shown"
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,13 @@ def _choose_questions(facts: Mapping[str, Any], titles: Mapping[str, str]) -> li
 
 def _answer(question: Asked, found: Contrast, key: str, facts: Mapping[str, Any]) -> dict[str, str]:
     turn = -1 if question.reverse else 1
-    answer = {-1: question.yes, 1: question.no, 0: OPEN_ANSWER}[turn * found.sign]
+    answer = {-1: question.yes, 1: question.no, 0: NOT_SHOWN}[turn * found.sign]
     figures = f"{word_measure(key, facts)}: {word_contrast(found)}"
     other = facts["differences"][question.arm].get("kernel") if key == "distance" else None
     second = read_contrast(other) if other else None
     if second is not None and second.sign not in (0, found.sign):
         by_kernel = {-1: "nearer", 1: "farther away"}[turn * second.sign]
-        by_energy = {-1: "nearer", 1: "farther away", 0: OPEN_ANSWER}[turn * found.sign]
+        by_energy = {-1: "nearer", 1: "farther away", 0: NOT_SHOWN}[turn * found.sign]
         answer = f"open: {by_kernel} by the kernel distance, {by_energy} by the energy distance"
         figures += f"; {word_measure('kernel', facts)}: {word_contrast(second)}"
     nearer = {-1: question.arm, 1: facts["reference"]}.get(found.sign)
@@ -134,7 +133,7 @@ def _answer(question: Asked, found: Contrast, key: str, facts: Mapping[str, Any]
 
 
 def _answer_gain(title: str, found: Contrast) -> dict[str, str]:
-    answer = {1: "yes, it is more accurate", -1: "no, it is less accurate", 0: OPEN_ANSWER}
+    answer = {1: "yes, it is more accurate", -1: "no, it is less accurate", 0: NOT_SHOWN}
     return {
         "question": f"Do images drawn after {title} help a classifier?",
         "answer": answer[found.sign],
@@ -189,7 +188,7 @@ def _answer_membership(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "question": question,
-            "answer": f"yes: {', '.join(told)}" if told else OPEN_ANSWER,
+            "answer": f"yes: {', '.join(told)}" if told else NOT_SHOWN,
             "figures": f"AUC of membership {min(areas):.2f} to {max(areas):.2f} in the units; 0.5 "
             "is guessing; all units are tested at once",
             "needed": "" if told else "other attacks may tell: this is no proof of privacy",

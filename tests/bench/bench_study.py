@@ -1,7 +1,7 @@
 """`medart study` on real images, all default arms, at 64 pixels with the embedded tiny base.
 
-    python -m tests.bench.bench_study DERMOSCOPY --profile dermoscopy --out /tmp/dermoscopy
-    python -m tests.bench.bench_study BLOOD --profile blood-smear --out /tmp/blood
+    python -m tests.bench.bench_study DERMOSCOPY --profile dermoscopy --out dermoscopy
+    python -m tests.bench.bench_study BLOOD --profile blood-smear --most 50 --out blood
 
 The folder has a subfolder for each class. Half of each class's images are trained on, the others
 are tested on. No captioner that knows real images can be run where this is made, so a script writes
@@ -9,7 +9,7 @@ the captions, in the words that the tiny base was trained with: the class, and t
 what is in the middle and the color around it, as the pixels have them. They are right as far as
 they go, and differ from image to image; they are not what a vision-language model would write.
 
-About two hours on 2 cores for each data set. Stopped, it goes on.
+An hour or two on 2 cores for each data set. Stopped, it goes on.
 """
 
 import argparse

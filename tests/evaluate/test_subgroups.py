@@ -11,7 +11,7 @@ from medart_cli.data.subgroups import find_cut
 from medart_cli.errors import ConfigError
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.sets import ImageSet, describe_set, read_sets
-from medart_cli.evaluate.subgroups import find_drawn, measure_shortfall, tell_shortfalls
+from medart_cli.evaluate.subgroups import find_drawn, measure_shortfall
 from medart_cli.metrics.color import CHANNELS
 from medart_cli.metrics.reach import measure_reaches
 from tests.evaluate.test_run import draw_picture, evaluate, keys_of, network, read_metrics
@@ -138,9 +138,3 @@ def test_what_makes_no_subgroups_is_refused_before_anything_is_read(sets_of_rows
 @pytest.fixture
 def sets_of_rows(tmp_path):
     return save_rows(tmp_path / "real", 4, 0, sex=lambda i: "FM"[i % 2])
-
-
-def test_without_enough_images_the_sentence_says_what_is_needed():
-    facts = [{"key": "sex", "groups": {}, "sets": {"a": {"gap": None, "groups": {}}}}]
-    (line,) = tell_shortfalls(facts)
-    assert line.startswith("a, by sex: not compared; two subgroups with at least 20 images")

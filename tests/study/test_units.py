@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from medart_cli.cli import app
 from medart_cli.errors import ConfigError, Stopped
 from medart_cli.study import units
 from medart_cli.study.arms import ARMS, Arm
@@ -244,3 +246,13 @@ def test_where_no_copies_are_looked_for_the_base_has_no_training_images():
     check_commands(plan)
     before, after = (list_commands(plan, ARMS[name], 5) for name in ("before", "lora"))
     assert "--training" not in before[1] and "--training" in after[2]
+
+
+def test_options_that_the_study_sets_or_leaves_out_are_those_of_the_commands():
+    for name, words in units.OWN_OPTIONS.items():
+        assert {f"--{word}" for word in words.split()} <= options_of(name)
+    assert units.OF_UNITS <= options_of("evaluate")
+
+
+def options_of(name):
+    return {it for item in get_command(app).commands[name].params for it in item.opts}
