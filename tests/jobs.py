@@ -1,4 +1,4 @@
-"""The six commands on small models and images, for tests that do the same to each of them."""
+"""The commands on small models and images, for tests that do the same to each of them."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ SMALL = {"input_size": (3, 32, 32)}  # of timm's models
 
 LABELS = ("melanoma", "nevus")
 COMMANDS = ("caption", "finetune", "sample", "evaluate", "classify", "reader")
+ALL = (*COMMANDS, "study")  # it runs four of them, so it is not stopped or filled up with them
 COUNT = 8  # images a set
 # What a run that was resumed need not have in common with one that was not.
 VARYING = ("seconds", "memory_gb", "drawn", "captioned")
@@ -75,6 +76,13 @@ def command(stage, parts, out):
     elif stage == "reader":
         words = (images, parts / "synthetic", "--count", 4, "--out", out / "kit")
         return [stage, *map(str, words), "--quiet"]  # it has no model to put on a device
+    elif stage == "study":
+        words = (images, "--test", parts / "test", "--arms", "lora", "--seeds", 1)
+        words += ("--out", out / "study", "--sample", "--steps 2 --batch-size 8")
+        words += ("--finetune", f"--base {parts / 'base'} --resolution 16 --steps 2 --hldf-every 0")
+        options = f"--features {parts / 'network'} --bootstrap 20 --floor-repeats 2"
+        words += ("--evaluate", f"{options} --member-count 4")
+        words += ("--classify", f"--freeze --backbone {parts / 'network'} --bootstrap 100")
     else:
         words = (images, "--synthetic", parts / "synthetic", "--test", parts / "test")
         words += ("--backbone", parts / "network", "--bootstrap", 100)

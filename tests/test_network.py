@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.jobs import COMMANDS, build_parts
+from tests.jobs import ALL, build_parts
 
 # Runs the commands and reports every name that is looked up and every address that is called.
 # An audit hook hears of them whatever library they come from, and whether or not they succeed.
@@ -24,12 +24,12 @@ def listen(event, arguments):
 sys.addaudithook(listen)
 import torch
 from medart_cli.cli import main
-from tests.jobs import COMMANDS, command
+from tests.jobs import ALL, command
 torch.set_num_threads(1)
 parts, out = map(Path, sys.argv[1:3])
 codes = {}
 with contextlib.redirect_stdout(sys.stderr):
-    for stage in COMMANDS:
+    for stage in ALL:
         try:
             main(command(stage, parts, out))
         except SystemExit as ended:
@@ -56,7 +56,7 @@ def test_no_command_reaches_for_the_network(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert {stage: found["codes"][stage] for stage in COMMANDS} == dict.fromkeys(COMMANDS, 0)
+    assert {stage: found["codes"][stage] for stage in ALL} == dict.fromkeys(ALL, 0)
     assert found["tried"] == []
     assert found["codes"]["hub"] == 4  # a model that is not here: one clear error,
     assert found["hub"] != []  # and the proof that the watch works

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.jobs import COMMANDS, LABELS, build_parts, command
+from tests.jobs import ALL, LABELS, build_parts, command
 from tests.private import DAY, KINDS, PLANTED, save_private
 from tests.stub_server import serve
 
@@ -73,7 +73,7 @@ def test_the_search_finds_what_was_planted_in_each_kind_of_file(parts):
 def test_nothing_of_a_patient_goes_through_the_commands(medart, parts, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDART_CACHE", str(tmp_path / "cache"))
     said = ""
-    for stage in COMMANDS:
+    for stage in ALL:
         words = [word for word in command(stage, parts, tmp_path) if word != "--quiet"]
         if stage == "sample":
             words[1] = str(tmp_path / "run")

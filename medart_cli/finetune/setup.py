@@ -219,7 +219,7 @@ def check_captions(work: Work) -> None:
         ids = read_tokens(kind, work.tokenizer, caption)
         unknown += sum(token == work.tokenizer.unk_token_id for token in ids)
         total += len(ids)
-        labels.setdefault(tuple(ids), set()).add(row.label or "")
+        labels.setdefault(tuple(ids), set()).add(row.label or "(none)")
         if len(ids) > limit:
             long.append((row.file_name, len(ids)))
     if long:
