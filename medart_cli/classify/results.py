@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medart_cli.classify.answers import answer_results
 from medart_cli.classify.images import Images
 from medart_cli.classify.options import BASELINES, ClassifyConfig
 from medart_cli.classify.predict import PREDICTIONS_NAME, describe_prediction
@@ -325,12 +326,13 @@ def word_verdict(name: str, found: dict[str, Any]) -> str:
 def write_report(out: Path, metrics: dict[str, Any]) -> None:
     """Write report.html from metrics.json and the charts."""
     regimes, classes = metrics["regimes"], metrics["classes"]
-    verdicts = [DEMONSTRATION_NOTICE] if metrics["demonstration"] else []
-    verdicts += word_leak(metrics["checks"])
+    verdicts = word_leak(metrics["checks"])
     verdicts += [word_verdict(name, found) for name, found in regimes.items() if found["verdict"]]
     verdicts += tell_subgroups(metrics["subgroups"])
     text = render(
         "classify/results.html.jinja",
+        notice=DEMONSTRATION_NOTICE if metrics["demonstration"] else None,
+        answered=answer_results(metrics),
         verdicts=verdicts,
         regimes=build_rows(regimes, SCORES),
         notes=_word_notes(metrics),

@@ -20,6 +20,7 @@ from medart_cli.data.page import (
     format_inputs,
     render,
 )
+from medart_cli.evaluate.answers import EXPLAINED, MEANING, answer_ranking, answer_sets
 from medart_cli.evaluate.captions import show_captions
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_copied, tell_rate
@@ -180,6 +181,11 @@ def write_page(
     grids, more_labels = _show_grids(sets)
     text = render(
         "evaluate/page.html.jinja",
+        notice=DEMONSTRATION_NOTICE if facts["demonstration"] else None,
+        ranked=answer_ranking(facts),
+        answered=answer_sets(facts),
+        explained=EXPLAINED,
+        meaning=MEANING,
         findings=_introduce(facts),
         networks=_show_distances(out, facts),
         colors=[_show_colors(item) for item in facts["color"]],
@@ -206,8 +212,7 @@ def write_page(
 
 def _introduce(facts: dict[str, Any]) -> list[str]:
     """Say in a few sentences what was found."""
-    lines = [DEMONSTRATION_NOTICE] if facts["demonstration"] else []
-    primary = facts["features"][0]
+    lines, primary = [], facts["features"][0]
     for item in facts["comparisons"]:
         if item["label"] is None and item["features"] == primary["name"]:
             lines.append(_sum_up(item, primary["frechet"]))

@@ -13,7 +13,14 @@ from PIL import Image
 from medart_cli.data.images import fit_image, load_image, save_png, tile_images
 from medart_cli.data.manifest import MANIFEST_NAME, read_manifest
 from medart_cli.data.output import write_json, write_text
-from medart_cli.data.page import DEMONSTRATION_NOTICE, Table, embed_image, format_inputs, render
+from medart_cli.data.page import (
+    DEMONSTRATION_NOTICE,
+    SIGNS,
+    Table,
+    embed_image,
+    format_inputs,
+    render,
+)
 from medart_cli.errors import ImageError
 from medart_cli.log import log, table
 from medart_cli.study.arms import find_reference
@@ -24,6 +31,7 @@ from medart_cli.study.sets import StudySets, draw_captions
 from medart_cli.study.units import Plan
 from medart_cli.study.verdict import (
     name_whole,
+    open_page,
     tell_verdicts,
     word_caution,
     word_contrast,
@@ -230,8 +238,10 @@ def build_study_page(plan: Plan, facts: Facts, picture: Image.Image) -> str:
     return render(
         "study/page.html.jinja",
         notices=[DEMONSTRATION_NOTICE] if facts["demonstration"] else [],
+        opening=open_page(facts),
         verdicts=[
-            [it["question"], it["answer"], it["figures"], it["needed"]] for it in facts["verdicts"]
+            [it["question"], f"{SIGNS[it['mark']]} {it['answer']}", it["figures"], it["needed"]]
+            for it in facts["verdicts"]
         ],
         caution=word_caution(facts["verdicts"]),
         picture=embed_image(
