@@ -22,7 +22,7 @@ DEMONSTRATION_NOTICE = (
     "phantoms only: these figures show how medart works and have no scientific meaning."
 )
 # For a mark must not be told by its color alone.
-SIGNS = {"good": "✓", "unclear": "?", "bad": "✗"}
+FINDING_SIGNS = {"good": "✓", "unclear": "?", "bad": "✗"}
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # heads of the columns, cells of each row
 
 
@@ -42,7 +42,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Finding:
     """A plain sentence at the head of a page.
 
     Attributes:
@@ -58,7 +58,7 @@ class Answer:
     @property
     def sign(self) -> str:
         """The mark as a sign."""
-        return SIGNS[self.mark]
+        return FINDING_SIGNS[self.mark]
 
 
 def embed_image(

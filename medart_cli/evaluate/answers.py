@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from medart_cli.data.page import Answer
+from medart_cli.data.page import Finding
 from medart_cli.evaluate.diversity import find_collapsed
 from medart_cli.evaluate.verdict import find_suspected
 
 HUES = ("red", "green", "blue")
 FEW_COPIES = 0.05  # of the drawn images: below this the interval of the rate says something
-EXPLAINED = (
+WORDS_EXPLAINED = (
     "Halves: your real images are split at random into two halves, patient by patient where "
     "patients are known, again and again; how far the halves are from each other is what no "
     "generator can be expected to beat. More than chance: what only one in 25 pairs of sets from "
@@ -23,8 +23,8 @@ MEANING = (
 )
 
 
-def answer_sets(facts: Mapping[str, Any]) -> dict[str, list[Answer]]:
-    """Answer for each synthetic set: are its images near, like in look, and no copies?
+def answer_sets(facts: Mapping[str, Any]) -> dict[str, list[Finding]]:
+    """Finding for each synthetic set: are its images near, like in look, and no copies?
 
     Args:
         facts: The content of metrics.json.
@@ -39,18 +39,18 @@ def answer_sets(facts: Mapping[str, Any]) -> dict[str, list[Answer]]:
     }
 
 
-def answer_ranking(facts: Mapping[str, Any]) -> Answer | None:
+def answer_ranking(facts: Mapping[str, Any]) -> Finding | None:
     """Say which of several sets is nearest; None where there is one."""
     ranking = facts["ranking"]
     if not ranking:
         return None
     if ranking["winner"]:
         text = f"Of {len(ranking['order'])} sets, {ranking['winner']} is nearest to the real images"
-        return Answer("good", f"{text}.", "ranking")
-    return Answer("unclear", f"No set is shown to be the nearest: {ranking['reason']}.", "ranking")
+        return Finding("good", f"{text}.", "ranking")
+    return Finding("unclear", f"No set is shown to be the nearest: {ranking['reason']}.", "ranking")
 
 
-def _answer_nearness(facts: Mapping[str, Any], name: str) -> Answer:
+def _answer_nearness(facts: Mapping[str, Any], name: str) -> Finding:
     """Say how far a set is from the real one, halves of which are the measure."""
     primary = facts["features"][0]
     item = next(
@@ -60,35 +60,35 @@ def _answer_nearness(facts: Mapping[str, Any], name: str) -> Answer:
     )
     floor = item["floor"]
     if reason := find_suspected(dict(facts)).get(name):
-        return Answer("bad", f"Nearer than real images are to each other: {reason}.", "distances")
+        return Finding("bad", f"Nearer than real images are to each other: {reason}.", "distances")
     if not floor:
         few = f"Too few images ({item['n_real']} real, {item['n_synthetic']} drawn)"
-        return Answer("unclear", f"{few} to say how near drawn ones are.", "distances")
+        return Finding("unclear", f"{few} to say how near drawn ones are.", "distances")
     measure = floor["frechet"]
     figures = f"({primary['frechet']} at n = {floor['n']})"
     if measure["synthetic"] <= measure["real_highest"]:
         text = "As near to the real images as halves of these are to each other"
-        return Answer("good", f"{text} {figures}.", "distances")
+        return Finding("good", f"{text} {figures}.", "distances")
     times = f"{measure['synthetic'] / measure['real']:.2g}" if measure["real"] > 0 else "many"
     text = f"About {times} times as far from the real images as halves of these are from each other"
-    return Answer("bad", f"{text} {figures}.", "distances")
+    return Finding("bad", f"{text} {figures}.", "distances")
 
 
-def _answer_look(facts: Mapping[str, Any], item: Mapping[str, Any]) -> Answer:
+def _answer_look(facts: Mapping[str, Any], item: Mapping[str, Any]) -> Finding:
     """Say whether a set's images are all alike, and whether their colors are off."""
     alike = find_collapsed(dict(facts)).get(item["set"]) or item["collapsed"]
     off = name_colors(item)
     if alike:
         text = f"Too much alike ({', '.join(alike)})" + (f", and {off}" if off else "")
-        return Answer("bad", f"{text}.", "diversity")
+        return Finding("bad", f"{text}.", "diversity")
     if off:
-        return Answer("bad", f"Colors: {off}.", "colors")
+        return Finding("bad", f"Colors: {off}.", "colors")
     if item["mean"]["red"]["beyond_floor"] is None:
-        return Answer("unclear", "Colors cannot be compared with one patient.", "colors")
+        return Finding("unclear", "Colors cannot be compared with one patient.", "colors")
     text = "Colors differ no more than those of two sets from the same source"
     if item["variety_collapsed"] is None:
-        return Answer("unclear", f"{text}; too few images to say whether they vary.", "colors")
-    return Answer("good", f"{text}, and the images vary.", "colors")
+        return Finding("unclear", f"{text}; too few images to say whether they vary.", "colors")
+    return Finding("good", f"{text}, and the images vary.", "colors")
 
 
 def name_colors(item: Mapping[str, Any]) -> str:
@@ -111,13 +111,13 @@ def name_colors(item: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _answer_copies(facts: Mapping[str, Any], name: str) -> Answer:
+def _answer_copies(facts: Mapping[str, Any], name: str) -> Finding:
     """Say whether images were copied, and whether the weights tell whose they are."""
     leak = bool(facts["membership"] and facts["membership"]["shown"])
     told = "; the weights tell which images they were trained on" if leak else ""
     item = next((it for it in facts["copies"] if it["set"] == name), None)
     if item is None:
-        return Answer(
+        return Finding(
             "bad" if leak else "unclear", f"Copies were not searched for{told}.", "copies"
         )
     high = 100 * item["interval"][1]
@@ -131,7 +131,7 @@ def _answer_copies(facts: Mapping[str, Any], name: str) -> Answer:
         text = f"No near-copies found among {item['n']} drawn images"
         text += f" (the share is below {high:.2g} %)" if high < 100 * FEW_COPIES else ""
     if leak or item["excess"]:
-        return Answer("bad", f"{text}{told}.", "membership" if leak else "copies")
+        return Finding("bad", f"{text}{told}.", "membership" if leak else "copies")
     if high >= 100 * FEW_COPIES:
-        return Answer("unclear", f"{text}; with so few, up to {high:.0f} % may be.", "copies")
-    return Answer("good", f"{text}.", "copies")
+        return Finding("unclear", f"{text}; with so few, up to {high:.0f} % may be.", "copies")
+    return Finding("good", f"{text}.", "copies")

@@ -20,7 +20,7 @@ from medart_cli.data.page import (
     format_inputs,
     render,
 )
-from medart_cli.evaluate.answers import EXPLAINED, MEANING, answer_ranking, answer_sets
+from medart_cli.evaluate.answers import MEANING, WORDS_EXPLAINED, answer_ranking, answer_sets
 from medart_cli.evaluate.captions import show_captions
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_copied, tell_rate
@@ -184,7 +184,7 @@ def write_page(
         notice=DEMONSTRATION_NOTICE if facts["demonstration"] else None,
         ranked=answer_ranking(facts),
         answered=answer_sets(facts),
-        explained=EXPLAINED,
+        explained=WORDS_EXPLAINED,
         meaning=MEANING,
         findings=_introduce(facts),
         networks=_show_distances(out, facts),

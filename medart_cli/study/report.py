@@ -15,7 +15,7 @@ from medart_cli.data.manifest import MANIFEST_NAME, read_manifest
 from medart_cli.data.output import write_json, write_text
 from medart_cli.data.page import (
     DEMONSTRATION_NOTICE,
-    SIGNS,
+    FINDING_SIGNS,
     Table,
     embed_image,
     format_inputs,
@@ -240,7 +240,12 @@ def build_study_page(plan: Plan, facts: Facts, picture: Image.Image) -> str:
         notices=[DEMONSTRATION_NOTICE] if facts["demonstration"] else [],
         opening=open_page(facts),
         verdicts=[
-            [it["question"], f"{SIGNS[it['mark']]} {it['answer']}", it["figures"], it["needed"]]
+            [
+                it["question"],
+                f"{FINDING_SIGNS[it['mark']]} {it['answer']}",
+                it["figures"],
+                it["needed"],
+            ]
             for it in facts["verdicts"]
         ],
         caution=word_caution(facts["verdicts"]),

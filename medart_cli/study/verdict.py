@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medart_cli.data.page import Answer
+from medart_cli.data.page import Finding
 from medart_cli.metrics.closeness import SIGNIFICANCE
 from medart_cli.metrics.copies import EXCESS
 from medart_cli.metrics.recognition import NOT_SHOWN
@@ -73,7 +73,7 @@ QUESTIONS = (
 
 
 def tell_verdicts(facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Answer each question that the arms allow.
+    """Finding each question that the arms allow.
 
     Args:
         facts: Content of study.json.
@@ -97,7 +97,7 @@ def tell_verdicts(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     return [*found, *_answer_copies(facts), *_answer_membership(facts)]
 
 
-def open_page(facts: Mapping[str, Any]) -> list[Answer]:
+def open_page(facts: Mapping[str, Any]) -> list[Finding]:
     """Say in three sentences what was compared, what is shown, and whether anything leaks."""
     verdicts, counts = facts["verdicts"], facts["images"]
     asked, leaks = verdicts[:-2], verdicts[-2:]  # the last two are about copies and membership
@@ -111,9 +111,9 @@ def open_page(facts: Mapping[str, Any]) -> list[Answer]:
     good, bad = (any(it["mark"] == mark for it in settled) for mark in ("good", "bad"))
     worst = max((it["mark"] for it in leaks), key=("good", "unclear", "bad").index)
     return [
-        Answer("good" if len(settled) == len(asked) else "unclear", compared, "answers"),
-        Answer("unclear" if good == bad else "good" if good else "bad", shown, "answers"),
-        Answer(worst, _join_answers(leaks), "answers"),
+        Finding("good" if len(settled) == len(asked) else "unclear", compared, "answers"),
+        Finding("unclear" if good == bad else "good" if good else "bad", shown, "answers"),
+        Finding(worst, _join_answers(leaks), "answers"),
     ]
 
 
