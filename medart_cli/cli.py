@@ -3,9 +3,11 @@
 import inspect
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Collection, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
 
@@ -65,9 +67,23 @@ app = typer.Typer(
 )
 
 
+# Whether another command calls this one: then it does not say what comes next.
+_INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run medart, and end the process with its exit code."""
     sys.exit(call(arguments))
+
+
+@contextmanager
+def inside_another() -> Iterator[None]:
+    """Let the commands of the block be called by another one, which says what comes next."""
+    token = _INSIDE.set(True)
+    try:
+        yield
+    finally:
+        _INSIDE.reset(token)
 
 
 def call(arguments: list[str] | None = None) -> int:
@@ -194,6 +210,7 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
             summary = work.run(settings)
         if first:
             typer.echo(json.dumps(summary) if settings.json else summary["result"])
+            say_next(settings, str(summary["result"]))
         failures = summary.get("failures", 0)
         if failures > settings.max_failures:
             raise TooManyFailuresError(
@@ -218,6 +235,18 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
         )
         return INTERRUPTED
     return 0
+
+
+def say_next(settings: CommonConfig, result: str) -> None:
+    """Say what to look at first, and what to run next, as a command that can be pasted."""
+    if _INSIDE.get():
+        return
+    files, words = settings.suggest(result)
+    there = [str(path) for path in files if path.exists()]
+    if there:
+        log.info("look at: %s", ", ".join(there))
+    if words:
+        log.info("next: %s", shlex.join(["medart", *words]))
 
 
 def _explain(error: Exception, settings: CommonConfig | None) -> MedartError | OSError | None:

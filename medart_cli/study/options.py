@@ -119,6 +119,10 @@ class StudyConfig(CommonConfig):
         ),
     ] = "--seeds 1"
 
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first; what comes next is the reader's own."""
+        return [Path(result)], []
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)
