@@ -289,7 +289,7 @@ class CaptionConfig(CommonConfig):
 
     def suggest(self, result: str) -> tuple[list[Path], list[str]]:
         """Say what to look at first, and which command comes next."""
-        page = Path(result).with_name("review.html")
+        page = Path(result).parent / "review.html"
         return [page], ["finetune", self.images, "--config", "paper", "--out", "run"]
 
     def __post_init__(self) -> None:
