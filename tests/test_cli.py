@@ -164,7 +164,7 @@ def test_options_that_cannot_be_read_are_refused_as_on_a_command_line(more, told
         ["finetune", "images", "--out", "run"],
         ["sample", "run", "--from", "images", "--out", "syn"],
         ["sample", "run", "--prompt", "a", "--out", "syn"],
-        ["evaluate", "images", "syn"],
+        ["evaluate", "images", "syn", "--out", "report"],
         ["reader", "images", "syn", "--out", "kit"],
     ],
     ids=lambda words: words[0],
@@ -183,7 +183,7 @@ def test_a_command_names_what_comes_next_so_that_it_can_be_pasted(words, caplog,
 
 def test_only_files_that_are_there_are_named_to_look_at(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(cli.log, "propagate", True)
-    settings = read_options(["evaluate", "images", "syn"])
+    settings = read_options(["evaluate", "images", "syn", "--out", "report"])
     with caplog.at_level("INFO", logger=cli.log.name):
         cli.say_next(settings, str(tmp_path))
         assert not any(line.startswith("look at") for line in caplog.messages)

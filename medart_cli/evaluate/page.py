@@ -20,6 +20,7 @@ from medart_cli.data.page import (
     format_inputs,
     render,
 )
+from medart_cli.data.takeaway import write_tables
 from medart_cli.evaluate.answers import MEANING, WORDS_EXPLAINED, answer_ranking, answer_sets
 from medart_cli.evaluate.captions import show_captions
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
@@ -179,6 +180,11 @@ def write_page(
         histograms: (4, 256) of each set, by name.
     """
     grids, more_labels = _show_grids(sets)
+    networks = _show_distances(out, facts)
+    colors = [_show_colors(item) for item in facts["color"]]
+    diversity = [show_diversity(item) for item in facts["diversity"]]
+    ranking = _show_ranking(facts["ranking"])
+    write_tables(out, _name_tables(networks, colors, diversity, ranking))
     text = render(
         "evaluate/page.html.jinja",
         notice=DEMONSTRATION_NOTICE if facts["demonstration"] else None,
@@ -187,17 +193,17 @@ def write_page(
         explained=WORDS_EXPLAINED,
         meaning=MEANING,
         findings=_introduce(facts),
-        networks=_show_distances(out, facts),
-        colors=[_show_colors(item) for item in facts["color"]],
+        networks=networks,
+        colors=colors,
         collapsed=COLLAPSED,
         histograms=_place_plot(
             draw_histograms(histograms), out / "colors.png", "All pixels of each set."
         ),
-        diversity=[show_diversity(item) for item in facts["diversity"]],
+        diversity=diversity,
         collapsed_below=COLLAPSED_BELOW,
         recognition=[show_recognition(item) for item in facts["recognition"]],
         retelling=[show_captions(item) for item in facts["retelling"]],
-        ranking=_show_ranking(facts["ranking"]),
+        ranking=ranking,
         subgroups=show_subgroups(facts["subgroups"], facts["features"][0]),
         copies=[_show_copies(*found) for found in zip(facts["copies"], pairs, strict=True)],
         looked_for=SEEN_THROUGH,
@@ -208,6 +214,25 @@ def write_page(
         settings=[[key, str(it)] for key, it in (facts["settings"] | facts["versions"]).items()],
     )
     write_text(out / "report.html", text)
+
+
+def _name_tables(
+    networks: Sequence[dict[str, Any]],
+    colors: Sequence[dict[str, Any]],
+    diversity: Sequence[dict[str, Any]],
+    ranking: dict[str, Any] | None,
+) -> dict[str, Table]:
+    """Name the tables of the page as files; sets are numbered as they were named."""
+    tables: dict[str, Table] = {}
+    for number, network in enumerate(networks, start=1):
+        tables[f"distances-{number}"] = network["comparisons"]
+        if network["has_floor"]:
+            tables[f"halves-{number}"] = network["floor"]
+    for number, (color, various) in enumerate(zip(colors, diversity, strict=True), start=1):
+        tables[f"colors-{number}"] = color["gaps"]
+        tables[f"variety-{number}"] = color["varieties"]
+        tables[f"diversity-{number}"] = various["table"]
+    return tables | ({"ranking": ranking["pairs"]} if ranking else {})
 
 
 def _introduce(facts: dict[str, Any]) -> list[str]:

@@ -31,8 +31,8 @@ class StudyConfig(CommonConfig):
     """Compare ways to fine-tune on your own images: the paper's ablation, with several seeds.
 
     Each arm and seed is one unit: finetune, sample, evaluate and classify, in a folder of its own.
-    Writes report.html, study.json, table.csv, table.tex and methods.md. Run the same command again
-    to resume; --shard runs the units as a job array.
+    Writes report.html, study.json, table.csv, .tex and .md, and methods.md. Run the same command
+    again to resume; --shard runs the units as a job array.
     """
 
     data: Annotated[
