@@ -10,12 +10,14 @@ BY_USE = ("mix", "pretrain", "synthetic")  # regimes with synthetic images, the 
 
 
 def answer_results(metrics: Mapping[str, Any]) -> list[Finding]:
-    """Finding in at most three sentences.
+    """Answer in at most three sentences; what makes all others void stands first.
 
     Args:
         metrics: The content of metrics.json.
     """
-    return [*_answer_help(metrics), _answer_trust(metrics), *_answer_subgroups(metrics)]
+    trust = _answer_trust(metrics)
+    others = [*_answer_help(metrics), *_answer_subgroups(metrics)]
+    return [trust, *others] if trust.mark == "bad" else [*others[:1], trust, *others[1:]]
 
 
 def _answer_help(metrics: Mapping[str, Any]) -> list[Finding]:

@@ -24,7 +24,7 @@ MEANING = (
 
 
 def answer_sets(facts: Mapping[str, Any]) -> dict[str, list[Finding]]:
-    """Finding for each synthetic set: are its images near, like in look, and no copies?
+    """Answer for each synthetic set: are its images near, like in look, and no copies?
 
     Args:
         facts: The content of metrics.json.
