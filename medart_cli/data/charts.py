@@ -67,8 +67,9 @@ def draw_roc(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> None:
     figure, panels = _open_panels(list(curves), (4.4, 4.4))
     for axes, (name, table) in zip(panels, curves.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
-        for label, (false_rate, true_rate) in table.items():
-            axes.plot(false_rate, true_rate, label=label, linewidth=1.3)
+        for number, (label, (false_rate, true_rate)) in enumerate(table.items()):
+            style = ("-", "--", ":", "-.")[number % 4]  # for those who do not tell colors apart
+            axes.plot(false_rate, true_rate, label=label, linestyle=style, linewidth=1.3)
         axes.set(title=name, xlabel="1 - specificity", ylabel="sensitivity")
         axes.set_aspect("equal")
         if len(table) <= MOST_NAMES:

@@ -73,7 +73,7 @@ QUESTIONS = (
 
 
 def tell_verdicts(facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Finding each question that the arms allow.
+    """Answer each question that the arms allow.
 
     Args:
         facts: Content of study.json.
