@@ -61,7 +61,7 @@ def draw_points(axes: "Axes", points: Sequence[tuple[int, float]], label: str) -
     if len(points) < SMOOTHED_FROM:
         axes.plot(steps, losses, marker=".", label=label)
         return
-    window = len(points) // 20
+    window = max(9, len(points) // 20)
     kernel = np.ones(window) / window
     means = np.convolve(losses, kernel, mode="valid")
     axes.plot(steps, losses, ".", alpha=0.3, markersize=3, color="0.5", label="each step")

@@ -1,10 +1,10 @@
-"""Pictures that went wrong, made on purpose, with the figures that show it: docs/troubleshooting.md.
+"""Pictures that went wrong on purpose, and the figures that show it: docs/troubleshooting.md.
 
     python -m tests.bench.bench_states [--place FOLDER] [--write DOCS]    (about half an hour)
 
-Fine-tunes the `tiny` base on drawn phantoms, each time with one thing wrong, draws the same captions
-with the same noise, and evaluates. Prints a Markdown row for each state; with --write puts a strip of
-pictures of each into a folder, `state-NAME.jpg`.
+Fine-tunes the `tiny` base on drawn phantoms, each time with one thing wrong, draws the same
+captions with the same noise, and evaluates. Prints a Markdown row for each state; with --write puts
+a strip of pictures of each into a folder, `state-NAME.jpg`.
 """
 
 import argparse
