@@ -3,9 +3,11 @@
 import inspect
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Collection, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
 
@@ -65,9 +67,23 @@ app = typer.Typer(
 )
 
 
+# Whether another command calls this one: then it does not say what comes next.
+_INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run medart, and end the process with its exit code."""
     sys.exit(call(arguments))
+
+
+@contextmanager
+def inside_another() -> Iterator[None]:
+    """Let the commands of the block be called by another one, which says what comes next."""
+    token = _INSIDE.set(True)
+    try:
+        yield
+    finally:
+        _INSIDE.reset(token)
 
 
 def call(arguments: list[str] | None = None) -> int:
@@ -88,7 +104,7 @@ def call(arguments: list[str] | None = None) -> int:
 
 def _refuse(error: typer.TyperException) -> int:
     """Print a usage error."""
-    refusal, context = _check_number(error), getattr(error, "ctx", None)
+    refusal, context = _word_value(error), getattr(error, "ctx", None)
     if refusal is None or context is None:
         typer.echo(f"medart: {error.format_message().rstrip('.')}; see --help", err=True)
         return error.exit_code
@@ -96,18 +112,30 @@ def _refuse(error: typer.TyperException) -> int:
     return refusal.exit_code
 
 
-def _check_number(error: typer.TyperException) -> ConfigError | None:
-    """Word a usage error of a number as the options' own checks do; None for any other."""
-    option = getattr(error, "param", None)
+def _word_value(error: typer.TyperException) -> ConfigError | None:
+    """Word a usage error of a value as the options' own checks do; None for any other."""
+    option, context = getattr(error, "param", None), getattr(error, "ctx", None)
     faults: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, who checks values
-    beyond = ("greater_than_equal", "less_than_equal")
-    if option is not None and faults and faults[0]["type"] in beyond:
-        given = str(faults[0]["input"])
+    if option is None or context is None or not faults:
+        return None
+    name, given, fault = option.opts[0], str(faults[0]["input"]), faults[0]["type"]
+    source = context.get_parameter_source(option.name)
+    place = (
+        f"--config {context.params['config']}: " if source and source.name == "DEFAULT_MAP" else ""
+    )
+    if fault in ("greater_than_equal", "less_than_equal"):
         value = int(given) if given.strip().lstrip("-").isdecimal() else float(given)
         try:
-            check_bounds(option.opts[0], value, option.min, option.max)
+            check_bounds(f"{place}{name}", value, option.min, option.max)
         except ConfigError as refusal:
             return refusal
+    kinds = {"int_parsing": "a whole number", "int_from_float": "a whole number",
+             "float_parsing": "a number", "bool_parsing": "true or false"}  # fmt: skip
+    if fault in kinds:
+        return ConfigError(f"{place}{name} {given}: must be {kinds[fault]}")
+    if fault == "value_error":  # not among the choices, which the message names
+        why = str(faults[0]["ctx"]["error"]).rstrip(".").replace(f"'{given}' is ", "")
+        return ConfigError(f"{place}{name} {given}: {why.replace(chr(39), '')}")
     return None
 
 
@@ -161,7 +189,7 @@ def read_options(words: Sequence[str]) -> CommonConfig:
     try:
         settings: CommonConfig = reader([*words[1:]], standalone_mode=False)
     except typer.TyperException as error:
-        refusal = _check_number(error)
+        refusal = _word_value(error)
         raise refusal or ConfigError(error.format_message().rstrip(".")) from error
     return settings
 
@@ -194,6 +222,7 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
             summary = work.run(settings)
         if first:
             typer.echo(json.dumps(summary) if settings.json else summary["result"])
+            say_next(settings, str(summary["result"]))
         failures = summary.get("failures", 0)
         if failures > settings.max_failures:
             raise TooManyFailuresError(
@@ -218,6 +247,18 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
         )
         return INTERRUPTED
     return 0
+
+
+def say_next(settings: CommonConfig, result: str) -> None:
+    """Say what to look at first, and what to run next, as a command that can be pasted."""
+    if _INSIDE.get():
+        return
+    files, words = settings.suggest(result)
+    there = [str(path) for path in files if path.exists()]
+    if there:
+        log.info("look at: %s", ", ".join(there))
+    if words:
+        log.info("next: %s", shlex.join(["medart", *words]))
 
 
 def _explain(error: Exception, settings: CommonConfig | None) -> MedartError | OSError | None:

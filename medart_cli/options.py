@@ -271,6 +271,17 @@ class CommonConfig:
             low, high = getattr(notes[0], "min", None), getattr(notes[0], "max", None)
             check_bounds("--" + name.replace("_", "-"), getattr(self, name), low, high)
 
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first once the command is done, and which comes next.
+
+        Args:
+            result: What the command printed as its result.
+
+        Returns:
+            Files, of which those that are there are named; and the words of a command.
+        """
+        return [], []
+
     @classmethod
     def name_command(cls) -> str:
         """Name the command whose options these are."""

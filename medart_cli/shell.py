@@ -56,7 +56,8 @@ def type_command(words: Sequence[str], config: CommonConfig) -> None:
     stop.check()
     log.info("\n$ %s", word_command(words))
     words = [*words, *["--quiet"] * config.quiet, *["--verbose"] * config.verbose]
-    code = cli.call(words)
+    with cli.inside_another():
+        code = cli.call(words)
     if code == Stopped.exit_code:
         raise Stopped("stopped; run the same command again to resume")
     if code == cli.INTERRUPTED:

@@ -1,5 +1,6 @@
 import inspect
 import json
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -7,6 +8,7 @@ from dataclasses import fields
 
 import pytest
 
+from medart_cli import cli
 from medart_cli import options as config
 from medart_cli.caption.options import CaptionConfig
 from medart_cli.cli import COMMANDS, app, read_options
@@ -145,7 +147,7 @@ def test_options_are_read_as_a_command_line_is_without_running_it(tmp_path):
     [
         (["--stepss", "3"], "No such option: --stepss"),
         (["--steps", "0"], "--steps must be 1 or more, got 0"),
-        (["--steps", "many"], "Invalid value for '--steps'"),
+        (["--steps", "many"], "--steps many: must be a whole number"),
         (["--split", "test"], "--split: needs --from, which is missing"),
         (["--config", "gone"], "--config gone: no such file; packaged recipes: "),
     ],
@@ -153,3 +155,38 @@ def test_options_are_read_as_a_command_line_is_without_running_it(tmp_path):
 def test_options_that_cannot_be_read_are_refused_as_on_a_command_line(more, told):
     with pytest.raises(ConfigError, match=told):
         read_options(["sample", "tiny", "--prompt", "a", "--out", "x", *more])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["caption", "images"],
+        ["finetune", "images", "--out", "run"],
+        ["sample", "run", "--from", "images", "--out", "syn"],
+        ["sample", "run", "--prompt", "a", "--out", "syn"],
+        ["evaluate", "images", "syn", "--out", "report"],
+        ["reader", "images", "syn", "--out", "kit"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_names_what_comes_next_so_that_it_can_be_pasted(words, caplog, monkeypatch):
+    monkeypatch.setattr(cli.log, "propagate", True)
+    with caplog.at_level("INFO", logger=cli.log.name):
+        cli.say_next(read_options(words), "there")
+    [line] = [line for line in caplog.messages if line.startswith("next: medart ")]
+    read_options(shlex.split(line.removeprefix("next: medart ")))
+    caplog.clear()
+    with cli.inside_another(), caplog.at_level("INFO", logger=cli.log.name):
+        cli.say_next(read_options(words), "there")
+    assert caplog.messages == []
+
+
+def test_only_files_that_are_there_are_named_to_look_at(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(cli.log, "propagate", True)
+    settings = read_options(["evaluate", "images", "syn", "--out", "report"])
+    with caplog.at_level("INFO", logger=cli.log.name):
+        cli.say_next(settings, str(tmp_path))
+        assert not any(line.startswith("look at") for line in caplog.messages)
+        (tmp_path / "report.html").touch()
+        cli.say_next(settings, str(tmp_path))
+    assert f"look at: {tmp_path / 'report.html'}" in caplog.messages

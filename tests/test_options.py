@@ -216,11 +216,28 @@ def test_every_number_states_its_bounds(kind):
         (["--batch-size", "0"], "medart finetune: --batch-size must be 1 or more, got 0\n"),
         (["--learning-rate", "nan"], "--learning-rate must be 0 or more, got nan"),
         (["--caption-dropout", "2"], "--caption-dropout must be 1 or less, got 2"),
-        (["--rank", "many"], "Invalid value for '--rank'"),
-        (["--method", "none"], "Invalid value for '--method'"),
+        (["--rank", "many"], "medart finetune: --rank many: must be a whole number\n"),
+        (["--method", "none"], "medart finetune: --method none: not one of lora, dora, "),
     ],
 )
 def test_a_wrong_value_is_one_line_and_code_2(medart, words, said):
     code, out, err = medart("finetune", "images", "--out", "run", *words)
     assert (code, out) == (2, "")
     assert said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('method = "lorra"', "--method lorra: not one of lora, dora, "),
+        ('batch_size = "many"', "--batch-size many: must be a whole number"),
+        ("batch_size = 0", "--batch-size must be 1 or more, got 0"),
+        ('learning_rate = "fast"', "--learning-rate fast: must be a number"),
+    ],
+)
+def test_a_wrong_value_in_a_file_names_the_file(medart, tmp_path, line, said):
+    file = tmp_path / "settings.toml"
+    file.write_text(line + "\n")
+    code, out, err = medart("finetune", "images", "--out", "run", "--config", file)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"medart finetune: --config {file}: {said}") and err.count("\n") == 1

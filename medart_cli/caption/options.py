@@ -287,6 +287,11 @@ class CaptionConfig(CommonConfig):
         named = self.model or self.endpoint or self.style != "visual"
         return super().settings() | ({} if named else {"model": DEFAULT_CAPTIONER})
 
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first, and which command comes next."""
+        page = Path(result).parent / "review.html"
+        return [page], ["finetune", self.images, "--config", "paper", "--out", "run"]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)

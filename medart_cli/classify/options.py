@@ -252,6 +252,10 @@ class ClassifyConfig(CommonConfig):
         ),
     ] = 5
 
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first, and which command comes next."""
+        return [Path(result) / "report.html"], []
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medart_cli.classify.answers import answer_results
 from medart_cli.classify.images import Images
 from medart_cli.classify.options import BASELINES, ClassifyConfig
 from medart_cli.classify.predict import PREDICTIONS_NAME, describe_prediction
@@ -28,6 +29,7 @@ from medart_cli.data.page import (
 )
 from medart_cli.data.splits import groups_of
 from medart_cli.data.subgroups import Cut
+from medart_cli.data.takeaway import write_tables
 from medart_cli.log import log, table
 from medart_cli.metrics.arrays import Array
 from medart_cli.metrics.gaps import LEAST_IMAGES, LEAST_OF_CLASS, LEAST_UNITS
@@ -58,6 +60,7 @@ TITLES = {
     "auroc": "AUROC",
     "ece": "calibration error",
 }
+CLASS_COLUMNS = ("class", "test images", "sensitivity", "specificity", "AUROC")
 EXPLAINED = {
     "real": "trained on the real images",
     "control": "trained on the real images alone, in as many optimizer steps as mix",
@@ -325,21 +328,27 @@ def word_verdict(name: str, found: dict[str, Any]) -> str:
 def write_report(out: Path, metrics: dict[str, Any]) -> None:
     """Write report.html from metrics.json and the charts."""
     regimes, classes = metrics["regimes"], metrics["classes"]
-    verdicts = [DEMONSTRATION_NOTICE] if metrics["demonstration"] else []
-    verdicts += word_leak(metrics["checks"])
+    verdicts = word_leak(metrics["checks"])
     verdicts += [word_verdict(name, found) for name, found in regimes.items() if found["verdict"]]
     verdicts += tell_subgroups(metrics["subgroups"])
+    scores = build_rows(regimes, SCORES)
+    by_class = [
+        (name, [_class_row(label, found["classes"][label]) for label in classes])
+        for name, found in regimes.items()
+    ]
+    tables = {f"classes-{name}": (CLASS_COLUMNS, rows) for name, rows in by_class}
+    write_tables(out, {"scores": scores, **tables})
     text = render(
         "classify/results.html.jinja",
+        notice=DEMONSTRATION_NOTICE if metrics["demonstration"] else None,
+        answered=answer_results(metrics),
         verdicts=verdicts,
-        regimes=build_rows(regimes, SCORES),
+        regimes=scores,
         notes=_word_notes(metrics),
         classifier=metrics["classifier"],
         seeds=_format_seeds(metrics) if len(metrics["seeds"]) > 1 else None,
-        classes=[
-            (name, [_class_row(label, found["classes"][label]) for label in classes])
-            for name, found in regimes.items()
-        ],
+        classes=by_class,
+        class_columns=CLASS_COLUMNS,
         least_images=LEAST_IMAGES,
         least_groups=LEAST_UNITS,
         least_of_class=LEAST_OF_CLASS,

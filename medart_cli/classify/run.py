@@ -37,7 +37,7 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     if check_output(output) and made_of is not None:
         summary = find_finished(config.out, made_of)
         if summary is not None:
-            log.info("%s: is finished, and nothing it depends on has changed", config.out)
+            log.info("%s: already finished; nothing it depends on has changed", config.out)
             return summary
     with stop.at_once():
         from medart_cli.classify.train import train_regimes

@@ -1,4 +1,4 @@
-"""Charts of a classifier's test, as PNG files: confusion, ROC and calibration, a panel a regime."""
+"""Charts of a classifier's test, PNG and SVG: confusion, ROC and calibration, a panel a regime."""
 
 import math
 import warnings
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import get_data_path, rcParams
+from matplotlib import get_data_path, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
@@ -67,8 +67,9 @@ def draw_roc(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> None:
     figure, panels = _open_panels(list(curves), (4.4, 4.4))
     for axes, (name, table) in zip(panels, curves.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
-        for label, (false_rate, true_rate) in table.items():
-            axes.plot(false_rate, true_rate, label=label, linewidth=1.3)
+        for number, (label, (false_rate, true_rate)) in enumerate(table.items()):
+            style = ("-", "--", ":", "-.")[number % 4]  # for those who do not tell colors apart
+            axes.plot(false_rate, true_rate, label=label, linestyle=style, linewidth=1.3)
         axes.set(title=name, xlabel="1 - specificity", ylabel="sensitivity")
         axes.set_aspect("equal")
         if len(table) <= MOST_NAMES:
@@ -105,13 +106,13 @@ def _open_panels(names: Sequence[str], size: tuple[float, float]) -> tuple[Figur
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
-    """Write a figure as a PNG, with its texts as they are: no mathematics, and in fonts that fit.
+    """Write a figure as PNG and SVG, its texts as they are: no mathematics, and in fonts that fit.
 
     Letters that no font of this machine has are boxes in the picture, which is said once.
 
     Args:
         figure: The figure; its texts get other fonts where theirs lacks letters.
-        path: PNG file to write.
+        path: PNG file to write; the SVG file lies beside it.
         dpi: Pixels an inch.
     """
     texts = [item for item in figure.findobj(Text) if isinstance(item, Text)]
@@ -129,9 +130,13 @@ def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
             "not in pages and tables; install a font that has them, such as Noto",
             *(path, "".join(sorted(new))[:MOST_NAMES]),
         )
-    with draft_of(path) as draft, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure.savefig(draft, format="png", dpi=dpi)
+        with draft_of(path) as draft:
+            figure.savefig(draft, format="png", dpi=dpi)
+        # The same figures give the same bytes: no date, and no ids drawn at random.
+        with draft_of(path.with_suffix(".svg")) as draft, rc_context({"svg.hashsalt": path.stem}):
+            figure.savefig(draft, format="svg", metadata={"Date": None})
 
 
 def find_fonts(letters: Set[str]) -> tuple[list[str], set[str]]:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
@@ -21,6 +21,8 @@ DEMONSTRATION_NOTICE = (
     "Some of these images or captions were made with demonstration models, which know drawn "
     "phantoms only: these figures show how medart works and have no scientific meaning."
 )
+# For a mark must not be told by its color alone.
+FINDING_SIGNS = {"good": "✓", "unclear": "?", "bad": "✗"}
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # heads of the columns, cells of each row
 
 
@@ -31,18 +33,49 @@ class Picture:
     Attributes:
         source: The whole image as a data URI.
         caption: What it shows.
+        instead: What a reader hears who does not see it.
     """
 
     source: str
     caption: str
+    instead: str
 
 
-def embed_image(image: Image.Image, caption: str, *, lossy: bool = False) -> Picture:
-    """Make an image part of a page, as PNG; `lossy` saves space with JPEG."""
+@dataclass(frozen=True)
+class Finding:
+    """A plain sentence at the head of a page.
+
+    Attributes:
+        mark: Whether it is good news.
+        text: The sentence.
+        link: The `id` of the section with its figures.
+    """
+
+    mark: Literal["good", "unclear", "bad"]
+    text: str
+    link: str
+
+    @property
+    def sign(self) -> str:
+        """The mark as a sign."""
+        return FINDING_SIGNS[self.mark]
+
+
+def embed_image(
+    image: Image.Image, caption: str, *, instead: str | None = None, lossy: bool = False
+) -> Picture:
+    """Make an image part of a page, as PNG; `lossy` saves space with JPEG.
+
+    Args:
+        image: The image.
+        caption: What it shows, below it.
+        instead: What it shows, for those who do not see it; the caption by default.
+        lossy: As JPEG.
+    """
     buffer, kind = io.BytesIO(), "jpeg" if lossy else "png"
     image.save(buffer, format=kind, quality=88)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/{kind};base64,{data}", caption)
+    return Picture(f"data:image/{kind};base64,{data}", caption, instead or caption)
 
 
 def render(template: str, **values: object) -> str:

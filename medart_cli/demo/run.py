@@ -39,7 +39,15 @@ ARMS_FILE = """[before]
 title = "HLDF, color score"
 finetune = "--hldf-every 4 --hldf-statistics grid"
 """
-KEPT_FILES = ("report.html", "pictures.png", "study.json", "table.csv", "table.tex", "methods.md")
+KEPT_FILES = (
+    "report.html",
+    "pictures.png",
+    "study.json",
+    "table.csv",
+    "table.tex",
+    "table.md",
+    "methods.md",
+)
 
 
 @dataclass

@@ -239,6 +239,11 @@ class EvaluateConfig(CommonConfig):
         ),
     ] = None
 
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first, and which command comes next."""
+        words = ["classify", self.real, "--synthetic", self.synthetic[0], "--out", "classifier"]
+        return [Path(result) / "report.html"], words if self.shard is None else []
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)

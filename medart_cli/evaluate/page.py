@@ -20,6 +20,8 @@ from medart_cli.data.page import (
     format_inputs,
     render,
 )
+from medart_cli.data.takeaway import write_tables
+from medart_cli.evaluate.answers import MEANING, WORDS_EXPLAINED, answer_ranking, answer_sets
 from medart_cli.evaluate.captions import show_captions
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_copied, tell_rate
@@ -44,6 +46,7 @@ THUMB = 112  # pixels of a picture in a grid
 GRID_COLUMNS = 8
 MOST_LABELS = 12
 MOST_PAIRS = 12
+PLOT_STYLES = ("-", "--", ":", "-.")  # beside the colors, for those who do not tell them apart
 PLOT_COLORS = ("#1b1f24", "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989")
 
 
@@ -178,20 +181,33 @@ def write_page(
         histograms: (4, 256) of each set, by name.
     """
     grids, more_labels = _show_grids(sets)
+    networks = _show_distances(out, facts)
+    colors = [_show_colors(item) for item in facts["color"]]
+    diversity = [show_diversity(item) for item in facts["diversity"]]
+    ranking = _show_ranking(facts["ranking"])
+    write_tables(out, _name_tables(networks, colors, diversity, ranking))
     text = render(
         "evaluate/page.html.jinja",
+        notice=DEMONSTRATION_NOTICE if facts["demonstration"] else None,
+        ranked=answer_ranking(facts),
+        answered=answer_sets(facts),
+        explained=WORDS_EXPLAINED,
+        meaning=MEANING,
         findings=_introduce(facts),
-        networks=_show_distances(out, facts),
-        colors=[_show_colors(item) for item in facts["color"]],
+        networks=networks,
+        colors=colors,
         collapsed=COLLAPSED,
         histograms=_place_plot(
-            draw_histograms(histograms), out / "colors.png", "All pixels of each set."
+            draw_histograms(histograms),
+            out / "colors.png",
+            "All pixels of each set.",
+            f"Chart: the distributions of {', '.join(CHANNELS)} in {', '.join(histograms)}",
         ),
-        diversity=[show_diversity(item) for item in facts["diversity"]],
+        diversity=diversity,
         collapsed_below=COLLAPSED_BELOW,
         recognition=[show_recognition(item) for item in facts["recognition"]],
         retelling=[show_captions(item) for item in facts["retelling"]],
-        ranking=_show_ranking(facts["ranking"]),
+        ranking=ranking,
         subgroups=show_subgroups(facts["subgroups"], facts["features"][0]),
         copies=[_show_copies(*found) for found in zip(facts["copies"], pairs, strict=True)],
         looked_for=SEEN_THROUGH,
@@ -204,10 +220,28 @@ def write_page(
     write_text(out / "report.html", text)
 
 
+def _name_tables(
+    networks: Sequence[dict[str, Any]],
+    colors: Sequence[dict[str, Any]],
+    diversity: Sequence[dict[str, Any]],
+    ranking: dict[str, Any] | None,
+) -> dict[str, Table]:
+    """Name the tables of the page as files; sets are numbered as they were named."""
+    tables: dict[str, Table] = {}
+    for number, network in enumerate(networks, start=1):
+        tables[f"distances-{number}"] = network["comparisons"]
+        if network["has_floor"]:
+            tables[f"halves-{number}"] = network["floor"]
+    for number, (color, various) in enumerate(zip(colors, diversity, strict=True), start=1):
+        tables[f"colors-{number}"] = color["gaps"]
+        tables[f"variety-{number}"] = color["varieties"]
+        tables[f"diversity-{number}"] = various["table"]
+    return tables | ({"ranking": ranking["pairs"]} if ranking else {})
+
+
 def _introduce(facts: dict[str, Any]) -> list[str]:
     """Say in a few sentences what was found."""
-    lines = [DEMONSTRATION_NOTICE] if facts["demonstration"] else []
-    primary = facts["features"][0]
+    lines, primary = [], facts["features"][0]
     for item in facts["comparisons"]:
         if item["label"] is None and item["features"] == primary["name"]:
             lines.append(_sum_up(item, primary["frechet"]))
@@ -282,6 +316,8 @@ def _show_distances(out: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
             "Full dot and bar: all images, with the 95% interval. Open dot: the synthetic set "
             "subsampled to the n of halves of the real set (gray, all splits), the baseline; "
             "an open dot in the gray is as near as real images are to each other.",
+            "Chart: "
+            + ", ".join(f"{name_comparison(it)} {it['frechet']['value']:.3g}" for it in chosen),
         )
         overall = [item for item in chosen if item["label"] is None]
         notes = dict.fromkeys(
@@ -315,7 +351,8 @@ def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
         if frechet["interval"]:
             axes.plot(frechet["interval"], [row, row], color=color, linewidth=1.5, zorder=2)
         axes.plot(frechet["value"], row, "o", color=color, markersize=5, zorder=3)
-    axes.set_yticks(range(len(comparisons)), [name_comparison(it) for it in comparisons])
+    names = [f"{name_comparison(it)}, n = {it['n_synthetic']}" for it in comparisons]
+    axes.set_yticks(range(len(comparisons)), names)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel(name)
@@ -323,11 +360,11 @@ def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
     return figure
 
 
-def _place_plot(figure: Figure, path: Path, caption: str) -> Picture:
+def _place_plot(figure: Figure, path: Path, caption: str, instead: str) -> Picture:
     """Save a plot beside the page, and put it into the page as well."""
     save_figure(figure, path, dpi=130)
     with Image.open(path) as plot:
-        return embed_image(plot, caption)
+        return embed_image(plot, caption, instead=instead)
 
 
 def _show_colors(item: dict[str, Any]) -> dict[str, Any]:
@@ -387,9 +424,9 @@ def draw_histograms(histograms: dict[str, npt.NDArray[np.float64]]) -> Figure:
         for number, (name, shares) in enumerate(histograms.items()):
             height = shares[place].reshape(64, 4).sum(axis=1) * 64  # a density
             color = PLOT_COLORS[number % len(PLOT_COLORS)]
-            axes.plot(levels, height, color=color, label=name, linewidth=1.3)
-        axes.set_title(channel, fontsize=10)
-        axes.set_yticks([])
+            style = PLOT_STYLES[number % len(PLOT_STYLES)]
+            axes.plot(levels, height, color=color, linestyle=style, label=name, linewidth=1.3)
+        axes.set(xlabel=f"{channel}, 0 to 1", ylabel="density")
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)

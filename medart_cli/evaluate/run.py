@@ -41,7 +41,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         weights = describe_run(config, hashed[0], trained)
         summary = ask_first(partial(find_summary, config, hashed, cache, weights))
         if summary is not None:
-            log.info("%s: is finished, and nothing it depends on has changed", config.out)
+            log.info("%s: already finished; nothing it depends on has changed", config.out)
             return summary
     with stop.at_once():  # loads torch, which takes seconds
         from medart_cli.evaluate.measure import measure_sets

@@ -1,8 +1,16 @@
 """The loss curve of a run, as a picture."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+if TYPE_CHECKING:  # a second to load
+    from matplotlib.axes import Axes
+
+SMOOTHED_FROM = 60  # points of a loss; below that the eye does it
 # What stands in one panel: its title, and the names of its curves in metrics.jsonl and on paper.
 PANELS = {
     "loss": {"loss": "loss"},
@@ -12,7 +20,7 @@ PANELS = {
 
 
 def plot_losses(log: Path, picture: Path) -> None:
-    """Draw the losses of a run's metrics.jsonl as a PNG, one below the other.
+    """Draw the losses of a run's metrics.jsonl as PNG and SVG, one below the other.
 
     The noise loss of each step; the held-out loss, beside that of training images at the same
     noises; the color loss.
@@ -33,10 +41,30 @@ def plot_losses(log: Path, picture: Path) -> None:
         axes = figure.add_subplot(len(panels), 1, place + 1)
         for name, label in names.items():
             points = [(row["step"], row[name]) for row in rows if name in row]
-            marker = "." if len(points) < 60 else None
-            axes.plot(*zip(*points, strict=True), marker=marker, label=label)
+            draw_points(axes, points, label)
         axes.set(xlabel="optimizer step", ylabel=title)
         axes.grid(alpha=0.3)
         if len(names) > 1:
             axes.legend()
     save_figure(figure, picture, dpi=120)
+
+
+def draw_points(axes: "Axes", points: Sequence[tuple[int, float]], label: str) -> None:
+    """Draw a loss; a long one, in which each step has its own noise, with its running mean.
+
+    Args:
+        axes: Where.
+        points: Optimizer step and loss.
+        label: Of the line.
+    """
+    steps, losses = zip(*points, strict=True)
+    if len(points) < SMOOTHED_FROM:
+        axes.plot(steps, losses, marker=".", label=label)
+        return
+    window = max(9, len(points) // 20)
+    kernel = np.ones(window) / window
+    means = np.convolve(losses, kernel, mode="valid")
+    axes.plot(steps, losses, ".", alpha=0.3, markersize=3, color="0.5", label="each step")
+    first = (window - 1) // 2
+    axes.plot(steps[first : first + len(means)], means, label=f"mean of {window} steps around")
+    axes.legend()

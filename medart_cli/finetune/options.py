@@ -359,6 +359,12 @@ class FinetuneConfig(CommonConfig):
         ),
     ] = False
 
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first, and which command comes next."""
+        files = [*sorted((self.out / "previews").glob("*.png"))[-1:], self.out / "loss.png"]
+        words = ["sample", str(self.out), "--from", self.data, "--out", "synthetic"]
+        return files, words if self.data != "-" else []
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)

@@ -41,7 +41,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         facts = ask_first(partial(find_finished_run, config, data, (base, hashes)))
         if facts is not None:
             log.info(
-                "%s: is finished, after step %d; nothing to do",
+                "%s: already finished, at step %d; nothing to do",
                 *(config.out, facts["step"]),
             )
             return {"result": str(config.out), **facts}

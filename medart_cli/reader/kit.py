@@ -82,7 +82,7 @@ def make_kit(config: ReaderConfig) -> dict[str, Any]:
     if check_output(output) and all((out / name).is_file() for name in (PAGE_NAME, KEY_NAME)):
         key = read_key(out)  # the last that is written
         if hash_file(out / PAGE_NAME) == key.get("page_sha256"):
-            log.info("%s: is finished, and nothing it depends on has changed", out)
+            log.info("%s: already finished; nothing it depends on has changed", out)
             return sum_up_kit(out, key)
     with open_output(output):
         # The bytes of the images are what a reader does not know: a seed alone could be tried.

@@ -108,6 +108,13 @@ class ReaderConfig(CommonConfig):
         _kit_option(help="How all images are encoded on the page; jpeg makes a smaller page."),
     ] = "png"
 
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first, and which command comes next."""
+        if self.answers is not None:
+            return [Path(result) / "report.html"], []
+        words = ["reader", result, "--answers", "ANSWERS.json"]  # which a reader saves on the page
+        return [Path(result) / "reader.html"], words
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)

@@ -143,6 +143,14 @@ class SampleConfig(CommonConfig):
         ONE_CALL,
     ] = None
 
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first, and which command comes next."""
+        real = "REAL-IMAGES" if self.from_data in (None, "-") else str(self.from_data)
+        if self.out is None:
+            return [], []
+        page = [Path(result) / "contact-sheet.png"]
+        return page, ["evaluate", real, result, "--out", "report"]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_levels(self.folders)

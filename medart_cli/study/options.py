@@ -31,8 +31,8 @@ class StudyConfig(CommonConfig):
     """Compare ways to fine-tune on your own images: the paper's ablation, with several seeds.
 
     Each arm and seed is one unit: finetune, sample, evaluate and classify, in a folder of its own.
-    Writes report.html, study.json, table.csv, table.tex and methods.md. Run the same command again
-    to resume; --shard runs the units as a job array.
+    Writes report.html, study.json, table.csv, .tex and .md, and methods.md. Run the same command
+    again to resume; --shard runs the units as a job array.
     """
 
     data: Annotated[
@@ -118,6 +118,10 @@ class StudyConfig(CommonConfig):
             help='Options of classify, such as "--freeze"; none leaves the classifiers out.'
         ),
     ] = "--seeds 1"
+
+    def suggest(self, result: str) -> tuple[list[Path], list[str]]:
+        """Say what to look at first; what comes next is the reader's own."""
+        return [Path(result)], []
 
     def __post_init__(self) -> None:
         super().__post_init__()

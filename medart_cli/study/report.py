@@ -1,9 +1,9 @@
-"""The report of a study: study.json, table.csv, table.tex, pictures.png and one page."""
+"""The report of a study: study.json, table.csv, .tex and .md, pictures.png and one page."""
 
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ from PIL import Image
 from medart_cli.data.images import fit_image, load_image, save_png, tile_images
 from medart_cli.data.manifest import MANIFEST_NAME, read_manifest
 from medart_cli.data.output import write_json, write_text
-from medart_cli.data.page import DEMONSTRATION_NOTICE, Table, embed_image, format_inputs, render
+from medart_cli.data.page import (
+    DEMONSTRATION_NOTICE,
+    FINDING_SIGNS,
+    Table,
+    embed_image,
+    format_inputs,
+    render,
+)
+from medart_cli.data.takeaway import build_latex, build_markdown
 from medart_cli.errors import ImageError
 from medart_cli.log import log, table
 from medart_cli.study.arms import find_reference
@@ -24,6 +32,7 @@ from medart_cli.study.sets import StudySets, draw_captions
 from medart_cli.study.units import Plan
 from medart_cli.study.verdict import (
     name_whole,
+    open_page,
     tell_verdicts,
     word_caution,
     word_contrast,
@@ -54,8 +63,11 @@ def write_study(plan: Plan, sets: StudySets) -> Facts:
         "versions": read_versions(),
     }
     write_json(out / "study.json", facts)
-    write_text(out / "table.csv", build_csv(facts))
-    write_text(out / "table.tex", build_latex(facts))
+    write_text(out / "table.csv", list_figures(facts))
+    means = build_means(facts)
+    told = f"{len(facts['seeds'])} seeds, mean and standard deviation; {facts['features']}"
+    write_text(out / "table.tex", build_latex(means, told))
+    write_text(out / "table.md", build_markdown(means))
     write_text(out / "methods.md", write_methods(facts, read_runs(plan)))
     picture = draw_picture(plan, sets)
     save_png(out / "pictures.png", picture)
@@ -161,7 +173,7 @@ def _list_cells(facts: Facts) -> Iterator[dict[str, Any]]:
             }
 
 
-def build_csv(facts: Facts) -> str:
+def list_figures(facts: Facts) -> str:
     """Write a row for each arm and measure: mean, deviation, seeds, difference with interval."""
     rows = list(_list_cells(facts))
     text = io.StringIO()
@@ -169,33 +181,6 @@ def build_csv(facts: Facts) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def build_latex(facts: Facts) -> str:
-    """Write the table of means for a paper; it needs no package."""
-    columns, rows = build_means(facts)
-    lines = [
-        f"% {len(facts['seeds'])} seeds, mean and standard deviation; {facts['features']}",
-        f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
-        "\\hline",
-        _latex_row(columns),
-        "\\hline",
-        *map(_latex_row, rows),
-        "\\hline",
-        "\\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_escape_latex, cells)) + " \\\\"
-
-
-def _escape_latex(text: str) -> str:
-    """Escape what LaTeX takes for its own."""
-    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}",
-               "^": r"\textasciicircum{}"} | {it: f"\\{it}" for it in "&%$#_{}"}  # fmt: skip
-    return "".join(special.get(letter, letter) for letter in text)
 
 
 def draw_picture(plan: Plan, sets: StudySets) -> Image.Image:
@@ -230,8 +215,15 @@ def build_study_page(plan: Plan, facts: Facts, picture: Image.Image) -> str:
     return render(
         "study/page.html.jinja",
         notices=[DEMONSTRATION_NOTICE] if facts["demonstration"] else [],
+        opening=open_page(facts),
         verdicts=[
-            [it["question"], it["answer"], it["figures"], it["needed"]] for it in facts["verdicts"]
+            [
+                it["question"],
+                f"{FINDING_SIGNS[it['mark']]} {it['answer']}",
+                it["figures"],
+                it["needed"],
+            ]
+            for it in facts["verdicts"]
         ],
         caution=word_caution(facts["verdicts"]),
         picture=embed_image(

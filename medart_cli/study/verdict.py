@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medart_cli.data.page import Finding
 from medart_cli.metrics.closeness import SIGNIFICANCE
 from medart_cli.metrics.copies import EXCESS
 from medart_cli.metrics.recognition import NOT_SHOWN
@@ -78,8 +79,8 @@ def tell_verdicts(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         facts: Content of study.json.
 
     Returns:
-        For each the keys question, answer (yes, no or not shown, in words), figures, needed (what
-        would settle it; empty where it is settled).
+        For each the keys question, answer (yes, no or not shown, in words), mark (good, unclear or
+        bad news), figures, needed (what would settle it; empty where it is settled).
     """
     titles, found = list_titles(facts["arms"]), []
     for it in _choose_questions(facts, titles):
@@ -94,6 +95,32 @@ def tell_verdicts(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         if gain is not None and name != "before"
     ]
     return [*found, *_answer_copies(facts), *_answer_membership(facts)]
+
+
+def open_page(facts: Mapping[str, Any]) -> list[Finding]:
+    """Say in three sentences what was compared, what is shown, and whether anything leaks."""
+    verdicts, counts = facts["verdicts"], facts["images"]
+    asked, leaks = verdicts[:-2], verdicts[-2:]  # the last two are about copies and membership
+    settled = [it for it in asked if it["mark"] != "unclear"]
+    compared = (
+        f"{len(facts['arms'])} arms were compared, seeds of each: {len(facts['seeds'])}. They were "
+        f"trained on {counts['train']} images and held against {counts['test']} test images; of "
+        f"{len(asked)} questions {len(settled)} are answered."
+    )
+    shown = _join_answers(settled) or "No difference between the arms is shown."
+    good, bad = (any(it["mark"] == mark for it in settled) for mark in ("good", "bad"))
+    worst = max((it["mark"] for it in leaks), key=("good", "unclear", "bad").index)
+    return [
+        Finding("good" if len(settled) == len(asked) else "unclear", compared, "answers"),
+        Finding("unclear" if good == bad else "good" if good else "bad", shown, "answers"),
+        Finding(worst, _join_answers(leaks), "answers"),
+    ]
+
+
+def _join_answers(verdicts: Sequence[Mapping[str, str]]) -> str:
+    return " ".join(
+        f"{it['question']} {it['answer'][0].upper()}{it['answer'][1:]}." for it in verdicts
+    )
 
 
 def _choose_questions(facts: Mapping[str, Any], titles: Mapping[str, str]) -> list[Asked]:
@@ -112,6 +139,7 @@ def _choose_questions(facts: Mapping[str, Any], titles: Mapping[str, str]) -> li
 def _answer(question: Asked, found: Contrast, key: str, facts: Mapping[str, Any]) -> dict[str, str]:
     turn = -1 if question.reverse else 1
     answer = {-1: question.yes, 1: question.no, 0: NOT_SHOWN}[turn * found.sign]
+    mark = {-1: "good", 1: "bad", 0: "unclear"}[turn * found.sign]
     figures = f"{word_measure(key, facts)}: {word_contrast(found)}"
     other = facts["differences"][question.arm].get("kernel") if key == "distance" else None
     second = read_contrast(other) if other else None
@@ -119,14 +147,16 @@ def _answer(question: Asked, found: Contrast, key: str, facts: Mapping[str, Any]
         by_kernel = {-1: "nearer", 1: "farther away"}[turn * second.sign]
         by_energy = {-1: "nearer", 1: "farther away", 0: NOT_SHOWN}[turn * found.sign]
         answer = f"open: {by_kernel} by the kernel distance, {by_energy} by the energy distance"
+        mark = "unclear"
         figures += f"; {word_measure('kernel', facts)}: {word_contrast(second)}"
     nearer = {-1: question.arm, 1: facts["reference"]}.get(found.sign)
     for arm in facts["arms"]:
         if arm["name"] == nearer and any(arm["suspected"]):  # copies are near, and no merit
-            answer = f"open: {arm['title']} is nearer, but suspected of copies"
+            answer, mark = f"open: {arm['title']} is nearer, but suspected of copies", "unclear"
     return {
         "question": question.text,
         "answer": answer,
+        "mark": mark,
         "figures": figures,
         "needed": find_needed(found) or "",
     }
@@ -137,6 +167,7 @@ def _answer_gain(title: str, found: Contrast) -> dict[str, str]:
     return {
         "question": f"Do images drawn after {title} help a classifier?",
         "answer": answer[found.sign],
+        "mark": {1: "good", -1: "bad", 0: "unclear"}[found.sign],
         "figures": f"balanced accuracy with them less without: {word_contrast(found)}",
         "needed": find_needed(found) or "",
     }
@@ -157,6 +188,7 @@ def _answer_copies(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "question": question,
             "answer": f"suspected: {', '.join(suspected)}" if suspected else quiet,
+            "mark": "bad" if suspected else "good",
             "figures": f"near-copies among the drawn images: at most {100 * most:.1f} % in any "
             f"unit; of {units} units without copies {by_chance:.1f} would be suspected by chance; "
             "an empty list is no proof",
@@ -166,7 +198,10 @@ def _answer_copies(facts: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _leave_unchecked(question: str, why: str) -> dict[str, str]:
-    return {"question": question, "answer": "not checked", "figures": why, "needed": ""}
+    return {
+        "question": question, "answer": "not checked", "mark": "unclear", "figures": why,
+        "needed": "",
+    }  # fmt: skip
 
 
 def _list_units(arms: Sequence[Mapping[str, Any]], key: str) -> list[str]:
@@ -189,6 +224,7 @@ def _answer_membership(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "question": question,
             "answer": f"yes: {', '.join(told)}" if told else NOT_SHOWN,
+            "mark": "bad" if told else "unclear",
             "figures": f"AUC of membership {min(areas):.2f} to {max(areas):.2f} in the units; 0.5 "
             "is guessing; all units are tested at once",
             "needed": "" if told else "other attacks may tell: this is no proof of privacy",

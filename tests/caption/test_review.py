@@ -40,10 +40,10 @@ def rows(tmp_path):
 
 def test_the_page_counts_states_attributes_and_twins(rows):
     page = build_review(rows, ATTRIBUTES, None, FOUND, most=10, manifest="m")
-    assert "<td>the colors</td><td>2</td><td>50%</td>" in page
-    assert "<td>the border</td><td>1</td><td>25%</td>" in page
-    assert "<td>A brown spot.</td><td>2</td>" in page
-    assert "<td>rejected</td><td>1</td>" in page
+    assert "<th scope='row'>the colors</th><td>2</td><td>50%</td>" in page
+    assert "<th scope='row'>the border</th><td>1</td><td>25%</td>" in page
+    assert "<th scope='row'>A brown spot.</th><td>2</td>" in page
+    assert "<th scope='row'>rejected</th><td>1</td>" in page
     assert "5 images, 4 captions" in page and "Does the model look" not in page
 
 
@@ -51,7 +51,10 @@ def test_texts_that_repeat_are_listed_up_to_the_most_and_the_rest_is_counted(row
     assert "<p>None.</p>" in build_review(rows[2:], ATTRIBUTES, None, FOUND, most=0, manifest="m")
     monkeypatch.setattr(review, "MOST_TWINS", 1)
     page = build_review([*rows, rows[2]], ATTRIBUTES, None, FOUND, most=0, manifest="m")
-    assert "<td>A brown spot.</td><td>2</td>" in page and "<td>A border.</td>" not in page
+    assert (
+        "<th scope='row'>A brown spot.</th><td>2</td>" in page
+        and "<th scope='row'>A border.</th>" not in page
+    )
     assert "and 1 more" in page and "<p>None.</p>" not in page
 
 
@@ -81,7 +84,7 @@ def test_names_and_texts_of_the_data_are_escaped(rows):
 
 def test_the_audit_has_a_table_of_its_own(rows):
     page = build_review(rows, ATTRIBUTES, AUDIT, FOUND, most=0, manifest="m")
-    assert "<td>a blank image</td><td>25%</td><td>25%</td>" in page
+    assert "<th scope='row'>a blank image</th><td>25%</td><td>25%</td>" in page
     assert page.count("<figure>") == 0
 
 
@@ -91,7 +94,9 @@ def test_flagged_texts_come_before_others_and_are_counted(rows):
     flagged = [rows[0], rows[1].with_fields(caption=facts), rows[4]]
     page = build_review(flagged, ATTRIBUTES, None, FOUND, most=10, manifest="m")
     assert page.index(">2. ") < page.index(">1. ") < page.index(">3. ")
-    assert f"<td>{flag}</td><td>1</td>" in page and f"<p class='flags'>{flag}</p>" in page
+    assert (
+        f"<th scope='row'>{flag}</th><td>1</td>" in page and f"<p class='flags'>{flag}</p>" in page
+    )
     assert "<h2>Flags</h2>" not in build_review(
         rows, ATTRIBUTES, None, FOUND, most=10, manifest="m"
     )

@@ -80,7 +80,7 @@ def test_drawn_images_that_show_something_else_are_found_and_a_good_set_is_not(
     check_documented(facts, summary)
 
     code, out, err = medart(*words)
-    assert code == 0 and "is finished" in err
+    assert code == 0 and "already finished" in err
     monkeypatch.setattr(captions, "open_captioner", None)  # all are in the cache
     manifest = folder / "good" / "metadata.jsonl"
     before = manifest.read_text()
@@ -89,7 +89,7 @@ def test_drawn_images_that_show_something_else_are_found_and_a_good_set_is_not(
         code, out, err = medart(*words)
     finally:
         manifest.write_text(before)
-    assert code == 0 and "is finished" not in err
+    assert code == 0 and "already finished" not in err
 
 
 def keys_of(value):

@@ -106,11 +106,11 @@ def test_a_report_of_a_run_knows_what_was_trained_on_and_what_was_held_out(train
     assert keys_of(found) | keys_of(copied) <= known
 
     _, again, errors = evaluate("--run", work / "run")
-    assert again == output and "is finished, and nothing it depends on has changed" in errors
+    assert again == output and "already finished; nothing it depends on has changed" in errors
     manifest = work / "images/metadata.jsonl"
     manifest.write_text(manifest.read_text().replace("a b lesion", "a dark lesion"))
     _, _, errors = evaluate("--run", work / "run")
-    assert "is finished" not in errors
+    assert "already finished" not in errors
 
     _, _, errors = evaluate("--run", work / "run", real="images", out="no", code=2)
     assert "of its 12 images were trained on" in errors.splitlines()[-1]

@@ -452,7 +452,7 @@ def test_a_leak_that_was_allowed_stands_first_in_the_results(medart, sets, backb
         "checked": True, "test_images": 1, "outside_budget": None, "other_images": 0,
     }  # fmt: skip
     page = (tmp_path / "CLF" / "report.html").read_text()
-    assert "</h1><p>LEAK: the generator was trained on 1 of the test images" in page
+    assert "</span> The generator was trained on 1 of the test images" in page
 
 
 def test_one_image_a_class_is_enough_to_learn_from(medart, sets, backbone, tmp_path):

@@ -95,7 +95,7 @@ def test_a_template_asks_for_nothing_from_outside_and_switches_no_escaping_off(t
     text = INCLUDED.sub("", text)
     assert not re.search(r"(?:https?:|//|@import|<script|<link|\|\s*safe\b|autoescape)", text)
     assert not re.search(r"\son\w+\s*=", text)  # a script in an attribute
-    assert set(re.findall(r"(?:src|href)\s*=\s*(\S+)", text)) <= {"'{{"}
+    assert set(re.findall(r"(?:src|href)\s*=\s*(\S+)", text)) <= {"'{{", "'#{{"}  # within the page
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
@@ -125,12 +125,14 @@ def test_the_policy_of_a_page_allows_its_script_alone():
 def test_values_are_escaped_wherever_they_stand():
     label = "<b>&\"'"
     picture = page.embed_image(Image.new("RGB", (2, 2)), label)
-    text = "{% from 'data/parts.html.jinja' import figure, inputs_section, table %}"
+    text = "{% from 'data/parts.html.jinja' import answers, figure, inputs_section, table %}"
     text += "{{ label }}{{ table([label], [[label]]) }}{{ figure(picture) }}"
     text += "{{ inputs_section(([label], [[label]])) }}"
-    shown = fill(text, label=label, picture=picture)
+    text += "{{ answers([finding]) }}"
+    finding = page.Finding("bad", label, label)
+    shown = fill(text, label=label, picture=picture, finding=finding)
     shown += page.render("data/page.html.jinja", title=label)
-    assert shown.count("&lt;b&gt;&amp;&#34;&#39;") == 8
+    assert shown.count("&lt;b&gt;&amp;&#34;&#39;") == 13
     assert "<b>" not in shown and '"' not in shown
 
 
@@ -162,7 +164,7 @@ def test_a_page_has_the_title_the_style_and_its_content():
     shown = fill(text + "{% block content %}\n<p>Here.</p>\n{% endblock %}")
     assert shown.startswith("<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n")
     assert "<title>A &amp; B</title>" in shown and "<style>\nbody {" in shown
-    assert shown.endswith("<h1>A &amp; B</h1><p>Here.</p>\n</html>\n")
+    assert shown.endswith("<main><h1>A &amp; B</h1><p>Here.</p>\n</main>\n</html>\n")
 
 
 @pytest.mark.parametrize(("lossy", "kind"), [(False, "png"), (True, "jpeg")])

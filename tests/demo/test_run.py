@@ -43,7 +43,7 @@ def test_the_demo_is_a_study_and_its_page_is_the_studys(short, medart):
     assert "HLDF, color score" in page and "demonstration models" in page
     assert sorted(path.name for path in (short / "demo").iterdir() if path.name[0] != ".") == [
         "demo.json", "methods.md", "pictures.png", "report.html", "settings.toml", "study.json",
-        "table.csv", "table.tex",
+        "table.csv", "table.md", "table.tex",
     ]  # fmt: skip
 
 

@@ -122,10 +122,10 @@ def test_subgroups_are_in_the_report_and_a_finished_one_knows_their_values(netwo
     assert keys_of(item) - known == set()
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Subgroups by sex" in page and "too small to be compared" in page
-    assert "is finished" in evaluate(*call, out=out, extra=small).stderr
+    assert "already finished" in evaluate(*call, out=out, extra=small).stderr
     path = tmp_path / "real" / "metadata.jsonl"
     path.write_text(path.read_text().replace('"M"', '"F"', 1))
-    assert "is finished" not in evaluate(*call, out=out, extra=small).stderr
+    assert "already finished" not in evaluate(*call, out=out, extra=small).stderr
 
 
 def test_what_makes_no_subgroups_is_refused_before_anything_is_read(sets_of_rows, tmp_path):

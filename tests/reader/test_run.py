@@ -66,7 +66,7 @@ def test_making_the_kit_again_leaves_results_alone(medart, kit, tmp_path):
     medart("reader", kit, "--answers", write_answers(kit, "ann"))
     words = (tmp_path / "real", tmp_path / "syn", "--count", 6, "--out", kit)
     code, _, errors = medart("reader", *words)
-    assert code == 0 and "is finished" in errors
+    assert code == 0 and "already finished" in errors
     assert (kit / "results/results.json").is_file()
 
 

@@ -1,7 +1,8 @@
 import csv
 import io
 
-from medart_cli.study.report import build_csv, build_differences, build_latex, build_means, turn
+from medart_cli.data.takeaway import build_latex
+from medart_cli.study.report import build_differences, build_means, list_figures, turn
 from tests.study_facts import build_facts
 
 
@@ -20,7 +21,7 @@ def test_differences_carry_their_interval_and_a_mark_where_zero_is_left_out():
 
 
 def test_the_csv_has_a_row_for_each_arm_and_measure():
-    rows = list(csv.DictReader(io.StringIO(build_csv(build_facts()))))
+    rows = list(csv.DictReader(io.StringIO(list_figures(build_facts()))))
     assert [(row["arm"], row["measure"]) for row in rows] == [
         ("lora", "frechet"), ("lora", "color_variety"),
         ("score", "frechet"), ("score", "color_variety"),
@@ -30,8 +31,8 @@ def test_the_csv_has_a_row_for_each_arm_and_measure():
 
 
 def test_latex_is_escaped_and_of_as_many_columns_as_its_head_says():
-    text = build_latex(build_facts())
-    assert "LoRA \\& <co>" in text and "score\\_x" in text and "$\\pm$" in text
+    text = build_latex(build_means(build_facts()), "3 seeds")
+    assert "LoRA \\& $<$co$>$" in text and "score\\_x" in text and "$\\pm$" in text
     head = text.splitlines()[1]
     assert head == "\\begin{tabular}{lrr}"
     rows = [line for line in text.splitlines() if line.endswith("\\\\")]
