@@ -1,6 +1,6 @@
 """The same picture in training and test, or twice in one set, though the bytes differ."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from medart_cli.errors import ImageError, ManifestError
 from medart_cli.log import log
 from medart_cli.metrics import copies
 from medart_cli.metrics.duplicates import find_repeats, find_same
-from medart_cli.metrics.features import build_plain, pack_hashes, read_features
+from medart_cli.metrics.features import Extractor, build_plain, pack_hashes, read_features
 from medart_cli.models.device import find_device
 
 Layouts = npt.NDArray[np.float32]
@@ -63,11 +63,12 @@ class Pair:
 
 
 def drop_same(
-    config: ClassifyConfig, sets: Sets, cache: Path | None
+    config: ClassifyConfig, sets: Sets, cache: Path | None, also: Sequence[Extractor] = ()
 ) -> tuple[Sets, list[dict[str, Any]]]:
     """Drop or refuse altered copies of test images; log what a set has twice.
 
-    Without a cache the layouts of the images are computed each time.
+    Without a cache the layouts of the images are computed each time. What `also` computes goes into
+    the cache as well, so that the images need not be decoded again for it.
 
     Returns:
         The sets without these images, with counts among their checks; and the pairs that were
@@ -76,7 +77,7 @@ def drop_same(
     Raises:
         ManifestError: There are some, and `--duplicates refuse` is given.
     """
-    layouts = _describe(config, sets, cache)
+    layouts = _describe(config, sets, cache, also)
     rows, pairs, dropped = dict(sets.rows), [], {}
     for name in [name for name in ("train", "synthetic") if name in rows]:
         found = list(_find_in_test(config, rows, layouts, name))
@@ -100,14 +101,16 @@ def drop_same(
     return replace(sets, rows=rows, checks=checks), [pair.facts() for pair in pairs]
 
 
-def _describe(config: ClassifyConfig, sets: Sets, cache: Path | None) -> dict[str, Layouts]:
+def _describe(
+    config: ClassifyConfig, sets: Sets, cache: Path | None, also: Sequence[Extractor]
+) -> dict[str, Layouts]:
     """Return the layouts of all images, of each set (N, 2304); 0 of those that cannot be read."""
     if cache is None:
         return {name: _describe_anew(config, rows) for name, rows in sets.rows.items()}
     extractor = build_plain(
         "layout", copies.LAYOUT_FINGERPRINT, copies.LAYOUT_WIDTH, copies.describe_layout
     )
-    broken = compute_features(config, sets, extractor, cache, quiet=True)
+    broken = compute_features(config, sets, [extractor, *also], cache, quiet=True)
     found = {}
     for name, rows in sets.rows.items():
         good = np.array([row.sha256 not in broken for row in rows], dtype=np.bool_)

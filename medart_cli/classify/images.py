@@ -26,12 +26,13 @@ from medart_cli.metrics.features import (
     Extractor,
     Files,
     count_missing,
+    embed_images,
     fill_cache,
     pack_hashes,
     read_features,
 )
 from medart_cli.models.backbone import Backbone
-from medart_cli.models.classifier import run_module
+from medart_cli.models.classifier import place_of, run_module
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def load_sets(
     Raises:
         ConfigError: A class has no readable image left in the training or the test set.
     """
-    extractor = _build_extractor(backbone)
-    broken = compute_features(config, sets, extractor, cache) if cache else set()
+    extractor = build_extractor(backbone)
+    broken = compute_features(config, sets, [extractor], cache) if cache else set()
     images = {}
     for name, rows in sets.rows.items():
         if cache:
@@ -92,20 +93,27 @@ def load_sets(
             keys = pack_hashes(row.sha256 for row in part)
             features = read_features(keys, extractor, cache)
         else:
-            features = _encode_pixels(pixels, backbone, config.batch_size)
+            features = _encode_pixels(pixels, extractor, config.batch_size)
         indices = [sets.classes.index(label) for label in labels_of(part)]
         images[name] = Images(part, torch.tensor(indices, dtype=torch.int64), features, pixels)
     total = sum(len(rows) for rows in sets.rows.values())
     return images, total - sum(len(part.labels) for part in images.values())
 
 
-def _build_extractor(backbone: Backbone) -> Extractor:
-    embed = partial(run_module, backbone.module)
-    return Extractor(backbone.name, backbone.fingerprint, backbone.width, backbone.prepare, embed)
+def build_extractor(backbone: Backbone) -> Extractor:
+    """Make an extractor of a backbone, for the cache."""
+    facts = (backbone.name, backbone.fingerprint, backbone.width, backbone.prepare)
+    device, _ = place_of(backbone.module)
+    return Extractor(*facts, partial(run_module, backbone.module), device)
 
 
 def compute_features(
-    config: ClassifyConfig, sets: Sets, extractor: Extractor, cache: Path, *, quiet: bool = False
+    config: ClassifyConfig,
+    sets: Sets,
+    extractors: Sequence[Extractor],
+    cache: Path,
+    *,
+    quiet: bool = False,
 ) -> set[str]:
     """Compute the features that the cache lacks; return the hashes of unreadable files.
 
@@ -116,9 +124,10 @@ def compute_features(
     files = Files(pack_hashes(hashes), lambda row: paths[hashes[row]])
     extraction = Extraction(cache, load_image, config.batch_size, config.workers)
     broken: set[str] = set()
-    missing = count_missing(files, [extractor], extraction)
-    with progress(f"{extractor.name} features", missing) as bar:
-        for finished in fill_cache(files, [extractor], extraction):
+    missing = count_missing(files, extractors, extraction)
+    names = " and ".join(extractor.name for extractor in extractors)
+    with progress(f"{names} features", missing) as bar:
+        for finished in fill_cache(files, extractors, extraction):
             for row, reason in finished.items():
                 if reason is not None:
                     broken.add(hashes[row])
@@ -160,9 +169,11 @@ def _load_pixels(
     return kept, torch.stack(pixels) if pixels else torch.zeros(0, 3, 1, 1).half()
 
 
-def _encode_pixels(pixels: Tensor, backbone: Backbone, batch_size: int) -> npt.NDArray[np.float32]:
+def _encode_pixels(
+    pixels: Tensor, extractor: Extractor, batch_size: int
+) -> npt.NDArray[np.float32]:
     parts = []
     for batch in torch.split(pixels, batch_size):
         stop.check()
-        parts.append(run_module(backbone.module, batch.float()))
-    return torch.cat(parts).numpy()
+        parts.append(embed_images(extractor, batch.float()))
+    return np.concatenate(parts)

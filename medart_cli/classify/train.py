@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from medart_cli import stop
 from medart_cli.classify.duplicates import drop_same
-from medart_cli.classify.images import Images, load_sets
+from medart_cli.classify.images import Images, build_extractor, load_sets
 from medart_cli.classify.network import augment, build_network, draw_order, fit_probe, weigh_classes
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.classify.results import write_results
@@ -102,7 +102,8 @@ def train_regimes(
     backbone = resize_input(backbone, config.image_size)
     check_backbone(backbone)
     backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
-    sets, same = drop_same(config, sets, cache)
+    also = [build_extractor(backbone)] if config.freeze else []
+    sets, same = drop_same(config, sets, cache, also)
     with open_output(output):
         forget_finished(config.out)
         keep_split(config, sets)

@@ -48,6 +48,9 @@ IMAGES_A_FILE = 1024  # rows of a cache file: 8 MB at a width of 2048
 LARGE = 1 << 26  # bytes; larger feature tables are memory-mapped
 COPIED = 1024  # rows of a table that are copied at once
 BATCHES_AHEAD = 2  # batches of images that are read ahead
+# Images that a CPU computes at once. Of larger batches the intermediate results are blocks of more
+# than 32 MB, which the system takes back and zeroes anew for each layer: half of the time.
+CPU_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,8 @@ def load_inception(
     if path.name != INCEPTION_NAME:
         raise ConfigError(f"{path}: must be called {INCEPTION_NAME}")
     network = InceptionV3W(str(path.parent), download=False).to(device).eval()
+    if device.type == "cpu":
+        network = network.to(memory_format=torch.channels_last)  # twice as fast there
     facts = f"{found} cleanfid clean bicubic 299 float32"
     return Extractor(
         "inception",
@@ -361,7 +366,7 @@ def _compute(
                 if good:
                     stop.check()  # between networks too: a batch may take one some seconds
                     stacked = torch.stack([item[index] for _, item in good])
-                    features[index].append(_embed(extractor, stacked))
+                    features[index].append(embed_images(extractor, stacked))
             done += [row for row, _ in good]
             yield {row: item if isinstance(item, str) else None for row, item in batch}
             if len(done) >= IMAGES_A_FILE:
@@ -373,8 +378,15 @@ def _compute(
 
 
 @torch.inference_mode()
-def _embed(extractor: Extractor, prepared: Tensor) -> Features:
-    found: Features = extractor.embed(prepared.to(extractor.device)).float().cpu().numpy()
+def embed_images(extractor: Extractor, prepared: Tensor) -> Features:
+    """Compute the features of prepared images: (B, ...) on any device -> (B, width).
+
+    Raises:
+        RunError: Some are not finite.
+    """
+    size = CPU_IMAGES if extractor.device.type == "cpu" else len(prepared)
+    parts = [extractor.embed(part.to(extractor.device)) for part in torch.split(prepared, size)]
+    found: Features = torch.cat(parts).float().cpu().numpy()
     if found.shape != (len(prepared), extractor.width):
         raise ValueError(f"{extractor.name}: gave {found.shape}, expected width {extractor.width}")
     if not np.isfinite(found).all():

@@ -16,6 +16,7 @@ from timm.models import save_for_hf
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from medart_cli import stop
+from medart_cli.classify import images as classify_images
 from medart_cli.classify import train as classify
 from medart_cli.classify.images import Images
 from medart_cli.classify.options import ClassifyConfig
@@ -23,6 +24,7 @@ from medart_cli.classify.run import run
 from medart_cli.classify.sets import read_sets
 from medart_cli.classify.splits import labels_of
 from medart_cli.data import output as report
+from medart_cli.data.images import load_image
 from medart_cli.data.manifest import hash_file
 
 SMALL = {"input_size": (3, 32, 32)}  # of timm's models
@@ -111,6 +113,24 @@ def test_a_probe_is_trained_tested_and_written_for_others_to_open(medart, sets, 
         answers = pipe(str(sets["test"] / row["file_name"]), top_k=3)
         found = {answer["label"]: answer["score"] for answer in answers}
         assert found == pytest.approx(row["probabilities"], abs=1e-3)
+
+
+def test_with_a_frozen_backbone_each_image_is_decoded_once(
+    medart, sets, backbone, tmp_path, monkeypatch
+):
+    seen = []
+
+    def load(path):
+        seen.append(path)
+        return load_image(path)
+
+    monkeypatch.setattr(classify_images, "load_image", load)
+    code, _, stderr = medart(
+        "classify", sets["few"], "--allow-synthetic", "--test", sets["test"], *FROZEN,
+        "--cache", tmp_path / "cache", "--out", tmp_path / "CLF", *options(backbone),
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert len(seen) == len({*seen}) == 12 + 120
 
 
 def test_more_images_of_the_same_kind_help_and_shuffled_labels_do_not(

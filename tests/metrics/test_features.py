@@ -38,7 +38,10 @@ class StandIn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 2048, 9, stride=60), nn.AdaptiveAvgPool2d(1))
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 16, 9, stride=12), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(16, 2048, 3, stride=4), nn.AdaptiveAvgPool2d(1)),
+        )
 
     def forward(self, x: Tensor, return_features: bool = True) -> Tensor:
         return self.layers((x - 128) / 128)
@@ -174,6 +177,21 @@ def test_batch_size_and_worker_count_change_no_feature(tmp_path, batch_size, wor
         fill(images, [extractor], extraction)
         tables.append(read_features(list(images), extractor, extraction.cache))
     np.testing.assert_allclose(tables[0], tables[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_cpu_computes_a_batch_in_pieces_and_the_features_are_those_of_the_whole():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    network, sizes = nn.Sequential(*layers).eval(), []
+    batch = torch.rand(37, 3, 40, 40)
+
+    def embed(images):
+        sizes.append(len(images))
+        return network(images)
+
+    found = features.embed_images(Extractor("net", "f" * 64, 8, prepare_small, embed), batch)
+    assert sizes == [16, 16, 5]
+    np.testing.assert_allclose(found, network(batch).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_processes_that_share_the_work_together_do_all_of_it(tmp_path):
