@@ -86,7 +86,7 @@ def test_the_gradient_of_the_color_loss_agrees_with_finite_differences(kind):
         denoise = build_denoiser(
             family, transformer, (embeds[:1], mask[:1]), (embeds[1:], mask[1:]), 4.5
         )
-        latents = solve(denoise, noise, Doubled(family.renew_scheduler(scheduler, 4)), 3)
+        latents = solve(denoise, noise, Doubled(family.renew_scheduler(scheduler, 16)), 3)
         return color_moments(family.decode_latents(vae, latents)).square().sum()
 
     gradient = torch.autograd.grad(find_loss(), weight)[0]

@@ -158,7 +158,7 @@ def test_latents_are_those_of_its_pipeline(base, pipeline, guidance):
         klein.FAMILY, transformer, (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:]), guidance
     )
     with torch.no_grad():
-        scheduler = klein.renew_scheduler(klein.load_scheduler(base), SIDE)
+        scheduler = klein.renew_scheduler(klein.load_scheduler(base), SIDE**2)
         ours = solve(denoise, noise, scheduler, 5)
     variance = pipeline.vae.bn.running_var.view(1, -1, 1, 1) + pipeline.vae.config.batch_norm_eps
     ours = ours * variance.sqrt() + pipeline.vae.bn.running_mean.view(1, -1, 1, 1)
@@ -302,7 +302,7 @@ class Toy:
         recompute_blocks(self.transformer, blocks)
         recompute_blocks(self.vae, blocks)
         denoise = build_denoiser(klein.FAMILY, self.transformer, self.text, self.empty, 4.0)
-        scheduler = klein.renew_scheduler(self.scheduler, 4)
+        scheduler = klein.renew_scheduler(self.scheduler, 16)
         step = scheduler.step
 
         def step_in_float64(*arguments, **options):  # the stock one lifts latents to float32
