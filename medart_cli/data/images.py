@@ -105,7 +105,11 @@ def read_size(path: Path) -> tuple[int, int]:
                 name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt") for name, _ in _list_chunks(path)
             )
             turned = not plain and image.getexif().get(ExifTags.Base.Orientation) in TURNED
-            return image.size[::-1] if turned else image.size
+            size = image.size
+            if image.format == "TIFF":  # Pillow may have turned its size already
+                tags = image.tag_v2  # type: ignore[attr-defined]
+                size = (tags[256], tags[257])
+            return size[::-1] if turned else size
     except Exception:  # noqa: BLE001 - DICOM, or broken; what is wrong is said there
         return load_image(path).size
 
