@@ -139,8 +139,8 @@ def test_the_margin_is_cut_or_padded_as_crop_says(finetune, monkeypatch, mixed):
     try:
         for crop, black in (("center", False), ("pad", True)):
             given.clear()
-            finetune("--buckets", "--crop", crop, "--hldf-every", 0, "--no-cache", out=crop,
-                     *("--steps", 12))  # fmt: skip
+            options = ("--buckets", "--hldf-every", 0, "--no-cache", "--steps", 12)
+            finetune(*options, "--crop", crop, out=crop)
             edges = torch.cat([given[12, 20][:, :, 0], given[12, 20][:, :, -1]])
             assert {*SHAPES.values()} == {*given}
             assert bool((edges == -1).all()) == black
