@@ -17,9 +17,9 @@ from typing import TypeVar
 from medart_cli.errors import ConfigError
 
 Shape = tuple[int, int]  # height and width, pixels
-Item = TypeVar("Item")
+Batched = TypeVar("Batched")
 
-LONGEST = 4  # times as long as wide; PixArt and SANA have seen no longer images
+LONGEST_RATIO = 4  # times as long as wide; PixArt and SANA have seen no longer images
 STEPS = 32  # from one bucket to the next a side changes by the square's over this
 
 
@@ -31,9 +31,9 @@ def list_buckets(resolution: int, unit: int) -> list[Shape]:
         unit: What the sides of the base's images are multiples of.
     """
     step = unit * max(1, round(resolution / STEPS / unit))
-    longs = range(resolution, LONGEST * resolution + 1, step)
+    longs = range(resolution, LONGEST_RATIO * resolution + 1, step)
     high = [(long, resolution**2 // long // unit * unit) for long in longs]
-    high = [(long, short) for long, short in high if short and long <= LONGEST * short]
+    high = [(long, short) for long, short in high if short and long <= LONGEST_RATIO * short]
     return [*reversed(high), *((short, long) for long, short in high[1:])]
 
 
@@ -86,16 +86,16 @@ def parse_shape(text: str, option: str) -> Shape:
 
 
 def batch_alike(
-    items: Iterable[Item], find_shape: Callable[[Item], Shape | None], size: int
-) -> list[list[Item]]:
+    items: Iterable[Batched], find_shape: Callable[[Batched], Shape | None], size: int
+) -> list[list[Batched]]:
     """Put items into batches of one shape each, ordered by their first items.
 
     Args:
         items: Those of one shape keep their order, and where all are of one nothing else changes.
-        find_shape: Item -> its shape.
+        find_shape: Batched -> its shape.
         size: Items in a batch; the last of a shape may have fewer.
     """
-    open_ones: dict[Shape | None, list[Item]] = {}
+    open_ones: dict[Shape | None, list[Batched]] = {}
     batches = []
     for item in items:
         shape = find_shape(item)

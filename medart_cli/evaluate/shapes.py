@@ -14,8 +14,8 @@ from medart_cli.evaluate.sets import ImageSet
 from medart_cli.log import log
 from medart_cli.metrics.arrays import Array
 
-LOOKED_AT = 100  # images of a set
-CLEARLY = 1.1  # one shape is on average so many times as long for its width as the other
+SHAPES_TAKEN = 100  # images of a set
+CLEAR_GAP = 1.1  # one shape is on average so many times as long for its width as the other
 
 
 def warn_of_shapes(real: ImageSet, synthetic: Sequence[ImageSet]) -> None:
@@ -24,7 +24,7 @@ def warn_of_shapes(real: ImageSet, synthetic: Sequence[ImageSet]) -> None:
     for item in synthetic:
         other = read_ratios(item)
         gap = find_gap(own, other) if len(own) and len(other) else 0.0
-        if gap > np.log(CLEARLY):
+        if gap > np.log(CLEAR_GAP):
             log.warning(
                 "%s: its images have other shapes than those of %s (height/width differs by %.0f "
                 "%% on average): networks are shown squares of both, and part of what they find "
@@ -35,14 +35,14 @@ def warn_of_shapes(real: ImageSet, synthetic: Sequence[ImageSet]) -> None:
 
 def find_gap(one: Array, other: Array) -> float:
     """Return the Wasserstein-1 distance of two samples, from their quantiles."""
-    places = (np.arange(LOOKED_AT) + 0.5) / LOOKED_AT
+    places = (np.arange(SHAPES_TAKEN) + 0.5) / SHAPES_TAKEN
     first, second = (np.quantile(it, places, method="inverted_cdf") for it in (one, other))
     return float(np.abs(first - second).mean())
 
 
 def read_ratios(item: ImageSet) -> Array:
     """Return the logarithm of height over width of some images, evenly over the set."""
-    places = np.unique(np.linspace(0, len(item) - 1, LOOKED_AT).round().astype(int))
+    places = np.unique(np.linspace(0, len(item) - 1, SHAPES_TAKEN).round().astype(int))
     found = []
     for place in places if len(item) else ():
         try:

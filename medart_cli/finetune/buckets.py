@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medart_cli.data.buckets import (
-    LONGEST,
+    LONGEST_RATIO,
     find_bucket,
     find_largest_loss,
     find_loss,
@@ -18,9 +18,9 @@ from medart_cli.errors import ImageError
 from medart_cli.finetune.work import Work
 from medart_cli.log import log
 
-LOOKED_AT = 200  # images whose sizes tell what is lost on average
-CLEARLY = 0.1  # of an image, on average: more is worth a warning
-SHOWN = 6  # buckets that are named
+SIZES_TAKEN = 200  # images whose sizes tell what is lost on average
+WORTH_SAVING = 0.1  # of an image, on average: more is worth a warning
+BUCKETS_NAMED = 6  # buckets that are named
 
 
 def describe_buckets(work: Work) -> dict[str, Any] | None:
@@ -33,8 +33,8 @@ def describe_buckets(work: Work) -> dict[str, Any] | None:
     if not work.config.buckets:
         return None
     counts = Counter(write_shape(work.shapes[row.sha256]) for row in work.rows)
-    told = ", ".join(f"{name} ({count})" for name, count in counts.most_common(SHOWN))
-    more = len(counts) - SHOWN
+    told = ", ".join(f"{name} ({count})" for name, count in counts.most_common(BUCKETS_NAMED))
+    more = len(counts) - BUCKETS_NAMED
     log.info(
         "buckets: %d, height x width (images): %s%s",
         len(counts), told, f" and {more} more" if more > 0 else "",
@@ -64,12 +64,12 @@ def say_loss(work: Work) -> None:
     square = np.mean([find_loss(size, (side, side)) for size in sizes])
     padded = work.config.crop == "pad"
     if not work.config.buckets:
-        if square > CLEARLY and padded:
+        if square > WORTH_SAVING and padded:
             log.warning(
                 "images are not square: %.0f %% of what is trained on is black padding; with "
                 "--buckets they keep their shape", 100 * square,
             )  # fmt: skip
-        elif square > CLEARLY:
+        elif square > WORTH_SAVING:
             log.warning(
                 "images are not square: --crop %s cuts away %.0f %% of them on average; with "
                 "--buckets they keep their shape", work.config.crop, 100 * square,
@@ -81,18 +81,18 @@ def say_loss(work: Work) -> None:
         "buckets: %.1f %% of %s on average; with squares it would be %.0f %%",
         100 * np.mean(losses), what, 100 * square,
     )  # fmt: skip
-    long = [size for size in sizes if max(size) > LONGEST * min(size)]
+    long = [size for size in sizes if max(size) > LONGEST_RATIO * min(size)]
     if long and not padded:
         log.warning(
             "buckets: %d of %d images are longer than %d to 1, the longest bucket, such as one of "
             "%d x %d pixels: more of them is cut away; --crop pad keeps all",
-            len(long), len(sizes), LONGEST, *long[0],
+            len(long), len(sizes), LONGEST_RATIO, *long[0],
         )  # fmt: skip
 
 
 def read_sizes(work: Work) -> Sequence[tuple[int, int]]:
     """Return width and height of some of the training images."""
-    places = np.unique(np.linspace(0, len(work.rows) - 1, LOOKED_AT).round().astype(int))
+    places = np.unique(np.linspace(0, len(work.rows) - 1, SIZES_TAKEN).round().astype(int))
     sizes = []
     for place in places:
         try:

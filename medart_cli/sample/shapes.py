@@ -66,9 +66,9 @@ def choose_shapes(rows: Prompts, counts: Mapping[Shape, int]) -> list[Shape]:
                 known[path] = find_bucket(read_size(path), counts)
             except ImageError as error:
                 log.warning("%s; its caption is drawn at the shape of another image", error)
-                known[path] = share_out(row, counts)
+                known[path] = choose_by_row(row, counts)
         lost += path is None
-        found.append(share_out(row, counts) if path is None else known[path])
+        found.append(choose_by_row(row, counts) if path is None else known[path])
     if lost and rows.account is not None:
         log.warning(
             "of %d of %d captions the image is not there: they are drawn at the shapes of the "
@@ -77,7 +77,7 @@ def choose_shapes(rows: Prompts, counts: Mapping[Shape, int]) -> list[Shape]:
     return found
 
 
-def share_out(row: int, counts: Mapping[Shape, int]) -> Shape:
+def choose_by_row(row: int, counts: Mapping[Shape, int]) -> Shape:
     """Return the shape of a row without an image: of many rows, each shape has its share."""
     place = (row + 0.5) * GOLDEN % 1 * sum(counts.values())
     ends = accumulate(counts.values())

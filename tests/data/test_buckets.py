@@ -4,7 +4,7 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import ASPECT_RATIO_
 from PIL import Image
 
 from medart_cli.data.buckets import (
-    LONGEST,
+    LONGEST_RATIO,
     batch_alike,
     find_bucket,
     find_largest_loss,
@@ -27,7 +27,7 @@ def test_buckets_are_whole_patches_and_none_is_larger_than_the_square(resolution
     assert {(width, height) for height, width in buckets} == {*buckets}
     ratios = [height / width for height, width in buckets]
     assert ratios == sorted(ratios, reverse=True)
-    assert max(ratios) <= LONGEST
+    assert max(ratios) <= LONGEST_RATIO
     for height, width in buckets:
         assert height % unit == width % unit == 0
         assert resolution**2 >= height * width > resolution**2 - unit * max(height, width)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from medart_cli.data.dataset import read_data
-from medart_cli.sample.shapes import choose_shapes, share_out
+from medart_cli.sample.shapes import choose_by_row, choose_shapes
 from tests.finetune.test_buckets import save_images
 
 TRAIN = ("--steps", 1, "--resolution", 16, "--hldf-every", 0, "--preview-every", 0, "--quiet")
@@ -33,7 +33,7 @@ class Rows(list):
 
 
 def test_rows_without_an_image_get_each_shape_in_its_share():
-    found = [share_out(row, COUNTS) for row in range(1000)]
+    found = [choose_by_row(row, COUNTS) for row in range(1000)]
     for shape, count in Counter(found).items():
         assert abs(count - 10 * COUNTS[shape]) <= 5
     for start in range(0, 1000, 50):  # and so do a few of them
