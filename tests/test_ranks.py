@@ -18,6 +18,7 @@ from medart_cli import ranks
 from medart_cli.data.dataset import read_data
 from medart_cli.data.manifest import MANIFEST_NAME, PARTS_NAME
 from medart_cli.errors import ConfigError
+from tests.finetune.test_buckets import save_images
 from tests.small_captioner import build_llava
 
 ROOT = Path(__file__).parents[1]
@@ -112,13 +113,21 @@ def interrupted(place, small_base, images):
 
 
 @pytest.fixture(scope="module")
-def together(place, small_base, images, interrupted):
+def mixed(place):
+    """Nine images, six of them wide and three of them high."""
+    return save_images(place / "mixed", [(40, 30), (40, 30), (30, 40)] * 3)
+
+
+@pytest.fixture(scope="module")
+def together(place, small_base, images, mixed, interrupted):
     """What two processes make with each command; their common standard output and error."""
     train = ("finetune", images, "--base", small_base, *TRAIN, "--batch-size", 1)
     commands = [
         words(*train, "--out", place / "two", "--steps", 4),
         words(*train, "--out", interrupted["run"], "--steps", interrupted["step"]),
         words(*train, "--out", place / "whole", "--steps", interrupted["step"]),
+        words("finetune", mixed, "--base", small_base, *TRAIN, "--batch-size", 2, "--buckets",
+              "--out", place / "shapes-2", "--steps", 4),
         words("caption", place / "captions" / "two", "--model", place / "llava", "--base",
               small_base, "--attempts", 1, "--device", "cpu", "--batch-size", 1),
         words("sample", place / "two", "--from", images, "--out", place / "drawn-2", *DRAW),
@@ -135,12 +144,13 @@ def together(place, small_base, images, interrupted):
 def test_several_processes_print_one_result_each_and_warn_once(together, place, interrupted):
     output, errors = together
     assert output.splitlines() == words(
-        place / "two", interrupted["run"], place / "whole",
+        place / "two", interrupted["run"], place / "whole", place / "shapes-2",
         place / "captions" / "two" / MANIFEST_NAME, place / "drawn-2", place / "report-2",
     )  # fmt: skip
     assert errors.count("8 of 8 images have no caption") == 3  # once in each training
     assert errors.count("rows have no caption") == 1, errors
-    assert errors.count("training lora: steps 1 to 4\n") == 1
+    assert errors.count("training lora: steps 1 to 4\n") == 2  # one of them with buckets
+    assert errors.count("buckets: 2, height x width") == 1
 
 
 def test_two_processes_train_as_one_with_a_batch_of_two(
@@ -154,6 +164,19 @@ def test_two_processes_train_as_one_with_a_batch_of_two(
     one, two = weights(place / "one"), weights(place / "two")
     assert one.keys() == two.keys()
     assert {name.split(":")[0] for name in one} == {"transformer", "text_encoder"}
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_train_with_buckets_as_one_that_accumulates_two_batches(
+    together, place, medart, small_base, mixed
+):
+    code, _, errors = medart(
+        "finetune", mixed, "--base", small_base, "--out", place / "shapes-1", *TRAIN, "--buckets",
+        "--batch-size", 2, "--accumulate", 2, "--steps", 4,
+    )  # fmt: skip
+    assert code == 0, errors
+    one, two = weights(place / "shapes-1"), weights(place / "shapes-2")
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)
 

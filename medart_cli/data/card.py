@@ -50,6 +50,17 @@ def _tell_hldf(facts: dict[str, Any]) -> str:
     return f"with the HLDF color loss ({kind}) in {count} of them"
 
 
+def _tell_shapes(facts: dict[str, Any]) -> str:
+    side, buckets = facts["resolution"], facts.get("buckets")
+    if not buckets:
+        return f"Trained at {side} pixels."
+    shapes = ", ".join(f"{name} ({count})" for name, count in buckets["images"].items())
+    return (
+        f"Trained with aspect buckets of about {side} x {side} pixels, height x width (images): "
+        f"{shapes}."
+    )
+
+
 def build_merged_card(facts: dict[str, Any], pipeline: str, call: str) -> str:
     """Write the model card of a merged run: how diffusers generates the same images as medart.
 
@@ -64,25 +75,31 @@ def build_merged_card(facts: dict[str, Any], pipeline: str, call: str) -> str:
         pipeline_tag="text-to-image",
         tags=["medical-imaging", "synthetic-data", *_tag(facts), "medart"],
     )
-    side = facts["resolution"]
+    side, buckets = facts["resolution"], facts.get("buckets")
+    height, width = next(iter(buckets["images"])).split("x") if buckets else (side, side)
     notice = f"\n**{DEMONSTRATION_NOTICE}**\n" if facts["demonstration"] else ""
     return f"""---
 {front.to_yaml()}
 ---
 # {_name(facts)} fine-tuned with medart, merged into a complete pipeline
 {notice}{_word_license(facts)}
-Trained at {side} pixels. `medart sample` generates images at that size, and so does diffusers with
+{_tell_shapes(facts)} `medart sample` generates images at {"these" if buckets else "that size"},
+and so does diffusers with
 
 ```python
 from diffusers import {pipeline}
 
 pipeline = {pipeline}.from_pretrained(folder)
 image = pipeline(
-    height={side}, width={side}, num_inference_steps=20, guidance_scale=4.5,
+    height={height}, width={width}, num_inference_steps=20, guidance_scale=4.5,
     {call},
 ).images[0]
 ```
 {"".join(note for option, note in CALL_NOTES.items() if option in call)}"""
+
+
+def _add_shapes(facts: dict[str, Any]) -> str:
+    return f"\n{_tell_shapes(facts)}" if facts.get("buckets") else ""
 
 
 def build_card(facts: dict[str, Any]) -> str:
@@ -108,7 +125,7 @@ def build_card(facts: dict[str, Any]) -> str:
 # {_name(facts)} fine-tuned with medart on {data["images"]} medical images
 
 {facts["method"]} on {trained}, {facts["step"]} optimizer steps at {facts["resolution"]} pixels,
-{_tell_hldf(facts)} (Med-Art, arXiv 2506.20449).
+{_tell_hldf(facts)} (Med-Art, arXiv 2506.20449).{_add_shapes(facts)}
 {notice}
 ## Intended use
 Research on synthetic images: augmentation, teaching, testing of software. Not for diagnosis, and

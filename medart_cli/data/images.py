@@ -11,6 +11,7 @@ import io
 import json
 import math
 import struct
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,6 +36,7 @@ NAME_RANGE = {  # where a gray file can say how large its values may be
     "PPM": ", or write the true maxval",
     "TIFF": ", or name the range in its tags SMinSampleValue and SMaxSampleValue",
 }
+TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 SRGB_GAMMA = 0.45455  # as PNG's gAMA chunk has it
 SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue
 
@@ -88,6 +90,28 @@ def load_image(path: Path) -> Image.Image:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         line = " ".join(str(reason).split())
         raise ImageError(f"{path}: cannot be decoded: {line:.200}") from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return width and height that `load_image` would give; only DICOM is decoded for them.
+
+    Raises:
+        ImageError: As `load_image`, of a file that cannot be opened.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            # For a PNG, Pillow decodes all pixels to look for what may stand behind them.
+            plain = image.format == "PNG" and not any(
+                name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt") for name, _ in _list_chunks(path)
+            )
+            turned = not plain and image.getexif().get(ExifTags.Base.Orientation) in TURNED
+            size = image.size
+            if image.format == "TIFF":  # Pillow may have turned its size already
+                tags = image.tag_v2  # type: ignore[attr-defined]
+                size = (tags[256], tags[257])
+            return size[::-1] if turned else size
+    except Exception:  # noqa: BLE001 - DICOM, or broken; what is wrong is said there
+        return load_image(path).size
 
 
 def _from_dicom(path: Path) -> Image.Image:
@@ -159,16 +183,25 @@ def _find_tiff_depth(tags: Any) -> _Depth:  # noqa: ANN401 - a mapping of Pillow
 
 def _read_significant_bits(path: Path) -> int | None:
     """Read the sBIT chunk of a PNG, which Pillow passes over: the bits in use, without alpha's."""
+    for name, content in _list_chunks(path):
+        if name == b"IDAT":
+            return None
+        if name == b"sBIT":
+            bits = max(content[:3] if len(content) > 2 else content[:1])
+            return bits if 0 < bits <= 16 else None
+    return None
+
+
+def _list_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and first bytes of each chunk of a PNG, up to its end."""
     with path.open("rb") as file:
         file.seek(8)
         while True:
             length, name = struct.unpack(">I4s", file.read(8))
-            if name in (b"IDAT", b"IEND"):
-                return None
-            if name == b"sBIT":
-                bits = max(file.read(3 if length > 2 else 1))
-                return bits if 0 < bits <= 16 else None
-            file.seek(length + 4, 1)  # with its checksum
+            yield name, file.read(min(length, 4))
+            if name == b"IEND":
+                return
+            file.seek(length + 4 - min(length, 4), 1)  # with its checksum
 
 
 def _upright(image: Image.Image, depth: _Depth) -> Image.Image:
@@ -367,26 +400,30 @@ def _from_unit(values: npt.NDArray[Any]) -> Image.Image:
 
 
 def fit_image(
-    image: Image.Image, size: int, crop: Crop = "center", place: tuple[float, float] = (0.5, 0.5)
+    image: Image.Image,
+    size: int | tuple[int, int],
+    crop: Crop = "center",
+    place: tuple[float, float] = (0.5, 0.5),
 ) -> Image.Image:
-    """Scale and crop (or pad with black) an image to a square.
+    """Scale and crop (or pad with black) an image to a square or another shape.
 
     Args:
         image: RGB image.
-        size: Side of the square, pixels.
-        crop: `center` and `random` scale the short side to `size` and cut; `pad` scales the long
-            side and adds black.
+        size: Side of the square, or height and width; pixels.
+        crop: `center` and `random` scale the image to cover the shape and cut what is beyond; `pad`
+            scales it to fit into it and adds black.
         place: Where a `random` crop lies, each in [0, 1]; (0.5, 0.5) is the center.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     if crop == "pad":
-        scale = size / max(image.size)
+        scale = min(width / image.width, height / image.height)
         inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        square = Image.new("RGB", (size, size), "black")
-        corner = ((size - inner[0]) // 2, (size - inner[1]) // 2)
-        square.paste(image.resize(inner, Image.Resampling.LANCZOS), corner)
-        return square
+        padded = Image.new("RGB", (width, height), "black")
+        corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+        padded.paste(image.resize(inner, Image.Resampling.LANCZOS), corner)
+        return padded
     centering = place if crop == "random" else (0.5, 0.5)
-    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, centering=centering)
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS, centering=centering)
 
 
 def save_png(path: Path, image: Image.Image, facts: dict[str, Any] | None = None) -> None:
@@ -408,12 +445,13 @@ def save_png(path: Path, image: Image.Image, facts: dict[str, Any] | None = None
 def tile_images(
     images: list[Image.Image], *, columns: int | None = None, gap: int = 2
 ) -> Image.Image:
-    """Lay images of one size, at least one, on a sheet, row by row."""
+    """Lay images, at least one, on a sheet, row by row; each in the middle of its cell."""
     columns = columns or math.ceil(math.sqrt(len(images)))
-    width, height = images[0].size
+    width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
     rows = math.ceil(len(images) / columns)
     sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        sheet.paste(image, (column * (width + gap), row * (height + gap)))
+        left, top = (width - image.width) // 2, (height - image.height) // 2
+        sheet.paste(image, (column * (width + gap) + left, row * (height + gap) + top))
     return sheet

@@ -29,6 +29,7 @@ from medart_cli.evaluate.sets import (
     describe_work,
     shared_labels,
 )
+from medart_cli.evaluate.shapes import warn_of_shapes
 from medart_cli.evaluate.shortfalls import tell_shortfalls
 from medart_cli.evaluate.subgroups import compare_subgroups
 from medart_cli.evaluate.training import TrainedRun, describe_run, hash_and_settle
@@ -112,6 +113,7 @@ def measure(
     """Measure, write all files of the report, and return what metrics.json holds."""
     (sets, failures), cache = readable, make_cache(config.cache)
     real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
+    warn_of_shapes(real, synthetic)
     facts: dict[str, Any] = {
         "format": FORMAT,
         "inputs": [item.account.facts() for item in sets],

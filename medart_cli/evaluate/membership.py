@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medart_cli import stop
+from medart_cli.data.buckets import Shape, batch_alike, find_bucket, list_buckets
 from medart_cli.data.images import fit_image, load_image
 from medart_cli.data.manifest import Record
 from medart_cli.data.profiles import DEFAULT_PROFILE, as_worded, read_profile
@@ -157,8 +158,8 @@ def measure_losses(
     format_ = DTYPES[name], device
     family = find_family(run.base)
     scheduler = family.load_scheduler(run.base)
-    posteriors = read_posteriors(run, rows, device)
-    times = find_times(run, scheduler, posteriors[0]["mean"].shape[-1])
+    posteriors, scale = read_posteriors(run, rows, device)
+    times = find_times(run, scheduler, run.facts["resolution"] // scale)
     losses = torch.zeros(2, len(rows), dtype=torch.float64)
     embeds: dict[str, Tensor] = {}
     with progress("membership", losses.numel() * NOISES) as bar:
@@ -166,10 +167,10 @@ def measure_losses(
             if side == 0 or (folder / "text_encoder").is_dir():
                 embeds = embed_texts(run, folder, sorted({*texts}), format_)
             transformer = adapters.load_trained_transformer(run.base, folder, *format_)
-            for draw, places in _list_batches(len(rows), config.batch_size):
+            for draw, places in _list_batches(posteriors, config.batch_size):
                 stop.check()
                 stack = [embeds[texts[place]].to(device) for place in places]
-                losses[side, places.start : places.stop] += denoising_losses(
+                losses[side, places] += denoising_losses(
                     PROCESSES[family.process], scheduler, times,
                     [posteriors[place] for place in places],
                     [build_generator(config.seed, "membership", draw) for _ in places],
@@ -180,11 +181,19 @@ def measure_losses(
     return losses
 
 
-def _list_batches(count: int, size: int) -> Iterator[tuple[int, range]]:
-    """List which noise is put on which rows, batch by batch."""
+def _list_batches(
+    posteriors: Sequence[dict[str, Tensor]], size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """List which noise is put on which rows, batch by batch; those of a batch have one shape."""
+
+    def find_shape(place: int) -> Shape:
+        height, width = posteriors[place]["mean"].shape[1:]
+        return height, width
+
+    batches = batch_alike(range(len(posteriors)), find_shape, size)
     for draw in range(NOISES):
-        for start in range(0, count, size):
-            yield draw, range(start, min(start + size, count))
+        for batch in batches:
+            yield draw, batch
 
 
 def predict_batch(
@@ -204,21 +213,26 @@ def predict_batch(
 
 def read_posteriors(
     run: TrainedRun, rows: Sequence[Record], device: torch.device
-) -> list[dict[str, Tensor]]:
-    """Return mean and deviation of the latents of each image, at the run's size and crop."""
+) -> tuple[list[dict[str, Tensor]], int]:
+    """Return mean and deviation of the latents of each image, at the run's shape and crop.
+
+    And how many pixels of a side one latent stands for.
+    """
     family = find_family(run.base)
     vae = family.load_vae(run.base, device)
-    side = run.facts["resolution"]
+    side, told = run.facts["resolution"], run.facts.get("buckets")
+    buckets = list_buckets(side, told["unit"]) if told else [(side, side)]
     crop = run.facts.get("settings", {}).get("crop", "center")
     found = []
     with progress("images", len(rows)) as bar, torch.no_grad():
         for record in rows:
             stop.check()
-            image = fit_image(load_image(record.path), side, crop, (0.5, 0.5))
+            image = load_image(record.path)
+            image = fit_image(image, find_bucket(image.size, buckets), crop, (0.5, 0.5))
             mean, std = family.encode_images(vae, image_to_tensor(image)[None])
             found.append({"mean": mean[0].cpu(), "std": std[0].cpu()})
             bar.advance()
-    return found
+    return found, family.latent_scale(vae)
 
 
 def find_times(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medart_cli.data.buckets import Shape, batch_alike
 from medart_cli.data.manifest import HashedRecord
 from medart_cli.data.splits import groups_of
 from medart_cli.diffusion.denoising import denoising_losses
@@ -108,8 +109,11 @@ def measure_heldout(work: Work, poll: Callable[[], object]) -> Tensor:
     assert plan is not None
     sides = (plan.rows, plan.trained)
     shape = (len(sides), len(plan.rows), plan.draws)
-    every, size = list(product(*map(range, shape))), work.config.batch_size
-    parts = [every[start : start + size] for start in range(0, len(every), size)]
+
+    def find_shape(place: tuple[int, ...]) -> Shape:
+        return work.shapes[sides[place[0]][place[1]].sha256]
+
+    parts = batch_alike(list(product(*map(range, shape))), find_shape, work.config.batch_size)
     losses = torch.zeros(shape, dtype=torch.float64, device=accelerator.device)
     with averaged_weights(work), evaluation_mode(work):
         # Without the wrapper for several processes, which would wait where others have less to do.

@@ -144,8 +144,10 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
         if config.merge:
 
             def merge(folder: Path) -> None:
-                side = work.facts["resolution"]
-                adapters.merge_run(work.base, config.out, folder, resolution=side)
+                adapters.merge_run(
+                    work.base, config.out, folder,
+                    resolution=work.facts["resolution"], buckets=work.facts["buckets"],
+                )  # fmt: skip
                 write_hash_lists(work, folder)
                 kind, call = pipeline_class(folder), find_kind(folder).call
                 write_text(folder / "README.md", build_merged_card(facts, kind, call))

@@ -43,7 +43,12 @@ class FinetuneConfig(CommonConfig):
     """
 
     formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"hldf_loss": "published", "hldf_statistics": "moments", "keep_best": False}
+        {
+            "hldf_loss": "published",
+            "hldf_statistics": "moments",
+            "keep_best": False,
+            "buckets": False,
+        }
     )
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("gradient_checkpointing", (False,), "--gradient-checkpointing"),
@@ -126,6 +131,14 @@ class FinetuneConfig(CommonConfig):
             help="How images are made square; random may crop out what the caption describes."
         ),
     ] = "center"
+    buckets: Annotated[
+        bool,
+        _data_option(
+            "--buckets",
+            help="Aspect buckets: images keep their shape, but for a small margin that --crop cuts "
+            "or pads; each batch has images of one shape.",
+        ),
+    ] = False
     flip: Annotated[
         bool,
         _data_option(

@@ -1,7 +1,8 @@
 """The endless order of rows in training: a function of seed and position, so resume is exact."""
 
-from collections import Counter
-from collections.abc import Sequence
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -40,3 +41,37 @@ class RowOrder:
         """Return the row at a position."""
         epoch, place = divmod(position, self._count)
         return self._order(epoch)[place]
+
+
+class BatchOrder:
+    """The endless order of batches, each of rows of one bucket.
+
+    Rows come in the order that they have without buckets, and each waits until so many of its
+    bucket have come as a batch has. So each is trained on as often as without buckets, but for what
+    still waits when the run ends: of each bucket less than a batch.
+    """
+
+    def __init__(self, order: RowOrder, buckets: Sequence[Hashable], size: int) -> None:
+        """Begin at the first batch.
+
+        Args:
+            order: Of the rows.
+            buckets: Of each row.
+            size: Rows in a batch.
+        """
+        self._order, self._buckets, self._size = order, buckets, size
+        self._come = 0  # rows that have come
+        self._waiting: dict[Hashable, list[int]] = defaultdict(list)
+        self._placed = array("q")  # positions of the batches so far, one batch after the other
+
+    def __getitem__(self, number: int) -> Sequence[int]:
+        """Return the positions of the rows of a batch in their order."""
+        start, end = number * self._size, (number + 1) * self._size
+        while len(self._placed) < end:
+            waiting = self._waiting[self._buckets[self._order[self._come]]]
+            waiting.append(self._come)
+            self._come += 1
+            if len(waiting) == self._size:
+                self._placed.extend(waiting)
+                waiting.clear()
+        return self._placed[start:end]

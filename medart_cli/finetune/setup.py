@@ -16,6 +16,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch.distributed.fsdp import CPUOffloadPolicy
 
 from medart_cli import stop
+from medart_cli.data.buckets import Shape, find_bucket, list_buckets
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import HashedRecord, warn_of_demonstration
 from medart_cli.data.tensors import open_cache
@@ -23,6 +24,7 @@ from medart_cli.diffusion.losses import STATISTICS
 from medart_cli.diffusion.process import Times
 from medart_cli.errors import ConfigError, ImageError
 from medart_cli.finetune import optimizer as optimizers
+from medart_cli.finetune.buckets import describe_buckets, say_loss
 from medart_cli.finetune.hldf import AUTO, plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.rows import cache_folder, hash_base_once, name_base
@@ -166,12 +168,16 @@ def build_work(
         text_encoder = add(text_encoder, targets=text_targets).train()
     vae = family.load_vae(base, device)
     resolution = config.resolution or family.native_size(base, transformer, vae)
-    check_size(family, resolution, transformer, vae)
+    unit = check_size(family, resolution, transformer, vae)
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     reader = " ".join(hashes[part] for part in ("text_encoder", "text_encoder config", "tokenizer"))
     text_facts = f"{reader} {about.tokens} {precision}"
     coder = " ".join(hashes[part] for part in ("vae", "vae config"))
     image_facts = f"{coder} {resolution} {config.crop} {' '.join(STATISTICS)}"
+    buckets = [(resolution, resolution)]
+    if config.buckets:
+        buckets = list_buckets(resolution, unit)
+        image_facts += f" {buckets}"
     work = Work(
         config=config, accelerator=accelerator, base=base, kind=about, family=family, rows=rows,
         facts={
@@ -189,6 +195,7 @@ def build_work(
         latents=open_cache(image_cache, "latents", image_facts),
         texts=open_cache(cache, "text", text_facts),
         recompute=config.hldf_checkpoint, auto_hldf=config.hldf_every == AUTO,
+        unit=unit, buckets=buckets,
     )  # fmt: skip
     work.times = choose_times(work)
     if work.facts["demonstration"]:
@@ -253,23 +260,36 @@ def own_first(count: int) -> list[int]:
 def encode_rows(
     work: Work, rows: Sequence[HashedRecord], *, flips: Sequence[bool]
 ) -> list[HashedRecord]:
-    """Encode the images of some rows once; return those that can be read, and name the others."""
+    """Encode the images of some rows once; return those that can be read, and name the others.
+
+    Of those that can be, the shapes are noted.
+    """
     good = set()
     with progress("images", len(rows)) as bar:
         for place in own_first(len(rows)):
             row = rows[place]
             stop.check()
             try:
-                for flip in flips:
-                    if work.latents.folder is None:
-                        load_image(row.path)
-                    elif not work.latents.has(row.sha256, str(flip)):
-                        read_latents(work, row, flip, (0.5, 0.5))
+                work.shapes[row.sha256] = encode_row(work, row, flips)
                 good.add(place)
             except ImageError as error:
                 log.warning("%s; skipped", error)
             bar.advance()
     return [row for place, row in enumerate(rows) if place in good]
+
+
+def encode_row(work: Work, row: HashedRecord, flips: Sequence[bool]) -> Shape:
+    """Encode an image once, or read it where nothing is cached; return its shape in pixels."""
+    if work.latents.folder is None:
+        return find_bucket(load_image(row.path).size, work.buckets)
+    shape = work.buckets[0]
+    for flip in flips:
+        # Which bucket it has is known from its latents; the square is known without.
+        if len(work.buckets) > 1 or not work.latents.has(row.sha256, str(flip)):
+            sides = read_latents(work, row, flip, (0.5, 0.5))["mean"].shape[1:]
+            scale = work.family.latent_scale(work.vae)
+            shape = (scale * sides[0], scale * sides[1])
+    return shape
 
 
 def cache_images(work: Work) -> int:
@@ -279,6 +299,8 @@ def cache_images(work: Work) -> int:
     if not good:
         raise ConfigError(f"{work.config.data}: none of its {failures} images can be read")
     work.rows = good
+    work.facts["buckets"] = describe_buckets(work)
+    say_loss(work)
     return failures
 
 

@@ -258,10 +258,10 @@ def check_finite(work: Work, step: int, losses: dict[str, float]) -> None:
 def draw_batch(work: Work, number: int) -> Batch:
     """Draw the batch of a number, counted over micro-batches; each row from its own generator."""
     config, accelerator = work.config, work.accelerator
-    start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
+    number = number * accelerator.num_processes + accelerator.process_index
     names = plan_hldf(config).statistics
     drawn = []
-    for position in range(start, start + config.batch_size):
+    for position in work.batches[number]:
         row = work.rows[work.order[position]]
         generator = build_generator(config.seed, "train", position)
         chances = torch.rand(4, generator=generator).tolist()
@@ -335,7 +335,7 @@ def draw_statistics(
         latents = solve(
             denoise,
             noise.to(work.accelerator.device),
-            work.family.renew_scheduler(work.scheduler, work.side),
+            work.family.renew_scheduler(work.scheduler, noise.shape[2:].numel()),
             hldf.steps,
             grad_steps=hldf.grad_steps,
             recompute=stepwise,
@@ -418,14 +418,17 @@ def draw_preview(work: Work, step: int) -> None:
     config, images = work.config, []
     captions = list(dict.fromkeys(row.text or "" for row in work.rows))
     chosen = captions[:: max(1, len(captions) // config.preview_count)][: config.preview_count]
-    shape = read_latents(work, work.rows[0], False, (0.5, 0.5))["mean"].shape
+    shapes = {row.text or "": work.shapes[row.sha256] for row in reversed(work.rows)}
+    channels, scale = work.family.latent_channels(work.vae), work.family.latent_scale(work.vae)
     for index in range(config.preview_count):
-        noise = torch.randn(shape, generator=build_generator(config.seed, "preview", index))
+        sides = [side // scale for side in shapes[chosen[index % len(chosen)]]]
+        generator = build_generator(config.seed, "preview", index)
+        noise = torch.randn((channels, *sides), generator=generator)
         with torch.no_grad(), work.accelerator.autocast():
             latents = solve(
                 denoiser(work, [chosen[index % len(chosen)]], config.hldf_guidance),
                 noise[None].to(work.accelerator.device),
-                work.family.renew_scheduler(work.scheduler, work.side),
+                work.family.renew_scheduler(work.scheduler, noise.shape[1:].numel()),
                 PREVIEW_STEPS,
             )
             images.append(tensor_to_image(work.family.decode_latents(work.vae, latents)[0]))

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from medart_cli.data.buckets import Shape, find_bucket
 from medart_cli.data.images import fit_image, load_image
 from medart_cli.data.manifest import HashedRecord
 from medart_cli.data.tensors import TensorCache, image_to_tensor
@@ -20,7 +21,7 @@ from medart_cli.diffusion.losses import (
 from medart_cli.diffusion.process import PROCESSES, Process, Times
 from medart_cli.errors import RunError
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.order import RowOrder
+from medart_cli.finetune.order import BatchOrder, RowOrder
 from medart_cli.models import adapters
 from medart_cli.models.bases import Kind
 from medart_cli.models.families import Family
@@ -74,12 +75,21 @@ class Work:
     auto_hldf: bool = False  # whether N is to be chosen
     heldout: Heldout | None = None
     held: Sequence[str] = ()  # SHA-256 of each image that is held out, measured or not
+    unit: int = 1  # what the sides of images are multiples of
+    buckets: Sequence[Shape] = ()  # the shapes that images may get; without --buckets one square
+    shapes: dict[str, Shape] = field(default_factory=dict)  # of images that were read, by SHA-256
 
     @cached_property
     def order(self) -> RowOrder:
         """The order in which rows are trained on, once no more are left out."""
         labels = [row.label or "" for row in self.rows]
         return RowOrder(labels, self.config.seed, balance=self.config.balance)
+
+    @cached_property
+    def batches(self) -> BatchOrder:
+        """The order in which batches of them are."""
+        shapes = [self.shapes[row.sha256] for row in self.rows]
+        return BatchOrder(self.order, shapes, self.config.batch_size)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -89,7 +99,7 @@ class Work:
 
     @property
     def side(self) -> int:
-        """Side of the latents."""
+        """Side of the latents of a square."""
         return int(self.facts["resolution"]) // self.family.latent_scale(self.vae)
 
     @property
@@ -132,7 +142,8 @@ def read_latents(
 
     def encode() -> dict[str, Tensor]:
         image = load_image(row.path)
-        fitted = fit_image(image, work.facts["resolution"], work.config.crop, place)
+        shape = find_bucket(image.size, work.buckets)
+        fitted = fit_image(image, shape, work.config.crop, place)
         tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
         tensor = tensor.flip(3) if flip else tensor
         mean, std = work.family.encode_images(work.vae, tensor)

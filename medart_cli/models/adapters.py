@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.fsdp import FSDPModule
 
 from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.models.bases import BUCKETS, RESOLUTION
 from medart_cli.models.families import find_family
 from medart_cli.models.hub import check_loaded
 from medart_cli.models.parts import save_pipeline
@@ -213,7 +214,14 @@ def load_trained_text_encoder(
     return load_adapter(model, folder) if is_adapter(folder) else model
 
 
-def merge_run(base: Path, trained: Path, out: Path, *, resolution: int | None = None) -> None:
+def merge_run(
+    base: Path,
+    trained: Path,
+    out: Path,
+    *,
+    resolution: int | None = None,
+    buckets: Mapping[str, Any] | None = None,
+) -> None:
     """Write a run as a whole diffusers pipeline, in fp32, that needs neither peft nor medart.
 
     Args:
@@ -221,6 +229,7 @@ def merge_run(base: Path, trained: Path, out: Path, *, resolution: int | None = 
         trained: Run folder or checkpoint.
         out: Empty folder to fill.
         resolution: Image side, in pixels, that it was trained at.
+        buckets: What run.json says of its aspect buckets, if it has them.
     """
     cpu, family = torch.device("cpu"), find_family(base)
 
@@ -235,7 +244,8 @@ def merge_run(base: Path, trained: Path, out: Path, *, resolution: int | None = 
         save_part(text_encoder, folder / "text_encoder")
         return {"transformer", "text_encoder", "scheduler"}
 
-    save_pipeline(base, out, save, resolution)
+    notes = {} if resolution is None else {RESOLUTION: resolution, BUCKETS: buckets}
+    save_pipeline(base, out, save, notes)
     if resolution is not None:
         family.finish_merge(out, resolution)
 

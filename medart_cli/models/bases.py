@@ -19,6 +19,9 @@ from medart_cli.models.hub import (
 
 COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 WEIGHTS = ("text_encoder", "transformer", "vae")
+# What model_index.json of a merged run says of its training.
+RESOLUTION = "_medart_resolution"  # image side, pixels
+BUCKETS = "_medart_buckets"  # as run.json has them
 # In configs, who wrote them and in which number format; those that begin with _ are such too.
 NOTES = ("architectures", "dtype", "torch_dtype", "transformers_version")
 VOCABULARY = (".json", ".jinja", ".model", ".txt")  # endings of a tokenizer's files
@@ -210,6 +213,13 @@ def name_license(folder: Path) -> dict[str, str]:
         return {}
     kind = find_kind(folder)
     return {"license": kind.license, "forbids": kind.forbids}
+
+
+def read_buckets(folder: Path) -> dict[str, Any] | None:
+    """Return the aspect buckets that a merged run was trained with; None for other bases."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] | None = index.get(BUCKETS)
+    return found
 
 
 def is_demonstration(folder: Path) -> bool:

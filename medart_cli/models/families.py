@@ -34,7 +34,8 @@ class Family:
         load_text_encoder: The same -> the text encoder; `dropout` sets another one than its own.
         load_vae: Folder, device -> the autoencoder in fp32, frozen.
         load_scheduler: Folder -> the scheduler of its noise schedule.
-        renew_scheduler: Scheduler, side of latents -> one to draw with, that has seen no step.
+        renew_scheduler: Scheduler, number of latents of an image (h * w) -> one to draw with, that
+            has seen no step.
         recipe: Scheduler, side of latents -> how its makers drew the times of training: `uniform`
             or `logit-normal`, and the shift towards noise.
         read_prompts: Tokenizer, text encoder, prompts, `pad` (to `limit` tokens as its pipeline
@@ -90,15 +91,25 @@ def find_family(folder: Path) -> Family:
     return family
 
 
-def check_size(family: Family, resolution: int, transformer: Any, vae: Any) -> None:  # noqa: ANN401
-    """Check that an image side makes whole patches of latents.
+def check_size(
+    family: Family,
+    size: int | Sequence[int],
+    transformer: Any,  # noqa: ANN401 - of several classes
+    vae: Any,  # noqa: ANN401
+) -> int:
+    """Check that the sides of an image make whole patches of latents; return a patch's, in pixels.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: One does not.
     """
     unit = family.latent_scale(vae) * int(unwrap(transformer).config.patch_size)
-    if resolution % unit:
-        raise ConfigError(f"--resolution {resolution}: this base needs a multiple of {unit}")
+    if isinstance(size, int):
+        if size % unit:
+            raise ConfigError(f"--resolution {size}: this base needs a multiple of {unit}")
+    elif any(side % unit for side in size):
+        told = "x".join(map(str, size))
+        raise ConfigError(f"--size {told}: this base needs multiples of {unit}")
+    return unit
 
 
 def build_denoiser(

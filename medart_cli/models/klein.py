@@ -98,10 +98,10 @@ def load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
     return scheduler
 
 
-def renew_scheduler(scheduler: Any, side: int) -> KleinScheduler:  # noqa: ANN401 - of diffusers
-    """Return a scheduler of the same settings that has seen no step, for latents of a side."""
+def renew_scheduler(scheduler: Any, latents: int) -> KleinScheduler:  # noqa: ANN401 - of diffusers
+    """Return a scheduler of the same settings that has seen no step, for so many latents."""
     fresh: KleinScheduler = KleinScheduler.from_config(scheduler.config)
-    fresh.tokens = side**2
+    fresh.tokens = latents
     return fresh
 
 

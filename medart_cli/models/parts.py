@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medart_cli.errors import ConfigError, MissingModelError
-from medart_cli.models.bases import COMPONENTS
+from medart_cli.models.bases import COMPONENTS, RESOLUTION
 from medart_cli.models.hub import (
     check_loaded,
 )
 
 # An embedding that earlier diffusers kept in the transformer's file; nothing ever read it.
 SPARE = ("caption_projection.y_embedding",)
-
-
-RESOLUTION = "_medart_resolution"  # in model_index.json of a merged run: image side, pixels
 
 
 def load_part(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - of two libraries
@@ -42,12 +39,12 @@ def load_part(kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 -
     return model
 
 
-def renew_scheduler(scheduler: Any, side: int) -> Any:  # noqa: ANN401 - of several classes
+def renew_scheduler(scheduler: Any, latents: int) -> Any:  # noqa: ANN401 - of several classes
     """Return a scheduler of the same settings that has seen no step; one solve uses one up.
 
     Args:
         scheduler: Any of diffusers.
-        side: Of the latents, for families whose steps depend on it.
+        latents: How many an image has, for families whose steps depend on it.
     """
     return type(scheduler).from_config(scheduler.config)
 
@@ -139,7 +136,7 @@ def read_native_size(folder: Path) -> int | None:
 
 
 def save_pipeline(
-    base: Path, out: Path, save: Callable[[Path], set[str]], resolution: int | None
+    base: Path, out: Path, save: Callable[[Path], set[str]], notes: Mapping[str, Any]
 ) -> None:
     """Write a whole pipeline folder: what `save` writes, and all other parts copied from the base.
 
@@ -147,7 +144,7 @@ def save_pipeline(
         base: Pipeline folder of the base model.
         out: Folder to fill; empty.
         save: Writes parts below a folder, and returns their names.
-        resolution: Image side that was trained at; the base's own by default.
+        notes: More for model_index.json; None takes away what the base has.
     """
     saved = save(out)
     for part in set(COMPONENTS) - saved:
@@ -157,6 +154,8 @@ def save_pipeline(
     for part in ("transformer", "scheduler"):  # older folders name others
         config = next((out / part).glob("*config.json"))
         index[part] = ["diffusers", json.loads(config.read_text(encoding="utf-8"))["_class_name"]]
-    if resolution is not None:
-        index[RESOLUTION] = resolution
+    for name, value in notes.items():
+        index[name] = value
+        if value is None:
+            del index[name]
     (out / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from medart_cli import stop
+from medart_cli.data.buckets import Shape, batch_alike, list_buckets, parse_shape
 from medart_cli.data.images import save_png
 from medart_cli.data.manifest import (
     ManifestWriter,
@@ -32,6 +33,7 @@ from medart_cli.ranks import Part
 from medart_cli.sample.folder import Flags, own_file
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts
+from medart_cli.sample.shapes import choose_shapes, find_trained, wants_buckets
 from medart_cli.sample.source import Source, demonstration_mark
 
 ROUND_TOKENS = 1024 * 120  # of the prompts that are read at a time: embeddings of some GB
@@ -49,7 +51,8 @@ class Drawing:
     transformer: Any = None
     vae: Any = None
     scheduler: Any = None
-    resolution: int = 0
+    shape: Shape = (0, 0)  # of images that have no bucket
+    unit: int = 0  # what the sides of images are multiples of
     tokens: int = 0
 
     @property
@@ -73,7 +76,8 @@ def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], 
     """Draw what waits of a part of all batches, in rounds.
 
     So the text encoder and its output need not stay in memory. A batch holds the same rows whatever
-    is done of it and whoever draws it, since the rounding of a pass depends on its size.
+    is done of it and whoever draws it, since the rounding of a pass depends on its size. All of
+    them have one shape.
 
     Args:
         config: The options.
@@ -86,9 +90,9 @@ def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], 
     """
     drawing, (rows, part) = build_drawing(config, source), asked
     size, out = drawing.config.batch_size, drawing.config.out or Path()
-    starts = part.take(range(0, len(rows), size))
-    batches = [range(start, min(start + size, len(rows))) for start in starts]
-    waiting = [batch for batch in batches if not done[batch.start : batch.stop].all()]
+    shapes = find_shapes(drawing, rows)
+    batches = part.take(batch_alike(range(len(rows)), shapes.__getitem__, size))
+    waiting = [batch for batch in batches if not done[batch].all()]
     total, drawn = sum(map(len, waiting)), 0
     per_round = max(1, ROUND_TOKENS // find_kind(source.base).tokens // size)
     for start in range(0, len(waiting), per_round):
@@ -100,10 +104,23 @@ def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], 
             progress("sample", total, done=drawn) as bar,
         ):
             for batch in now:
-                draw_and_save(drawing, rows, batch, done, writer)
+                draw_and_save(drawing, rows, (batch, shapes[batch[0]]), done, writer)
                 bar.advance(count=len(batch))
                 drawn += len(batch)
-    return sum(int((~done[batch.start : batch.stop]).sum()) for batch in waiting)
+    return sum(int((~done[batch]).sum()) for batch in waiting)
+
+
+def find_shapes(drawing: Drawing, rows: Prompts) -> Sequence[Shape | None]:
+    """Return the shape of each image; None for that of all others."""
+    config, source = drawing.config, drawing.source
+    trained = find_trained(source)
+    if not wants_buckets(config, trained):
+        return [None] * len(rows)
+    if trained and config.resolution in (None, source.resolution):
+        return choose_shapes(rows, trained)
+    load_models(drawing)  # the base says what the sides are multiples of
+    buckets = dict.fromkeys(list_buckets(drawing.shape[0], drawing.unit), 0)
+    return choose_shapes(rows, buckets | {drawing.shape: 1})
 
 
 def renew_embeds(drawing: Drawing, prompts: set[str]) -> None:
@@ -152,21 +169,28 @@ def load_models(drawing: Drawing) -> None:
         source.base, source.trained, DTYPES[drawing.precision], device
     )
     vae = family.load_vae(source.base, device)
-    native = source.facts.get("resolution") or family.native_size(source.base, transformer, vae)
-    drawing.resolution = config.resolution or native
-    check_size(family, drawing.resolution, transformer, vae)
+    side = config.resolution or source.resolution
+    side = side or family.native_size(source.base, transformer, vae)
+    drawing.shape = parse_shape(config.size, "--size") if config.size else (side, side)
+    asked = drawing.shape if config.size else side
+    drawing.unit = check_size(family, asked, transformer, vae)
     drawing.transformer, drawing.vae = transformer, vae
     drawing.scheduler = family.load_scheduler(source.base)
     drawing.tokens = find_kind(source.base).tokens
 
 
 def draw_and_save(
-    drawing: Drawing, rows: Prompts, batch: range, done: Flags, writer: ManifestWriter
+    drawing: Drawing,
+    rows: Prompts,
+    asked: tuple[Sequence[int], Shape | None],
+    done: Flags,
+    writer: ManifestWriter,
 ) -> None:
     """Draw a batch, and keep what is not there; an image is on the disk before its line."""
-    config, out = drawing.config, drawing.config.out or Path()
+    config, out, (batch, shape) = drawing.config, drawing.config.out or Path(), asked
     prompts = [rows[row] for row in batch]
-    images = draw_images(drawing, batch, [prompt["text"] for prompt in prompts])
+    texts = [prompt["text"] for prompt in prompts]
+    images = draw_images(drawing, batch, texts, shape or drawing.shape)
     for row, prompt, image in zip(batch, prompts, images, strict=True):
         if done[row]:
             continue
@@ -183,13 +207,15 @@ def draw_and_save(
         )
 
 
-def draw_images(drawing: Drawing, rows: Sequence[int], prompts: Sequence[str]) -> list[Image.Image]:
+def draw_images(
+    drawing: Drawing, rows: Sequence[int], prompts: Sequence[str], shape: Shape
+) -> list[Image.Image]:
     """Draw one batch: the noise of each row from (seed, row), prompts padded to a fixed length."""
     config, device, family = drawing.config, drawing.device, drawing.family
-    side = drawing.resolution // family.latent_scale(drawing.vae)
-    shape = (family.latent_channels(drawing.vae), side, side)
+    scale, channels = family.latent_scale(drawing.vae), family.latent_channels(drawing.vae)
+    sides = (channels, shape[0] // scale, shape[1] // scale)
     noise = torch.stack(
-        [torch.randn(shape, generator=build_generator(config.seed, "sample", row)) for row in rows]
+        [torch.randn(sides, generator=build_generator(config.seed, "sample", row)) for row in rows]
     )
     texts = [drawing.embeds[prompt].to(device) for prompt in (*prompts, "")]
     embeds, mask = parts.pad_embeds(texts, drawing.tokens)
@@ -199,7 +225,7 @@ def draw_images(drawing: Drawing, rows: Sequence[int], prompts: Sequence[str]) -
     )
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=drawing.precision == "bf16")
     with torch.no_grad(), mixed:
-        scheduler = family.renew_scheduler(drawing.scheduler, side)
+        scheduler = family.renew_scheduler(drawing.scheduler, sides[1] * sides[2])
         latents = solve(denoise, noise.to(device), scheduler, config.steps)
         images = family.decode_latents(drawing.vae, latents)
     return [tensor_to_image(image) for image in images]

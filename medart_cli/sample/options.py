@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from typer import Argument, Option
 
+from medart_cli.data.buckets import parse_shape
 from medart_cli.errors import ConfigError
 from medart_cli.options import (
     MORE_THAN_ONE,
@@ -129,6 +130,18 @@ class SampleConfig(CommonConfig):
         int | None,
         _drawing_option(help="Image resolution (side in pixels); the run's by default.", min=16),
     ] = None
+    size: Annotated[
+        str | None,
+        _drawing_option(help="Height and width of all images, HEIGHTxWIDTH in pixels."),
+    ] = None
+    buckets: Annotated[
+        bool | None,
+        _drawing_option(
+            "--buckets/--no-buckets",
+            help="Draw each image at the bucket of its caption's image, instead of square; by "
+            "default as the run was trained.",
+        ),
+    ] = None
     steps: Annotated[int, _drawing_option(help="Number of inference (solver) steps.", min=1)] = 20
     guidance: Annotated[
         float, _drawing_option(help="Guidance scale (classifier-free); 1 for none.", min=1)
@@ -155,6 +168,7 @@ class SampleConfig(CommonConfig):
         super().__post_init__()
         parse_levels(self.folders)
         self._check_resolution(self.resolution)
+        self._check_shape()
         parse_shard(self.shard)
         if self.shard is not None and (self.overwrite or self.out is None or self.merge_to):
             raise ConfigError("--shard: needs --out, without --overwrite and --merge-to")
@@ -172,3 +186,10 @@ class SampleConfig(CommonConfig):
             raise ConfigError("--split: needs --from, which is missing")
         if self.per_label is not None and (self.from_data is None or self.count is not None):
             raise ConfigError("--per-label needs --from, and cannot be used with --count")
+
+    def _check_shape(self) -> None:
+        if self.size is None:
+            return
+        parse_shape(self.size, "--size")
+        if self.resolution is not None or self.buckets is not None:
+            raise ConfigError("--size: says the shape; leave out --resolution and --buckets")

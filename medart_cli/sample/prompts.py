@@ -53,6 +53,11 @@ class Prompts:
         fields = {"text": self.profile.simple_caption(record.label) if text is None else text}
         return fields | ({"label": record.label} if record.label else {})
 
+    def find_path(self, row: int) -> Path | None:
+        """Return the file of the image whose caption a row is, if it is there."""
+        path = self.records[int(self.order[row])].path if self.account else None
+        return path if path and path.is_file() else None
+
     def find_source(self, row: int) -> dict[str, Any] | None:
         """Say whose caption a row is: `image`, `sha256`, `split` and `group_id`, if known.
 

@@ -23,6 +23,7 @@ from medart_cli.sample.folder import finish, finished_rows, list_manifests, say_
 from medart_cli.sample.held import read_held
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts, read_prompts
+from medart_cli.sample.shapes import check_buckets
 from medart_cli.sample.source import Source, demonstration_mark, find_source, merge
 from medart_cli.versions import read_versions
 
@@ -35,6 +36,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
     rows = read_prompts(config, source.facts, read_held(source.trained, source.facts))
+    check_buckets(config, source, rows)
     part = own_part(parse_shard(config.shard))
     output = describe_output(config, config.out, source, rows)
     begun = [config.out / name for name in (MANIFEST_NAME, PARTS_NAME)]

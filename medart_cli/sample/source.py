@@ -35,6 +35,12 @@ class Source:
     facts: dict[str, Any]
     mark: str
 
+    @property
+    def resolution(self) -> int | None:
+        """Side of the square, in pixels, that the run was trained at; None for a plain base."""
+        side: int | None = self.facts.get("resolution")
+        return side
+
 
 def find_source(config: SampleConfig) -> Source:
     """Find the run, checkpoint or base that is asked for, and check that its base is the same.
@@ -73,8 +79,10 @@ def merge(source: Source, out: Path) -> None:
         from medart_cli.models import adapters
 
     def write(folder: Path) -> None:
-        side = source.facts.get("resolution")
-        adapters.merge_run(source.base, source.trained, folder, resolution=side)
+        adapters.merge_run(
+            source.base, source.trained, folder,
+            resolution=source.resolution, buckets=source.facts.get("buckets"),
+        )  # fmt: skip
         checkpoints.copy_hashes(source.trained, folder)
         if source.facts:
             card = build_merged_card(

@@ -182,6 +182,10 @@ def _list_settings(run: Facts) -> dict[str, str]:
     rate += f" after {it['warmup_steps']} steps of linear warmup" if it["warmup_steps"] else ""
     eight = it["optimizer"] == "adamw8bit"
     crops = {"center": "center crop", "pad": "padded to a square", "random": "random crop"}
+    if run.get("buckets"):
+        margin = "padded" if it["crop"] == "pad" else "cropped"
+        shapes = plural(len(run["buckets"]["images"]), "shape")
+        crops[it["crop"]] = f"aspect buckets ({shapes} of about this area, margins {margin})"
     crop = crops[it["crop"]] + ", horizontal flips" * it["flip"]
     found = {
         "Resolution": f"{run['resolution']} pixels, {crop}",
@@ -226,7 +230,8 @@ def tell_sampling(facts: Facts, runs: Mapping[str, Facts]) -> str:
     }
     text = "For each arm and seed one image was drawn for each test image"
     text += ", with as many of each label" if facts["real"]["labels"] else ""
-    noise = len({(it["base_name"], it["resolution"]) for it in runs.values()}) < 2
+    alike = {(it["base_name"], it["resolution"], bool(it.get("buckets"))) for it in runs.values()}
+    noise = len(alike) < 2
     return (
         f"### Sampling\n\n{text}. The captions are those of training images, chosen at random by "
         f"the seed. Images were drawn with {word_by_arm(each)}. All arms of a seed have the same "
@@ -241,4 +246,8 @@ def _word_sampling(options: Facts, run: Facts | None) -> str:
     text = f"{plural(options['steps'], 'step')} of {solver}, "
     scale = options["guidance"]
     text += f"classifier-free guidance [@guidance] of {scale:g}" if scale > 1 else "no guidance"
-    return text + (f", at {options['resolution']} pixels" if "resolution" in options else "")
+    if "size" in options:
+        return text + f", at {options['size']} pixels (height x width)"
+    text += f", at {options['resolution']} pixels" if "resolution" in options else ""
+    trained = bool(run and run.get("buckets"))
+    return text + (", at the shapes of real images" if options.get("buckets", trained) else "")

@@ -97,6 +97,8 @@ def list_commands(plan: Plan, arm: Arm, seed: int) -> list[list[str]]:
         settings = cli.read_options(["finetune", "-", "--out", "-", *own["finetune"]]).settings()
         drawn_by = settings["base"]
         size = ["--resolution", str(settings["resolution"])] if "resolution" in settings else []
+        size += ["--buckets"] if settings["buckets"] else []
+        size = [] if "--size" in own["sample"] else size
     else:
         words = ["finetune", training, "--root", train, *real, *own["finetune"], *arm.finetune]
         commands.append([*words, "--out", drawn_by, *ends])

@@ -222,7 +222,7 @@ def compare(name: str, place: Path, options: argparse.Namespace) -> None:
     text, empty = (embeds[:1], mask[:1]), (embeds[1:], mask[1:])
     denoise = build_denoiser(family, drawing.transformer, text, empty, guidance)
     with torch.no_grad():
-        scheduler = family.renew_scheduler(drawing.scheduler, latents)
+        scheduler = family.renew_scheduler(drawing.scheduler, latents**2)
         drawn = family.decode_latents(vae, solve(denoise, noise, scheduler, steps))
     ours = drawn[0].clamp(-1, 1).permute(1, 2, 0).cpu().numpy() / 2 + 0.5
     del drawing, denoise, vae

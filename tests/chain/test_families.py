@@ -86,7 +86,7 @@ def test_the_gradient_of_the_color_loss_agrees_with_finite_differences(kind):
         denoise = build_denoiser(
             family, transformer, (embeds[:1], mask[:1]), (embeds[1:], mask[1:]), 4.5
         )
-        latents = solve(denoise, noise, Doubled(family.renew_scheduler(scheduler, 4)), 3)
+        latents = solve(denoise, noise, Doubled(family.renew_scheduler(scheduler, 16)), 3)
         return color_moments(family.decode_latents(vae, latents)).square().sum()
 
     gradient = torch.autograd.grad(find_loss(), weight)[0]
@@ -210,3 +210,24 @@ def test_a_broken_part_is_named(kind, images, tmp_path, medart):
         "--freeze-text-encoder", "--resolution", kind[2],
     )  # fmt: skip
     assert code == 4 and "text_encoder" in err
+
+
+def test_with_buckets_a_run_trains_resumes_and_draws_at_the_shape_of_its_images(
+    kind, train, images, tmp_path, medart
+):
+    buckets = ("--buckets", "--resolution", 2 * kind[2])
+    whole, half = train("whole", *buckets, "--merge"), train("half", *buckets, steps=2)
+    train("half", *buckets)
+    assert same(weights(whole), weights(half))
+    (name,) = json.loads((whole / "run.json").read_text())["buckets"]["images"]
+    height, width = map(int, name.split("x"))
+    assert height < 2 * kind[2] < width  # images of 40 x 32 pixels
+    drawn = {}
+    for source in (whole, whole / "merged"):
+        out = tmp_path / f"drawn-{source.name}"
+        code, _, err = medart("sample", source, "--from", images, "--count", 2, "--steps", 3,
+                              "--out", out, "--device", "cpu")  # fmt: skip
+        assert code == 0, err
+        drawn[source.name] = np.asarray(Image.open(out / "000001.png"), float)
+        assert drawn[source.name].shape == (height, width, 3)
+    assert abs(drawn["whole"] - drawn["merged"]).max() <= 1

@@ -68,7 +68,7 @@ def latents_of(transformer, base, prompt, noise):
         denoise = build_denoiser(
             klein.FAMILY, transformer, (embeds[:1], mask[:1]), (embeds[1:], mask[1:]), 4.0
         )
-        scheduler = klein.renew_scheduler(klein.load_scheduler(base), noise.shape[-1])
+        scheduler = klein.renew_scheduler(klein.load_scheduler(base), noise.shape[-1] ** 2)
         return solve(denoise, noise, scheduler, 3)
 
 

@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from medart_cli.data.images import _say_range, fit_image, load_image, save_png, tile_images
+from medart_cli.data.images import (
+    _say_range,
+    fit_image,
+    load_image,
+    read_size,
+    save_png,
+    tile_images,
+)
 from medart_cli.errors import ImageError
 
 REAL = Path(__file__).parents[2] / "../shared/data/isic2017_dermoscopy"
@@ -78,6 +85,32 @@ def test_exif_orientation_is_applied(tmp_path, orientation, form):
     options = {"lossless": True} if form == "WEBP" else {}
     loaded = load_pixels(tmp_path, Image.fromarray(PIXELS), form, exif=exif, **options)
     assert np.array_equal(loaded, UPRIGHT[orientation](PIXELS))
+    assert read_size(tmp_path / "image") == loaded.shape[1::-1]
+
+
+def test_the_size_is_upright_where_the_orientation_stands_behind_the_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(PIXELS), "PNG")
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    loaded = load_bytes(tmp_path, data[:-12] + chunk + data[-12:])
+    assert read_size(tmp_path / "image") == loaded.size == (6, 9)
+
+
+def test_the_size_is_read_without_decoding(tmp_path, monkeypatch):
+    for form in ("PNG", "JPEG", "TIFF", "WEBP"):
+        path = tmp_path / form
+        path.write_bytes(encode(Image.fromarray(PIXELS), form))
+        with monkeypatch.context() as patch:
+            patch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+            assert read_size(path) == (9, 6)
+
+
+def test_the_size_of_what_is_no_image_is_an_image_error(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match="not an image of a known format"):
+        read_size(tmp_path / "a.png")
 
 
 def test_exif_orientation_of_a_jpeg_is_applied(tmp_path):
@@ -848,6 +881,14 @@ def test_images_are_tiled_row_by_row():
     assert (sheet[4:, :4] == colors[2]).all() and (sheet[4:, 5:] == 255).all()
 
 
+def test_images_of_several_shapes_are_tiled_in_the_middle_of_their_cells():
+    tiles = [Image.new("RGB", size, "black") for size in ((4, 2), (2, 4))]
+    sheet = np.array(tile_images(tiles, columns=2, gap=1)).all(axis=2)
+    assert sheet.shape == (4, 9)
+    assert not sheet[1:3, :4].any() and sheet[0, :5].all() and sheet[3, :5].all()
+    assert not sheet[:, 6:8].any() and sheet[:, 5].all() and sheet[:, 8].all()
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real images here")
 def test_real_images_are_read():
     paths = sorted(REAL.rglob("*.jpg"))[:8]
@@ -881,6 +922,7 @@ def test_the_shared_cases_are_right_or_refused(name, right):
             load_image(CASES / name)
     elif isinstance(right, tuple):
         assert load_image(CASES / name).size == right
+        assert read_size(CASES / name) == right
     else:
         mean = pixels_of(load_image(CASES / name)).mean(axis=(0, 1))
         assert np.abs(mean - right).max() < 1  # the uncompressed one has the same

@@ -51,15 +51,16 @@ def encode(base, prompts):
         ("alpha_1024", PixArtAlphaPipeline),
     ],
 )
+@pytest.mark.parametrize("sides", [(8, 8), (4, 12)])
 def test_latents_are_those_of_the_pipeline_for_the_same_noise(
-    request, fixture, kind, guidance, steps
+    request, fixture, kind, guidance, steps, sides
 ):
     base = request.getfixturevalue(fixture)
-    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(2, 4, *sides, generator=torch.Generator().manual_seed(1))
     scale = 8 if fixture == "alpha_1024" else 2
     expected = kind.from_pretrained(base)(
         PROMPTS, num_inference_steps=steps, guidance_scale=guidance, latents=noise.clone(),
-        height=8 * scale, width=8 * scale, output_type="latent", clean_caption=False,
+        height=sides[0] * scale, width=sides[1] * scale, output_type="latent", clean_caption=False,
         use_resolution_binning=False, max_sequence_length=find_kind(base).tokens,
     ).images  # fmt: skip
     transformer = pixart.load_transformer(base, torch.float32, CPU)

@@ -12,6 +12,7 @@ from medart_cli.evaluate.membership import (
     find_times,
     measure_losses,
     measure_membership,
+    read_posteriors,
     tell_membership,
     word_alike,
 )
@@ -68,7 +69,7 @@ def test_times_are_drawn_as_the_run_drew_them(small_base):
 def rows(tmp_path):
     random = np.random.default_rng(0)
     for i in range(4):
-        pixels = random.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        pixels = random.integers(0, 255, (16, 26, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     return [Record({"file_name": f"{i}.png"}, tmp_path, "m:1") for i in range(4)]
 
@@ -94,6 +95,21 @@ def test_the_loss_of_an_image_does_not_depend_on_its_batch_and_a_run_of_no_chang
     half = measure_losses(build_config(precision="bf16"), run, rows, texts)
     assert not torch.equal(half, found)
     torch.testing.assert_close(half, found, rtol=0.1, atol=0)
+
+
+def test_a_run_with_buckets_is_asked_at_their_shapes(small_base, rows):
+    Image.open(rows[1].path).rotate(90, expand=True).save(rows[1].path)
+    texts = ["a red lesion", "a nevus", "a", "a nevus"]
+    plain = build_run(small_base)
+    run = build_run(small_base, buckets={"unit": 4, "largest_loss": 0.2, "images": {}})
+    posteriors, scale = read_posteriors(run, rows, torch.device("cpu"))
+    shapes = [tuple(scale * side for side in it["mean"].shape[1:]) for it in posteriors]
+    assert shapes == [(12, 20), (20, 12), (12, 20), (12, 20)]
+    found = measure_losses(build_config(batch_size=3), run, rows, texts)
+    alone = measure_losses(build_config(batch_size=1), run, rows, texts)
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=0)
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found, measure_losses(build_config(), plain, rows, texts), rtol=1e-4)
 
 
 def save_set(folder, count, **fields):

@@ -145,12 +145,14 @@ def test_a_part_that_lacks_a_weight_is_refused(base, tmp_path, part, file, weigh
             getattr(klein, f"load_{part}")(tmp_path / "base", torch.float32, CPU)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_latents_are_those_of_its_pipeline(base, pipeline, guidance):
-    noise = torch.randn(2, 16, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(
+    ("guidance", "sides"), [(1.0, (SIDE, SIDE)), (4.0, (SIDE, SIDE)), (4.0, (4, 12))]
+)
+def test_latents_are_those_of_its_pipeline(base, pipeline, guidance, sides):
+    noise = torch.randn(2, 16, *sides, generator=torch.Generator().manual_seed(0))
     theirs = pipeline(
         prompt=PROMPTS, num_inference_steps=5, guidance_scale=guidance, latents=noise,
-        height=4 * SIDE, width=4 * SIDE, output_type="latent",
+        height=4 * sides[0], width=4 * sides[1], output_type="latent",
     ).images  # fmt: skip
     transformer = klein.load_transformer(base, torch.float32, CPU)
     embeds, mask = read(base, [*PROMPTS, ""])
@@ -158,7 +160,7 @@ def test_latents_are_those_of_its_pipeline(base, pipeline, guidance):
         klein.FAMILY, transformer, (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:]), guidance
     )
     with torch.no_grad():
-        scheduler = klein.renew_scheduler(klein.load_scheduler(base), SIDE)
+        scheduler = klein.renew_scheduler(klein.load_scheduler(base), sides[0] * sides[1])
         ours = solve(denoise, noise, scheduler, 5)
     variance = pipeline.vae.bn.running_var.view(1, -1, 1, 1) + pipeline.vae.config.batch_norm_eps
     ours = ours * variance.sqrt() + pipeline.vae.bn.running_mean.view(1, -1, 1, 1)
@@ -302,7 +304,7 @@ class Toy:
         recompute_blocks(self.transformer, blocks)
         recompute_blocks(self.vae, blocks)
         denoise = build_denoiser(klein.FAMILY, self.transformer, self.text, self.empty, 4.0)
-        scheduler = klein.renew_scheduler(self.scheduler, 4)
+        scheduler = klein.renew_scheduler(self.scheduler, 16)
         step = scheduler.step
 
         def step_in_float64(*arguments, **options):  # the stock one lifts latents to float32

@@ -67,9 +67,9 @@ def test_a_prompt_that_is_too_long_is_cut_as_its_pipeline_cuts_it(base, pipeline
     torch.testing.assert_close(embeds, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.5])
-def test_latents_are_those_of_its_pipeline(base, pipeline, guidance):
-    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("guidance", "sides"), [(1.0, (8, 8)), (4.5, (8, 8)), (4.5, (4, 12))])
+def test_latents_are_those_of_its_pipeline(base, pipeline, guidance, sides):
+    noise = torch.randn(2, 4, *sides, generator=torch.Generator().manual_seed(0))
     theirs = pipeline(
         PROMPTS, num_inference_steps=5, guidance_scale=guidance, latents=noise, height=32, width=32,
         output_type="latent", use_resolution_binning=False,
