@@ -50,6 +50,12 @@ def _tell_hldf(facts: dict[str, Any]) -> str:
     return f"with the HLDF color loss ({kind}) in {count} of them"
 
 
+def _tell_format(facts: dict[str, Any]) -> str:
+    """Say how the base under the adapters was stored; runs of before there was a choice do not."""
+    stored = facts.get("base_format")
+    return f" (on a base in {stored})" if stored else ""
+
+
 def build_merged_card(facts: dict[str, Any], pipeline: str, call: str) -> str:
     """Write the model card of a merged run: how diffusers generates the same images as medart.
 
@@ -71,7 +77,8 @@ def build_merged_card(facts: dict[str, Any], pipeline: str, call: str) -> str:
 ---
 # {_name(facts)} fine-tuned with medart, merged into a complete pipeline
 {notice}{_word_license(facts)}
-Trained at {side} pixels. `medart sample` generates images at that size, and so does diffusers with
+Trained at {side} pixels{_tell_format(facts)}.
+`medart sample` generates images at that size, and so does diffusers with
 
 ```python
 from diffusers import {pipeline}
@@ -107,7 +114,8 @@ def build_card(facts: dict[str, Any]) -> str:
 ---
 # {_name(facts)} fine-tuned with medart on {data["images"]} medical images
 
-{facts["method"]} on {trained}, {facts["step"]} optimizer steps at {facts["resolution"]} pixels,
+{facts["method"]} on {trained}{_tell_format(facts)},
+{facts["step"]} optimizer steps at {facts["resolution"]} pixels,
 {_tell_hldf(facts)} (Med-Art, arXiv 2506.20449).
 {notice}
 ## Intended use

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from typer import Argument, Option
 
@@ -38,6 +38,7 @@ class SampleConfig(CommonConfig):
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
         ("precision", ("fp32",), "--precision bf16"),
+        ("base_format", (None, "full"), "--base-format nf4"),
         ("resolution", None, "a smaller --resolution"),
     )
 
@@ -55,6 +56,14 @@ class SampleConfig(CommonConfig):
             "be the same."
         ),
         RUN_ONLY,
+    ] = None
+    base_format: Annotated[
+        Literal["full", "bf16", "int8", "nf4"] | None,
+        _model_option(
+            help="Quantization of the base model, with the run's adapters unmerged on it; full for "
+            "none. By default as the run was trained. int8 and nf4 need bitsandbytes: pip install "
+            "bitsandbytes."
+        ),
     ] = None
     out: Annotated[
         Path | None,
@@ -164,3 +173,8 @@ class SampleConfig(CommonConfig):
             raise ConfigError("--split: needs --from, which is missing")
         if self.per_label is not None and (self.from_data is None or self.count is not None):
             raise ConfigError("--per-label needs --from, and cannot be used with --count")
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that have no effect in some calls."""
+        merged = "without --out: --merge-to writes full precision"
+        return [(self.out is None, merged, "base_format")]

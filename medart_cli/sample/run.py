@@ -17,13 +17,20 @@ from medart_cli.data.manifest import (
 )
 from medart_cli.data.output import Output, open_output
 from medart_cli.log import log
+from medart_cli.models.bases import check_format
 from medart_cli.options import parse_shard
 from medart_cli.ranks import is_first, own_part, wait_for_all
 from medart_cli.sample.folder import finish, finished_rows, list_manifests, say_what_is_left
 from medart_cli.sample.held import read_held
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts, read_prompts
-from medart_cli.sample.source import Source, demonstration_mark, find_source, merge
+from medart_cli.sample.source import (
+    Source,
+    choose_format,
+    demonstration_mark,
+    find_source,
+    merge,
+)
 from medart_cli.versions import read_versions
 
 
@@ -34,6 +41,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
         merge(source, config.merge_to)
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
+    check_format(choose_format(config, source))
     rows = read_prompts(config, source.facts, read_held(source.trained, source.facts))
     part = own_part(parse_shard(config.shard))
     output = describe_output(config, config.out, source, rows)
@@ -62,6 +70,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
             "result": str(config.out), "images": len(rows), "drawn": drawn,
             "failures": 0, "inputs": [rows.account.facts()] if rows.account else [],
             "run": source.mark, "run_folder": str(source.trained.resolve()),
+            "base_format": choose_format(config, source),
             **demonstration_mark(source), "versions": read_versions(),
         }  # fmt: skip
         if config.shard is not None:
