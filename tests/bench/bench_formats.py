@@ -26,17 +26,17 @@ from tests.bench.bench_shapes import SHAPES
 
 FORMATS = (None, "bf16", "int8", "nf4")
 COMMON = (
-    "--base tiny --resolution 64 --batch-size 8 --learning-rate 1e-3 --lr-schedule cosine "
+    "--base tiny --resolution 64 --batch-size 4 --learning-rate 1e-3 --lr-schedule cosine "
     "--rank 16 --balance --preview-every 0 --hldf-every 10 --hldf-checkpoint none "
-    "--val-fraction 0.2 --val-every 1000"
+    "--val-fraction 0.2 --val-every 1000 --val-count 32"
 )
 BITS = {None: 16, "int8": 8, "nf4": 4.127}  # of a weight; QLoRA, section 3
 
 
-def train(images: Path, run: Path, base_format: str | None, seed: int, steps: int) -> dict:
+def train(images: Path, run: Path, base_format: str, seed: int, steps: int) -> dict:
     """Fine-tune in a format; return the facts of the run."""
     if not (run / "run.json").is_file():
-        stored = f"--base-format {base_format}" if base_format else ""
+        stored = "" if base_format == "full" else f"--base-format {base_format}"
         medart(
             f"finetune {images}/train-simple.jsonl {COMMON} {stored} --steps {steps} "
             f"--seed {seed} --out {run}"
@@ -69,10 +69,9 @@ def compare(options: argparse.Namespace) -> None:
     for seed in options.seeds:
         folder = options.out / f"seed-{seed}"
         write_sets(options.data / options.set, options.profile, folder, seed)
-        for base_format in FORMATS:
-            name = base_format or "full"
+        for name in options.formats:
             run = folder / name
-            facts = train(folder / "images", run, base_format, seed, options.steps)
+            facts = train(folder / "images", run, name, seed, options.steps)
             figures = facts["figures"]
             seconds = figures["seconds"] / options.steps
             losses = [figures["heldout"]["val_loss_before"], figures["heldout"]["val_loss"]]
@@ -129,9 +128,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--set", default="isic2017_dermoscopy")
     parser.add_argument("--profile", default="dermoscopy")
-    parser.add_argument("--count", type=int, default=50, help="images drawn a label")
+    parser.add_argument("--count", type=int, default=40, help="images drawn a label")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--formats", nargs="+", default=["full", "int8", "nf4"])
     parser.add_argument("--bytes", action="store_true")
     options = parser.parse_args()
     if options.bytes:
