@@ -72,8 +72,8 @@ def quantize(model: Any, base_format: str, dtype: torch.dtype, device: torch.dev
     model.is_loaded_in_4bit = base_format == "nf4"  # for peft, which has a LoRA layer for these
     model.to(device)
     log.info(
-        "%s in %s: %.3g GB of weights instead of %.3g", type(model).__name__, base_format,
-        count_bytes(model) / 1e9, before / 1e9,
+        "%s in %s: %.1f MB of weights instead of %.1f", type(model).__name__, base_format,
+        count_bytes(model) / 1e6, before / 1e6,
     )  # fmt: skip
     return model
 

@@ -2,6 +2,7 @@
 
     python -m tests.bench.bench_formats DATA OUT    # the tiny base on real images
     python -m tests.bench.bench_formats --bytes     # published sizes, counted, without weights
+    python -m tests.bench.bench_formats --passes    # PixArt-XL's transformer, random weights: times
 
 DATA/FOLDER/<class>/*.jpg; half of each class to train on (a fifth of it held out), half to test, by
 seed, at 64 pixels. Every run is the plain commands: `finetune` of the `tiny` base in each format,
@@ -13,15 +14,18 @@ again.
 import argparse
 import json
 import os
+import sys
+import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from medart_cli.models import quantized
+from medart_cli.cli import call
+from medart_cli.models import adapters, pixart, quantized
 from medart_cli.models.hub import embedded_model
-from medart_cli.models.pixart import load_text_encoder, load_transformer
-from tests.bench.bench_hldf import CHANNELS, medart, write_sets
+from tests.bench.bench_hldf import CHANNELS, write_sets
 from tests.bench.bench_shapes import SHAPES
 
 FORMATS = (None, "bf16", "int8", "nf4")
@@ -33,9 +37,18 @@ COMMON = (
 BITS = {None: 16, "int8": 8, "nf4": 4.127}  # of a weight; QLoRA, section 3
 
 
+def medart(line: str) -> None:
+    """Run a command in this process, since loading the libraries takes longer than most of them."""
+    with redirect_stdout(sys.stderr):
+        code = call([*line.split(), "--quiet"])
+    if code:
+        sys.exit(f"medart {line}: {code}")
+
+
 def train(images: Path, run: Path, base_format: str, seed: int, steps: int) -> dict:
     """Fine-tune in a format; return the facts of the run."""
-    if not (run / "run.json").is_file():
+    facts = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
+    if facts.get("status") != "done":
         stored = "" if base_format == "full" else f"--base-format {base_format}"
         medart(
             f"finetune {images}/train-simple.jsonl {COMMON} {stored} --steps {steps} "
@@ -96,7 +109,10 @@ def count_tiny() -> None:
     """Print the bytes of the tiny base's parts in each format, as they lie in memory."""
     cpu, folder = torch.device("cpu"), embedded_model("base")
     print("| tiny, kB | fp32 | bf16 | int8 | nf4 |\n|---|---|---|---|---|")
-    for name, load in (("transformer", load_transformer), ("text encoder", load_text_encoder)):
+    for name, load in (
+        ("transformer", pixart.load_transformer),
+        ("text encoder", pixart.load_text_encoder),
+    ):
         sizes = [
             quantized.count_bytes(
                 quantized.load_frozen_base(load, folder, torch.float32, cpu, base_format)
@@ -121,6 +137,43 @@ def count_published() -> None:
             print(f"| {' | '.join(cells)} |")
 
 
+def time_passes(rounds: int = 5) -> None:
+    """Print what a forward and backward pass of PixArt-XL with LoRA takes in each format.
+
+    Random weights, bf16, 256 tokens, 120 tokens of text, 2 threads; formats take turns.
+    """
+    torch.set_num_threads(2)
+    models, taken = {}, {}
+    for name in ("full", "int8", "nf4"):
+        torch.manual_seed(0)
+        torch.set_default_dtype(torch.bfloat16)
+        model = SHAPES["pixart"][2]().requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+        if name != "full":
+            quantized.quantize(model, name, torch.bfloat16, torch.device("cpu"))
+        taken[name] = quantized.count_bytes(model)
+        models[name] = adapters.add_adapter(
+            model, "lora", rank=8, alpha=None, targets=pixart.FAMILY.targets
+        )
+    latents, text = torch.randn(1, 4, 32, 32), torch.randn(1, 120, 4096).bfloat16()
+    mask, times = torch.ones(1, 120, dtype=torch.long), torch.tensor([500])
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            started = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16):
+                found = pixart.predict_noise(model, latents, times, text, mask)
+            found.square().mean().backward()
+            seconds[name].append(time.perf_counter() - started)
+    print(
+        "| format | GB of weights | s forward and backward (median) | of full |\n|---|---|---|---|"
+    )
+    for name, values in seconds.items():
+        ratios = [own / other for own, other in zip(values, seconds["full"], strict=True)]
+        cells = f"{taken[name] / 1e9:.2f} | {np.median(values):.2f} | {np.median(ratios):.2f}"
+        print(f"| {name} | {cells} |")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser()
@@ -128,18 +181,22 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--set", default="isic2017_dermoscopy")
     parser.add_argument("--profile", default="dermoscopy")
-    parser.add_argument("--count", type=int, default=40, help="images drawn a label")
+    parser.add_argument("--count", type=int, default=25, help="images drawn a label")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--formats", nargs="+", default=["full", "int8", "nf4"])
     parser.add_argument("--bytes", action="store_true")
+    parser.add_argument("--passes", action="store_true")
     options = parser.parse_args()
+    if options.passes:
+        time_passes()
+        return
     if options.bytes:
         count_tiny()
         print()
         count_published()
         return
-    os.environ["BENCH_CACHE"] = str(options.out / "cache")
+    os.environ["MEDART_CACHE"] = str(options.out / "cache")
     compare(options)
 
 
