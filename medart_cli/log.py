@@ -35,6 +35,8 @@ def start_log(*, quiet: bool = False, verbose: bool = False, silent: bool = Fals
     # It says, at each start, that a home folder may not be written to, where it keeps what it
     # knows of fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    # peft loads it, and it says on some CPUs that a kernel is missing that medart does not use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     log.setLevel(logging.ERROR if silent else level)
 

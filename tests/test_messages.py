@@ -28,6 +28,7 @@ RIGHT = {
     ("models/hub.py", "--include"): "of hf download",
     ("models/hub.py", "--local-dir"): "of hf download",
     ("models/bases.py", "--base"): "a default; sample passes RUN",
+    ("models/bases.py", "--base-format"): "caption and doctor load no base",
     ("models/families.py", "--resolution"): "caption and doctor draw nothing",
     ("doctor/run.py", "--shm-size"): "of docker run",
     ("doctor/models.py", "--create-dirs"): "of curl",

@@ -50,14 +50,20 @@ def _tell_hldf(facts: dict[str, Any]) -> str:
     return f"with the HLDF color loss ({kind}) in {count} of them"
 
 
+def _tell_format(facts: dict[str, Any]) -> str:
+    """Say how the base under the adapters was stored; runs of before there was a choice do not."""
+    stored = facts.get("base_format")
+    return f" (on a base in {stored})" if stored else ""
+
+
 def _tell_shapes(facts: dict[str, Any]) -> str:
     side, buckets = facts["resolution"], facts.get("buckets")
     if not buckets:
-        return f"Trained at {side} pixels."
+        return f"Trained at {side} pixels{_tell_format(facts)}."
     shapes = ", ".join(f"{name} ({count})" for name, count in buckets["images"].items())
     return (
         f"Trained with aspect buckets of about {side} x {side} pixels, height x width (images): "
-        f"{shapes}."
+        f"{shapes}{_tell_format(facts)}."
     )
 
 
@@ -83,8 +89,8 @@ def build_merged_card(facts: dict[str, Any], pipeline: str, call: str) -> str:
 ---
 # {_name(facts)} fine-tuned with medart, merged into a complete pipeline
 {notice}{_word_license(facts)}
-{_tell_shapes(facts)} `medart sample` generates images at {"these" if buckets else "that size"},
-and so does diffusers with
+{_tell_shapes(facts)} `medart sample` generates images at
+{"these" if buckets else "that size"}, and so does diffusers with
 
 ```python
 from diffusers import {pipeline}
@@ -124,7 +130,8 @@ def build_card(facts: dict[str, Any]) -> str:
 ---
 # {_name(facts)} fine-tuned with medart on {data["images"]} medical images
 
-{facts["method"]} on {trained}, {facts["step"]} optimizer steps at {facts["resolution"]} pixels,
+{facts["method"]} on {trained}{_tell_format(facts)},
+{facts["step"]} optimizer steps at {facts["resolution"]} pixels,
 {_tell_hldf(facts)} (Med-Art, arXiv 2506.20449).{_add_shapes(facts)}
 {notice}
 ## Intended use

@@ -23,7 +23,10 @@ from medart_cli.log import log
 # What medart computes with, in the order that tells best which one is broken.
 IMPORTED = ("torch", "torchvision", "transformers", "diffusers", "peft", "timm", "accelerate")
 OPTIONAL = {
-    "bitsandbytes": ("finetune --optimizer adamw8bit, caption --load-in 4bit and 8bit", "8bit"),
+    "bitsandbytes": (
+        "finetune --optimizer adamw8bit and --base-format, caption --load-in 4bit and 8bit",
+        "8bit",
+    ),
     "pylibjpeg": ("DICOM files in JPEG-LS, JPEG 2000 and RLE", "dicom"),
 }
 USED_BY = {  # options that take the folder of a model

@@ -55,6 +55,7 @@ class FinetuneConfig(CommonConfig):
         ("hldf_checkpoint", ("auto", "none", "block"), "--hldf-checkpoint step"),
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
         ("precision", ("fp32",), "--precision bf16"),
+        ("base_format", (None,), "--base-format nf4 (under adapters)"),
         ("resolution", None, "a smaller --resolution"),
     )
 
@@ -170,6 +171,14 @@ class FinetuneConfig(CommonConfig):
             "folder or a hub id."
         ),
     ] = DEFAULT_BASE
+    base_format: Annotated[
+        Literal["bf16", "int8", "nf4"] | None,
+        _model_option(
+            help="Quantization of the frozen base under adapters (nf4: QLoRA); by default its "
+            "weights are kept as --precision. int8 and nf4 need bitsandbytes: pip install "
+            "bitsandbytes."
+        ),
+    ] = None
     method: Annotated[
         Literal["lora", "dora", "rslora", "full"],
         _model_option(
@@ -389,6 +398,11 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError("--precision fp16: overflows in text encoders; use bf16 or fp32")
         if self.offline and set(self.log_with or ()) - {"tensorboard"}:
             raise ConfigError("--log-with: with --offline only tensorboard, which stays local")
+        if self.base_format is not None and self.method == "full":
+            raise ConfigError(
+                f"--base-format {self.base_format}: is for a frozen base under adapters; --method "
+                "full trains its weights, leave one of them out"
+            )
         if self.ema >= 1:
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
         every = parse_every(self.hldf_every)
@@ -407,6 +421,11 @@ class FinetuneConfig(CommonConfig):
             (full, "with --method full, which trains all weights of the transformer", "target"),
             (frozen, "with --freeze-text-encoder, which trains no text encoder", "text_target"),
             (full and frozen, "where nothing gets an adapter", "rank alpha"),
+            (
+                self.base_format == self.precision,
+                f"with --precision {self.precision}, as which the base is kept anyway",
+                "base_format",
+            ),
             (
                 self.val_every == 0,
                 "with --val-every 0, which measures no held-out image",

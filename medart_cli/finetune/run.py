@@ -23,13 +23,14 @@ from medart_cli.finetune.rows import (
     read_training_rows,
 )
 from medart_cli.log import log
-from medart_cli.models.bases import Kind, find_base, find_kind
+from medart_cli.models.bases import Kind, check_format, find_base, find_kind
 from medart_cli.ranks import ask_first, count_ranks
 
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; resume where a run stopped."""
     check_optimizer(config.optimizer)
+    check_format(config.base_format)
     data = read_training_rows(config)
     base = find_base(config.base, offline=config.offline)
     check_kind(config, find_kind(base))

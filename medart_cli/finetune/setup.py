@@ -42,6 +42,7 @@ from medart_cli.models.bases import (
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.models.families import check_size, find_family
 from medart_cli.models.parts import set_aside
+from medart_cli.models.quantized import load_frozen_base, name_format
 from medart_cli.ranks import own_part
 from medart_cli.versions import read_versions
 
@@ -150,9 +151,10 @@ def build_work(
     precision = find_precision(config.precision, device)
     frozen_dtype = DTYPES[precision]
     torch.manual_seed(config.seed)  # the start of the adapters
-    transformer = family.load_transformer(
-        base, torch.float32 if config.method == "full" else frozen_dtype, device
-    )
+    transformer = load_frozen_base(
+        family.load_transformer, base, torch.float32 if config.method == "full" else frozen_dtype,
+        device, config.base_format,
+    )  # fmt: skip
     check_blocks(accelerator, transformer)
     kind = "lora" if config.method == "full" else config.method
     add = partial(adapters.add_adapter, kind=kind, rank=config.rank, alpha=config.alpha)
@@ -162,7 +164,9 @@ def build_work(
         transformer = add(transformer, targets=config.target or family.targets)
     text_encoder: Any = None
     if config.train_text_encoder or not config.use_cache:
-        text_encoder = family.load_text_encoder(base, frozen_dtype, device, dropout=0.0)
+        text_encoder = load_frozen_base(
+            family.load_text_encoder, base, frozen_dtype, device, config.base_format, dropout=0.0
+        )
     if config.train_text_encoder:  # in training mode, or it would not recompute its blocks
         text_targets = config.text_target or family.text_targets
         text_encoder = add(text_encoder, targets=text_targets).train()
@@ -171,7 +175,7 @@ def build_work(
     unit = check_size(family, resolution, transformer, vae)
     image_cache = None if config.crop == "random" else cache  # no two crops are the same
     reader = " ".join(hashes[part] for part in ("text_encoder", "text_encoder config", "tokenizer"))
-    text_facts = f"{reader} {about.tokens} {precision}"
+    text_facts = f"{reader} {about.tokens} {precision}{name_format(config.base_format)}"
     coder = " ".join(hashes[part] for part in ("vae", "vae config"))
     image_facts = f"{coder} {resolution} {config.crop} {' '.join(STATISTICS)}"
     buckets = [(resolution, resolution)]
@@ -184,6 +188,7 @@ def build_work(
             "format": 1, "stage": "finetune", "versions": read_versions(),
             **name_base(config, base),
             "base_hashes": hashes, "method": config.method, "precision": precision,
+            "base_format": config.base_format,
             "family": about.name,
             **name_license(base),
             "resolution": resolution, "demonstration": is_demonstration(base),
@@ -321,7 +326,10 @@ def cache_captions(work: Work) -> None:
         progress("captions", len(missing)) as bar,
         torch.no_grad(),
     ):
-        text_encoder = work.family.load_text_encoder(work.base, DTYPES[precision], device)
+        text_encoder = load_frozen_base(
+            work.family.load_text_encoder, work.base, DTYPES[precision], device,
+            work.config.base_format,
+        )  # fmt: skip
         for place in own_first(len(missing)):
             stop.check()
             bar.advance()

@@ -27,6 +27,7 @@ from medart_cli.models.bases import BUCKETS, RESOLUTION
 from medart_cli.models.families import find_family
 from medart_cli.models.hub import check_loaded
 from medart_cli.models.parts import save_pipeline
+from medart_cli.models.quantized import Format, load_frozen_base
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding)  # of these models, what peft puts adapters on
@@ -190,26 +191,39 @@ def gather_transformer(model: Any, weights: dict[str, torch.Tensor]) -> Any:  # 
 
 
 def load_trained_transformer(
-    base: Path, trained: Path, dtype: torch.dtype, device: torch.device
+    base: Path,
+    trained: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    base_format: Format = None,
 ) -> Any:  # noqa: ANN401 - of its family's class
     """Load a run's transformer for sampling: full weights, or the base's with adapters merged.
 
     Adapters are added in fp32 and the sum is rounded once, so a pass costs what the base's costs.
+    On a quantized base they are not merged: the sum would be rounded to the few values of its
+    format, and most of what was learned with it.
     """
     folder, load_transformer = trained / "transformer", find_family(base).load_transformer
-    if not folder.is_dir():
-        return load_transformer(base, dtype, device)
     if not is_adapter(folder):
-        return load_transformer(trained, dtype, device)
+        source = trained if folder.is_dir() else base
+        return load_frozen_base(load_transformer, source, dtype, device, base_format)
+    if base_format is not None:
+        model = load_frozen_base(load_transformer, base, dtype, device, base_format)
+        return load_adapter(model, folder)
     merged = load_adapter(load_transformer(base, torch.float32, device), folder, merge=True)
     return merged.to(dtype).requires_grad_(False)
 
 
 def load_trained_text_encoder(
-    base: Path, trained: Path, dtype: torch.dtype, device: torch.device
+    base: Path,
+    trained: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    base_format: Format = None,
 ) -> Any:  # noqa: ANN401 - of its family's class
     """Load the text encoder with the run's adapters, if any; unmerged, as it only reads prompts."""
-    model = find_family(base).load_text_encoder(base, dtype, device)
+    load = find_family(base).load_text_encoder
+    model = load_frozen_base(load, base, dtype, device, base_format)
     folder = trained / "text_encoder"
     return load_adapter(model, folder) if is_adapter(folder) else model
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ BUCKETS = "_medart_buckets"  # as run.json has them
 NOTES = ("architectures", "dtype", "torch_dtype", "transformers_version")
 VOCABULARY = (".json", ".jinja", ".model", ".txt")  # endings of a tokenizer's files
 DISTILLED = ("Sprint", "LCM", "Turbo", "DMD")  # in the names of pipeline classes
+NEED_BITSANDBYTES = ("int8", "nf4")  # of the formats that a frozen base is stored in
 
 
 def normalize_prompt(text: str) -> str:
@@ -276,6 +278,18 @@ def check_half(kind: Kind, precision: str) -> None:
         raise ConfigError(
             f"--precision fp16: overflows in {kind.text_encoder}, the text encoder of {kind.name}; "
             "use bf16 or fp32"
+        )
+
+
+def check_format(base_format: str | None) -> None:
+    """Refuse a format of the frozen base whose package is not installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if base_format in NEED_BITSANDBYTES and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"--base-format {base_format}: bitsandbytes is not installed; pip install bitsandbytes"
         )
 
 

@@ -34,7 +34,7 @@ from medart_cli.sample.folder import Flags, own_file
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts
 from medart_cli.sample.shapes import choose_shapes, find_trained, wants_buckets
-from medart_cli.sample.source import Source, demonstration_mark
+from medart_cli.sample.source import Source, choose_format, demonstration_mark
 
 ROUND_TOKENS = 1024 * 120  # of the prompts that are read at a time: embeddings of some GB
 
@@ -69,6 +69,10 @@ def build_drawing(config: SampleConfig, source: Source) -> Drawing:
     trained = source.facts.get("precision", precision)
     if precision != trained:
         log.warning("trained in %s, sampling in %s; colors may differ slightly", trained, precision)
+    stored = [source.facts.get("base_format"), choose_format(config, source)]
+    if source.facts and stored[0] != stored[1]:
+        names = [name or "full precision" for name in stored]
+        log.warning("trained on a base in %s, sampling on one in %s; images may differ", *names)
     return Drawing(config, source, device, precision)
 
 
@@ -143,8 +147,9 @@ def encode_prompts(drawing: Drawing, prompts: Sequence[str]) -> dict[str, Tensor
         torch.no_grad(),
     ):
         text_encoder = adapters.load_trained_text_encoder(
-            source.base, source.trained, DTYPES[drawing.precision], device
-        )
+            source.base, source.trained, DTYPES[drawing.precision], device,
+            choose_format(drawing.config, source),
+        )  # fmt: skip
         for prompt in prompts:
             stop.check()
             hidden, mask = family.read_prompts(
@@ -166,8 +171,9 @@ def load_models(drawing: Drawing) -> None:
     source, device, config = drawing.source, drawing.device, drawing.config
     family = drawing.family
     transformer = adapters.load_trained_transformer(
-        source.base, source.trained, DTYPES[drawing.precision], device
-    )
+        source.base, source.trained, DTYPES[drawing.precision], device,
+        choose_format(config, source),
+    )  # fmt: skip
     vae = family.load_vae(source.base, device)
     side = config.resolution or source.resolution
     side = side or family.native_size(source.base, transformer, vae)

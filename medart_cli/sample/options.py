@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from typer import Argument, Option
 
@@ -39,6 +39,7 @@ class SampleConfig(CommonConfig):
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
         ("precision", ("fp32",), "--precision bf16"),
+        ("base_format", (None, "full"), "--base-format nf4"),
         ("resolution", None, "a smaller --resolution"),
     )
 
@@ -56,6 +57,14 @@ class SampleConfig(CommonConfig):
             "be the same."
         ),
         RUN_ONLY,
+    ] = None
+    base_format: Annotated[
+        Literal["full", "bf16", "int8", "nf4"] | None,
+        _model_option(
+            help="Quantization of the base model, with the run's adapters unmerged on it; full for "
+            "none. By default as the run was trained. int8 and nf4 need bitsandbytes: pip install "
+            "bitsandbytes."
+        ),
     ] = None
     out: Annotated[
         Path | None,
@@ -193,3 +202,8 @@ class SampleConfig(CommonConfig):
         parse_shape(self.size, "--size")
         if self.resolution is not None or self.buckets is not None:
             raise ConfigError("--size: says the shape; leave out --resolution and --buckets")
+
+    def list_idle(self) -> list[tuple[bool, str, str]]:
+        """List options that have no effect in some calls."""
+        merged = "without --out: --merge-to writes full precision"
+        return [(self.out is None, merged, "base_format")]

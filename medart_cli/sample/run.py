@@ -17,6 +17,7 @@ from medart_cli.data.manifest import (
 )
 from medart_cli.data.output import Output, open_output
 from medart_cli.log import log
+from medart_cli.models.bases import check_format
 from medart_cli.options import parse_shard
 from medart_cli.ranks import is_first, own_part, wait_for_all
 from medart_cli.sample.folder import finish, finished_rows, list_manifests, say_what_is_left
@@ -24,7 +25,13 @@ from medart_cli.sample.held import read_held
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.prompts import Prompts, read_prompts
 from medart_cli.sample.shapes import check_buckets
-from medart_cli.sample.source import Source, demonstration_mark, find_source, merge
+from medart_cli.sample.source import (
+    Source,
+    choose_format,
+    demonstration_mark,
+    find_source,
+    merge,
+)
 from medart_cli.versions import read_versions
 
 
@@ -35,6 +42,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
         merge(source, config.merge_to)
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
+    check_format(choose_format(config, source))
     rows = read_prompts(config, source.facts, read_held(source.trained, source.facts))
     check_buckets(config, source, rows)
     part = own_part(parse_shard(config.shard))
@@ -64,6 +72,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
             "result": str(config.out), "images": len(rows), "drawn": drawn,
             "failures": 0, "inputs": [rows.account.facts()] if rows.account else [],
             "run": source.mark, "run_folder": str(source.trained.resolve()),
+            "base_format": choose_format(config, source),
             **demonstration_mark(source), "versions": read_versions(),
         }  # fmt: skip
         if config.shard is not None:

@@ -71,8 +71,14 @@ def find_source(config: SampleConfig) -> Source:
     return Source(base, trained, facts, mark)
 
 
+def choose_format(config: SampleConfig, source: Source) -> str | None:
+    """Return how the base is stored while images are drawn: as it was trained, or as asked for."""
+    chosen = config.base_format or source.facts.get("base_format")
+    return None if chosen == "full" else chosen
+
+
 def merge(source: Source, out: Path) -> None:
-    """Write run and base as one pipeline folder that plain diffusers opens."""
+    """Write run and base as one pipeline folder that plain diffusers opens, in full precision."""
     if out.exists():
         raise ConfigError(f"{out}: exists already; use a new folder")
     with stop.at_once():  # loads torch, peft and diffusers, which takes seconds

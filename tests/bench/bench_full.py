@@ -101,7 +101,7 @@ class Peak:
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e9
 
 
-def list_cases(base: Path, device: str) -> dict[str, dict]:
+def list_cases(base: Path, device: str, base_format: str | None) -> dict[str, dict]:
     """Name what is trained, and with which options."""
     frozen = {"train_text_encoder": False}
     cases = {"LoRA": frozen}
@@ -110,6 +110,8 @@ def list_cases(base: Path, device: str) -> dict[str, dict]:
         cases = {"LoRA, also on the text encoder": both, "LoRA": frozen}
     if device == "cpu":
         return {name: case | {"gradient_checkpointing": True} for name, case in cases.items()}
+    if base_format:
+        return cases
     return cases | {"full weights": frozen | {"method": "full", "gradient_checkpointing": True}}
 
 
@@ -121,7 +123,7 @@ def time_steps(
     config = FinetuneConfig(
         data=str(place / "images"), base=str(place / "base"), out=place / "out",
         cache=place / "cache", resolution=options.resolution, hldf_steps=options.solver_steps,
-        hldf_every=2, device=device, precision="bf16", **chosen,
+        hldf_every=2, device=device, precision="bf16", base_format=options.base_format, **chosen,
     )  # fmt: skip
     data = reading.read_training_rows(config)
     named = (place / "base", hash_base(place / "base"))
@@ -170,6 +172,7 @@ def time_drawing(name: str, place: Path, options: argparse.Namespace) -> None:
         config = SampleConfig(
             run=str(place / "base"), prompt=["nevus"], out=place, batch_size=size, steps=steps,
             resolution=options.resolution, device=device, precision="bf16",
+            base_format=options.base_format,
         )  # fmt: skip
         drawing = build_drawing(config, find_source(config))
         peak, started = Peak(device), time.perf_counter()
@@ -252,7 +255,7 @@ def measure_base(name: str, place: Path, options: argparse.Namespace) -> None:
         "\n| base | case | HLDF mode | step, s | GB | HLDF step, s | GB |\n"
         "|---|---|---|---|---|---|---|"
     )
-    for case, chosen in list_cases(place / "base", options.device).items():
+    for case, chosen in list_cases(place / "base", options.device, options.base_format).items():
         time_steps(name, place, options, case, chosen)
         gc.collect()
     if options.parity:
@@ -268,6 +271,7 @@ def main() -> None:
     parser.add_argument("--solver-steps", type=int, default=20)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--parity", action="store_true")
+    parser.add_argument("--base-format", choices=("int8", "nf4"))
     options = parser.parse_args()
     options.resolution = 64 if options.small else 512
     hush_libraries("transformers", "diffusers")

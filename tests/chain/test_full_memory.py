@@ -21,9 +21,10 @@ HINTS = {
     "caption": "llava, one image at a time: the GPU is out of memory; run again with "
     "--load-in 4bit, a smaller --image-side, a smaller --model or --device cpu",
     "finetune": "step 1: the GPU is out of memory; run again with --gradient-checkpointing, "
-    "--hldf-checkpoint step, a smaller --resolution or --device cpu",
-    "sample": "the GPU is out of memory; run again with a smaller --batch-size, a smaller "
-    "--resolution or --device cpu",
+    "--hldf-checkpoint step, --base-format nf4 (under adapters), a smaller --resolution or "
+    "--device cpu",
+    "sample": "the GPU is out of memory; run again with a smaller --batch-size, "
+    "--base-format nf4, a smaller --resolution or --device cpu",
     "evaluate": "the GPU is out of memory; run again with a smaller --batch-size, --precision bf16 "
     "or --device cpu",
     "classify": "the GPU is out of memory; run again with a smaller --batch-size, a smaller "
@@ -94,7 +95,9 @@ def test_hints_name_options_that_the_command_has(kind):
 
 
 def test_what_is_spent_is_not_named():
-    spent = SampleConfig(run="r", prompt=["a"], out="o", batch_size=1, precision="bf16")
+    spent = SampleConfig(
+        run="r", prompt=["a"], out="o", batch_size=1, precision="bf16", base_format="nf4"
+    )
     assert spent.name_less_memory("GPU") == "a smaller --resolution or --device cpu"
     assert spent.name_less_memory("machine") == "a smaller --resolution"
     frozen = EvaluateConfig(real="r", synthetic=["s"], out="o", batch_size=1, precision="bf16")
