@@ -39,10 +39,10 @@ class Networks:
     """What is computed of each image.
 
     Attributes:
-        main: The networks of --features, the first one being that of ranking and copies.
+        main: The networks of --features, the first one being that of ranking.
         colors: Color histograms.
-        copies: The first network on the whole image, mirrored, on its middle, mirrored, and the
-            layout; empty where copies are not looked for.
+        copies: The network of copies on the whole image, mirrored, on its middle, mirrored, and
+            the layout; empty where copies are not looked for.
         more: What else is looked at in each image, as the classifier of --classifier.
     """
 
@@ -54,7 +54,8 @@ class Networks:
     @property
     def all(self) -> list[Extractor]:
         """Every extractor once."""
-        return [*self.main, self.colors, *self.copies[1:], *self.more]
+        every = [*self.main, self.colors, *self.copies, *self.more]
+        return list({item.fingerprint: item for item in every}.values())
 
 
 def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
@@ -76,7 +77,7 @@ def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
     layout = build_plain(
         "layout", copies.LAYOUT_FINGERPRINT, copies.LAYOUT_WIDTH, copies.describe_layout
     )
-    whole = main[0]
+    whole = _choose_for_copies(main, config, device, cache)
     middle = derive_extractor(whole, "middle", copies.focus_image)
     spaces = [
         whole,
@@ -86,6 +87,20 @@ def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
         layout,
     ]
     return Networks(main, colors, spaces)
+
+
+def _choose_for_copies(
+    main: list[Extractor], config: EvaluateConfig, device: torch.device, cache: Path
+) -> Extractor:
+    """Return the network of copies: the first one, but in the place of Inception the embedded one.
+
+    Four views of each image cost a seventh of Inception's arithmetic then, and what copies are seen
+    through (docs/benchmarks.md) was measured with it.
+    """
+    if main[0].name != "inception":
+        return main[0]
+    named = (item for item in main if item.name == EMBEDDED_BACKBONE)
+    return next(named, None) or _build_network(EMBEDDED_BACKBONE, config, device, cache)
 
 
 def _build_network(

@@ -554,6 +554,13 @@ def test_inception_is_the_default_where_its_weights_are_and_gives_fid(sets, tmp_
     torch.jit.script(StandIn()).save(str(path))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(networks, "load_inception", partial(load_inception, sha256=sha256))
+    built = networks.build_networks(
+        EvaluateConfig(real="a", synthetic=["b"], out=tmp_path, device="cpu"), cache
+    )
+    assert [item.name for item in built.all] == [
+        *("inception", "colors", "efficientnet-lite0", "efficientnet-lite0 mirrored"),
+        *("efficientnet-lite0 middle", "efficientnet-lite0 middle mirrored", "layout"),
+    ]
     options = ["--cache", str(cache), "--workers", "0", "--device", "cpu", "--bootstrap", "0"]
     command = ["evaluate", *sets, "--out", str(tmp_path / "r"), *options, "--no-copies"]
     result = CliRunner().invoke(app, command)
