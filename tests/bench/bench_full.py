@@ -32,6 +32,7 @@ import torch
 from medart_cli.diffusion.solver import solve
 from medart_cli.finetune import rows as reading
 from medart_cli.finetune import setup, train
+from medart_cli.finetune.batches import draw_batch
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models.bases import find_kind, hash_base, pipeline_class
 from medart_cli.models.device import hush_libraries
@@ -132,7 +133,7 @@ def time_steps(
     setup.prepare_training(work, 100)
     synchronize()
     print(f"{name}, {case}: ready in {time.perf_counter() - started:.0f} s, {peak.read():.1f} GB")
-    train.take_step(work, 1)  # warm-up
+    train.take_step(work, 1, [draw_batch(work, 0)])  # warm-up
     for mode in ("step",) if config.gradient_checkpointing else MODES:
         work.config, work.recompute = replace(config, hldf_checkpoint=mode), mode
         try:
@@ -158,7 +159,7 @@ def measure(work: Any, device: str, steps: list[int]) -> tuple[float, float]:
     synchronize()
     started = time.perf_counter()
     for step in steps:
-        train.take_step(work, step)
+        train.take_step(work, step, [draw_batch(work, step - 1)])
     synchronize()
     return (time.perf_counter() - started) / len(steps), peak.read()
 
