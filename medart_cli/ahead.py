@@ -5,7 +5,7 @@ memory (a container has 64 MB of it) and no open files, take no signals, and end
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -23,7 +23,7 @@ def map_ahead(
     threads: int,
     ahead: int,
     poll: Callable[[], object] = stop.check,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Apply a function to items in other threads; the results come in the order of the items.
 
     Args:

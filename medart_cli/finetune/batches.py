@@ -4,7 +4,7 @@ All that can be done of a step on the CPU is done there: random numbers, latents
 of cached captions. A batch is a function of its number, so that it is the same whoever reads it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -49,7 +49,7 @@ class Batch:
         return Batch(*(move(getattr(self, field.name)) for field in fields(self)))  # type: ignore[arg-type]
 
 
-def read_ahead(work: Work, first: int, total: int) -> Iterator[Batch]:
+def read_ahead(work: Work, first: int, total: int) -> Generator[Batch]:
     """Yield the batches of the steps after `first`, on the CPU; a step has `accumulate` of them.
 
     They are read by a thread while the device computes, as many as a step has. Where latents are

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medart_cli import stop
 from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.cache import make_cache
 from medart_cli.data.images import save_png, tile_images
 from medart_cli.data.output import Output, open_output
 from medart_cli.data.tensors import tensor_to_image
@@ -53,11 +54,12 @@ from medart_cli.finetune.setup import (
     cache_captions,
     cache_images,
     check_captions,
+    find_text_length,
     prepare_training,
 )
 from medart_cli.finetune.work import Work, embed_captions, read_latents, trained_parts
 from medart_cli.log import log, progress
-from medart_cli.models import adapters, parts
+from medart_cli.models import adapters, compiled, parts
 from medart_cli.models.device import (
     build_generator,
     hush_libraries,
@@ -86,6 +88,8 @@ def fine_tune(
     hush_libraries("transformers", "diffusers")
     accelerator = build_accelerator(config)
     check_optimizer(config.optimizer, accelerator.device.type)
+    if config.compile:
+        compiled.check_compiler(accelerator.device, make_cache(config.cache) / "compiled")
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
     failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
@@ -96,6 +100,10 @@ def fine_tune(
     work.held = [row.sha256 for row in data.held]
     settle_hldf(work, choose_every(plan_hldf(config), total))
     cache_captions(work)
+    if config.compile:
+        work.text_length = find_text_length(work)
+        compiled.compile_blocks(work.transformer)
+        work.graphs = compiled.Graphs()
     prepare_training(work, total)
     # Only now: nothing is wiped for a request that cannot work.
     with open_output(output) if accelerator.is_main_process else nullcontext():
@@ -134,6 +142,8 @@ def train(work: Work, first: int, total: int) -> None:
                 if not rehearsed:
                     rehearse(work, step)
                     rehearsed = True
+                if work.graphs is not None:
+                    work.graphs.say(f"step {step}")
         except Stopped:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)

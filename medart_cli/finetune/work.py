@@ -24,6 +24,7 @@ from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.order import RowOrder
 from medart_cli.models import adapters
 from medart_cli.models.bases import Kind
+from medart_cli.models.compiled import Graphs
 from medart_cli.models.device import send
 from medart_cli.models.families import Family
 from medart_cli.models.parts import pad_embeds
@@ -71,6 +72,7 @@ class Work:
     optimizer: Any = None
     schedule: Any = None
     ema: Any = None
+    graphs: Graphs | None = None  # what was compiled, with --compile
     times: Times = Times("uniform")  # how noisy the rows of a step are
     recompute: str = "step"
     text_length: int | None = None  # of all prompts; None for that of the longest of a batch

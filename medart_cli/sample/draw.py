@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from medart_cli import stop
+from medart_cli.data.cache import make_cache
 from medart_cli.data.images import save_png
 from medart_cli.data.manifest import (
     ManifestWriter,
@@ -17,7 +18,7 @@ from medart_cli.data.manifest import (
 from medart_cli.data.tensors import tensor_to_image
 from medart_cli.diffusion.solver import solve
 from medart_cli.log import log, progress
-from medart_cli.models import adapters, parts
+from medart_cli.models import adapters, compiled, parts
 from medart_cli.models.bases import caption_tokens, count_tokens, find_kind, load_tokenizer
 from medart_cli.models.device import (
     DTYPES,
@@ -49,6 +50,7 @@ class Drawing:
     transformer: Any = None
     vae: Any = None
     scheduler: Any = None
+    graphs: compiled.Graphs | None = None  # what was compiled, with --compile
     resolution: int = 0
     tokens: int = 0
 
@@ -63,6 +65,8 @@ def build_drawing(config: SampleConfig, source: Source) -> Drawing:
     hush_libraries("transformers", "diffusers")
     device = join_processes(config.device)
     precision = find_precision(config.precision, device)
+    if config.compile:
+        compiled.check_compiler(device, make_cache(None) / "compiled")
     trained = source.facts.get("precision", precision)
     if precision != trained:
         log.warning("trained in %s, sampling in %s; colors may differ slightly", trained, precision)
@@ -102,6 +106,8 @@ def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], 
             for batch in now:
                 draw_and_save(drawing, rows, batch, done, writer)
                 bar.advance(count=len(batch))
+                if drawing.graphs is not None:
+                    drawing.graphs.say(f"rows {batch.start} to {batch.stop - 1}")
                 drawn += len(batch)
     return sum(int((~done[batch.start : batch.stop]).sum()) for batch in waiting)
 
@@ -155,6 +161,9 @@ def load_models(drawing: Drawing) -> None:
     native = source.facts.get("resolution") or family.native_size(source.base, transformer, vae)
     drawing.resolution = config.resolution or native
     check_size(family, drawing.resolution, transformer, vae)
+    if config.compile:
+        compiled.compile_blocks(transformer)
+        drawing.graphs = compiled.Graphs()
     drawing.transformer, drawing.vae = transformer, vae
     drawing.scheduler = family.load_scheduler(source.base)
     drawing.tokens = find_kind(source.base).tokens
@@ -166,7 +175,11 @@ def draw_and_save(
     """Draw a batch, and keep what is not there; an image is on the disk before its line."""
     config, out = drawing.config, drawing.config.out or Path()
     prompts = [rows[row] for row in batch]
-    images = draw_images(drawing, batch, [prompt["text"] for prompt in prompts])
+    texts, whole = [prompt["text"] for prompt in prompts], list(batch)
+    if config.compile:  # for batches of one size: the last row again, and left out
+        missing = config.batch_size - len(batch)
+        texts, whole = texts + texts[-1:] * missing, whole + whole[-1:] * missing
+    images = draw_images(drawing, whole, texts)[: len(batch)]
     for row, prompt, image in zip(batch, prompts, images, strict=True):
         if done[row]:
             continue

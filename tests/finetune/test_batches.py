@@ -95,7 +95,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("loss", ["score", "published"])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_step_waits_for_the_device_once_besides_what_t5_does(build_work, monkeypatch, frozen, loss):
+def test_a_step_waits_for_the_device_once(build_work, monkeypatch, frozen, loss):
     work = build_work(
         train_text_encoder=not frozen, accumulate=2, hldf_loss=loss, min_snr=5.0, ema=0.9,
         lr_schedule="cosine",
