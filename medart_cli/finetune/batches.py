@@ -49,7 +49,7 @@ class Batch:
         return Batch(*(move(getattr(self, field.name)) for field in fields(self)))  # type: ignore[arg-type]
 
 
-def read_ahead(work: Work, first: int, total: int) -> Generator[Batch]:
+def draw_ahead(work: Work, first: int, total: int) -> Generator[Batch]:
     """Yield the batches of the steps after `first`, on the CPU; a step has `accumulate` of them.
 
     They are read by a thread while the device computes, as many as a step has. Where latents are

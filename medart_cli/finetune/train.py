@@ -33,7 +33,7 @@ from medart_cli.diffusion.losses import (
 )
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
-from medart_cli.finetune.batches import Batch, draw_batch, read_ahead
+from medart_cli.finetune.batches import Batch, draw_ahead, draw_batch
 from medart_cli.finetune.heldout import (
     is_due,
     measure_heldout,
@@ -122,7 +122,7 @@ def train(work: Work, first: int, total: int) -> None:
     """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
     rehearsed = not rehearsal_due(work, first, total)
-    feed = closing(read_ahead(work, first, total))
+    feed = closing(draw_ahead(work, first, total))
     with progress("finetune", total, done=first) as bar, feed as batches:
         try:
             catch_up(work, first, total)

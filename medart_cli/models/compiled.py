@@ -24,9 +24,9 @@ from medart_cli.log import log
 from medart_cli.models.parts import unwrap
 
 BACKEND = "inductor"
-MOST = 64  # graphs of a class of blocks; beyond, there is a fault, and PyTorch ends the run
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
-UNIT = 8  # prompts are padded to multiples of it, which attention kernels like
+MOST_GRAPHS = 64  # graphs of a class of blocks; beyond, there is a fault, and PyTorch ends the run
+CODE_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+PAD_UNIT = 8  # prompts are padded to multiples of it, which attention kernels like
 
 
 def compile_blocks(transformer: nn.Module) -> None:
@@ -40,7 +40,7 @@ def compile_blocks(transformer: nn.Module) -> None:
         transformer: Of any family, with adapters or without, before it is wrapped for several
             processes.
     """
-    dynamo.recompile_limit = max(dynamo.recompile_limit, MOST)
+    dynamo.recompile_limit = max(dynamo.recompile_limit, MOST_GRAPHS)
     for block in find_blocks(transformer):
         forward = torch.compile(block.forward, backend=BACKEND, fullgraph=True, dynamic=False)
         block.forward = _steady(forward, type(block).__name__)
@@ -101,7 +101,7 @@ def check_compiler(device: torch.device, folder: Path) -> None:
     def probe(numbers: Tensor) -> Tensor:
         return (numbers * 2 + 1).sum()
 
-    log.info("--compile: testing the compiler; compiled code is kept in %s", os.environ[CACHE])
+    log.info("--compile: testing the compiler; compiled code is kept in %s", os.environ[CODE_CACHE])
     try:
         found = torch.compile(probe, backend=BACKEND, fullgraph=True, dynamic=False)(
             torch.ones(64, device=device)
@@ -118,19 +118,19 @@ def check_compiler(device: torch.device, folder: Path) -> None:
 
 def keep_code_in(folder: Path) -> None:
     """Have PyTorch keep compiled code in a folder, unless the user has named another."""
-    if not os.environ.get(CACHE):
+    if not os.environ.get(CODE_CACHE):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.environ[CACHE] = str(folder.resolve())
+        os.environ[CODE_CACHE] = str(folder.resolve())
     from torch._inductor import codecache  # seconds
 
     # It takes these from the temporary folder, whatever the variable says.
-    headers = Path(os.environ[CACHE]) / "precompiled_headers"
+    headers = Path(os.environ[CODE_CACHE]) / "precompiled_headers"
     codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(headers), str(headers / "locks")
 
 
 def fix_length(longest: int, limit: int) -> int:
     """Return the length that all prompts are padded to: the longest one's, a little rounded up."""
-    return min(limit, -(-longest // UNIT) * UNIT)
+    return min(limit, -(-longest // PAD_UNIT) * PAD_UNIT)
 
 
 class Graphs:

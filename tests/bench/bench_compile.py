@@ -25,7 +25,7 @@ from medart_cli.data.images import fit_image, load_image
 from medart_cli.data.tensors import image_to_tensor
 from medart_cli.finetune import rows as reading
 from medart_cli.finetune import setup, train
-from medart_cli.finetune.batches import draw_batch, read_ahead
+from medart_cli.finetune.batches import draw_ahead, draw_batch
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models import compiled
 from medart_cli.models.bases import hash_base
@@ -107,7 +107,7 @@ def list_takers(place, side):
     plain = works["medart"]
     takers["medart"] = lambda step: train.take_step(plain, step, [draw_batch(plain, step - 1)])
     for way in ("read ahead", "compiled"):
-        feed = read_ahead(works[way], 0, TURNS)
+        feed = draw_ahead(works[way], 0, TURNS)
         takers[way] = lambda step, work=works[way], feed=feed: train.take_step(
             work, step, [next(feed)]
         )

@@ -45,7 +45,7 @@ def traced_alone(monkeypatch, request):
     backend = "inductor" if "machine" in request.node.name else "eager"
     monkeypatch.setattr(compiled, "BACKEND", backend)
     monkeypatch.setattr(heldout, "LEAST_DRAWS", 4)
-    monkeypatch.setenv(compiled.CACHE, "")
+    monkeypatch.setenv(compiled.CODE_CACHE, "")
     compiled.check_compiler.cache_clear()
     yield
     torch._dynamo.reset()

@@ -49,7 +49,7 @@ def test_a_batch_is_the_same_whoever_reads_it(build_work, frozen):
         train_text_encoder=not frozen, accumulate=2, batch_size=2, flip=True, min_snr=5.0,
         caption_dropout=0.4,
     )  # fmt: skip
-    ahead = list(batches.read_ahead(work, 1, 4))
+    ahead = list(batches.draw_ahead(work, 1, 4))
     assert len(ahead) == 6
     for number, batch in enumerate(ahead, start=2):
         again = batches.draw_batch(work, number)
@@ -72,7 +72,7 @@ def test_another_thread_reads_unless_the_autoencoder_would_run_in_it(
         "read_latents",
         lambda *given: readers.add(threading.current_thread()) or read(*given),
     )
-    assert len(list(batches.read_ahead(work, 0, 3))) == 3
+    assert len(list(batches.draw_ahead(work, 0, 3))) == 3
     assert (readers == {threading.main_thread()}) != cached
 
 
@@ -100,7 +100,7 @@ def test_a_step_waits_for_the_device_once(build_work, monkeypatch, frozen, loss)
         train_text_encoder=not frozen, accumulate=2, hldf_loss=loss, min_snr=5.0, ema=0.9,
         lr_schedule="cosine",
     )  # fmt: skip
-    steps = [list(pair) for pair in zip(*[batches.read_ahead(work, 0, 4)] * 2, strict=True)]
+    steps = [list(pair) for pair in zip(*[batches.draw_ahead(work, 0, 4)] * 2, strict=True)]
     for step, drawn in enumerate(steps, start=1):
         with Waits(monkeypatch) as waits:
             losses = stage.take_step(work, step, drawn)

@@ -40,7 +40,9 @@ class Stack(nn.Module):
 
 def test_all_blocks_share_a_graph_whatever_the_first_is_given(said):
     model = Stack(5)
-    states = torch.randn(4, 3).T  # lies in memory otherwise than what a block gives
+    states = torch.randn(
+        4, 3, requires_grad=True
+    ).T  # lies in memory otherwise than what a block gives
     plain = model(states, torch.ones(4))
     names = list(model.state_dict())
     compiled.compile_blocks(model)
@@ -66,22 +68,22 @@ def test_prompts_get_a_little_more_than_the_longest_needs(longest, length):
 
 
 def test_compiled_code_is_where_nobody_else_may_write(tmp_path, monkeypatch):
-    monkeypatch.setenv(compiled.CACHE, "")
+    monkeypatch.setenv(compiled.CODE_CACHE, "")
     monkeypatch.setattr(codecache, "_HEADER_DIR", "")
     monkeypatch.setattr(codecache, "_HEADER_LOCK_DIR", "")
     compiled.check_compiler(torch.device("cpu"), tmp_path / "cache/compiled")
-    assert os.environ[compiled.CACHE] == str(tmp_path / "cache/compiled")
+    assert os.environ[compiled.CODE_CACHE] == str(tmp_path / "cache/compiled")
     assert (tmp_path / "cache/compiled").stat().st_mode & 0o777 == 0o700
     assert codecache._HEADER_DIR.startswith(str(tmp_path / "cache/compiled"))
-    monkeypatch.setenv(compiled.CACHE, str(tmp_path / "own"))
+    monkeypatch.setenv(compiled.CODE_CACHE, str(tmp_path / "own"))
     compiled.keep_code_in(tmp_path / "other")
-    assert os.environ[compiled.CACHE] == str(tmp_path / "own")
+    assert os.environ[compiled.CODE_CACHE] == str(tmp_path / "own")
     assert codecache._HEADER_DIR.startswith(str(tmp_path / "own"))
     assert not (tmp_path / "other").exists()
 
 
 def test_a_compiler_that_computes_wrongly_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv(compiled.CACHE, str(tmp_path))
+    monkeypatch.setenv(compiled.CODE_CACHE, str(tmp_path))
     monkeypatch.setattr(compiled, "BACKEND", lambda graph, inputs: lambda *_: (torch.zeros(()),))
     with pytest.raises(ConfigError, match="computes wrongly"):
         compiled.check_compiler(torch.device("cpu"), tmp_path)
