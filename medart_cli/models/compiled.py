@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo import config as dynamo
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._dynamo.utils import calculate_time_spent, counters
 
 from medart_cli.errors import ConfigError, RunError
@@ -64,7 +64,7 @@ def _steady(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
         steady = [_lay_out(value) for value in arguments]
         try:
             return forward(*steady, **{key: _lay_out(value) for key, value in named.items()})
-        except TorchDynamoException as error:
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             raise RunError(
                 f"--compile: PyTorch cannot compile {name}: {_first_line(error)}; run the same "
                 "command again without --compile"
