@@ -140,6 +140,7 @@ def test_a_sharded_run_goes_on_without_shards(runs):
         ({"method": "lora"}, "FSDP", True, "use --method full --freeze-text-encoder"),
         ({"method": "full"}, "FSDP", True, "use --method full --freeze-text-encoder"),
         ({"method": "full", "train_text_encoder": False}, "FSDP", False, "fsdp_version 2"),
+        ({"method": "full", "compile": True}, "FSDP", True, "--compile: not with FSDP"),
         ({"method": "lora"}, "DEEPSPEED", False, "settings ask for DEEPSPEED"),
     ],
 )

@@ -142,6 +142,7 @@ def energy_score(drawn: Tensor, real: Tensor) -> Tensor:
     if count < 2 or drawn.shape[1:] != real.shape:
         raise ValueError(f"generated images {tuple(drawn.shape)} against real {tuple(real.shape)}")
     near: Tensor = torch.linalg.vector_norm(drawn - real, dim=2).mean()
-    first, second = torch.triu_indices(count, count, offset=1)  # every pair of images once
+    # Every pair of images once; indices from the CPU would wait for a GPU.
+    first, second = torch.triu_indices(count, count, offset=1, device=drawn.device)
     apart: Tensor = torch.linalg.vector_norm(drawn[first] - drawn[second], dim=2).mean()
     return 2 * near - apart

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import cycle, product
+from itertools import cycle, islice, product
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,9 @@ def measure_heldout(work: Work, poll: Callable[[], object]) -> Tensor:
             poll()
             number = turn * accelerator.num_processes + accelerator.process_index
             places = parts[number % len(parts)]
+            # Compiled blocks are for whole batches; what is made twice is the same.
+            count = work.config.batch_size if work.config.compile else len(places)
+            places = list(islice(cycle(places), count))
             rows = [sides[side][place] for side, place, _ in places]
             found = predict_rows(plain, rows, [f"{place}/{draw}" for _, place, draw in places])
             if number < len(parts):

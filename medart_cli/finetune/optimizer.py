@@ -62,21 +62,26 @@ def balance_gradients(
         share: Norm of the scaled gradients, as a multiple of that of the others.
     """
     own = [parameter.grad for parameter in parameters]
-    norms = [measure_norm(item) for item in (own, others)]
-    scale = share * norms[1] / norms[0] if norms[0] > 0 else 0.0
+    norm, wanted = (measure_norm(item).double() for item in (own, others))
+    scale = torch.where(norm > 0, share * wanted / norm, 0.0)  # stays on the device: no wait
     for parameter, gradient, other in zip(parameters, own, others, strict=True):
         if gradient is None:
             parameter.grad = other
         else:
-            gradient.mul_(scale)
+            local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            local.mul_(scale)
             if other is not None:
                 gradient.add_(other)
 
 
-def measure_norm(gradients: Sequence[Tensor | None]) -> float:
-    """Return the norm of all gradients together; of sharded ones, over all processes."""
-    norm = nn.utils.get_total_norm([item for item in gradients if item is not None])
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+def measure_norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    """Return the norm of all gradients together, (); of sharded ones, over all processes."""
+    return whole(nn.utils.get_total_norm([item for item in gradients if item is not None]))
+
+
+def whole(number: Tensor) -> Tensor:
+    """Return a number that several processes may share out, as FSDP's norms, as a plain tensor."""
+    return number.full_tensor() if isinstance(number, DTensor) else number
 
 
 def choose_recompute(free: float, pass_bytes: float, latent_bytes: float, steps: int) -> Recompute:

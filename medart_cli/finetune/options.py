@@ -345,6 +345,15 @@ class FinetuneConfig(CommonConfig):
         ),
         RUN_ONLY,
     ] = False
+    compile: Annotated[
+        bool,
+        _training_option(
+            "--compile",
+            help="Compile the transformer blocks (torch.compile): faster steps after a minute or "
+            "more of compiling; same results to rounding.",
+        ),
+        RUN_ONLY,
+    ] = False
 
     val_fraction: Annotated[
         float | None,
@@ -408,6 +417,10 @@ class FinetuneConfig(CommonConfig):
         every = parse_every(self.hldf_every)
         object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
         self._check_draws()
+        if self.compile and self.method == "dora":
+            raise ConfigError(
+                "--compile: peft's DoRA layers cannot be compiled; use --method lora or rslora"
+            )
 
     def list_idle(self) -> list[tuple[bool, str, str]]:
         """List options that have no effect in some calls."""

@@ -33,12 +33,14 @@ from medart_cli.log import log, progress
 from medart_cli.models import adapters, parts
 from medart_cli.models.bases import (
     caption_tokens,
+    count_tokens,
     find_kind,
     is_demonstration,
     load_tokenizer,
     name_license,
     read_tokens,
 )
+from medart_cli.models.compiled import fix_length
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.models.families import check_size, find_family
 from medart_cli.models.parts import set_aside
@@ -91,6 +93,11 @@ def check_sharding(config: FinetuneConfig, accelerator: Accelerator) -> None:
         if os.environ.get("ACCELERATE_USE_FSDP") == "true":
             log.warning("accelerate shards on GPUs only: here each process has all weights")
         return
+    if config.compile:
+        raise ConfigError(
+            "--compile: not with FSDP, whose hooks cannot be compiled; leave --compile out, or use "
+            "data parallelism with torchrun"
+        )
     whole = config.method == "full" and not config.train_text_encoder
     if not (whole and config.optimizer == "adamw"):
         raise ConfigError(
@@ -342,6 +349,19 @@ def cache_captions(work: Work) -> None:
                 )  # fmt: skip
             work.texts.keep({"embeds": embeds[0]}, missing[place])
         del text_encoder
+
+
+def find_text_length(work: Work) -> int:
+    """Return the length that all prompts have where blocks are compiled: enough for any caption."""
+    kind, held = work.kind, work.heldout.rows if work.heldout else ()
+    captions = {row.text or "" for row in (*work.rows, *held)} | {""}
+    if work.text_encoder is None:
+        shapes = (work.texts.find_shape("embeds", kind.normalize(it)) for it in captions)
+        return fix_length(max(shape[0] for shape in shapes if shape), kind.tokens)
+    if not kind.reads_trained:  # an instruction or a template is read with them
+        return kind.tokens
+    longest = max(count_tokens(kind, work.tokenizer, caption) for caption in captions)
+    return fix_length(longest, kind.tokens)
 
 
 def prepare_training(work: Work, total: int) -> None:

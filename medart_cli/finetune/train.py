@@ -8,9 +8,10 @@ the endless sequence of rows, so a resumed run draws what an uninterrupted one w
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,19 @@ from torch.utils.checkpoint import checkpoint
 
 from medart_cli import stop
 from medart_cli.data import checkpoint as checkpoints
+from medart_cli.data.cache import make_cache
 from medart_cli.data.images import save_png, tile_images
 from medart_cli.data.output import Output, open_output
 from medart_cli.data.tensors import tensor_to_image
 from medart_cli.diffusion.losses import (
     color_statistics,
     energy_score,
-    min_snr_weights,
     noise_loss,
     squared_gap,
 )
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
+from medart_cli.finetune.batches import Batch, draw_ahead, draw_batch
 from medart_cli.finetune.heldout import (
     is_due,
     measure_heldout,
@@ -41,7 +43,7 @@ from medart_cli.finetune.heldout import (
 )
 from medart_cli.finetune.hldf import choose_every, plan_hldf
 from medart_cli.finetune.keep import announce, finish, plot, read_curve, save, write_metrics
-from medart_cli.finetune.optimizer import balance_gradients, take_gradients
+from medart_cli.finetune.optimizer import balance_gradients, take_gradients, whole
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
 from medart_cli.finetune.resume import resume
@@ -52,32 +54,21 @@ from medart_cli.finetune.setup import (
     cache_captions,
     cache_images,
     check_captions,
+    find_text_length,
     prepare_training,
 )
-from medart_cli.finetune.work import Work, embed_captions, read_latents, trained_parts
+from medart_cli.finetune.work import Work, embed_captions, trained_parts
 from medart_cli.log import log, progress
-from medart_cli.models import adapters, parts
+from medart_cli.models import adapters, compiled, parts
 from medart_cli.models.device import (
     build_generator,
     hush_libraries,
     peak_memory,
+    send,
     used_memory,
 )
 from medart_cli.models.families import build_denoiser
 from medart_cli.ranks import ask_first
-
-
-@dataclass
-class Batch:
-    """Rows of one training step, with every random number they need."""
-
-    captions: list[str]
-    dropped: list[bool]  # rows that the noise loss shows the empty caption
-    positions: list[int]
-    latents: Tensor  # (B, C, h, w), drawn from the posterior
-    noise: Tensor  # (B, C, h, w)
-    times: Tensor  # (B,), how noisy each row is: a timestep, or a share of noise
-    statistics: Tensor  # (B, S), of the real images' colors
 
 
 def fine_tune(
@@ -97,6 +88,8 @@ def fine_tune(
     hush_libraries("transformers", "diffusers")
     accelerator = build_accelerator(config)
     check_optimizer(config.optimizer, accelerator.device.type)
+    if config.compile:
+        compiled.check_compiler(accelerator.device, make_cache(config.cache) / "compiled")
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
     failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
@@ -107,6 +100,10 @@ def fine_tune(
     work.held = [row.sha256 for row in data.held]
     settle_hldf(work, choose_every(plan_hldf(config), total))
     cache_captions(work)
+    if config.compile:
+        work.text_length = find_text_length(work)
+        compiled.compile_blocks(work.transformer)
+        work.graphs = compiled.Graphs()
     prepare_training(work, total)
     # Only now: nothing is wiped for a request that cannot work.
     with open_output(output) if accelerator.is_main_process else nullcontext():
@@ -125,13 +122,14 @@ def train(work: Work, first: int, total: int) -> None:
     """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
     rehearsed = not rehearsal_due(work, first, total)
-    with progress("finetune", total, done=first) as bar:
+    feed = closing(draw_ahead(work, first, total))
+    with progress("finetune", total, done=first) as bar, feed as batches:
         try:
             catch_up(work, first, total)
             for step in range(first + 1, total + 1):
                 late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
                 started, rate = time.monotonic(), work.schedule.get_last_lr()[0]
-                losses = take_step(work, step)
+                losses = take_step(work, step, list(islice(batches, config.accumulate)))
                 done = step
                 bar.advance(losses)
                 seconds = round(time.monotonic() - started, 4)
@@ -144,6 +142,8 @@ def train(work: Work, first: int, total: int) -> None:
                 if not rehearsed:
                     rehearse(work, step)
                     rehearsed = True
+                if work.graphs is not None:
+                    work.graphs.say(f"step {step}")
         except Stopped:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)
@@ -189,7 +189,7 @@ def rehearse(work: Work, step: int) -> None:
     After the first step, when the optimizer has its memory too. Changes no weight and no result.
     """
     state = torch.get_rng_state(), torch.cuda.get_rng_state_all()
-    batches = [draw_batch(work, step * work.config.accumulate)]
+    batches = [draw_batch(work, step * work.config.accumulate).to(work.accelerator.device)]
     add_gradients(work, batches, loss_of=latent_loss)
     noise = take_gradients(work.parameters) if plan_hldf(work.config).loss == "score" else []
     add_gradients(work, batches, loss_of=pixel_loss)
@@ -200,13 +200,12 @@ def rehearse(work: Work, step: int) -> None:
     log.info("HLDF fits: %.1f GB peak memory", peak_memory(work.accelerator.device))
 
 
-def take_step(work: Work, step: int) -> dict[str, float]:
+def take_step(work: Work, step: int, drawn: list[Batch]) -> dict[str, float]:
     """Make one optimizer step: the noise loss on each batch, every N steps the color loss too."""
-    config, hldf = work.config, plan_hldf(work.config)
+    hldf = plan_hldf(work.config)
     color_due = hldf.every > 0 and step % hldf.every == 0
     work.optimizer.zero_grad(set_to_none=True)
-    first = (step - 1) * config.accumulate
-    batches = [draw_batch(work, first + part) for part in range(config.accumulate)]
+    batches = [batch.to(work.accelerator.device) for batch in drawn]
     losses = {"loss": add_gradients(work, batches, loss_of=latent_loss)}
     if color_due and hldf.loss == "published":
         losses["color_loss"] = add_gradients(work, batches, loss_of=pixel_loss, weight=hldf.weight)
@@ -214,32 +213,49 @@ def take_step(work: Work, step: int) -> dict[str, float]:
         noise = take_gradients(work.parameters)
         losses["color_loss"] = add_gradients(work, batches, loss_of=pixel_loss)
         balance_gradients(work.parameters, noise, hldf.weight)
-    update_weights(work, step, losses)
-    return losses
+    return update_weights(work, step, losses)
 
 
 def add_gradients(
     work: Work, batches: list[Batch], *, loss_of: Callable[[Work, Batch], Tensor], weight: float = 1
-) -> float:
-    """Add the gradients of the mean loss of some batches, times a weight; return the mean loss."""
-    total = 0.0
+) -> list[Tensor]:
+    """Add the gradients of the mean loss of some batches, times a weight; return their losses.
+
+    The losses stay on the device: to read one is to wait until it is computed.
+    """
+    losses = []
     for batch in batches:
         with nullcontext() if batch is batches[-1] else unsynced(work):
             loss = loss_of(work, batch)
             work.accelerator.backward(weight * loss / len(batches))  # frees what it stored
-        total += work.accelerator.reduce(loss.detach(), "mean").item() / len(batches)
-    return total
+        losses.append(loss.detach())
+    return losses
 
 
-def update_weights(work: Work, step: int, losses: dict[str, float]) -> None:
-    """Clip the gradients and step, unless a number is not finite."""
+def update_weights(work: Work, step: int, losses: dict[str, list[Tensor]]) -> dict[str, float]:
+    """Clip the gradients and step, unless a number is not finite; return the numbers.
+
+    Here is the one wait for the device in a step: all numbers come in one transfer.
+
+    Args:
+        work: What lives during the run.
+        step: Of the optimizer.
+        losses: By name, this process's own of each batch.
+    """
     norm = work.accelerator.clip_grad_norm_(work.parameters, work.config.max_grad_norm or math.inf)
-    losses["grad_norm"] = float(norm)
-    check_finite(work, step, losses)
+    own = torch.stack([loss for parts in losses.values() for loss in parts])
+    shared = work.accelerator.reduce(own, "mean")  # over the processes
+    *values, norm = torch.cat([shared, whole(norm).reshape(1).to(shared)]).tolist()
+    rest = iter(values)
+    means = {name: sum(value / len(parts) for value in islice(rest, len(parts)))
+             for name, parts in losses.items()}  # fmt: skip
+    means["grad_norm"] = norm
+    check_finite(work, step, means)
     work.optimizer.step()
     work.schedule.step()
     if work.ema is not None:
         work.ema.step(work.parameters)
+    return means
 
 
 def check_finite(work: Work, step: int, losses: dict[str, float]) -> None:
@@ -255,50 +271,17 @@ def check_finite(work: Work, step: int, losses: dict[str, float]) -> None:
             raise RunError(f"step {step}: {name} is {value}; {kept}; try a lower --learning-rate")
 
 
-def draw_batch(work: Work, number: int) -> Batch:
-    """Draw the batch of a number, counted over micro-batches; each row from its own generator."""
-    config, accelerator = work.config, work.accelerator
-    number = number * accelerator.num_processes + accelerator.process_index
-    names = plan_hldf(config).statistics
-    drawn = []
-    for position in work.batches[number]:
-        row = work.rows[work.order[position]]
-        generator = build_generator(config.seed, "train", position)
-        chances = torch.rand(4, generator=generator).tolist()
-        flip = config.flip and chances[0] < 0.5
-        tensors = read_latents(work, row, flip, (chances[1], chances[2]))
-        mean = tensors["mean"]
-        latents = mean + tensors["std"] * torch.randn(mean.shape, generator=generator)
-        noise = torch.randn(mean.shape, generator=generator)
-        time_of_row = work.process.draw_time(work.scheduler, work.times, generator)
-        dropped = chances[3] < config.caption_dropout
-        told = torch.cat([tensors[name] for name in names])  # (S,)
-        drawn.append((row.text or "", dropped, position, latents, noise, time_of_row, told))
-    captions, drops, positions, *stacks = zip(*drawn, strict=True)
-    stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
-    return Batch(list(captions), list(drops), list(positions), *stacked)
-
-
 def latent_loss(work: Work, batch: Batch) -> Tensor:
     """Return the loss of predicting noise, or for some bases velocity, of a batch."""
-    process, scheduler = work.process, work.scheduler
-    noisy = process.corrupt(scheduler, batch.latents, batch.noise, batch.times)
-    timesteps = process.to_timesteps(scheduler, batch.times)
-    pairs = zip(batch.captions, batch.dropped, strict=True)
-    captions = ["" if dropped else caption for caption, dropped in pairs]
     with work.accelerator.autocast():
-        embeds, mask = embed_captions(work, captions)
+        embeds, mask = batch.text or embed_captions(work, batch.shown)
         before = used_memory(work.accelerator.device)
-        predicted = work.family.predict(work.transformer, noisy, timesteps, embeds, mask)
+        predicted = work.family.predict(
+            work.transformer, batch.noisy, batch.timesteps, embeds, mask
+        )
     if work.recompute == "auto":
         work.recompute = plan_recompute(work, used_memory(work.accelerator.device) - before, embeds)
-    target = process.find_target(scheduler, batch.latents, batch.noise, batch.times)
-    weights = None
-    if work.config.min_snr is not None and process.snr is not None:  # never with a flow
-        velocity = process.predicts_velocity(scheduler)
-        ratio = process.snr(scheduler, batch.times)
-        weights = min_snr_weights(ratio, work.config.min_snr, velocity=velocity)
-    return noise_loss(predicted, target, weights)
+    return noise_loss(predicted, batch.target, batch.weights)
 
 
 def pixel_loss(work: Work, batch: Batch) -> Tensor:
@@ -312,7 +295,7 @@ def pixel_loss(work: Work, batch: Batch) -> Tensor:
     if work.family.blockwise_decoder(work.vae):
         parts.recompute_blocks(work.vae, True)  # one pass among M, and large at full size
     with work.accelerator.autocast():
-        denoise = denoiser(work, batch.captions, config.hldf_guidance)
+        denoise = denoiser(work, batch.captions, config.hldf_guidance, batch.prompts)
     drawn = []
     for draw in reversed(range(hldf.draws)):  # those without gradient first: they hold no memory
         with torch.set_grad_enabled(draw < hldf.with_gradient):
@@ -330,11 +313,11 @@ def draw_statistics(
     hldf, stepwise = plan_hldf(work.config), work.recompute == "step" and torch.is_grad_enabled()
     words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
     generators = [build_generator(work.config.seed, *words, place) for place in batch.positions]
-    noise = torch.stack([torch.randn(batch.noise.shape[1:], generator=it) for it in generators])
+    noise = torch.stack([torch.randn(batch.noisy.shape[1:], generator=it) for it in generators])
     with work.accelerator.autocast():
         latents = solve(
             denoise,
-            noise.to(work.accelerator.device),
+            send(noise, work.accelerator.device),
             work.family.renew_scheduler(work.scheduler, noise.shape[2:].numel()),
             hldf.steps,
             grad_steps=hldf.grad_steps,
@@ -352,13 +335,22 @@ def draw_statistics(
 
 
 def denoiser(
-    work: Work, captions: list[str], guidance: float
+    work: Work,
+    captions: list[str],
+    guidance: float,
+    read: tuple[Tensor, Tensor] | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Make the solver's denoise function for captions; it polls for a stop before each pass.
 
     One of several processes does not: they leave together, between two steps.
+
+    Args:
+        work: What lives during the run.
+        captions: Of the images.
+        guidance: Scale of classifier-free guidance.
+        read: Embeddings and mask of the captions and the empty one, where they are read already.
     """
-    embeds, mask = embed_captions(work, [*captions, ""])
+    embeds, mask = read or embed_captions(work, [*captions, ""])
     text, empty = (embeds[:-1], mask[:-1]), (embeds[-1:], mask[-1:])
     if work.accelerator.num_processes > 1:
         return build_denoiser(work.family, work.transformer, text, empty, guidance)

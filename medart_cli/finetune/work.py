@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import functional
 
 from medart_cli.data.buckets import Shape, find_bucket
 from medart_cli.data.images import fit_image, load_image
@@ -24,6 +25,8 @@ from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.order import BatchOrder, RowOrder
 from medart_cli.models import adapters
 from medart_cli.models.bases import Kind
+from medart_cli.models.compiled import Graphs
+from medart_cli.models.device import send
 from medart_cli.models.families import Family
 from medart_cli.models.parts import pad_embeds
 
@@ -70,8 +73,10 @@ class Work:
     optimizer: Any = None
     schedule: Any = None
     ema: Any = None
+    graphs: Graphs | None = None  # what was compiled, with --compile
     times: Times = Times("uniform")  # how noisy the rows of a step are
     recompute: str = "step"
+    text_length: int | None = None  # of all prompts; None for that of the longest of a batch
     auto_hldf: bool = False  # whether N is to be chosen
     heldout: Heldout | None = None
     held: Sequence[str] = ()  # SHA-256 of each image that is held out, measured or not
@@ -154,13 +159,25 @@ def read_latents(
 
 
 def embed_captions(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Return embeddings (B, L, D) and mask (B, L) of captions, padded to the longest of them."""
+    """Return embeddings (B, L, D) and mask (B, L) of captions, on the device."""
     device = work.accelerator.device
     if work.text_encoder is None:
-        rows = [work.texts.find(work.kind.normalize(caption)) for caption in captions]
-        if any(row is None for row in rows):
-            raise RunError("the text cache lost an entry while in use; run the same command again")
-        return pad_embeds([row["embeds"].to(device) for row in rows if row])
-    return work.family.read_prompts(
+        embeds, mask = read_embeds(work, captions)
+        return send(embeds, device), send(mask, device)
+    embeds, mask = work.family.read_prompts(
         work.tokenizer, work.text_encoder, captions, pad=False, limit=work.kind.tokens
     )
+    missing = max(0, (work.text_length or 0) - embeds.shape[1])
+    return functional.pad(embeds, (0, 0, 0, missing)), functional.pad(mask, (0, missing))
+
+
+def read_embeds(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Return the cached embeddings of captions, as `embed_captions`, but on the CPU.
+
+    Raises:
+        RunError: The cache has lost one.
+    """
+    rows = [work.texts.find(work.kind.normalize(caption)) for caption in captions]
+    if any(row is None for row in rows):
+        raise RunError("the text cache lost an entry while in use; run the same command again")
+    return pad_embeds([row["embeds"] for row in rows if row], work.text_length)

@@ -10,6 +10,7 @@ from importlib import import_module
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from medart_cli.errors import ConfigError
 
@@ -89,6 +90,16 @@ def build_generator(seed: int, *words: str | int) -> torch.Generator:
     text = "/".join([str(seed), *map(str, words)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int(np.frombuffer(digest, dtype=np.int64)[0]))
+
+
+def pin(tensor: Tensor, device: torch.device) -> Tensor:
+    """Put a tensor of the CPU where a GPU can fetch it by itself; for other devices leave it."""
+    return tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device, without waiting until it is there."""
+    return pin(tensor, device).to(device, non_blocking=True)
 
 
 def hush_libraries(*names: str) -> None:

@@ -151,10 +151,10 @@ def predict_noise(
     conditions: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
     if inner.use_additional_conditions:  # models of 1024 pixels are told the size; 8 is the VAE's
         height, width = 8 * latents.shape[2], 8 * latents.shape[3]
-        sides = torch.tensor([[height, width]], device=latents.device, dtype=embeds.dtype)
-        ratio = torch.tensor([[height / width]], device=latents.device, dtype=embeds.dtype)
-        rows = len(latents)
-        conditions = {"resolution": sides.repeat(rows, 1), "aspect_ratio": ratio.repeat(rows, 1)}
+        column = (len(latents), 1)
+        sides = [embeds.new_full(column, height), embeds.new_full(column, width)]
+        ratio = embeds.new_full(column, height / width)
+        conditions = {"resolution": torch.cat(sides, dim=1), "aspect_ratio": ratio}
     output = transformer(
         latents.to(embeds.dtype),
         encoder_hidden_states=embeds,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medart_cli import stop
 from medart_cli.data.buckets import Shape, batch_alike, list_buckets, parse_shape
+from medart_cli.data.cache import make_cache
 from medart_cli.data.images import save_png
 from medart_cli.data.manifest import (
     ManifestWriter,
@@ -18,7 +19,7 @@ from medart_cli.data.manifest import (
 from medart_cli.data.tensors import tensor_to_image
 from medart_cli.diffusion.solver import solve
 from medart_cli.log import log, progress
-from medart_cli.models import adapters, parts
+from medart_cli.models import adapters, compiled, parts
 from medart_cli.models.bases import caption_tokens, count_tokens, find_kind, load_tokenizer
 from medart_cli.models.device import (
     DTYPES,
@@ -53,6 +54,7 @@ class Drawing:
     scheduler: Any = None
     shape: Shape = (0, 0)  # of images that have no bucket
     unit: int = 0  # what the sides of images are multiples of
+    graphs: compiled.Graphs | None = None  # what was compiled, with --compile
     tokens: int = 0
 
     @property
@@ -66,6 +68,8 @@ def build_drawing(config: SampleConfig, source: Source) -> Drawing:
     hush_libraries("transformers", "diffusers")
     device = join_processes(config.device)
     precision = find_precision(config.precision, device)
+    if config.compile:
+        compiled.check_compiler(device, make_cache(None) / "compiled")
     trained = source.facts.get("precision", precision)
     if precision != trained:
         log.warning("trained in %s, sampling in %s; colors may differ slightly", trained, precision)
@@ -110,6 +114,8 @@ def draw_all(config: SampleConfig, source: Source, asked: tuple[Prompts, Part], 
             for batch in now:
                 draw_and_save(drawing, rows, (batch, shapes[batch[0]]), done, writer)
                 bar.advance(count=len(batch))
+                if drawing.graphs is not None:
+                    drawing.graphs.say(f"rows {batch[0]} to {batch[-1]}")
                 drawn += len(batch)
     return sum(int((~done[batch]).sum()) for batch in waiting)
 
@@ -180,6 +186,9 @@ def load_models(drawing: Drawing) -> None:
     drawing.shape = parse_shape(config.size, "--size") if config.size else (side, side)
     asked = drawing.shape if config.size else side
     drawing.unit = check_size(family, asked, transformer, vae)
+    if config.compile:
+        compiled.compile_blocks(transformer)
+        drawing.graphs = compiled.Graphs()
     drawing.transformer, drawing.vae = transformer, vae
     drawing.scheduler = family.load_scheduler(source.base)
     drawing.tokens = find_kind(source.base).tokens
@@ -195,8 +204,11 @@ def draw_and_save(
     """Draw a batch, and keep what is not there; an image is on the disk before its line."""
     config, out, (batch, shape) = drawing.config, drawing.config.out or Path(), asked
     prompts = [rows[row] for row in batch]
-    texts = [prompt["text"] for prompt in prompts]
-    images = draw_images(drawing, batch, texts, shape or drawing.shape)
+    texts, whole = [prompt["text"] for prompt in prompts], list(batch)
+    if config.compile:  # for batches of one size: the last row again, and left out
+        missing = config.batch_size - len(batch)
+        texts, whole = texts + texts[-1:] * missing, whole + whole[-1:] * missing
+    images = draw_images(drawing, whole, texts, shape or drawing.shape)[: len(batch)]
     for row, prompt, image in zip(batch, prompts, images, strict=True):
         if done[row]:
             continue

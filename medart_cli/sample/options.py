@@ -156,6 +156,15 @@ class SampleConfig(CommonConfig):
         float, _drawing_option(help="Guidance scale (classifier-free); 1 for none.", min=1)
     ] = 4.5
     batch_size: Annotated[int, _drawing_option(help="Per-device batch size.", min=1), RUN_ONLY] = 4
+    compile: Annotated[
+        bool,
+        _drawing_option(
+            "--compile",
+            help="Compile the transformer blocks (torch.compile): faster for many images, after a "
+            "minute or more of compiling; same images to rounding.",
+        ),
+        RUN_ONLY,
+    ] = False
     shard: Annotated[
         str | None,
         _drawing_option(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medart_cli import stop
+from medart_cli.data.cache import make_cache
 from medart_cli.data.manifest import (
     MANIFEST_NAME,
     PARTS_NAME,
@@ -86,11 +87,17 @@ def check_device(config: SampleConfig) -> None:
     """Refuse a device or number format that cannot draw; this loads torch.
 
     Raises:
-        ConfigError: There is no such device, or it does not have the format.
+        ConfigError: There is no such device, or it does not have the format; or --compile is asked
+            for and there is no compiler.
     """
     with stop.at_once():
         from medart_cli.models.device import find_precision, join_processes
-    find_precision(config.precision, join_processes(config.device))
+    device = join_processes(config.device)
+    find_precision(config.precision, device)
+    if config.compile:
+        with stop.at_once():
+            from medart_cli.models.compiled import check_compiler
+        check_compiler(device, make_cache(None) / "compiled")
 
 
 def describe_output(config: SampleConfig, out: Path, source: Source, rows: Prompts) -> Output:

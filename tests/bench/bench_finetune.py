@@ -132,13 +132,15 @@ def take_plain_step(work, step, with_color, recompute=True):
 
 
 def take(work, mode, step, with_color):
+    from medart_cli.finetune.batches import draw_batch
     from medart_cli.finetune.train import take_step
 
+    number = 2 * step if with_color else 2 * step + 1
     started = time.perf_counter()
     if mode.startswith("plain"):
         take_plain_step(work, step, with_color, recompute=mode == "plain")
     else:
-        take_step(work, 2 * step if with_color else 2 * step + 1)
+        take_step(work, number, [draw_batch(work, number - 1)])
     return time.perf_counter() - started
 
 

@@ -10,6 +10,10 @@ those of the real models and the pictures are noise. The tokenizers are small; a
 many tokens as letters. On a GPU memory is the peak of what PyTorch had allocated; on a CPU it is
 the peak of the process (Linux), with its memory-mapped files.
 
+`--compile` times steps of compiled blocks too, beside plain ones. On a GPU `--waits` counts how
+often a step waits for it, as PyTorch's own check finds (`torch.cuda.set_sync_debug_mode`); one is
+what a normal step should have. Neither of the two was run on a GPU yet.
+
 `--parity` also compares an image with the stock pipeline's: fp32, 4 steps, guidance, same noise.
 That of PRX needs the package ftfy.
 """
@@ -19,6 +23,7 @@ import gc
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,7 +37,9 @@ import torch
 from medart_cli.diffusion.solver import solve
 from medart_cli.finetune import rows as reading
 from medart_cli.finetune import setup, train
+from medart_cli.finetune.batches import draw_batch
 from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.models import compiled
 from medart_cli.models.bases import find_kind, hash_base, pipeline_class
 from medart_cli.models.device import hush_libraries
 from medart_cli.models.families import build_denoiser
@@ -131,13 +138,21 @@ def time_steps(
     work = setup.build_work(config, named, data.rows, setup.build_accelerator(config))
     setup.cache_images(work)
     setup.cache_captions(work)
+    if config.compile:
+        compiled.check_compiler(work.accelerator.device, place / "compiled")
+        work.text_length = setup.find_text_length(work)
+        compiled.compile_blocks(work.transformer)
     setup.prepare_training(work, 100)
     synchronize()
     print(f"{name}, {case}: ready in {time.perf_counter() - started:.0f} s, {peak.read():.1f} GB")
-    train.take_step(work, 1)  # warm-up
+    train.take_step(work, 1, [draw_batch(work, 0)])  # warm-up
+    if options.waits and device == "cuda":
+        print(f"{name}, {case}: waits in a normal step {count_waits(work, 3)}")
     for mode in ("step",) if config.gradient_checkpointing else MODES:
         work.config, work.recompute = replace(config, hldf_checkpoint=mode), mode
         try:
+            if config.compile:  # the color loss is compiled in its first step
+                measure(work, device, [2])
             normal, normal_gb = measure(work, device, [3, 5, 7] if device == "cuda" else [3])
             color, color_gb = measure(work, device, [2])
         except torch.OutOfMemoryError:
@@ -154,13 +169,24 @@ def time_steps(
             torch.cuda.empty_cache()
 
 
+def count_waits(work: Any, step: int) -> int:
+    """Return how often a step waits for the GPU, as PyTorch finds it."""
+    batch = draw_batch(work, step - 1)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        train.take_step(work, step, [batch])
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in found)
+
+
 def measure(work: Any, device: str, steps: list[int]) -> tuple[float, float]:
     """Return seconds of a step, on average, and the peak in GB."""
     peak = Peak(device)
     synchronize()
     started = time.perf_counter()
     for step in steps:
-        train.take_step(work, step)
+        train.take_step(work, step, [draw_batch(work, step - 1)])
     synchronize()
     return (time.perf_counter() - started) / len(steps), peak.read()
 
@@ -258,6 +284,9 @@ def measure_base(name: str, place: Path, options: argparse.Namespace) -> None:
     for case, chosen in list_cases(place / "base", options.device, options.base_format).items():
         time_steps(name, place, options, case, chosen)
         gc.collect()
+        if options.compile:
+            time_steps(name, place, options, f"{case}, compiled", chosen | {"compile": True})
+            gc.collect()
     if options.parity:
         compare(name, place, options)
 
@@ -272,6 +301,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--parity", action="store_true")
     parser.add_argument("--base-format", choices=("int8", "nf4"))
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--waits", action="store_true")
     options = parser.parse_args()
     options.resolution = 64 if options.small else 512
     hush_libraries("transformers", "diffusers")

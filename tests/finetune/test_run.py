@@ -642,15 +642,16 @@ def test_dropped_captions_reach_the_noise_loss_and_not_hldf(finetune, monkeypatc
 
     asked = {"noise": [], "hldf": []}
     embed, denoiser = stage.embed_captions, stage.denoiser
+
+    def told(work, texts, *rest):
+        asked["hldf"].append(texts)
+        return denoiser(work, texts, *rest)
+
+    monkeypatch.setattr(stage, "denoiser", told)
     monkeypatch.setattr(
         stage,
         "embed_captions",
         lambda work, texts: asked["noise"].append(texts) or embed(work, texts),
-    )
-    monkeypatch.setattr(
-        stage,
-        "denoiser",
-        lambda work, texts, scale: asked["hldf"].append(texts) or denoiser(work, texts, scale),
     )
     finetune("--hldf-every", 1, "--caption-dropout", 1)
     alone = [texts for texts in asked["noise"] if len(texts) == 1]  # HLDF asks for "" besides
@@ -697,7 +698,7 @@ def test_bf16_has_about_the_gradient_of_fp32_through_a_part_of_the_steps(
 
     def take(work, step, losses):
         taken.append([p.grad.flatten().clone() for p in work.parameters if p.grad is not None])
-        update_weights(work, step, losses)
+        return update_weights(work, step, losses)
 
     def color_only(work, batches, *, loss_of, weight=1):
         if loss_of is stage.latent_loss:  # leaves the norm that the color loss is scaled to
@@ -705,7 +706,7 @@ def test_bf16_has_about_the_gradient_of_fp32_through_a_part_of_the_steps(
                 parameter.grad = torch.full_like(parameter, 1e-3)
             if loss == "published":
                 work.optimizer.zero_grad(set_to_none=True)
-            return 0.0
+            return [torch.zeros(())]
         return add_gradients(work, batches, loss_of=loss_of, weight=weight)
 
     add_gradients = stage.add_gradients
@@ -761,7 +762,7 @@ def test_the_gradient_of_the_score_has_the_norm_of_the_noise_losss(finetune, mon
         color = [
             p.grad if b is None else p.grad - b for p, b in zip(parameters, before, strict=True)
         ]
-        norms.append((optimizer.measure_norm(color), optimizer.measure_norm(before), share))
+        norms.append((*(float(optimizer.measure_norm(it)) for it in (color, before)), share))
 
     monkeypatch.setattr(stage, "balance_gradients", balance)
     finetune("--hldf-every", 2, "--hldf-weight", 0.5)
