@@ -24,6 +24,7 @@ from medart_cli.log import log
 IMPORTED = ("torch", "torchvision", "transformers", "diffusers", "peft", "timm", "accelerate")
 OPTIONAL = {
     "bitsandbytes": ("finetune --optimizer adamw8bit, caption --load-in 4bit and 8bit", "8bit"),
+    "prodigyopt": ("finetune --optimizer prodigy", "prodigy"),
     "pylibjpeg": ("DICOM files in JPEG-LS, JPEG 2000 and RLE", "dicom"),
 }
 USED_BY = {  # options that take the folder of a model

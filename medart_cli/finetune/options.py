@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,6 +11,7 @@ from typer import Argument, Option
 
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.hldf import parse_every, plan_hldf
+from medart_cli.models.optimizers import OPTIMIZERS, OptimizerName, check_rate
 from medart_cli.options import (
     DEFAULT_BASE,
     MORE_THAN_ONE,
@@ -158,26 +158,27 @@ class FinetuneConfig(CommonConfig):
         ),
     ] = DEFAULT_BASE
     method: Annotated[
-        Literal["lora", "dora", "rslora", "full"],
+        Literal["lora", "dora", "rslora", "lokr", "loha", "full"],
         _model_option(
-            help="Adapter type (LoRA, DoRA, rsLoRA), or full fine-tuning of the transformer."
+            help="Adapter type (LoRA, DoRA, rsLoRA, LoKr, LoHa), or full fine-tuning of the "
+            "transformer."
         ),
     ] = "lora"
-    rank: Annotated[int, _model_option(help="LoRA rank.", min=1)] = 8
+    rank: Annotated[int, _model_option(help="Adapter rank.", min=1)] = 8
     alpha: Annotated[
-        float | None, _model_option(help="LoRA alpha; equals the rank by default.", min=0)
+        float | None, _model_option(help="Adapter alpha; equals the rank by default.", min=0)
     ] = None
     target: Annotated[
         list[str] | None,
         _model_option(
-            help="LoRA target modules of the transformer, by name suffix; * in one stands for any "
-            "text (repeatable)."
+            help="Adapter target modules of the transformer, by name suffix; * in one stands for "
+            "any text (repeatable)."
         ),
     ] = None
     text_target: Annotated[
         list[str] | None,
         _model_option(
-            help="LoRA target modules of the text encoder, by name suffix, as --target "
+            help="Adapter target modules of the text encoder, by name suffix, as --target "
             "(repeatable)."
         ),
     ] = None
@@ -268,19 +269,29 @@ class FinetuneConfig(CommonConfig):
     epochs: Annotated[float, _training_option(help="Training epochs.", min=0)] = 15.0
     batch_size: Annotated[int, _training_option(help="Per-device batch size.", min=1)] = 1
     accumulate: Annotated[int, _training_option(help="Gradient accumulation steps.", min=1)] = 1
-    learning_rate: Annotated[float, _training_option(help="Peak learning rate.", min=0)] = 1e-4
+    learning_rate: Annotated[
+        float | None,
+        _training_option(
+            help="Peak learning rate; 1e-4 by default, 3e-5 with lion. With prodigy a factor of "
+            "the rate that it finds itself, 1 by default.",
+            min=0,
+        ),
+    ] = None
     lr_schedule: Annotated[
         Literal["constant", "linear", "cosine"],
         _training_option(help="Learning rate schedule after warmup."),
     ] = "constant"
     warmup_steps: Annotated[int, _training_option(help="Linear warmup steps.", min=0)] = 0
     optimizer: Annotated[
-        Literal["adamw", "adamw8bit"],
+        OptimizerName,
         _training_option(
-            help="Optimizer; adamw8bit needs a GPU and bitsandbytes: pip install bitsandbytes."
+            help="Optimizer; adamw8bit needs a GPU and bitsandbytes: pip install bitsandbytes; "
+            "prodigy: pip install prodigyopt."
         ),
     ] = "adamw"
-    weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.", min=0)] = 1e-2
+    weight_decay: Annotated[
+        float, _training_option(help="Weight decay, decoupled: times the learning rate.", min=0)
+    ] = 1e-2
     max_grad_norm: Annotated[
         float, _training_option(help="Gradient clipping norm; 0 for no clipping.", min=0)
     ] = 1.0
@@ -374,7 +385,15 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
         every = parse_every(self.hldf_every)
         object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer].rate)
+        check_rate(self.optimizer, self.peak_rate)
         self._check_draws()
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate after warmup, with the default that belongs to the optimizer."""
+        return float(self.learning_rate or 0)
 
     def list_idle(self) -> list[tuple[bool, str, str]]:
         """List options that have no effect in some calls."""
@@ -409,27 +428,3 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError(
                 f"--hldf-grad-draws {hldf.with_gradient} is more than --hldf-draws {hldf.draws}"
             )
-
-
-def check_optimizer(name: str, device: str | None = None) -> None:
-    """Refuse an optimizer that cannot work here, before any work is done for it.
-
-    Args:
-        name: `adamw` or `adamw8bit`.
-        device: Kind of the device it will run on, once that is known.
-
-    Raises:
-        ConfigError: 8-bit is asked for and bitsandbytes is not installed, or on a CPU, where its
-            state is in memory that cannot be saved.
-    """
-    if name != "adamw8bit":
-        return
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "--optimizer adamw8bit: bitsandbytes is not installed; pip install bitsandbytes, or "
-            "use --optimizer adamw"
-        )
-    if device == "cpu":
-        raise ConfigError(
-            "--optimizer adamw8bit: its state cannot be saved on a CPU; use --optimizer adamw"
-        )

@@ -13,7 +13,7 @@ from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.finished import find_finished
 from medart_cli.data.output import Output, check_output
 from medart_cli.errors import ConfigError
-from medart_cli.finetune.options import FinetuneConfig, check_optimizer
+from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.rows import (
     TrainingData,
     describe_data,
@@ -24,6 +24,7 @@ from medart_cli.finetune.rows import (
 )
 from medart_cli.log import log
 from medart_cli.models.bases import Kind, find_base, find_kind
+from medart_cli.models.optimizers import check_optimizer
 from medart_cli.ranks import ask_first, count_ranks
 
 

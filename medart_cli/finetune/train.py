@@ -42,7 +42,7 @@ from medart_cli.finetune.heldout import (
 from medart_cli.finetune.hldf import choose_every, plan_hldf
 from medart_cli.finetune.keep import announce, finish, plot, read_curve, save, write_metrics
 from medart_cli.finetune.optimizer import balance_gradients, take_gradients
-from medart_cli.finetune.options import FinetuneConfig, check_optimizer
+from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
 from medart_cli.finetune.resume import resume
 from medart_cli.finetune.rows import TrainingData, describe_data, plan_steps
@@ -64,6 +64,7 @@ from medart_cli.models.device import (
     used_memory,
 )
 from medart_cli.models.families import build_denoiser
+from medart_cli.models.optimizers import check_optimizer, read_rate
 from medart_cli.ranks import ask_first
 
 
@@ -130,7 +131,7 @@ def train(work: Work, first: int, total: int) -> None:
             catch_up(work, first, total)
             for step in range(first + 1, total + 1):
                 late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
-                started, rate = time.monotonic(), work.schedule.get_last_lr()[0]
+                started, rate = time.monotonic(), read_rate(work.optimizer)
                 losses = take_step(work, step)
                 done = step
                 bar.advance(losses)

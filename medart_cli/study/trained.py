@@ -29,6 +29,16 @@ ADAPTERS = {
     "lora": "LoRA [@lora]",
     "dora": "DoRA [@dora], a variant of LoRA [@lora],",
     "rslora": "rank-stabilized LoRA [@lora,rslora]",
+    "lokr": "LoKr adapters [@lycoris]",
+    "loha": "LoHa adapters [@fedpara]",
+}
+WORDED_OPTIMIZERS = {
+    "adamw": "AdamW [@adamw]",
+    "adamw8bit": "8-bit AdamW [@adamw,adamw8bit]",
+    "adafactor": "Adafactor [@adafactor]",
+    "lion": "Lion [@lion]",
+    "muon": "Muon [@muon], with step sizes matched to AdamW's [@moonlight]",
+    "prodigy": "Prodigy [@prodigy]",
 }
 UNLABELED = "(none)"  # what run.json calls images without a label
 
@@ -180,7 +190,6 @@ def _list_settings(run: Facts) -> dict[str, str]:
     batch = it["batch_size"] * it["accumulate"] * run["processes"]
     rate = f"{it['learning_rate']:g}, {it['lr_schedule']}"
     rate += f" after {it['warmup_steps']} steps of linear warmup" if it["warmup_steps"] else ""
-    eight = it["optimizer"] == "adamw8bit"
     crops = {"center": "center crop", "pad": "padded to a square", "random": "random crop"}
     crop = crops[it["crop"]] + ", horizontal flips" * it["flip"]
     found = {
@@ -191,7 +200,7 @@ def _list_settings(run: Facts) -> dict[str, str]:
         + (f" ({it['batch_size']} x {it['accumulate']} accumulated x {run['processes']} devices)"
            if batch != it["batch_size"] else ""),
         "Learning rate": rate,
-        "Optimizer": ("8-bit AdamW [@adamw,adamw8bit]" if eight else "AdamW [@adamw]")
+        "Optimizer": WORDED_OPTIMIZERS[it["optimizer"]]
         + f", weight decay {it['weight_decay']:g}"
         + (f", gradient norm at most {it['max_grad_norm']:g}" if it["max_grad_norm"] else ""),
         "Precision": run["precision"],
