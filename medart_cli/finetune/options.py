@@ -43,7 +43,13 @@ class FinetuneConfig(CommonConfig):
     """
 
     formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"hldf_loss": "published", "hldf_statistics": "moments", "keep_best": False}
+        {
+            "hldf_loss": "published",
+            "hldf_statistics": "moments",
+            "hldf_region": "image",
+            "mask_weight": 1.0,
+            "keep_best": False,
+        }
     )
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("gradient_checkpointing", (False,), "--gradient-checkpointing"),
@@ -230,6 +236,13 @@ class FinetuneConfig(CommonConfig):
             "plus the mean colors of a 4 x 4 grid (grid)."
         ),
     ] = "moments"
+    hldf_region: Annotated[
+        Literal["image", "mask"],
+        _hldf_option(
+            help="Where colors are compared: in the whole image, or weighted by the mean of the "
+            "training images' masks (manifest key mask)."
+        ),
+    ] = "image"
     hldf_draws: Annotated[
         int | None,
         _hldf_option(help="Images generated per caption; 2 by default, 1 with published.", min=2),
@@ -322,6 +335,15 @@ class FinetuneConfig(CommonConfig):
         float | None,
         _training_option(help="Gamma of min-SNR loss weighting; off by default.", min=0),
     ] = None
+    mask_weight: Annotated[
+        float,
+        _training_option(
+            help="Weight of the noise loss inside an image's mask (manifest key mask), relative to "
+            "outside; the mean weight is 1.",
+            min=0.01,
+            max=1000,
+        ),
+    ] = 1.0
     ema: Annotated[
         float, _training_option(help="EMA decay of the weights; 0 for no EMA.", min=0)
     ] = 0.0
@@ -388,6 +410,8 @@ class FinetuneConfig(CommonConfig):
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer].rate)
         check_rate(self.optimizer, self.peak_rate)
+        if self.hldf_region == "mask" and self.hldf_statistics == "grid":
+            raise ConfigError("--hldf-region mask: has no grid; use --hldf-statistics moments")
         self._check_draws()
 
     @property
@@ -399,7 +423,7 @@ class FinetuneConfig(CommonConfig):
         """List options that have no effect in some calls."""
         off, full = parse_every(self.hldf_every) == 0, self.method == "full"
         frozen = not self.train_text_encoder
-        parts = "steps weight statistics draws grad_draws grad_steps checkpoint".split()
+        parts = "steps weight statistics region draws grad_draws grad_steps checkpoint".split()
         words = [f"hldf_{part}" for part in parts]
         return [
             (off, "with --hldf-every 0, which turns HLDF off", " ".join(words)),

@@ -41,9 +41,11 @@ from medart_cli.finetune.heldout import (
 )
 from medart_cli.finetune.hldf import choose_every, plan_hldf
 from medart_cli.finetune.keep import announce, finish, plot, read_curve, save, write_metrics
+from medart_cli.finetune.masks import describe_masks
 from medart_cli.finetune.optimizer import balance_gradients, take_gradients
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
+from medart_cli.finetune.region import prepare_region, read_region_colors, weigh_latents
 from medart_cli.finetune.resume import resume
 from medart_cli.finetune.rows import TrainingData, describe_data, plan_steps
 from medart_cli.finetune.setup import (
@@ -79,6 +81,7 @@ class Batch:
     noise: Tensor  # (B, C, h, w)
     times: Tensor  # (B,), how noisy each row is: a timestep, or a share of noise
     statistics: Tensor  # (B, S), of the real images' colors
+    weights: Tensor | None = None  # (B, 1, h, w), of the noise loss; None for equal ones
 
 
 def fine_tune(
@@ -101,9 +104,11 @@ def fine_tune(
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
     failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
+    work.masks = data.masks
+    prepare_region(work)
     total = plan_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"wording": data.wording}
-    work.facts |= {"settings": output.settings}
+    work.facts |= {"settings": output.settings, "masks": describe_masks(work.rows, work.masks)}
     work.facts["inputs"] = [data.account.facts()]
     work.held = [row.sha256 for row in data.held]
     settle_hldf(work, choose_every(plan_hldf(config), total))
@@ -261,22 +266,29 @@ def draw_batch(work: Work, number: int) -> Batch:
     config, accelerator = work.config, work.accelerator
     start = (number * accelerator.num_processes + accelerator.process_index) * config.batch_size
     names = plan_hldf(config).statistics
-    drawn = []
+    drawn, weights = [], []
     for position in range(start, start + config.batch_size):
         row = work.rows[work.order[position]]
         generator = build_generator(config.seed, "train", position)
         chances = torch.rand(4, generator=generator).tolist()
         flip = config.flip and chances[0] < 0.5
-        tensors = read_latents(work, row, flip, (chances[1], chances[2]))
+        place = (chances[1], chances[2])
+        tensors = read_latents(work, row, flip, place)
         mean = tensors["mean"]
         latents = mean + tensors["std"] * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
         time_of_row = work.process.draw_time(work.scheduler, work.times, generator)
         dropped = chances[3] < config.caption_dropout
         told = torch.cat([tensors[name] for name in names])  # (S,)
+        if work.region is not None:
+            told = read_region_colors(work, row, flip, place)
+        if config.mask_weight != 1:
+            weights.append(weigh_latents(work, row, flip, place))
         drawn.append((row.text or "", dropped, position, latents, noise, time_of_row, told))
     captions, drops, positions, *stacks = zip(*drawn, strict=True)
     stacked = [torch.stack(stack).to(accelerator.device) for stack in stacks]
+    if weights:
+        stacked.append(torch.stack(weights).to(accelerator.device))
     return Batch(list(captions), list(drops), list(positions), *stacked)
 
 
@@ -299,7 +311,7 @@ def latent_loss(work: Work, batch: Batch) -> Tensor:
         velocity = process.predicts_velocity(scheduler)
         ratio = process.snr(scheduler, batch.times)
         weights = min_snr_weights(ratio, work.config.min_snr, velocity=velocity)
-    return noise_loss(predicted, target, weights)
+    return noise_loss(predicted, target, weights, batch.weights)
 
 
 def pixel_loss(work: Work, batch: Batch) -> Tensor:
@@ -329,6 +341,7 @@ def draw_statistics(
 ) -> Tensor:
     """Generate an image for each row from fresh noise; return its color statistics, (B, S)."""
     hldf, stepwise = plan_hldf(work.config), work.recompute == "step" and torch.is_grad_enabled()
+    region = None if work.region is None else work.region.weights
     words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
     generators = [build_generator(work.config.seed, *words, place) for place in batch.positions]
     noise = torch.stack([torch.randn(batch.noise.shape[1:], generator=it) for it in generators])
@@ -343,7 +356,8 @@ def draw_statistics(
         )
 
         def tell(latents: Tensor) -> Tensor:
-            return color_statistics(work.family.decode_latents(work.vae, latents), hldf.statistics)
+            images = work.family.decode_latents(work.vae, latents)
+            return color_statistics(images, hldf.statistics, region)
 
         # The decoder runs again in the backward pass, so that it is stored for one image alone.
         blockwise = work.family.blockwise_decoder(work.vae)

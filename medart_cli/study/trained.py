@@ -212,6 +212,10 @@ def _list_settings(run: Facts) -> dict[str, str]:
         "Timesteps": it.get("timesteps"),
         "Timestep shift": it.get("timestep_shift"),
         "Min-SNR weights [@minsnr]": f"gamma {it['min_snr']:g}" if it.get("min_snr") else None,
+        "Weight inside masks": f"{it['mask_weight']:g}" if it.get("mask_weight", 1) != 1 else None,
+        "Region of the color loss": "weighted by the mean mask"
+        if it.get("hldf_region") == "mask"
+        else None,
         "Class balancing": "labels drawn equally often" if it["balance"] else None,
         "Average of the weights (EMA)": f"decay {it['ema']:g}" if it["ema"] else None,
         "Checkpoint": "lowest held-out loss" if it.get("keep_best") else "last",
