@@ -15,11 +15,11 @@ from medart_cli.data.masks import find_mask
 from medart_cli.errors import ConfigError, ImageError, ManifestError
 from medart_cli.finetune.options import FinetuneConfig
 
-Masks = Mapping[str, "Mask"]  # by the place of their row
+Masks = Mapping[str, "RowMask"]  # by the place of their row
 
 
 @dataclass(frozen=True)
-class Mask:
+class RowMask:
     """A mask of a row.
 
     Attributes:
@@ -35,7 +35,7 @@ class Mask:
 
 def find_masks(
     config: FinetuneConfig, rows: Sequence[HashedRecord], cache: Path | None
-) -> dict[str, Mask]:
+) -> dict[str, RowMask]:
     """Find the masks of rows, by their place, where an option asks for masks; else none.
 
     Raises:
@@ -68,7 +68,7 @@ def find_masks(
             name = named[place].fields["mask"]
             raise ConfigError(f"{place}: mask {name}: {faults[path].strerror}; correct its path")
     return {
-        place: Mask(named[place].folder, named[place].fields["mask"], hashes[path])
+        place: RowMask(named[place].folder, named[place].fields["mask"], hashes[path])
         for place, path in paths.items()
     }
 

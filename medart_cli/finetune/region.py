@@ -21,7 +21,7 @@ from medart_cli.data.manifest import HashedRecord
 from medart_cli.data.masks import read_mask
 from medart_cli.diffusion.losses import color_moments
 from medart_cli.errors import ConfigError, ImageError
-from medart_cli.finetune.masks import Mask
+from medart_cli.finetune.masks import RowMask
 from medart_cli.finetune.work import Region, Work, read_pixels
 from medart_cli.log import log, progress
 
@@ -33,6 +33,8 @@ def prepare_region(work: Work) -> None:
         ConfigError: A mask is empty, cannot be read, or is not of its image's size; or all lie
             outside the crop.
     """
+    if not work.masks:
+        return
     rows = [row for row in work.rows if row.place in work.masks]
     total, outside = torch.zeros(1, work.side, work.side, dtype=torch.float64), []
     with progress("masks", len(rows)) as bar:
@@ -43,8 +45,6 @@ def prepare_region(work: Work) -> None:
             if not covered.any():
                 outside.append(row)
             bar.advance()
-    if not rows:
-        return
     if len(outside) == len(rows):
         raise ConfigError(f"{work.config.data}: all masks lie outside the crop; use --crop pad")
     if outside:
@@ -65,7 +65,7 @@ def prepare_region(work: Work) -> None:
         work.region = Region(weights.to(work.accelerator.device), digest)
 
 
-def _cover(work: Work, row: HashedRecord, mask: Mask, place: tuple[float, float]) -> Tensor:
+def _cover(work: Work, row: HashedRecord, mask: RowMask, place: tuple[float, float]) -> Tensor:
     """Return what share of each latent's cell a mask covers, (1, h, w); as the image is cropped."""
 
     def make() -> dict[str, Tensor]:

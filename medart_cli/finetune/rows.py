@@ -18,7 +18,7 @@ from medart_cli.data.manifest import HashedRecord, count_patients
 from medart_cli.data.profiles import Profile, read_profile
 from medart_cli.data.splits import groups_of, split_groups
 from medart_cli.errors import ConfigError
-from medart_cli.finetune.masks import Mask, find_masks
+from medart_cli.finetune.masks import RowMask, find_masks
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
 from medart_cli.models.bases import find_unhashed, hash_base
@@ -42,7 +42,7 @@ class TrainingData:
 
     rows: list[HashedRecord]
     held: list[HashedRecord]
-    masks: dict[str, Mask]
+    masks: dict[str, RowMask]
     failures: int
     account: Account
     wording: dict[str, Any]

@@ -13,7 +13,7 @@ from medart_cli.data.manifest import HashedRecord
 from medart_cli.data.tensors import open_cache
 from medart_cli.diffusion.losses import color_moments
 from medart_cli.errors import ConfigError
-from medart_cli.finetune.masks import Mask
+from medart_cli.finetune.masks import RowMask
 from medart_cli.finetune.region import prepare_region, read_region_colors, weigh_latents
 from medart_cli.finetune.work import read_pixels
 from medart_cli.tiny.phantoms import describe_phantom, draw_phantom
@@ -31,7 +31,7 @@ def build_work(folder, marked, *, crop="center", cache=None, size=(40, 32), **op
     config = {"data": "data", "crop": crop, "flip": False, "mask_weight": 4.0,
               "hldf_region": "mask"} | options  # fmt: skip
     return SimpleNamespace(
-        rows=[row], masks={"rows:1": Mask(folder, "mask.png", "1" * 64)}, side=LATENTS, region=None,
+        rows=[row], masks={"rows:1": RowMask(folder, "mask.png", "1" * 64)}, side=LATENTS, region=None,
         config=SimpleNamespace(**config), facts={"resolution": SIDE},
         latents=open_cache(cache, "latents", crop),
         accelerator=SimpleNamespace(device=torch.device("cpu")),
