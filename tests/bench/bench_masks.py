@@ -11,6 +11,7 @@ import argparse
 import json
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -89,21 +90,19 @@ def main():
     out = parser.parse_args().out
     torch.set_num_threads(1)
     found = {arm: [] for arm in ARMS}
-    for seed in SEEDS:
-        train, test = out / f"train-{seed}", out / f"test-{seed}"
+    for (place, (arm, options)), seed in product(enumerate(ARMS.items()), SEEDS):
+        train, test, folder = (out / f"{name}-{seed}" for name in ("train", "test", place))
         write_set(train, range(1000 * seed, 1000 * seed + 32))
         real = write_set(test, range(1000 * seed + 500, 1000 * seed + 548))
-        for place, (arm, options) in enumerate(ARMS.items()):
-            folder = out / f"{place}-{seed}"
-            run(f"finetune {train} --out {folder} {COMMON} {options} --seed {seed} --quiet")
-            run(
-                f"sample {folder} --from {test} --steps 12 --batch-size 48 --seed "
-                f"{seed} --out {folder}-drawn --quiet --device cpu"
-            )
-            drawn = [np.asarray(Image.open(it), float) for it in sorted(folder.parent.glob(
-                f"{folder.name}-drawn/0*.png"))]  # fmt: skip
-            found[arm].append(gaps(np.stack(drawn), real))
-            print(arm, seed, *(f"{it:.3f}" for it in found[arm][-1]), flush=True)
+        run(f"finetune {train} --out {folder} {COMMON} {options} --seed {seed} --quiet")
+        run(
+            f"sample {folder} --from {test} --steps 12 --batch-size 48 --seed {seed} "
+            f"--out {folder}-drawn --quiet --device cpu"
+        )
+        pictures = sorted(out.glob(f"{folder.name}-drawn/0*.png"))
+        drawn = np.stack([np.asarray(Image.open(path), float) for path in pictures])
+        found[arm].append(gaps(drawn, real))
+        print(arm, seed, *(f"{it:.3f}" for it in found[arm][-1]), flush=True)
     print("| | " + " | ".join(PARTS) + " |\n|---|" + "---|" * len(PARTS))
     for arm, rows in found.items():
         cells = (" ".join(f"{row[place]:.3f}" for row in rows) for place in range(len(PARTS)))

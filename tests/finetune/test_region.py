@@ -31,7 +31,8 @@ def build_work(folder, marked, *, crop="center", cache=None, size=(40, 32), **op
     config = {"data": "data", "crop": crop, "flip": False, "mask_weight": 4.0,
               "hldf_region": "mask"} | options  # fmt: skip
     return SimpleNamespace(
-        rows=[row], masks={"rows:1": RowMask(folder, "mask.png", "1" * 64)}, side=LATENTS, region=None,
+        rows=[row], masks={"rows:1": RowMask(folder, "mask.png", "1" * 64)}, side=LATENTS,
+        region=None,
         config=SimpleNamespace(**config), facts={"resolution": SIDE},
         latents=open_cache(cache, "latents", crop),
         accelerator=SimpleNamespace(device=torch.device("cpu")),
