@@ -3,7 +3,8 @@
     python -m tests.bench.bench_optimizers DATA OUT      # DATA/<class>/*.jpg, real images
 
 Half of the images are held out, by seed. The base is `tiny`, at 64 pixels, without HLDF. What is
-done is not done again; a table is printed at the end. Prodigy needs `pip install prodigyopt`.
+done is not done again; a table is printed at the end. Prodigy needs `pip install prodigyopt`. With
+`--device cuda` (not run on a GPU yet) 8-bit AdamW is measured too, which needs bitsandbytes.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from medart_cli.cli import main as medart
 SEEDS = (0, 1, 2)
 COMMON = (
     "--base tiny --resolution 64 --batch-size 8 --lr-schedule cosine --rank 16 --hldf-every 0 "
-    "--preview-every 0 --steps 200 --val-fraction 0.5 --val-every 200 --val-count 306 --device cpu"
+    "--preview-every 0 --steps 200 --val-fraction 0.5 --val-every 200 --val-count 306"
 )
 RATE = "--learning-rate 1e-3"  # of AdamW on this base; the others' in the same proportion
 ARMS = {
@@ -35,8 +36,9 @@ ARMS = {
 }
 
 
-def train(data, run, options, seed):
+def train(data, run, options, seed, device):
     words = f"finetune {data} --out {run} {COMMON} {options} --seed {seed} --quiet".split()
+    words += ["--device", device]
     with suppress(SystemExit):  # 0, or what is missing below says so
         medart(words)
 
@@ -54,11 +56,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
+    if asked.device != "cpu":
+        ARMS["LoRA, adamw8bit"] = f"--optimizer adamw8bit {RATE}"
     torch.set_num_threads(1)
     for seed in SEEDS:  # all arms of a seed one after the other
         for place, options in enumerate(ARMS.values()):
-            train(asked.data, asked.out / f"{place}-{seed}", options, seed)
+            train(asked.data, asked.out / f"{place}-{seed}", options, seed, asked.device)
     print("| | held-out loss, seeds 0, 1, 2 | of trained images | MB | state, MB | step, s |")
     print("|---|---|---|---|---|---|")
     for place, arm in enumerate(ARMS):

@@ -65,13 +65,14 @@ def test_what_is_wrong_with_a_mask_names_its_row(read, masks, error, told):
 def test_a_mask_in_a_table_below_is_relative_to_that_table(images, tmp_path):
     data = shutil.copytree(images, tmp_path / "data")
     Image.new("L", (40, 32), 255).save(data / "nevus" / "mask of 1.png")
-    (data / "nevus" / "metadata.csv").write_text("file_name,mask\n1.png,mask of 1.png\n")
+    table = "file_name,mask\n1.png,mask of 1.png\n3.png,\n5.png,\n7.png,\n"
+    (data / "nevus" / "metadata.csv").write_text(table)
     config = FinetuneConfig(
         data=str(data), out=tmp_path / "run", use_cache=False, hldf_region="mask"
     )
-    assert [mask.name for mask in read_training_rows(config).masks.values()] == [
-        "nevus/mask of 1.png"
-    ]
+    found = read_training_rows(config)
+    assert [mask.name for mask in found.masks.values()] == ["nevus/mask of 1.png"]
+    assert found.account.unlisted == {}  # a mask is no image that a table has left out
 
 
 def test_a_grid_of_masked_colors_is_refused(tmp_path):
