@@ -47,6 +47,7 @@ PARTS = {
 ALONE = {
     "metrics": "measures of images and predictions, for notebooks as well",
     "models/classifier.py": "the door of timm and transformers",
+    "models/optimizers.py": "the door of timm, whose names the options need without it",
     **{
         f"models/{kind.module}.py": "a family of base models, found by its name in models/bases.py"
         for kind in KINDS.values()

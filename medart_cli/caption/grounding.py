@@ -20,6 +20,8 @@ from medart_cli.caption.rules import begins_with
 from medart_cli.data.classes import spoken_label
 from medart_cli.data.descriptors import NAMES, SIZE_WORDS, Claim, find_claims
 from medart_cli.data.manifest import Record
+from medart_cli.data.masks import read_mask
+from medart_cli.errors import ImageError
 
 Floats = npt.NDArray[np.float64]
 
@@ -156,21 +158,16 @@ def measure_mask(folder: Path, name: str) -> tuple[float, int] | None:
     """Measure a mask: what share of the image it covers, and with how many objects.
 
     Args:
-        folder: What `name` is relative to, and may not leave.
-        name: The file: 0 is background, whatever else is not.
+        folder: As for `read_mask`.
+        name: As for `read_mask`.
 
     Returns:
         Share from 0 to 1, and number of connected parts; None where there is no such file.
     """
-    path = folder / name
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            return None
-        with Image.open(path) as image:
-            values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        marked = read_mask(folder, name)
+    except ImageError:
         return None
-    marked = values > 0 if values.ndim == 2 else (values[..., :3] > 0).any(axis=-1)
     parts, _ = ndimage.label(marked, structure=np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())[1:]
     return float(marked.mean()), int(np.count_nonzero(sizes >= SPECK * marked.size))

@@ -236,6 +236,9 @@ def _read_below(
         names.add(name)
         known = read_levels(tuple(name.split("/")[:-1]), levels)
         given = {key: value for key, value in fields.items() if value is not None}
+        if given.get("mask") and isinstance(given["mask"], str):
+            given["mask"] = (below / given["mask"]).as_posix()
+            names.add(given["mask"])
         if "split" in given:
             given["split"] = find_split(str(given["split"])) or given["split"]
         yield Record({**known, **given, "file_name": name}, folder, place)

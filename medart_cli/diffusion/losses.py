@@ -13,13 +13,19 @@ from torch.nn import functional
 GRID = 4  # cells a side; fewer lose where a color lies, more begin to ask for the layout
 
 
-def noise_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def noise_loss(
+    predicted: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    pixels: Tensor | None = None,
+) -> Tensor:
     """Return the mean squared error of predicted noise, or of predicted velocity.
 
     Args:
         predicted: (B, C, h, w), float32 or more.
         target: What was added, or the velocity, the same shape.
         weights: A weight for each row, (B,); all 1 by default.
+        pixels: A weight for each place of each row, (B, 1, h, w); all 1 by default.
 
     Returns:
         Scalar.
@@ -27,7 +33,8 @@ def noise_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None)
     Source:
         Ho et al. 2020 (DDPM), equation 14.
     """
-    rows = (predicted - target).square().mean(dim=(1, 2, 3))  # (B,)
+    squares = (predicted - target).square()  # (B, C, h, w)
+    rows = (squares if pixels is None else pixels * squares).mean(dim=(1, 2, 3))  # (B,)
     return rows.mean() if weights is None else (weights * rows).mean()
 
 
@@ -48,22 +55,32 @@ def min_snr_weights(ratio: Tensor, gamma: float, *, velocity: bool = False) -> T
     return ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
 
 
-def color_moments(images: Tensor) -> Tensor:
+def color_moments(images: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return mean and standard deviation of each channel over all pixels.
 
     Args:
         images: (B, 3, H, W), float32 or more.
+        weights: Of pixels, (1 or B, 1, H, W), 0 or more, and more than one above 0; equal ones by
+            default.
 
     Returns:
         (B, 6): three means, then three deviations. The deviation of a flat channel has gradient 0,
         not NaN.
 
     Source:
-        Med-Art (arXiv 2506.20449), the pixel-level loss of HLDF.
+        Med-Art (arXiv 2506.20449), the pixel-level loss of HLDF. The deviation is the unbiased
+        one, with weights as in the GNU Scientific Library's `gsl_stats_wsd`.
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
-    return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
+    if weights is None:
+        return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
+    total = weights.sum(dim=(2, 3))  # (1 or B, 1)
+    means = (weights * images).sum(dim=(2, 3)) / total  # (B, 3)
+    gaps = weights.sqrt() * (images - means[..., None, None])
+    size = total - weights.square().sum(dim=(2, 3)) / total  # for equal ones n - 1
+    deviations = torch.linalg.vector_norm(gaps, dim=(2, 3)) / size.sqrt()
+    return torch.cat([means, deviations], dim=1)
 
 
 def color_grid(images: Tensor) -> Tensor:
@@ -87,8 +104,21 @@ def color_grid(images: Tensor) -> Tensor:
 STATISTICS = {"moments": color_moments, "grid": color_grid}
 
 
-def color_statistics(images: Tensor, names: Sequence[str]) -> Tensor:
-    """Return the statistics of those names, one after the other: (B, 3, H, W) -> (B, S)."""
+def color_statistics(images: Tensor, names: Sequence[str], weights: Tensor | None = None) -> Tensor:
+    """Return the statistics of those names, one after the other: (B, 3, H, W) -> (B, S).
+
+    Args:
+        images: (B, 3, H, W), float32 or more.
+        names: Of `STATISTICS`.
+        weights: Of pixels, as for `color_moments`.
+
+    Raises:
+        ValueError: There are weights, for a statistic that has none.
+    """
+    if weights is not None:
+        if list(names) != ["moments"]:
+            raise ValueError(f"of {', '.join(names)}, only moments can be weighted")
+        return color_moments(images, weights)
     return torch.cat([STATISTICS[name](images) for name in names], dim=1)
 
 

@@ -27,6 +27,7 @@ OPTIONAL = {
         "finetune --optimizer adamw8bit and --base-format, caption --load-in 4bit and 8bit",
         "8bit",
     ),
+    "prodigyopt": ("finetune --optimizer prodigy", "prodigy"),
     "pylibjpeg": ("DICOM files in JPEG-LS, JPEG 2000 and RLE", "dicom"),
 }
 USED_BY = {  # options that take the folder of a model

@@ -15,6 +15,7 @@ from medart_cli import stop
 from medart_cli.ahead import map_ahead
 from medart_cli.diffusion.losses import min_snr_weights
 from medart_cli.finetune.hldf import plan_hldf
+from medart_cli.finetune.region import read_region_colors, weigh_latents
 from medart_cli.finetune.work import Work, read_embeds, read_latents
 from medart_cli.models.device import build_generator, pin, send
 
@@ -30,6 +31,7 @@ class Batch:
     target: Tensor  # (B, C, h, w), what is to be predicted: the noise, or a velocity
     timesteps: Tensor  # (B,), as the transformer counts them
     weights: Tensor | None  # (B,), of min-SNR
+    pixels: Tensor | None  # (B, 1, h, w), weights of the noise loss inside and outside masks
     statistics: Tensor  # (B, S), of the real images' colors
     # Embeddings and mask, (B, L, D) and (B, L), where captions are cached: of `shown`, and for the
     # color loss of `captions` and the empty one, (B + 1, ...).
@@ -79,13 +81,14 @@ def draw_batch(work: Work, number: int) -> Batch:
     process, scheduler = work.process, work.scheduler
     hldf, step = plan_hldf(config), number // config.accumulate + 1
     place = number * accelerator.num_processes + accelerator.process_index
-    drawn = []
+    drawn, pixels = [], []
     for position in work.batches[place]:
         row = work.rows[work.order[position]]
         generator = build_generator(config.seed, "train", position)
         chances = torch.rand(4, generator=generator).tolist()
         flip = config.flip and chances[0] < 0.5
-        tensors = read_latents(work, row, flip, (chances[1], chances[2]))
+        spot = (chances[1], chances[2])
+        tensors = read_latents(work, row, flip, spot)
         mean = tensors["mean"]
         latents = mean + tensors["std"] * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
@@ -93,6 +96,10 @@ def draw_batch(work: Work, number: int) -> Batch:
         caption = row.text or ""
         shown = "" if chances[3] < config.caption_dropout else caption
         told = torch.cat([tensors[name] for name in hldf.statistics])  # (S,)
+        if work.region is not None:
+            told = read_region_colors(work, row, flip, spot)
+        if config.mask_weight != 1:
+            pixels.append(weigh_latents(work, row, flip, spot))
         drawn.append((caption, shown, position, latents, noise, time_of_row, told))
     captions, shown_captions, positions, *stacks = zip(*drawn, strict=True)
     latents, noise, times, statistics = map(torch.stack, stacks)
@@ -106,7 +113,7 @@ def draw_batch(work: Work, number: int) -> Batch:
         noisy=process.corrupt(scheduler, latents, noise, times),
         target=process.find_target(scheduler, latents, noise, times),
         timesteps=process.to_timesteps(scheduler, times),
-        weights=weights, statistics=statistics,
+        weights=weights, pixels=torch.stack(pixels) if pixels else None, statistics=statistics,
     )  # fmt: skip
     if work.text_encoder is None:
         batch.text = read_embeds(work, batch.shown)

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule, and the activation checkpointing of HLDF by free memory."""
+"""Learning-rate schedule, gradients, and the activation checkpointing of HLDF by free memory."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,26 +8,8 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from medart_cli.finetune.options import check_optimizer
-
 Recompute = Literal["none", "block", "step"]  # from most memory to least
 HEADROOM = 0.8  # share of free memory that HLDF may fill; the allocator wastes some
-
-
-def build_optimizer(
-    name: str, parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Make AdamW: PyTorch's fused one, or the 8-bit one of bitsandbytes (Dettmers et al. 2022).
-
-    Raises:
-        ConfigError: 8-bit is asked for and bitsandbytes is not installed.
-    """
-    if name == "adamw8bit":
-        check_optimizer(name)
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)  # type: ignore[no-any-return]
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def build_schedule(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,6 +11,7 @@ from typer import Argument, Option
 
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.hldf import parse_every, plan_hldf
+from medart_cli.models.optimizers import OPTIMIZERS, OptimizerName, check_rate
 from medart_cli.options import (
     DEFAULT_BASE,
     MORE_THAN_ONE,
@@ -46,6 +46,8 @@ class FinetuneConfig(CommonConfig):
         {
             "hldf_loss": "published",
             "hldf_statistics": "moments",
+            "hldf_region": "image",
+            "mask_weight": 1.0,
             "keep_best": False,
             "buckets": False,
         }
@@ -180,26 +182,27 @@ class FinetuneConfig(CommonConfig):
         ),
     ] = None
     method: Annotated[
-        Literal["lora", "dora", "rslora", "full"],
+        Literal["lora", "dora", "rslora", "lokr", "loha", "full"],
         _model_option(
-            help="Adapter type (LoRA, DoRA, rsLoRA), or full fine-tuning of the transformer."
+            help="Adapter type (LoRA, DoRA, rsLoRA, LoKr, LoHa), or full fine-tuning of the "
+            "transformer."
         ),
     ] = "lora"
-    rank: Annotated[int, _model_option(help="LoRA rank.", min=1)] = 8
+    rank: Annotated[int, _model_option(help="Adapter rank.", min=1)] = 8
     alpha: Annotated[
-        float | None, _model_option(help="LoRA alpha; equals the rank by default.", min=0)
+        float | None, _model_option(help="Adapter alpha; equals the rank by default.", min=0)
     ] = None
     target: Annotated[
         list[str] | None,
         _model_option(
-            help="LoRA target modules of the transformer, by name suffix; * in one stands for any "
-            "text (repeatable)."
+            help="Adapter target modules of the transformer, by name suffix; * in one stands for "
+            "any text (repeatable)."
         ),
     ] = None
     text_target: Annotated[
         list[str] | None,
         _model_option(
-            help="LoRA target modules of the text encoder, by name suffix, as --target "
+            help="Adapter target modules of the text encoder, by name suffix, as --target "
             "(repeatable)."
         ),
     ] = None
@@ -251,6 +254,13 @@ class FinetuneConfig(CommonConfig):
             "plus the mean colors of a 4 x 4 grid (grid)."
         ),
     ] = "moments"
+    hldf_region: Annotated[
+        Literal["image", "mask"],
+        _hldf_option(
+            help="Where colors are compared: in the whole image, or weighted by the mean of the "
+            "training images' masks (manifest key mask)."
+        ),
+    ] = "image"
     hldf_draws: Annotated[
         int | None,
         _hldf_option(help="Images generated per caption; 2 by default, 1 with published.", min=2),
@@ -290,19 +300,29 @@ class FinetuneConfig(CommonConfig):
     epochs: Annotated[float, _training_option(help="Training epochs.", min=0)] = 15.0
     batch_size: Annotated[int, _training_option(help="Per-device batch size.", min=1)] = 1
     accumulate: Annotated[int, _training_option(help="Gradient accumulation steps.", min=1)] = 1
-    learning_rate: Annotated[float, _training_option(help="Peak learning rate.", min=0)] = 1e-4
+    learning_rate: Annotated[
+        float | None,
+        _training_option(
+            help="Peak learning rate; 1e-4 by default, 3e-5 with lion. With prodigy a factor of "
+            "the rate that it finds itself, 1 by default.",
+            min=0,
+        ),
+    ] = None
     lr_schedule: Annotated[
         Literal["constant", "linear", "cosine"],
         _training_option(help="Learning rate schedule after warmup."),
     ] = "constant"
     warmup_steps: Annotated[int, _training_option(help="Linear warmup steps.", min=0)] = 0
     optimizer: Annotated[
-        Literal["adamw", "adamw8bit"],
+        OptimizerName,
         _training_option(
-            help="Optimizer; adamw8bit needs a GPU and bitsandbytes: pip install bitsandbytes."
+            help="Optimizer; adamw8bit needs a GPU and bitsandbytes: pip install bitsandbytes; "
+            "prodigy: pip install prodigyopt."
         ),
     ] = "adamw"
-    weight_decay: Annotated[float, _training_option(help="Weight decay of AdamW.", min=0)] = 1e-2
+    weight_decay: Annotated[
+        float, _training_option(help="Weight decay, decoupled: times the learning rate.", min=0)
+    ] = 1e-2
     max_grad_norm: Annotated[
         float, _training_option(help="Gradient clipping norm; 0 for no clipping.", min=0)
     ] = 1.0
@@ -333,6 +353,15 @@ class FinetuneConfig(CommonConfig):
         float | None,
         _training_option(help="Gamma of min-SNR loss weighting; off by default.", min=0),
     ] = None
+    mask_weight: Annotated[
+        float,
+        _training_option(
+            help="Weight of the noise loss inside an image's mask (manifest key mask), relative to "
+            "outside; the mean weight is 1.",
+            min=0.01,
+            max=1000,
+        ),
+    ] = 1.0
     ema: Annotated[
         float, _training_option(help="EMA decay of the weights; 0 for no EMA.", min=0)
     ] = 0.0
@@ -416,17 +445,29 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
         every = parse_every(self.hldf_every)
         object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", OPTIMIZERS[self.optimizer].rate)
+        check_rate(self.optimizer, self.peak_rate)
+        if self.hldf_region == "mask" and self.hldf_statistics == "grid":
+            raise ConfigError("--hldf-region mask: has no grid; use --hldf-statistics moments")
+        if self.hldf_region == "mask" and self.buckets:
+            raise ConfigError("--hldf-region mask: needs images of one shape; leave out --buckets")
         self._check_draws()
         if self.compile and self.method == "dora":
             raise ConfigError(
                 "--compile: peft's DoRA layers cannot be compiled; use --method lora or rslora"
             )
 
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate after warmup, with the default that belongs to the optimizer."""
+        return float(self.learning_rate or 0)
+
     def list_idle(self) -> list[tuple[bool, str, str]]:
         """List options that have no effect in some calls."""
         off, full = parse_every(self.hldf_every) == 0, self.method == "full"
         frozen = not self.train_text_encoder
-        parts = "steps weight statistics draws grad_draws grad_steps checkpoint".split()
+        parts = "steps weight statistics region draws grad_draws grad_steps checkpoint".split()
         words = [f"hldf_{part}" for part in parts]
         return [
             (off, "with --hldf-every 0, which turns HLDF off", " ".join(words)),
@@ -460,27 +501,3 @@ class FinetuneConfig(CommonConfig):
             raise ConfigError(
                 f"--hldf-grad-draws {hldf.with_gradient} is more than --hldf-draws {hldf.draws}"
             )
-
-
-def check_optimizer(name: str, device: str | None = None) -> None:
-    """Refuse an optimizer that cannot work here, before any work is done for it.
-
-    Args:
-        name: `adamw` or `adamw8bit`.
-        device: Kind of the device it will run on, once that is known.
-
-    Raises:
-        ConfigError: 8-bit is asked for and bitsandbytes is not installed, or on a CPU, where its
-            state is in memory that cannot be saved.
-    """
-    if name != "adamw8bit":
-        return
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "--optimizer adamw8bit: bitsandbytes is not installed; pip install bitsandbytes, or "
-            "use --optimizer adamw"
-        )
-    if device == "cpu":
-        raise ConfigError(
-            "--optimizer adamw8bit: its state cannot be saved on a CPU; use --optimizer adamw"
-        )

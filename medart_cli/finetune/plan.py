@@ -13,6 +13,7 @@ from medart_cli.finetune import optimizer as optimizers
 from medart_cli.finetune.hldf import FEWEST, plan_hldf
 from medart_cli.finetune.work import Work, count_weights
 from medart_cli.log import log
+from medart_cli.models.optimizers import OPTIMIZERS
 
 
 def settle_hldf(work: Work, auto: int) -> None:
@@ -46,8 +47,10 @@ def plan_recompute(work: Work, pass_bytes: int, embeds: Tensor) -> str:
     """
     config, family, hldf = work.config, work.family, plan_hldf(work.config)
     free = torch.cuda.mem_get_info(work.accelerator.device)[0]
-    # Later there are gradients and AdamW's state, and with the score the noise loss's gradients.
-    free -= (16 if hldf.loss == "score" else 12) * count_weights(work)
+    # Later there are gradients and the optimizer's state, and with the score the noise loss's
+    # gradients.
+    gradients = 8 if hldf.loss == "score" else 4
+    free -= (gradients + OPTIMIZERS[config.optimizer].state_bytes) * count_weights(work)
     free -= config.batch_size * family.decoder_bytes(work.vae, work.facts["resolution"])
     side = work.facts["resolution"] / family.latent_scale(work.vae)
     inputs = config.batch_size * family.count_inputs(work.transformer, side) * embeds.element_size()

@@ -105,7 +105,7 @@ def check_same(work: Work, run: dict[str, Any]) -> None:
     parts = [part for part, digest in known if facts["base_hashes"].get(part, digest) != digest]
     if parts:
         changes.append(f"base weights or settings ({', '.join(parts)})")
-    for name in ("precision", "processes", "hldf", "buckets"):
+    for name in ("precision", "processes", "hldf", "buckets", "masks"):
         if run.get(name, facts[name]) != facts[name]:
             changes.append(name)
     if changes:

@@ -18,6 +18,7 @@ from medart_cli.data.manifest import HashedRecord, count_patients
 from medart_cli.data.profiles import Profile, read_profile
 from medart_cli.data.splits import groups_of, split_groups
 from medart_cli.errors import ConfigError
+from medart_cli.finetune.masks import RowMask, find_masks
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
 from medart_cli.models.bases import find_unhashed, hash_base
@@ -33,6 +34,7 @@ class TrainingData:
     Attributes:
         rows: The training images; the text of each is its caption.
         held: The images that are not trained on, and whose loss is measured.
+        masks: Of training images, by the place of their row, where an option asks for them.
         failures: How many files could not be opened.
         account: What was found in the data set.
         wording: How template captions are worded, for run.json: `sample` words them alike.
@@ -40,6 +42,7 @@ class TrainingData:
 
     rows: list[HashedRecord]
     held: list[HashedRecord]
+    masks: dict[str, RowMask]
     failures: int
     account: Account
     wording: dict[str, Any]
@@ -83,7 +86,8 @@ def read_training_rows(config: FinetuneConfig) -> TrainingData:
     if config.flip:
         warn_of_flips(profile, rows)
     wording = profile.wording(row.label for row in rows)
-    return TrainingData(rows, held, failures, found.account, wording)
+    masks = find_masks(config, rows, cache_folder(config))
+    return TrainingData(rows, held, masks, failures, found.account, wording)
 
 
 def hold_out_rows(

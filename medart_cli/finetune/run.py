@@ -13,7 +13,8 @@ from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.finished import find_finished
 from medart_cli.data.output import Output, check_output
 from medart_cli.errors import ConfigError
-from medart_cli.finetune.options import FinetuneConfig, check_optimizer
+from medart_cli.finetune.masks import describe_masks
+from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.rows import (
     TrainingData,
     describe_data,
@@ -24,6 +25,7 @@ from medart_cli.finetune.rows import (
 )
 from medart_cli.log import log
 from medart_cli.models.bases import Kind, check_format, find_base, find_kind
+from medart_cli.models.optimizers import check_optimizer
 from medart_cli.ranks import ask_first, count_ranks
 
 
@@ -98,7 +100,8 @@ def find_finished_run(
     total, processes = plan_steps(config, len(data.rows), count_ranks()), count_ranks()
     now: dict[str, Any] = {
         "status": "done", "step": total, "failures": 0, "processes": processes,
-        "base_hashes": base[1], **describe_data(data.rows), **name_base(config, base[0]),
+        "base_hashes": base[1], **describe_data(data.rows),
+        "masks": describe_masks(data.rows, data.masks), **name_base(config, base[0]),
     }  # fmt: skip
     same = data.failures == 0 and all(facts.get(name) == value for name, value in now.items())
     same = same and config.precision in ("auto", facts.get("precision"))

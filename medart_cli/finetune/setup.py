@@ -23,9 +23,9 @@ from medart_cli.data.tensors import open_cache
 from medart_cli.diffusion.losses import STATISTICS
 from medart_cli.diffusion.process import Times
 from medart_cli.errors import ConfigError, ImageError
-from medart_cli.finetune import optimizer as optimizers
 from medart_cli.finetune.buckets import describe_buckets, say_loss
 from medart_cli.finetune.hldf import AUTO, plan_hldf
+from medart_cli.finetune.optimizer import build_schedule
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.rows import cache_folder, hash_base_once, name_base
 from medart_cli.finetune.work import Work, count_weights, read_latents
@@ -43,6 +43,7 @@ from medart_cli.models.bases import (
 from medart_cli.models.compiled import fix_length
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.models.families import check_size, find_family
+from medart_cli.models.optimizers import build_optimizer
 from medart_cli.models.parts import set_aside
 from medart_cli.models.quantized import load_frozen_base, name_format
 from medart_cli.ranks import own_part
@@ -367,12 +368,10 @@ def find_text_length(work: Work) -> int:
 def prepare_training(work: Work, total: int) -> None:
     """Make optimizer, schedule and average, and hand the models to accelerate."""
     config = work.config
-    work.optimizer = optimizers.build_optimizer(
-        config.optimizer, work.parameters, config.learning_rate, config.weight_decay
+    work.optimizer = build_optimizer(
+        config.optimizer, work.parameters, config.peak_rate, config.weight_decay
     )
-    work.schedule = optimizers.build_schedule(
-        work.optimizer, config.lr_schedule, config.warmup_steps, total
-    )
+    work.schedule = build_schedule(work.optimizer, config.lr_schedule, config.warmup_steps, total)
     work.transformer, work.optimizer = work.accelerator.prepare(work.transformer, work.optimizer)
     if config.train_text_encoder:
         work.text_encoder = work.accelerator.prepare(work.text_encoder)

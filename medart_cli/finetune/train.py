@@ -43,9 +43,11 @@ from medart_cli.finetune.heldout import (
 )
 from medart_cli.finetune.hldf import choose_every, plan_hldf
 from medart_cli.finetune.keep import announce, finish, plot, read_curve, save, write_metrics
+from medart_cli.finetune.masks import describe_masks
 from medart_cli.finetune.optimizer import balance_gradients, take_gradients, whole
-from medart_cli.finetune.options import FinetuneConfig, check_optimizer
+from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
+from medart_cli.finetune.region import prepare_region
 from medart_cli.finetune.resume import resume
 from medart_cli.finetune.rows import TrainingData, describe_data, plan_steps
 from medart_cli.finetune.setup import (
@@ -68,6 +70,7 @@ from medart_cli.models.device import (
     used_memory,
 )
 from medart_cli.models.families import build_denoiser
+from medart_cli.models.optimizers import check_optimizer, read_rate
 from medart_cli.ranks import ask_first
 
 
@@ -93,9 +96,11 @@ def fine_tune(
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
     failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
+    work.masks = data.masks
+    prepare_region(work)
     total = plan_steps(config, len(work.rows), accelerator.num_processes)
     work.facts |= describe_data(work.rows) | {"wording": data.wording}
-    work.facts |= {"settings": output.settings}
+    work.facts |= {"settings": output.settings, "masks": describe_masks(work.rows, work.masks)}
     work.facts["inputs"] = [data.account.facts()]
     work.held = [row.sha256 for row in data.held]
     settle_hldf(work, choose_every(plan_hldf(config), total))
@@ -128,7 +133,7 @@ def train(work: Work, first: int, total: int) -> None:
             catch_up(work, first, total)
             for step in range(first + 1, total + 1):
                 late = check_stop(work, time.monotonic() - saved_at >= 60 * config.save_minutes)
-                started, rate = time.monotonic(), work.schedule.get_last_lr()[0]
+                started, rate = time.monotonic(), read_rate(work.optimizer)
                 losses = take_step(work, step, list(islice(batches, config.accumulate)))
                 done = step
                 bar.advance(losses)
@@ -281,7 +286,7 @@ def latent_loss(work: Work, batch: Batch) -> Tensor:
         )
     if work.recompute == "auto":
         work.recompute = plan_recompute(work, used_memory(work.accelerator.device) - before, embeds)
-    return noise_loss(predicted, batch.target, batch.weights)
+    return noise_loss(predicted, batch.target, batch.weights, batch.pixels)
 
 
 def pixel_loss(work: Work, batch: Batch) -> Tensor:
@@ -311,6 +316,7 @@ def draw_statistics(
 ) -> Tensor:
     """Generate an image for each row from fresh noise; return its color statistics, (B, S)."""
     hldf, stepwise = plan_hldf(work.config), work.recompute == "step" and torch.is_grad_enabled()
+    region = None if work.region is None else work.region.weights
     words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
     generators = [build_generator(work.config.seed, *words, place) for place in batch.positions]
     noise = torch.stack([torch.randn(batch.noisy.shape[1:], generator=it) for it in generators])
@@ -325,7 +331,8 @@ def draw_statistics(
         )
 
         def tell(latents: Tensor) -> Tensor:
-            return color_statistics(work.family.decode_latents(work.vae, latents), hldf.statistics)
+            images = work.family.decode_latents(work.vae, latents)
+            return color_statistics(images, hldf.statistics, region)
 
         # The decoder runs again in the backward pass, so that it is stored for one image alone.
         blockwise = work.family.blockwise_decoder(work.vae)

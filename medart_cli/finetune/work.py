@@ -21,6 +21,7 @@ from medart_cli.diffusion.losses import (
 )
 from medart_cli.diffusion.process import PROCESSES, Process, Times
 from medart_cli.errors import RunError
+from medart_cli.finetune.masks import Masks
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.order import BatchOrder, RowOrder
 from medart_cli.models import adapters
@@ -52,6 +53,19 @@ class Heldout:
     curve: dict[int, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Region:
+    """Where colors are compared.
+
+    Attributes:
+        weights: (1, 1, H, W), in [0, 1]: in what share of the masks a pixel lies.
+        digest: A hash of the weights.
+    """
+
+    weights: Tensor
+    digest: str
+
+
 @dataclass
 class Work:
     """What lives during a run: models, caches, optimizer."""
@@ -79,6 +93,8 @@ class Work:
     text_length: int | None = None  # of all prompts; None for that of the longest of a batch
     auto_hldf: bool = False  # whether N is to be chosen
     heldout: Heldout | None = None
+    masks: Masks = field(default_factory=dict)  # of rows, by their place
+    region: Region | None = None  # where colors are compared; None for the whole image
     held: Sequence[str] = ()  # SHA-256 of each image that is held out, measured or not
     unit: int = 1  # what the sides of images are multiples of
     buckets: Sequence[Shape] = ()  # the shapes that images may get; without --buckets one square
@@ -140,17 +156,21 @@ def gather_parts(work: Work) -> dict[str, Any]:
     return parts
 
 
+def read_pixels(work: Work, row: HashedRecord, flip: bool, place: tuple[float, float]) -> Tensor:
+    """Return a row's image as it is trained on, (1, 3, H, W) in [-1, 1]."""
+    image = load_image(row.path)
+    fitted = fit_image(image, find_bucket(image.size, work.buckets), work.config.crop, place)
+    tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
+    return tensor.flip(3) if flip else tensor
+
+
 def read_latents(
     work: Work, row: HashedRecord, flip: bool, place: tuple[float, float]
 ) -> dict[str, Tensor]:
     """Return mean and std of a row's latents (C, h, w), and its color statistics by name."""
 
     def encode() -> dict[str, Tensor]:
-        image = load_image(row.path)
-        shape = find_bucket(image.size, work.buckets)
-        fitted = fit_image(image, shape, work.config.crop, place)
-        tensor = image_to_tensor(fitted)[None]  # (1, 3, H, W)
-        tensor = tensor.flip(3) if flip else tensor
+        tensor = read_pixels(work, row, flip, place)
         mean, std = work.family.encode_images(work.vae, tensor)
         colors = {name: color_statistics(tensor, [name])[0] for name in STATISTICS}
         return {"mean": mean[0].cpu(), "std": std[0].cpu(), **colors}

@@ -1,4 +1,4 @@
-"""What is trained: LoRA, DoRA or rsLoRA adapters (peft), or all weights; save, load, merge."""
+"""What is trained: adapters of peft, from LoRA to LoKr, or all weights; save, load, merge."""
 
 import difflib
 import fnmatch
@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from peft import (
+    LoHaConfig,
+    LoKrConfig,
     LoraConfig,
+    PeftConfig,
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
@@ -31,6 +34,7 @@ from medart_cli.models.quantized import Format, load_frozen_base
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding)  # of these models, what peft puts adapters on
+PRODUCTS = {"lokr": LoKrConfig, "loha": LoHaConfig}  # of small matrices; not for embeddings
 
 
 def add_adapter(
@@ -40,8 +44,10 @@ def add_adapter(
 
     Args:
         model: A transformer of diffusers or transformers.
-        kind: lora (Hu et al. 2021), dora (Liu et al. 2024) or rslora (Kalajdzievski 2023).
-        rank: Rank of the update.
+        kind: lora (Hu et al. 2021), dora (Liu et al. 2024), rslora (Kalajdzievski 2023), lokr
+            (Yeh et al. 2024) or loha (Hyeon-Woo et al. 2022).
+        rank: Rank of the update; of loha, of the two matrices whose entries are multiplied; of
+            lokr, of the larger factor of the Kronecker product, which is whole where it is small.
         alpha: Scale of the update; the rank by default, so that the factor is 1.
         targets: Ends of the names of modules that get one; `*` in one stands for any text.
 
@@ -51,15 +57,30 @@ def add_adapter(
     names = [name for target in targets for name in _spell_out(model, target)]
     for name in names:
         _check_target(model, name)
+    scale = alpha if alpha is not None else rank
+    if kind in PRODUCTS:
+        _refuse_embeddings(model, names, kind)
+        return get_peft_model(model, PRODUCTS[kind](r=rank, alpha=scale, target_modules=names))
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha if alpha is not None else rank,
+        lora_alpha=scale,
         target_modules=names,
         init_lora_weights="gaussian",
         use_dora=kind == "dora",
         use_rslora=kind == "rslora",
     )
     return get_peft_model(model, config)
+
+
+def _refuse_embeddings(model: nn.Module, targets: Sequence[str], kind: str) -> None:
+    """Refuse a target that LoRA can change and LoKr and LoHa of peft cannot."""
+    modules = dict(model.named_modules())
+    for target in targets:
+        if any(isinstance(modules[name], nn.Embedding) for name in _matches(modules, target)):
+            raise ConfigError(
+                f"target {target}: is an embedding, which --method {kind} cannot change; leave it "
+                "out, or use --method lora"
+            )
 
 
 def _spell_out(model: nn.Module, target: str) -> list[str]:
@@ -115,7 +136,7 @@ def load_adapter(model: nn.Module, folder: Path, *, merge: bool = False) -> Peft
         MissingModelError: The folder is corrupt, or its adapters are not for this model.
     """
     try:
-        config = LoraConfig.from_pretrained(str(folder))
+        config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True  # nothing is to be trained
         adapted = get_peft_model(model, config)
     except (OSError, ValueError, TypeError) as error:

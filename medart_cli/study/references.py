@@ -4,6 +4,8 @@ import re
 
 CITED = re.compile(r"\[@([a-z0-9,-]+)\]")
 REFERENCES = {
+    "adafactor": "Shazeer N, Stern M. Adafactor: adaptive learning rates with sublinear memory "
+    "cost. ICML 2018. arXiv:1804.04235.",
     "adamw": "Loshchilov I, Hutter F. Decoupled weight decay regularization. ICLR 2019. "
     "arXiv:1711.05101.",
     "adamw8bit": "Dettmers T, Lewis M, Shleifer S, Zettlemoyer L. 8-bit optimizers via block-wise "
@@ -25,6 +27,8 @@ REFERENCES = {
     "networks. ICML 2019. arXiv:1905.11946.",
     "energy": "Székely GJ, Rizzo ML. Energy statistics: a class of statistics based on distances. "
     "Journal of Statistical Planning and Inference 2013;143:1249-1272.",
+    "fedpara": "Hyeon-Woo N, Ye-Bin M, Oh TH. FedPara: low-rank Hadamard product for "
+    "communication-efficient federated learning. ICLR 2022. arXiv:2108.06098.",
     "fid": "Heusel M, Ramsauer H, Unterthiner T, Nessler B, Hochreiter S. GANs trained by a two "
     "time-scale update rule converge to a local Nash equilibrium. NeurIPS 2017. arXiv:1706.08500.",
     "flow": "Lipman Y, Chen RTQ, Ben-Hamu H, Nickel M, Le M. Flow matching for generative "
@@ -34,14 +38,24 @@ REFERENCES = {
     "arXiv:1801.01401.",
     "klein": "Black Forest Labs. FLUX.2 [TO DO: cite the model card of the base in the version "
     "that was used].",
+    "lion": "Chen X, Liang C, Huang D, et al. Symbolic discovery of optimization algorithms. "
+    "NeurIPS 2023. arXiv:2302.06675.",
     "lora": "Hu EJ, Shen Y, Wallis P, et al. LoRA: low-rank adaptation of large language models. "
     "ICLR 2022. arXiv:2106.09685.",
+    "lycoris": "Yeh SY, Hsieh YG, Gao Z, Yang BBW, Oh G, Gong Y. Navigating text-to-image "
+    "customization: from LyCORIS fine-tuning to model evaluation. ICLR 2024. arXiv:2309.14859.",
     "medart": "Guo C, Christensen AN, Hannemose MR. Med-Art: diffusion transformer for 2D medical "
     "text-to-image generation. DGM4MICCAI 2025. arXiv:2506.20449.",
     "minsnr": "Hang T, Gu S, Li C, et al. Efficient diffusion training via min-SNR weighting "
     "strategy. ICCV 2023. arXiv:2303.09556.",
+    "moonlight": "Liu J, Su J, Yao X, et al. Muon is scalable for LLM training. 2025. "
+    "arXiv:2502.16982.",
+    "muon": "Jordan K, Jin Y, Boza V, et al. Muon: an optimizer for hidden layers in neural "
+    "networks. 2024. kellerjordan.github.io/posts/muon.",
     "pixart": "Chen J, Yu J, Ge C, et al. PixArt-α: fast training of diffusion transformer for "
     "photorealistic text-to-image synthesis. ICLR 2024. arXiv:2310.00426.",
+    "prodigy": "Mishchenko K, Defazio A. Prodigy: an expeditiously adaptive parameter-free "
+    "learner. ICML 2024. arXiv:2306.06101.",
     "prx": "Photoroom. PRX: open text-to-image generative model. 2025 [TO DO: cite the model card "
     "of the base in the version that was used].",
     "recall": "Kynkäänniemi T, Karras T, Laine S, Lehtinen J, Aila T. Improved precision and "

@@ -29,6 +29,16 @@ ADAPTERS = {
     "lora": "LoRA [@lora]",
     "dora": "DoRA [@dora], a variant of LoRA [@lora],",
     "rslora": "rank-stabilized LoRA [@lora,rslora]",
+    "lokr": "LoKr adapters [@lycoris]",
+    "loha": "LoHa adapters [@fedpara]",
+}
+WORDED_OPTIMIZERS = {
+    "adamw": "AdamW [@adamw]",
+    "adamw8bit": "8-bit AdamW [@adamw,adamw8bit]",
+    "adafactor": "Adafactor [@adafactor]",
+    "lion": "Lion [@lion]",
+    "muon": "Muon [@muon], with step sizes matched to AdamW's [@moonlight]",
+    "prodigy": "Prodigy [@prodigy]",
 }
 UNLABELED = "(none)"  # what run.json calls images without a label
 
@@ -180,7 +190,6 @@ def _list_settings(run: Facts) -> dict[str, str]:
     batch = it["batch_size"] * it["accumulate"] * run["processes"]
     rate = f"{it['learning_rate']:g}, {it['lr_schedule']}"
     rate += f" after {it['warmup_steps']} steps of linear warmup" if it["warmup_steps"] else ""
-    eight = it["optimizer"] == "adamw8bit"
     crops = {"center": "center crop", "pad": "padded to a square", "random": "random crop"}
     if run.get("buckets"):
         margin = "padded" if it["crop"] == "pad" else "cropped"
@@ -195,7 +204,7 @@ def _list_settings(run: Facts) -> dict[str, str]:
         + (f" ({it['batch_size']} x {it['accumulate']} accumulated x {run['processes']} devices)"
            if batch != it["batch_size"] else ""),
         "Learning rate": rate,
-        "Optimizer": ("8-bit AdamW [@adamw,adamw8bit]" if eight else "AdamW [@adamw]")
+        "Optimizer": WORDED_OPTIMIZERS[it["optimizer"]]
         + f", weight decay {it['weight_decay']:g}"
         + (f", gradient norm at most {it['max_grad_norm']:g}" if it["max_grad_norm"] else ""),
         "Precision": run["precision"],
@@ -207,6 +216,10 @@ def _list_settings(run: Facts) -> dict[str, str]:
         "Timesteps": it.get("timesteps"),
         "Timestep shift": it.get("timestep_shift"),
         "Min-SNR weights [@minsnr]": f"gamma {it['min_snr']:g}" if it.get("min_snr") else None,
+        "Weight inside masks": f"{it['mask_weight']:g}" if it.get("mask_weight", 1) != 1 else None,
+        "Region of the color loss": "weighted by the mean mask"
+        if it.get("hldf_region") == "mask"
+        else None,
         "Class balancing": "labels drawn equally often" if it["balance"] else None,
         "Average of the weights (EMA)": f"decay {it['ema']:g}" if it["ema"] else None,
         "Checkpoint": "lowest held-out loss" if it.get("keep_best") else "last",

@@ -39,10 +39,10 @@ def kind(request, tmp_path_factory):
 
 @pytest.fixture
 def train(kind, images, tmp_path, medart):
-    def run(out, *options, steps=4, code=0):
+    def run(out, *options, steps=4, code=0, data=images):
         base, _, side = kind
         found, _, err = medart(
-            "finetune", images, "--base", base, "--out", tmp_path / out, "--resolution", side,
+            "finetune", data, "--base", base, "--out", tmp_path / out, "--resolution", side,
             "--steps", steps, "--preview-every", 2, "--preview-count", 1, *SHORT, *options,
         )  # fmt: skip
         assert found == code, err
@@ -121,6 +121,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(train):
 
 def test_a_cache_changes_nothing(train):
     assert same(weights(train("with")), weights(train("without", "--no-cache")))
+
+
+def test_masks_weigh_the_latents_of_each_family(train, images, tmp_path):
+    data = shutil.copytree(images, tmp_path / "masked")
+    Image.new("L", (40, 32), 0).save(data / "mask.png")
+    with Image.open(data / "mask.png") as mask:
+        mask.paste(255, (8, 8, 24, 24))
+        mask.save(data / "mask.png")
+    rows = [{"file_name": f"nevus/{place}.png", "mask": "mask.png"} for place in (1, 3, 5, 7)]
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    masked = ("--mask-weight", 4, "--hldf-region", "mask")
+    assert not same(weights(train("plain", data=data)), weights(train("run", *masked, data=data)))
 
 
 @pytest.mark.parametrize("mode", ["none", "block", "step"])

@@ -197,3 +197,67 @@ def test_min_snr_of_velocity_is_that_of_noise_in_the_same_units():
     ratio = torch.tensor([0.01, 1.0, 5.0, 300.0])
     expected = min_snr_weights(ratio, 5.0) * ratio / (ratio + 1)
     torch.testing.assert_close(min_snr_weights(ratio, 5.0, velocity=True), expected)
+
+
+def test_weights_of_places_are_those_of_a_plain_loop():
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = torch.randn(2, 2, 3, 4, 4, generator=generator).double()
+    pixels, rows = torch.rand(2, 1, 4, 4, generator=generator).double(), torch.tensor([0.5, 2.0])
+    total = 0.0
+    for row in range(2):
+        own = 0.0
+        for channel in range(3):
+            for y in range(4):
+                for x in range(4):
+                    gap = predicted[row, channel, y, x] - target[row, channel, y, x]
+                    own += pixels[row, 0, y, x] * gap**2 / 48
+        total += rows[row] * own / 2
+    torch.testing.assert_close(noise_loss(predicted, target, rows, pixels), total)
+    equal = torch.ones_like(pixels)
+    assert torch.equal(
+        noise_loss(predicted, target, rows, equal), noise_loss(predicted, target, rows)
+    )
+
+
+def test_weighted_moments_are_those_of_a_plain_loop_and_of_numpy():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 5, 4, generator=generator).double()
+    counts = torch.randint(0, 4, (1, 1, 5, 4), generator=generator).double()
+    found = color_moments(images, counts)
+    for row in range(2):
+        for channel in range(3):
+            values, weights = images[row, channel].flatten(), counts.flatten()
+            total = sum(weights)
+            mean = sum(w * v for w, v in zip(weights, values, strict=True)) / total
+            squares = sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True))
+            size = total - sum(w**2 for w in weights) / total
+            torch.testing.assert_close(found[row, channel], mean)
+            torch.testing.assert_close(found[row, 3 + channel], (squares / size).sqrt())
+            cov = np.cov(values.numpy(), aweights=weights.numpy())
+            assert found[row, 3 + channel].item() ** 2 == pytest.approx(float(cov))
+
+
+def test_pixels_that_weigh_nothing_say_nothing_and_equal_weights_change_nothing():
+    images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
+    inside = torch.zeros(1, 1, 6, 6, dtype=torch.float64)
+    inside[..., 1:4, 2:5] = 1
+    torch.testing.assert_close(color_moments(images, inside), color_moments(images[..., 1:4, 2:5]))
+    torch.testing.assert_close(
+        color_moments(images, torch.full_like(inside, 0.3)), color_moments(images)
+    )
+
+
+def test_the_gradient_of_weighted_moments_agrees_with_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 3, 4, 4, generator=generator).double().requires_grad_(True)
+    weights = torch.rand(1, 1, 4, 4, generator=generator).double()
+    assert torch.autograd.gradcheck(lambda it: color_moments(it, weights), images)
+    flat = torch.full((1, 3, 4, 4), 0.25, dtype=torch.float64, requires_grad=True)
+    gradient = torch.autograd.grad(color_moments(flat, weights)[:, 3:].sum(), flat)[0]
+    assert torch.equal(gradient, torch.zeros_like(flat))
+
+
+def test_the_grid_has_no_weights():
+    images, weights = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="of moments, grid, only moments can be weighted"):
+        color_statistics(images, ["moments", "grid"], weights)

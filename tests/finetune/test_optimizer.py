@@ -1,17 +1,13 @@
-import sys
-
 import pytest
 import torch
 
-from medart_cli.errors import ConfigError
 from medart_cli.finetune.optimizer import (
     balance_gradients,
-    build_optimizer,
     build_schedule,
     choose_recompute,
     take_gradients,
 )
-from medart_cli.finetune.options import check_optimizer
+from medart_cli.models.optimizers import build_optimizer
 
 
 def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
@@ -26,21 +22,6 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
             schedule.step()
         assert rates[:11] == pytest.approx([i / 10 for i in range(11)])
         assert rates[-1] == pytest.approx(last, abs=1e-3)
-
-
-def test_8_bit_without_its_package_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
-    with pytest.raises(ConfigError, match="pip install bitsandbytes, or use"):
-        build_optimizer("adamw8bit", [torch.nn.Parameter(torch.ones(1))], 1.0, 0.0)
-
-
-def test_8_bit_on_a_cpu_is_refused_before_its_state_is_lost(monkeypatch):
-    monkeypatch.setattr("medart_cli.finetune.options.find_spec", lambda name: name)
-    check_optimizer("adamw8bit")
-    with pytest.raises(ConfigError, match="its state cannot be saved on a CPU; use --optimizer"):
-        check_optimizer("adamw8bit", "cpu")
-    check_optimizer("adamw8bit", "cuda")
-    check_optimizer("adamw", "cpu")
 
 
 @pytest.mark.parametrize(("free", "choice"), [(40e9, "none"), (6e9, "block"), (2e9, "step")])

@@ -22,6 +22,7 @@ from medart_cli.finetune.train import embed_captions
 from medart_cli.finetune.work import count_weights
 from medart_cli.models.bases import hash_base
 from medart_cli.models.device import build_generator
+from medart_cli.models.optimizers import OPTIMIZERS
 from tests.small import build_base
 
 SHORT = ("--resolution", 16, "--steps", 4, "--preview-every", 0, "--quiet")
@@ -138,6 +139,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(finetune, method):
     assert_same_weights(whole, parts)
     losses = [[(row["step"], row["loss"]) for row in metrics(run)] for run in (whole, parts)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method"),
+    [("adafactor", "lokr"), ("lion", "loha"), ("muon", "full"), ("muon", "dora"),
+     ("prodigy", "lora")],
+)  # fmt: skip
+def test_a_run_with_any_optimizer_and_adapter_resumes_to_the_bit(finetune, optimizer, method):
+    package = OPTIMIZERS[optimizer].package
+    if package is not None:
+        pytest.importorskip(package)
+    options = ("--method", method, "--optimizer", optimizer, "--hldf-every", 2, "--ema", 0.9)
+    whole, _, _ = finetune(*options)
+    finetune(*options, "--steps", 2, out="parts")
+    parts, _, _ = finetune(*options, out="parts")
+    assert_same_weights(whole, parts)
+    rates = [[row["learning_rate"] for row in metrics(run)] for run in (whole, parts)]
+    assert rates[0] == rates[1] and rates[0][-1] > 0
+    used = json.loads((whole / "checkpoints/step-000004/state.json").read_text())["run"]["settings"]
+    assert used["learning_rate"] == OPTIMIZERS[optimizer].rate
 
 
 def test_a_run_cut_off_right_after_its_last_checkpoint_still_gets_its_whole_loss_curve(
@@ -514,7 +535,7 @@ def test_the_ways_of_recomputing_train_the_same(finetune, how):
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "rslora"])
+@pytest.mark.parametrize("method", ["lora", "dora", "rslora", "lokr", "loha"])
 def test_plain_peft_and_diffusers_draw_what_sample_draws(
     finetune, medart, small_base, tmp_path, method
 ):

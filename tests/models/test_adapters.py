@@ -10,7 +10,7 @@ from tests.small import DAMAGES, build_base, damage
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "rslora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "rslora", "lokr", "loha"])
 def test_fresh_adapters_change_nothing_and_saved_ones_come_back(small_base, tmp_path, kind):
     latents, times = torch.randn(1, 4, 8, 8), torch.tensor([500])
     text = torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.long)
@@ -53,11 +53,43 @@ def test_the_start_is_gaussian_and_the_factor_is_alpha_over_rank(small_base):
     assert layer.lora_A["default"].weight.std().item() == pytest.approx(1 / 8, rel=0.2)
 
 
-def test_adapters_of_a_half_precision_model_are_trained_in_float32(small_base):
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha"])
+def test_adapters_of_a_half_precision_model_are_trained_in_float32(small_base, kind):
     model = pixart.load_transformer(small_base, torch.bfloat16, CPU)
-    adapted = adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["to_q"])
-    trained = {p.dtype for p in adapted.parameters() if p.requires_grad}
-    assert trained == {torch.float32}
+    adapted = adapters.add_adapter(model, kind, rank=2, alpha=None, targets=["to_q"])
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    latents, times = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    text = torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        pixart.predict_noise(adapted, latents, times, *text).square().sum().backward()
+    assert any(p.grad.abs().max() > 0 for p in trained)
+
+
+@pytest.mark.parametrize("kind", ["lokr", "loha"])
+def test_the_factor_of_products_is_alpha_over_rank_whatever_the_rank(small_base, kind):
+    def change(rank, alpha):
+        model = pixart.load_transformer(small_base, torch.float32, CPU)
+        torch.manual_seed(0)
+        adapted = adapters.add_adapter(model, kind, rank=rank, alpha=alpha, targets=["proj_out"])
+        for parameter in adapted.parameters():
+            parameter.data.fill_(0.5)
+        return adapted.base_model.model.proj_out.get_delta_weight("default")
+
+    for rank in (2, 64):  # 64 is more than the layer has: LoKr's second factor is whole
+        torch.testing.assert_close(change(rank, None), change(rank, float(rank)))
+        torch.testing.assert_close(change(rank, 3.0 * rank), 3 * change(rank, None))
+
+
+def test_an_embedding_gets_lora_and_is_refused_to_what_cannot_change_it():
+    model = nn.Sequential()
+    model.words = nn.Embedding(8, 4)
+    adapters.add_adapter(model, "lora", rank=2, alpha=None, targets=["words"])
+    for kind in ("lokr", "loha"):
+        model = nn.Sequential()
+        model.words = nn.Embedding(8, 4)
+        with pytest.raises(ConfigError, match=f"words: is an embedding, which --method {kind}"):
+            adapters.add_adapter(model, kind, rank=2, alpha=None, targets=["words"])
 
 
 def test_a_target_that_matches_nothing_is_named(small_base):

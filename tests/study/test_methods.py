@@ -1,11 +1,13 @@
 import re
 from copy import deepcopy
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
 
 from medart_cli.data.page import DEMONSTRATION_NOTICE
 from medart_cli.models.bases import KINDS
+from medart_cli.models.optimizers import OPTIMIZERS, OptimizerName
 from medart_cli.study.contrasts import contrast
 from medart_cli.study.markdown import escape_markdown
 from medart_cli.study.methods import write_methods as write
@@ -116,6 +118,24 @@ def test_each_work_is_listed_once_and_none_is_cited_that_is_not_listed():
         "2303.09556", "2211.01095", "2207.12598", "1905.11946",
     ):  # fmt: skip
         assert listed.count(known) == 1
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "rslora", "lokr", "loha", "full"])
+def test_each_adapter_is_told(method):
+    text = write(one_arm(), {"lora": build_run(method=method)})
+    assert "all weights of the transformer" in text if method == "full" else "of rank 6 in" in text
+    check_references(text)
+
+
+@pytest.mark.parametrize(("name", "word"), [
+    ("adamw", "AdamW ["), ("adamw8bit", "8-bit AdamW ["), ("adafactor", "Adafactor ["),
+    ("lion", "Lion ["), ("muon", "Muon ["), ("prodigy", "Prodigy ["),
+])  # fmt: skip
+def test_each_optimizer_is_told(name, word):
+    text = write(one_arm(), {"lora": build_run(optimizer=name)})
+    assert f"| Optimizer | {word}" in text
+    check_references(text)
+    assert get_args(OptimizerName) == tuple(OPTIMIZERS) and name in OPTIMIZERS
 
 
 def test_a_work_that_the_study_does_not_use_is_not_listed():
