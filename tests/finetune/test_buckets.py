@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from medart_cli.finetune import batches
 from medart_cli.finetune import train as training
 from medart_cli.models import pixart
 from tests.finetune.test_run import assert_same_weights, metrics
@@ -52,18 +53,18 @@ def finetune(medart, small_base, mixed, tmp_path):
 def seen(monkeypatch):
     """Collect the shapes of latents that each batch has, and that the color loss draws."""
     found = {"batches": [], "drawn": []}
-    draw, tell = training.draw_batch, training.color_statistics
+    draw, tell = batches.draw_batch, training.color_statistics
 
     def draw_batch(*arguments):
         batch = draw(*arguments)
-        found["batches"].append((tuple(batch.latents.shape), batch.positions))
+        found["batches"].append((tuple(batch.noisy.shape), batch.positions))
         return batch
 
-    def color_statistics(images, names):
+    def color_statistics(images, *more):
         found["drawn"].append(tuple(images.shape[2:]))
-        return tell(images, names)
+        return tell(images, *more)
 
-    monkeypatch.setattr(training, "draw_batch", draw_batch)
+    monkeypatch.setattr(batches, "draw_batch", draw_batch)
     monkeypatch.setattr(training, "color_statistics", color_statistics)
     return found
 

@@ -32,7 +32,8 @@ def build_work(folder, marked, *, crop="center", cache=None, size=(40, 32), **op
               "hldf_region": "mask"} | options  # fmt: skip
     return SimpleNamespace(
         rows=[row], masks={"rows:1": RowMask(folder, "mask.png", "1" * 64)}, side=LATENTS,
-        region=None,
+        region=None, vae=None, buckets=[(SIDE, SIDE)], shapes={row.sha256: (SIDE, SIDE)},
+        family=SimpleNamespace(latent_scale=lambda vae: SIDE // LATENTS),
         config=SimpleNamespace(**config), facts={"resolution": SIDE},
         latents=open_cache(cache, "latents", crop),
         accelerator=SimpleNamespace(device=torch.device("cpu")),
