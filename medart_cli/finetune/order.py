@@ -4,6 +4,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 
@@ -63,15 +64,17 @@ class BatchOrder:
         self._come = 0  # rows that have come
         self._waiting: dict[Hashable, list[int]] = defaultdict(list)
         self._placed = array("q")  # positions of the batches so far, one batch after the other
+        self._lock = Lock()  # batches are read ahead by a thread
 
     def __getitem__(self, number: int) -> Sequence[int]:
         """Return the positions of the rows of a batch in their order."""
         start, end = number * self._size, (number + 1) * self._size
-        while len(self._placed) < end:
-            waiting = self._waiting[self._buckets[self._order[self._come]]]
-            waiting.append(self._come)
-            self._come += 1
-            if len(waiting) == self._size:
-                self._placed.extend(waiting)
-                waiting.clear()
-        return self._placed[start:end]
+        with self._lock:
+            while len(self._placed) < end:
+                waiting = self._waiting[self._buckets[self._order[self._come]]]
+                waiting.append(self._come)
+                self._come += 1
+                if len(waiting) == self._size:
+                    self._placed.extend(waiting)
+                    waiting.clear()
+            return self._placed[start:end]
