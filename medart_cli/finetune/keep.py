@@ -16,6 +16,7 @@ from medart_cli.finetune.resume import restore_best
 from medart_cli.finetune.rows import public_settings
 from medart_cli.finetune.state import flatten_optimizer, gather, save_tensors
 from medart_cli.finetune.work import Work, gather_parts
+from medart_cli.log import log
 from medart_cli.models import adapters
 from medart_cli.models.bases import find_kind, pipeline_class
 from medart_cli.models.device import (
@@ -142,6 +143,11 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
         write_text(config.out / "README.md", card)
         write_json(config.out / checkpoints.RUN_NAME, facts)
         if config.merge:
+            if config.base_format:
+                log.warning(
+                    "trained on a base in %s, merged into the base in full precision; images may "
+                    "differ", config.base_format,
+                )  # fmt: skip
 
             def merge(folder: Path) -> None:
                 adapters.merge_run(

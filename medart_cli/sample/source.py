@@ -81,6 +81,11 @@ def merge(source: Source, out: Path) -> None:
     """Write run and base as one pipeline folder that plain diffusers opens, in full precision."""
     if out.exists():
         raise ConfigError(f"{out}: exists already; use a new folder")
+    if source.facts.get("base_format"):
+        log.warning(
+            "trained on a base in %s, merged into the base in full precision; images may differ",
+            source.facts["base_format"],
+        )
     with stop.at_once():  # loads torch, peft and diffusers, which takes seconds
         from medart_cli.models import adapters
 
