@@ -114,7 +114,7 @@ def list_takers(place, side):
     return takers
 
 
-def measure(name, place, rounds):
+def measure(name, place, rounds, kinds):
     build, side = BASES[name]
     build(place / "base")
     build_images(place / "images")
@@ -123,7 +123,7 @@ def measure(name, place, rounds):
     for step in range(1, 2 * (rounds + 1) + 1):
         kind = "noise" if step % 2 else "HLDF"
         for way, take in takers.items():
-            if (way, kind) == ("example", "HLDF"):
+            if kind not in kinds or (way, kind) == ("example", "HLDF"):
                 continue
             started = time.perf_counter()
             take(step)
@@ -147,6 +147,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kinds", choices=("noise", "HLDF"), nargs="+", default=["noise", "HLDF"])
     parser.add_argument("--base", choices=BASES, nargs="+", default=list(BASES))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -154,7 +155,7 @@ def main():
     print("| base | step | way | seconds | times as fast as medart before |\n|---|---|---|---|---|")
     for name in options.base:
         with tempfile.TemporaryDirectory() as folder:
-            measure(name, Path(folder), options.rounds)
+            measure(name, Path(folder), options.rounds, options.kinds)
 
 
 if __name__ == "__main__":

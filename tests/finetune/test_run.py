@@ -207,7 +207,7 @@ def test_the_learning_rate_of_a_step_is_the_one_it_was_made_with(finetune, monke
 
     def update(work, step, losses):
         used.append(work.optimizer.param_groups[0]["lr"])
-        update_weights(work, step, losses)
+        return update_weights(work, step, losses)
 
     monkeypatch.setattr(stage, "update_weights", update)
     options = ("--hldf-every", 0, "--lr-schedule", "linear", "--warmup-steps", 2)
