@@ -155,6 +155,8 @@ def _apply_settings(context: Context, parameter: CallbackParam, value: str | Non
         name = key.replace("-", "_")
         if name.startswith("_"):  # not an option: medart notes there what an output belongs to
             continue
+        if name not in known and context.obj.reads_others:
+            continue
         if name not in known - {"help", "config"}:
             close = difflib.get_close_matches(name, sorted(item for item in known if item), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
@@ -210,10 +212,12 @@ class CommonConfig:
         formerly: What an option of an output means where its settings do not name it, since they
             are from before there was that option.
         less_memory: What to say where memory is full, the least loss first.
+        reads_others: Whether `--config` may name options of another command, which are passed on.
     """
 
     formerly: ClassVar[Mapping[str, Any]] = NOTHING
     less_memory: ClassVar[tuple[Hint, ...]] = ()
+    reads_others: ClassVar[bool] = False
 
     config: Annotated[
         str | None,

@@ -66,6 +66,15 @@ class FinetuneConfig(CommonConfig):
         ),
         ONE_CALL,
     ] = False
+    dry_run: Annotated[
+        bool,
+        _output_option(
+            "--dry-run",
+            help="Only estimate memory, disk space, steps and hours; nothing is downloaded, "
+            "written or trained.",
+        ),
+        ONE_CALL,
+    ] = False
     save_every: Annotated[
         int, _output_option(help="Optimizer steps between checkpoints.", min=1), RUN_ONLY
     ] = 500

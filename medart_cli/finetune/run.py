@@ -29,6 +29,8 @@ from medart_cli.ranks import ask_first, count_ranks
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; resume where a run stopped."""
+    if config.dry_run:
+        return estimate(config)
     check_optimizer(config.optimizer)
     data = read_training_rows(config)
     base = find_base(config.base, offline=config.offline)
@@ -49,6 +51,14 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         from medart_cli.finetune.train import fine_tune
 
     return fine_tune(config, data, (base, hashes), output)
+
+
+def estimate(config: FinetuneConfig) -> dict[str, Any]:
+    """Say what the run would need; nothing is fetched, written or trained."""
+    with stop.at_once():
+        from medart_cli.finetune.estimate import estimate_run, format_estimate
+    facts = estimate_run(config)
+    return {"result": "\n".join(format_estimate(facts)), "estimate": facts}
 
 
 def check_kind(config: FinetuneConfig, kind: Kind) -> None:
