@@ -338,11 +338,11 @@ class CommonConfig:
                 for name in names.split()]  # fmt: skip
         for name, why in idle:
             value, option = getattr(self, name), "--" + name.replace("_", "-")
-            given = value != defaults[name] and value != self._find_in_file(name)
+            given = value != defaults[name] and value != self.find_in_file(name)
             if name in typed or given:
                 raise ConfigError(f"{option}: has no effect {why}; leave it out")
 
-    def _find_in_file(self, name: str) -> object:
+    def find_in_file(self, name: str) -> object:
         """Return what the settings file says of an option; None where it says nothing."""
         file = read_settings(self.config, type(self)) if self.config else {}
         return file.get(name, file.get(name.replace("_", "-")))

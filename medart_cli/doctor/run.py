@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from medart_cli import __version__
 from medart_cli.doctor.options import DoctorConfig
-from medart_cli.errors import ConfigError
+from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
 from medart_cli.shell import ask_command
 
@@ -51,13 +51,22 @@ def run(config: DoctorConfig) -> dict[str, Any]:
         hardware, problems = read_hardware(config)
         facts |= hardware
         problems += look_at_disk(config, facts)
-        if config.data is not None:
-            asked = ask_command(word_finetune(config))
-            facts["estimate"], told = asked["estimate"], asked["result"].splitlines()
-            problems += facts["estimate"]["problems"]
+        if config.data is not None and facts["device"]:
+            told, more = ask_finetune(config, facts)
+            problems += more
     facts |= {"problems": problems, "ready": not problems}
     verdict = "ready" if facts["ready"] else "not ready"
     return {"result": verdict if config.json else "\n".join(format_report(facts, told))} | facts
+
+
+def ask_finetune(config: DoctorConfig, facts: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Add finetune's estimate to the facts; return its lines, and what keeps it from running."""
+    try:
+        asked = ask_command(word_finetune(config))
+    except MissingModelError as error:
+        return [], [str(error)]
+    facts["estimate"] = asked["estimate"]
+    return asked["result"].splitlines(), asked["estimate"]["problems"]
 
 
 def word_finetune(config: DoctorConfig) -> list[str]:

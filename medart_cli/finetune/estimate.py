@@ -4,6 +4,7 @@ Only counts and shapes are read: of the data the rows, of a base that lies here 
 one that does not, the published sizes.
 """
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 
 from medart_cli.data.cache import default_cache
 from medart_cli.data.dataset import open_data
-from medart_cli.data.splits import groups_of, split_groups
+from medart_cli.data.splits import split_groups
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.finetune.footprint import STATE, Footprint, Reckoner
 from medart_cli.finetune.hldf import AUTO, choose_every, plan_hldf
@@ -22,9 +23,10 @@ from medart_cli.finetune.optimizer import HEADROOM
 from medart_cli.finetune.options import FinetuneConfig, check_optimizer
 from medart_cli.finetune.pace import Pace, measure_pace
 from medart_cli.finetune.rows import plan_steps
+from medart_cli.log import log
 from medart_cli.models.bases import find_base
 from medart_cli.models.device import DTYPES, find_device, find_precision, hush_libraries
-from medart_cli.models.shapes import Shape, known_shape, read_shape
+from medart_cli.models.shapes import Shape, count_numbers, known_shape, read_shape
 from medart_cli.models.sizes import KNOWN, find_size
 from medart_cli.options import parse_levels
 from medart_cli.ranks import count_ranks
@@ -33,6 +35,7 @@ CARDS = (12, 16, 24, 40, 80)  # GB of memory of GPUs in use
 # What a run may take of a card of N GB. Makers count in GiB, 7 % more; CUDA itself and what the
 # allocator cannot use take that and some, and the estimate has been off by up to 8 %.
 USABLE = 0.93e9
+WORTH = 100_000_000  # numbers of a transformer from which a run says at its start what it takes
 MODES = ("none", "block", "step")  # of --hldf-checkpoint, fastest first
 PREVIEW_PASSES = 40  # of the transformer without gradient for an image: 20 steps with guidance
 
@@ -76,7 +79,7 @@ def estimate_run(config: FinetuneConfig, *, timed: bool = True) -> dict[str, Any
         "resolution": resolution, "images": rows, "steps": total,
         "hldf_steps": total // every if every else 0, "hldf_checkpoint": recompute,
         "memory": describe_memory(prints, recompute),
-        "cards": {f"{card}": fit_card(cards, card) for card in CARDS},
+        "cards": {f"{card}": find_fastest(cards, card) for card in CARDS},
         "disk": describe_disk(config, reckoner, (rows, captions), folder, prints[recompute]),
         "time": describe_time(pace, config, rows, total) if pace else None,
         "problems": list_problems(config, device),
@@ -89,7 +92,8 @@ def count_rows(config: FinetuneConfig) -> tuple[int, int]:
     rows = [row for row in found if row.split in (None, "train")]
     if config.val_fraction is not None and config.val_every != 0:
         labels = [row.label or "(none)" for row in rows]
-        kept, _ = split_groups(labels, groups_of(rows), config.val_fraction, config.seed)
+        groups = [row.group or row.file_name for row in rows]
+        kept, _ = split_groups(labels, groups, config.val_fraction, config.seed)
         rows = [rows[place] for place in kept]
     if not rows:
         raise ConfigError(f"{config.data}: no training image; rows need split train or no split")
@@ -139,7 +143,7 @@ def choose_mode(prints: dict[str, Footprint], device: torch.device) -> str:
     return next((mode for mode, found in prints.items() if found.peak < free), least)
 
 
-def fit_card(prints: dict[str, Footprint], card: int) -> str | None:
+def find_fastest(prints: dict[str, Footprint], card: int) -> str | None:
     """Return the fastest HLDF checkpointing with which a run fits a card of GB; None for none."""
     return next((mode for mode, found in prints.items() if found.peak < USABLE * card), None)
 
@@ -216,6 +220,38 @@ def list_problems(config: FinetuneConfig, device: torch.device) -> list[str]:
     except ConfigError as error:
         return [str(error)]
     return []
+
+
+def say_memory(config: FinetuneConfig, folder: Path, device: torch.device) -> None:
+    """Say at the start of a run what it will take at its peak, and warn where that is too much.
+
+    Small bases are passed over: they fit anywhere, and this takes some seconds.
+    """
+    shape = read_shape(folder)
+    if count_numbers(shape.build_transformer()) < WORTH:
+        return
+    gpu = device.type == "cuda"
+    precision = find_precision(config.precision, device)
+    resolution = config.resolution or find_native(shape, folder)
+    reckoner = Reckoner(shape, resolution, shape.kind.tokens, gpu=gpu)
+    prints = {mode: reckoner.reckon(config, precision, mode) for mode in list_modes(config)}
+    found = prints[choose_mode(prints, device)]
+    log.info(
+        "estimated memory: normal step %.1f GB%s", found.step / 1e9,
+        "" if found.hldf is None else f", HLDF step {found.hldf / 1e9:.1f} GB",
+    )  # fmt: skip
+    total = torch.cuda.mem_get_info(device)[1] if gpu else machine_bytes()
+    if found.peak > total:
+        log.warning(
+            "an estimated %.1f GB will not fit the %s's %.1f GB; use %s",
+            *(found.peak / 1e9, "GPU" if gpu else "machine", total / 1e9),
+            f"--fit {int(total / 1e9)}, {config.name_less_memory('GPU' if gpu else 'machine')}",
+        )
+
+
+def machine_bytes() -> int:
+    """Return the size of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def format_estimate(facts: dict[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ STATE = {"adamw8bit": 2.0}
 READING = 1.03  # what a frozen text encoder takes while it reads a caption, of its weights
 
 
-class Tally(TorchDispatchMode):  # type: ignore[misc]
+class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that are made in it, until they are freed.
 
     Attributes:
@@ -42,13 +42,17 @@ class Tally(TorchDispatchMode):  # type: ignore[misc]
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        function: Any,  # noqa: ANN401 - an operation of PyTorch, its inputs and results
+        types: object,
+        args: Any = (),  # noqa: ANN401
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         """Run an operation and count what it makes."""
         found = function(*args, **(kwargs or {}))
         for item in tree_leaves(found):
@@ -126,7 +130,7 @@ def measure_pass(
         model.to_empty(device="cpu")
         for parameter in model.parameters():
             if parameter.requires_grad:  # gradients are counted by their number, elsewhere
-                parameter.register_post_accumulate_grad_hook(_drop_gradient)
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
         inputs, run = make(model)
         with Tally() as tally:
             tally.pass_over([*model.parameters(), *model.buffers(), *inputs])
@@ -162,7 +166,7 @@ def imitate_gpu(model: nn.Module) -> None:
         if isinstance(module, nn.LayerNorm):
             module.float().register_forward_pre_hook(lambda _, given: (given[0].float(),))
         elif isinstance(module, nn.RMSNorm):
-            module.forward = _FusedNorm.apply
+            module.forward = _FusedNorm.apply  # type: ignore[method-assign]
 
 
 class _FusedNorm(torch.autograd.Function):
@@ -175,7 +179,7 @@ class _FusedNorm(torch.autograd.Function):
         return torch.empty_like(values)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override] # noqa: ANN401
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         return torch.empty_like(gradient)
 
 
@@ -247,6 +251,8 @@ class Reckoner:
         if config.train_text_encoder or not config.use_cache:
             held["text encoder"] = reader.weights or width * self.reader_numbers
             reading = None
+        if config.offload == "text-encoder":
+            held["text encoder"], reading = 0.0, None
         base = sum(held.values())
         step = base + self._step(config, precision)
         hldf = plan_hldf(config)
@@ -267,7 +273,7 @@ class Reckoner:
         how = name_adapters(config)
         rows, again = config.batch_size, config.gradient_checkpointing
         reader = NOTHING
-        if config.train_text_encoder:
+        if config.train_text_encoder and config.offload == "none":
             reader = self._pass("text_encoder", rows, again, precision, how)
         return self._pass("transformer", rows, again, precision, how), reader
 
@@ -283,18 +289,17 @@ class Reckoner:
             gradients + 4 * reader.trained + reader.working,
         )
 
-    def _color(
-        self, config: FinetuneConfig, hldf: Hldf, precision: str, recompute: str
-    ) -> float:
+    def _color(self, config: FinetuneConfig, hldf: Hldf, precision: str, recompute: str) -> float:
         """Return what a step with the color loss takes at its peak beyond what is held."""
         how, again = name_adapters(config), config.gradient_checkpointing
         rows = config.batch_size * (2 if config.hldf_guidance > 1 else 1)
         blockwise = again or recompute == "block"
         model = self._pass("transformer", rows, blockwise, precision, how)
         reader = NOTHING
-        if config.train_text_encoder:
+        if config.train_text_encoder and config.offload == "none":
             reader = self._pass("text_encoder", config.batch_size + 1, again, precision, how)
-        decoder = self._pass("vae", config.batch_size, self.blockwise, "fp32")
+        images = 1 if recompute == "step" else config.batch_size  # decoded one by one, or at once
+        decoder = self._pass("vae", images, self.blockwise, "fp32")
         gradients = 4 * (model.trained + reader.trained)
         noise = gradients  # of the noise loss: kept aside by the score, added to as published
         drawn = model.kept + (hldf.grad_steps - 1) * model.more
@@ -330,6 +335,7 @@ class Reckoner:
             if again:
                 parts.recompute_blocks(model.train(), True)
             return measure_pass(model, partial(self._decode, rows), precision)
+
         def run(model: nn.Module) -> tuple[list[Tensor], Callable[[], Tensor]]:
             return self.inputs(part, rows, precision, model)
 

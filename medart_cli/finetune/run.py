@@ -29,6 +29,8 @@ from medart_cli.ranks import ask_first, count_ranks
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; resume where a run stopped."""
+    if config.fit is not None:
+        config = choose_options(config)
     if config.dry_run:
         return estimate(config)
     check_optimizer(config.optimizer)
@@ -51,6 +53,13 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         from medart_cli.finetune.train import fine_tune
 
     return fine_tune(config, data, (base, hashes), output)
+
+
+def choose_options(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the options with which the run fits the card that --fit names."""
+    with stop.at_once():
+        from medart_cli.finetune.fit import fit_card
+    return fit_card(config)
 
 
 def estimate(config: FinetuneConfig) -> dict[str, Any]:

@@ -38,8 +38,12 @@ TRANSFORMERS = {
     "pixart": ("PixArtTransformer2DModel", ("num_layers",), "caption_channels"),
     "sana": ("SanaTransformer2DModel", ("num_layers",), "caption_channels"),
     "prx": ("PRXTransformer2DModel", ("depth",), "context_in_dim"),
-    "klein": ("Flux2Transformer2DModel", ("num_layers", "num_single_layers"), "joint_attention_dim"),
-}  # fmt: skip
+    "klein": (
+        "Flux2Transformer2DModel",
+        ("num_layers", "num_single_layers"),
+        "joint_attention_dim",
+    ),
+}
 READERS: dict[str, tuple[Any, Any]] = {
     "pixart": (T5EncoderModel, T5Config),
     "sana": (Gemma2Model, Gemma2Config),
@@ -89,31 +93,33 @@ class Shape:
         """How wide its text embeddings are."""
         return int(self.settings[TRANSFORMERS[self.kind.module][2]])
 
-    def build_transformer(self, depths: Sequence[int] | None = None) -> Any:  # noqa: ANN401
+    def build_transformer(
+        self, depths: Sequence[int] | None = None, *, device: str = "meta"
+    ) -> Any:  # noqa: ANN401
         """Build the transformer, with so many blocks of each kind instead of its own."""
         name, names, _ = TRANSFORMERS[self.kind.module]
         facts = dict(self.transformer)
         if depths is not None:
             facts |= dict(zip(names, depths, strict=True))
-        return _build(getattr(diffusers, name), facts)
+        return _build(getattr(diffusers, name), facts, device)
 
-    def build_text_encoder(self, layers: int | None = None) -> Any:  # noqa: ANN401
+    def build_text_encoder(self, layers: int | None = None, *, device: str = "meta") -> Any:  # noqa: ANN401
         """Build the text encoder, with so many layers instead of its own; T5 only."""
         model, config = READERS[self.kind.module]
         facts = dict(self.text_encoder)
         facts = dict(facts.get("encoder", facts))  # T5Gemma's may be that of encoder and decoder
         if layers is not None:
             facts["num_layers"] = layers
-        with torch.device("meta"):
+        with torch.device(device):
             return model(config(**facts)).requires_grad_(False)
 
-    def build_vae(self) -> Any:  # noqa: ANN401
+    def build_vae(self, *, device: str = "meta") -> Any:  # noqa: ANN401
         """Build the autoencoder."""
-        return _build(getattr(diffusers, self.vae["_class_name"]), self.vae)
+        return _build(getattr(diffusers, self.vae["_class_name"]), self.vae, device)
 
 
-def _build(kind: Any, facts: Mapping[str, Any]) -> Any:  # noqa: ANN401 - classes of diffusers
-    with torch.device("meta"):
+def _build(kind: Any, facts: Mapping[str, Any], device: str) -> Any:  # noqa: ANN401 - of diffusers
+    with torch.device(device):
         return kind.from_config(dict(facts)).eval().requires_grad_(False)
 
 
