@@ -5,10 +5,10 @@
     python -m tests.bench.bench_full --small                  # the same code on small models
 
 Builds the base's models from their published sizes (models/sizes.py), saves them in bf16 in the
-hub's layout (11 to 16 GB on disk), and prints Markdown rows. Weights are random, so times and memory are
-those of the real models and the pictures are noise. The tokenizers are small; a prompt has about as
-many tokens as letters. On a GPU memory is the peak of what PyTorch had allocated; on a CPU it is
-the peak of the process (Linux), with its memory-mapped files.
+hub's layout (11 to 16 GB on disk), and prints Markdown rows. Weights are random, so times and
+memory are those of the real models and the pictures are noise. The tokenizers are small; a prompt
+has about as many tokens as letters. On a GPU memory is the peak of what PyTorch had allocated; on a
+CPU it is the peak of the process (Linux), with its memory-mapped files.
 
 `--parity` also compares an image with the stock pipeline's: fp32, 4 steps, guidance, same noise.
 That of PRX needs the package ftfy.

@@ -46,7 +46,7 @@ def test_the_fastest_options_that_fit_are_chosen(needs, said):
 
 def test_given_options_stay(needs):
     assert choose(24, hldf_checkpoint="step")[0] == "step"
-    with pytest.raises(ConfigError, match="2.0 GB is needed.*--batch-size 1"):
+    with pytest.raises(ConfigError, match="37.0 GB is needed.*--batch-size 1"):
         choose(8, batch_size=4, hldf_checkpoint="none")
 
 
