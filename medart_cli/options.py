@@ -160,7 +160,8 @@ def _apply_settings(context: Context, parameter: CallbackParam, value: str | Non
         if name not in known - {"help", "config"}:
             close = difflib.get_close_matches(name, sorted(item for item in known if item), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"--config {value}: {context.info_name} has no option {key}{hint}")
+            command = context.obj.name_command()
+            raise ConfigError(f"--config {value}: {command} has no option {key}{hint}")
         if isinstance(setting, dict):
             raise ConfigError(f"--config {value}: {key} is a table; settings are flat: key = value")
         settings[name] = setting

@@ -27,7 +27,7 @@ from medart_cli.log import log
 from medart_cli.models.bases import find_base
 from medart_cli.models.device import DTYPES, find_device, find_precision, hush_libraries
 from medart_cli.models.shapes import Shape, count_numbers, known_shape, read_shape
-from medart_cli.models.sizes import KNOWN, find_size
+from medart_cli.models.sizes import HUB_SIZES, find_size
 from medart_cli.options import parse_levels
 from medart_cli.ranks import count_ranks
 
@@ -113,7 +113,7 @@ def find_shape(config: FinetuneConfig) -> tuple[Shape, Path | None]:
         if size is None:
             raise MissingModelError(
                 f"{config.base}: is not here, and its size is not known; known are "
-                f"{', '.join(sorted(KNOWN))}"
+                f"{', '.join(sorted(HUB_SIZES))}"
             ) from None
         return known_shape(size), None
     return read_shape(folder), folder

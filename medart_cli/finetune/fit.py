@@ -15,7 +15,7 @@ from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
 from medart_cli.models.device import find_device, find_precision, hush_libraries
 
-SAME = "results stay the same, but for rounding"
+SAME_RESULTS = "results stay the same, but for rounding"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Rung:
     """
 
     changes: dict[str, Any]
-    note: str = SAME
+    note: str = SAME_RESULTS
 
 
 def list_rungs(config: FinetuneConfig) -> Iterator[Rung]:
@@ -101,7 +101,7 @@ def say_chosen(config: FinetuneConfig, chosen: FinetuneConfig, peak: float) -> N
             words.append("--" + name.replace("_", "-") + ("" if value is True else f" {value}"))
     log.info(
         "--fit %d: %s; an estimated %.1f GB; %s", config.fit,
-        " ".join(words) or "no other options are needed", peak / 1e9, SAME,
+        " ".join(words) or "no other options are needed", peak / 1e9, SAME_RESULTS,
     )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ class Cost:
         return self.backward - self.kept
 
 
-NOTHING = Cost()
+NO_PASS = Cost()
 
 
 def measure_pass(
@@ -272,7 +272,7 @@ class Reckoner:
         """Return the passes of transformer and, where it is trained, text encoder, of a batch."""
         how = name_adapters(config)
         rows, again = config.batch_size, config.gradient_checkpointing
-        reader = NOTHING
+        reader = NO_PASS
         if config.train_text_encoder and config.offload == "none":
             reader = self._pass("text_encoder", rows, again, precision, how)
         return self._pass("transformer", rows, again, precision, how), reader
@@ -295,7 +295,7 @@ class Reckoner:
         rows = config.batch_size * (2 if config.hldf_guidance > 1 else 1)
         blockwise = again or recompute == "block"
         model = self._pass("transformer", rows, blockwise, precision, how)
-        reader = NOTHING
+        reader = NO_PASS
         if config.train_text_encoder and config.offload == "none":
             reader = self._pass("text_encoder", config.batch_size + 1, again, precision, how)
         images = 1 if recompute == "step" else config.batch_size  # decoded one by one, or at once

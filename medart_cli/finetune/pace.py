@@ -19,8 +19,8 @@ from medart_cli.finetune.hldf import plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models.device import DTYPES
 
-LEAST = 0.3  # seconds that a pass is repeated for, where one takes less
-SHRUNK = 4  # an autoencoder's image side is divided by this on a CPU
+LONG_ENOUGH = 0.3  # seconds that a pass is repeated for, where one takes less
+VAE_SHRUNK = 4  # an autoencoder's image side is divided by this on a CPU
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class _Clock:
 
     def time_vae(self, rows: int) -> tuple[Pass, float]:
         """Return the seconds of decoding a batch, and those of encoding an image."""
-        shrunk = SHRUNK if self.device.type == "cpu" else 1
+        shrunk = VAE_SHRUNK if self.device.type == "cpu" else 1
         side = self.reckoner.side // shrunk or 1
         share = (self.reckoner.side / side) ** 2
         vae = self._fill(self.reckoner.shape.build_vae())
@@ -139,7 +139,7 @@ class _Clock:
         """Time a pass and its backward a few times, after one to warm up; return the fastest."""
         best = Pass(float("inf"), float("inf"))
         started, count = time.perf_counter(), 0
-        while count < 2 or (time.perf_counter() - started < LEAST and count < 10):
+        while count < 2 or (time.perf_counter() - started < LONG_ENOUGH and count < 10):
             begun = self._now()
             with torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32"):
                 found = run()

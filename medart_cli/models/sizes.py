@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Facts = Mapping[str, Any]
+PartFacts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,36 +28,36 @@ class Size:
     title: str
     pipeline: str
     resolution: int
-    transformer: Facts
-    text_encoder: Facts
-    vae: Facts
+    transformer: PartFacts
+    text_encoder: PartFacts
+    vae: PartFacts
     download_gb: Mapping[str, float]
 
 
-T5_XXL: Facts = {
+T5_XXL: PartFacts = {
     "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24,
     "num_heads": 64, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.1,
 }  # fmt: skip
-GEMMA_2B: Facts = {
+GEMMA_2B: PartFacts = {
     "vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216,
     "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
 }  # fmt: skip
-QWEN3_4B: Facts = {
+QWEN3_4B: PartFacts = {
     "vocab_size": 151_936, "hidden_size": 2560, "intermediate_size": 9728,
     "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
     "tie_word_embeddings": True,
 }  # fmt: skip
-SD_VAE: Facts = {
+SD_VAE: PartFacts = {
     "_class_name": "AutoencoderKL", "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2, "latent_channels": 4,
     "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
 }  # fmt: skip
-FLUX_VAE: Facts = {
+FLUX_VAE: PartFacts = {
     **SD_VAE, "latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159,
     "use_quant_conv": False, "use_post_quant_conv": False,
 }  # fmt: skip
 _DEEP = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
-DEEP_VAE: Facts = {
+DEEP_VAE: PartFacts = {
     "_class_name": "AutoencoderDC", "encoder_block_types": _DEEP, "decoder_block_types": _DEEP,
     "encoder_layers_per_block": (2, 2, 2, 3, 3, 3),
 }  # fmt: skip
@@ -66,7 +66,7 @@ _PIXART: dict[str, Any] = {
     "download_gb": {"transformer": 2.4, "text_encoder": 19.0, "vae": 0.3},
 }  # fmt: skip
 _GEMMA: dict[str, Any] = {"pipeline": "SanaPipeline", "text_encoder": GEMMA_2B, "vae": DEEP_VAE}
-SIZES = {
+BASE_SIZES = {
     "pixart": Size(
         title="PixArt-alpha XL, T5-XXL", resolution=512,
         transformer={"sample_size": 64, "caption_channels": 4096}, **_PIXART,
@@ -100,7 +100,7 @@ SIZES = {
     ),
 }  # fmt: skip
 # Hub ids (lower case) of which each size is; others of these families have other sizes.
-KNOWN = {
+HUB_SIZES = {
     "pixart-alpha/pixart-xl-2-512x512": "pixart",
     "pixart-alpha/pixart-sigma-xl-2-512-ms": "pixart",
     "efficient-large-model/sana_600m_512px_diffusers": "sana-600m",
@@ -113,5 +113,5 @@ KNOWN = {
 
 def find_size(name: str) -> Size | None:
     """Return the published size of a hub id; None of one that is not known."""
-    known = KNOWN.get(name.lower())
-    return SIZES[known] if known else None
+    known = HUB_SIZES.get(name.lower())
+    return BASE_SIZES[known] if known else None

@@ -24,7 +24,7 @@ from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models.bases import hash_base
 from medart_cli.models.device import hush_libraries
 from medart_cli.models.shapes import known_shape, read_shape
-from medart_cli.models.sizes import SIZES
+from medart_cli.models.sizes import BASE_SIZES
 from tests.allocations import count_peak
 from tests.bench.bench_finetune import build_base as build_middle
 from tests.bench.bench_finetune import build_images
@@ -61,7 +61,7 @@ def print_recorded() -> None:
     print("| base | trained | normal step | HLDF none | block | step |\n|---|---|---|---|---|---|")
     reckoners = {}
     for (name, case), measured in RECORDED.items():
-        shape = known_shape(SIZES[name])
+        shape = known_shape(BASE_SIZES[name])
         if name not in reckoners:
             reckoners = {name: Reckoner(shape, 512, TOKENS, gpu=True)}
         config = FinetuneConfig(
@@ -74,7 +74,7 @@ def print_recorded() -> None:
             "" if real is None else f"{own / 1e9:.1f} / {real} ({own / 1e7 / real - 100:+.0f} %)"
             for own, real in zip(found, measured, strict=True)
         ]
-        print(f"| {SIZES[name].title} | {case} | {' | '.join(cells)} |", flush=True)
+        print(f"| {BASE_SIZES[name].title} | {case} | {' | '.join(cells)} |", flush=True)
 
 
 def build_work(config: FinetuneConfig) -> train.Work:

@@ -38,7 +38,7 @@ from medart_cli.models.device import hush_libraries
 from medart_cli.models.families import build_denoiser
 from medart_cli.models.parts import pad_embeds
 from medart_cli.models.shapes import known_shape
-from medart_cli.models.sizes import SIZES
+from medart_cli.models.sizes import BASE_SIZES
 from medart_cli.sample.draw import build_drawing, draw_images, load_models, renew_embeds
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.source import find_source
@@ -63,7 +63,7 @@ def build(name: str, folder: Path, device: str, *, small: bool) -> None:
     BUILDERS[name](folder)
     if small:
         return
-    shape = known_shape(SIZES[name])
+    shape = known_shape(BASE_SIZES[name])
     makers = (shape.build_transformer, shape.build_text_encoder, shape.build_vae)
     for part, make in zip(("transformer", "text_encoder", "vae"), makers, strict=True):
         for path in (folder / part).iterdir():

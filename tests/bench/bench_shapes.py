@@ -15,7 +15,7 @@ import torch
 from medart_cli.models import adapters
 from medart_cli.models.families import Family
 from medart_cli.models.shapes import count_numbers, known_shape
-from medart_cli.models.sizes import SIZES
+from medart_cli.models.sizes import BASE_SIZES
 
 CARDS = (24, 40, 80)  # GB
 
@@ -36,7 +36,7 @@ def main() -> None:
     heads = ["base", "transformer", "text encoder", "autoencoder", "adapters (layers)", "LoRA, GB"]
     heads += ["text encoder released, GB", "full weights, GB", *(f"{it} GB" for it in CARDS)]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for size in SIZES.values():
+    for size in BASE_SIZES.values():
         shape = known_shape(size)
         family, name = shape.family, size.title
         with torch.device("meta"):

@@ -6,7 +6,7 @@ import torch
 from medart_cli.finetune import estimate
 from medart_cli.finetune.footprint import Footprint
 from medart_cli.models import hub
-from medart_cli.models.sizes import KNOWN, SIZES
+from medart_cli.models.sizes import BASE_SIZES, HUB_SIZES
 from tests.small import build_base
 
 
@@ -70,7 +70,7 @@ def test_a_base_of_unknown_size_is_refused(medart, images, fetches):
     )
     assert (code, output) == (4, "")
     assert "some/base: is not here, and its size is not known" in errors
-    assert sorted(KNOWN)[0] in errors
+    assert sorted(HUB_SIZES)[0] in errors
 
 
 def test_the_fastest_checkpointing_that_fits_a_card_is_named():
@@ -98,4 +98,4 @@ def test_a_run_warns_of_too_little_memory_and_names_what_to_change(tmp_path, sai
 
 
 def test_every_published_size_can_be_estimated():
-    assert {size.resolution for size in SIZES.values()} <= {512, 1024}
+    assert {size.resolution for size in BASE_SIZES.values()} <= {512, 1024}

@@ -10,7 +10,7 @@ from medart_cli.finetune.footprint import Reckoner, measure_pass
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models.adapters import add_adapter
 from medart_cli.models.shapes import count_numbers, known_shape, read_shape
-from medart_cli.models.sizes import SIZES
+from medart_cli.models.sizes import BASE_SIZES
 from tests.allocations import count_peak
 from tests.bench.bench_footprint import build_work, measure
 from tests.small import build_base
@@ -106,7 +106,7 @@ def test_what_is_held_is_counted_exactly(tmp_path, images):
 
 
 def test_offloading_takes_the_text_encoder_off_the_card():
-    shape = known_shape(SIZES["pixart"])
+    shape = known_shape(BASE_SIZES["pixart"])
     config = FinetuneConfig(data="-", out=Path(), hldf_every=0, train_text_encoder=False)
     reckoner = Reckoner(shape, 512, 20, gpu=True)
     plain = reckoner.reckon(config, "bf16", "step")
@@ -116,7 +116,7 @@ def test_offloading_takes_the_text_encoder_off_the_card():
 
 
 def test_layers_are_extrapolated_to_the_exact_number_of_weights():
-    shape = known_shape(SIZES["klein"])
+    shape = known_shape(BASE_SIZES["klein"])
     config = FinetuneConfig(data="-", out=Path(), hldf_every=0, train_text_encoder=False)
     found = Reckoner(shape, 512, 20, gpu=True).reckon(config, "bf16", "step")
     whole = shape.build_transformer()

@@ -3,7 +3,7 @@ import torch
 
 from medart_cli.models.families import find_family
 from medart_cli.models.shapes import count_numbers, known_shape, read_shape
-from medart_cli.models.sizes import SIZES
+from medart_cli.models.sizes import BASE_SIZES
 from tests.small import build_base
 from tests.small_klein import build_klein
 from tests.small_prx import build_prx
@@ -16,9 +16,9 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", BASE_SIZES)
 def test_published_sizes_have_their_known_number_of_weights(name):
-    shape = known_shape(SIZES[name])
+    shape = known_shape(BASE_SIZES[name])
     models = shape.build_transformer(), shape.build_text_encoder(), shape.build_vae()
     assert [round(count_numbers(it) / 1e6) for it in models] == pytest.approx(
         PUBLISHED[name], rel=0.01
@@ -43,7 +43,7 @@ def test_a_base_on_the_disk_has_the_shape_of_its_weights(build, tmp_path):
 
 
 def test_a_transformer_can_be_built_with_fewer_blocks():
-    shape = known_shape(SIZES["klein"])
+    shape = known_shape(BASE_SIZES["klein"])
     assert shape.depths == (5, 20)
     small = shape.build_transformer((1, 2))
     assert (len(small.transformer_blocks), len(small.single_transformer_blocks)) == (1, 2)
