@@ -155,10 +155,13 @@ def _apply_settings(context: Context, parameter: CallbackParam, value: str | Non
         name = key.replace("-", "_")
         if name.startswith("_"):  # not an option: medart notes there what an output belongs to
             continue
+        if name not in known and context.obj.reads_others:
+            continue
         if name not in known - {"help", "config"}:
             close = difflib.get_close_matches(name, sorted(item for item in known if item), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"--config {value}: {context.info_name} has no option {key}{hint}")
+            command = context.obj.name_command()
+            raise ConfigError(f"--config {value}: {command} has no option {key}{hint}")
         if isinstance(setting, dict):
             raise ConfigError(f"--config {value}: {key} is a table; settings are flat: key = value")
         settings[name] = setting
@@ -210,10 +213,12 @@ class CommonConfig:
         formerly: What an option of an output means where its settings do not name it, since they
             are from before there was that option.
         less_memory: What to say where memory is full, the least loss first.
+        reads_others: Whether `--config` may name options of another command, which are passed on.
     """
 
     formerly: ClassVar[Mapping[str, Any]] = NOTHING
     less_memory: ClassVar[tuple[Hint, ...]] = ()
+    reads_others: ClassVar[bool] = False
 
     config: Annotated[
         str | None,
@@ -345,11 +350,11 @@ class CommonConfig:
                 for name in names.split()]  # fmt: skip
         for name, why in idle:
             value, option = getattr(self, name), "--" + name.replace("_", "-")
-            given = value != defaults[name] and value != self._find_in_file(name)
+            given = value != defaults[name] and value != self.find_in_file(name)
             if name in typed or given:
                 raise ConfigError(f"{option}: has no effect {why}; leave it out")
 
-    def _find_in_file(self, name: str) -> object:
+    def find_in_file(self, name: str) -> object:
         """Return what the settings file says of an option; None where it says nothing."""
         file = read_settings(self.config, type(self)) if self.config else {}
         return file.get(name, file.get(name.replace("_", "-")))

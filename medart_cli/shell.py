@@ -2,6 +2,8 @@
 
 import shlex
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 from medart_cli import cli, stop
 from medart_cli.errors import (
@@ -39,6 +41,20 @@ def complete(words: Sequence[str], config: CommonConfig) -> list[str]:
 def word_command(words: Sequence[str]) -> str:
     """Write a command as it would be typed."""
     return shlex.join(["medart", *words])
+
+
+def ask_command(words: Sequence[str]) -> dict[str, Any]:
+    """Run a command that only looks, and return its summary; nothing of it is printed.
+
+    Args:
+        words: The command, without `medart`.
+
+    Raises:
+        MedartError: It failed.
+    """
+    settings = cli.read_options(words)
+    summary: dict[str, Any] = import_module(f"medart_cli.{words[0]}.run").run(settings)
+    return summary
 
 
 def type_command(words: Sequence[str], config: CommonConfig) -> None:

@@ -48,6 +48,8 @@ ALONE = {
     "metrics": "measures of images and predictions, for notebooks as well",
     "models/classifier.py": "the door of timm and transformers",
     "models/optimizers.py": "the door of timm, whose names the options need without it",
+    "models/shapes.py": "the door of diffusers and transformers for models without weights",
+    "models/sizes.py": "facts about the bases, which benchmarks read too",
     **{
         f"models/{kind.module}.py": "a family of base models, found by its name in models/bases.py"
         for kind in KINDS.values()

@@ -1,13 +1,14 @@
 """The options of `medart doctor`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from typer import Option
 
-from medart_cli.options import RUN_ONLY, CommonConfig, complete_features
+from medart_cli.errors import ConfigError
+from medart_cli.options import RUN_ONLY, CommonConfig, complete_features, read_settings
 
 _looking_option = partial(Option, rich_help_panel="Checks")
 
@@ -17,8 +18,11 @@ class DoctorConfig(CommonConfig):
     """Check this machine and the model files on its disk: what is there, and what is missing.
 
     Nothing is downloaded or written, and no weights are loaded. Exits with code 4 if a named model
-    cannot be used.
+    cannot be used. With --data it also estimates a fine-tuning on those images: memory, disk space,
+    steps and hours; --config then takes settings of finetune, such as the recipe paper.
     """
+
+    reads_others: ClassVar[bool] = True
 
     base: Annotated[
         str | None,
@@ -33,6 +37,13 @@ class DoctorConfig(CommonConfig):
             "efficientnet-lite0, dinov2, ... (repeatable).",
         ),
     ] = None
+    data: Annotated[
+        str | None,
+        _looking_option(
+            help="Images to fine-tune on, for an estimate; --config says with which options of "
+            "finetune."
+        ),
+    ] = None
     out: Annotated[
         Path | None,
         _looking_option(help="Output folder to check for write access and free space."),
@@ -42,3 +53,14 @@ class DoctorConfig(CommonConfig):
         bool,
         _looking_option("--hash", help="Also hash files above 500 MB, which may take minutes."),
     ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.config is not None and self.data is None:
+            own = {field.name for field in fields(self)}
+            for name in read_settings(self.config, type(self)):
+                if name.replace("-", "_") not in own and not name.startswith("_"):
+                    raise ConfigError(
+                        f"--config {self.config}: {name} is an option of another command; for an "
+                        "estimate of finetune add --data IMAGES"
+                    )

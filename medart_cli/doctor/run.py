@@ -6,6 +6,7 @@ The network is not used, no weights are loaded, and nothing is written.
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module, metadata
@@ -17,8 +18,9 @@ from packaging.requirements import Requirement
 
 from medart_cli import __version__
 from medart_cli.doctor.options import DoctorConfig
-from medart_cli.errors import ConfigError
+from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
+from medart_cli.shell import ask_command
 
 # What medart computes with, in the order that tells best which one is broken.
 IMPORTED = ("torch", "torchvision", "transformers", "diffusers", "peft", "timm", "accelerate")
@@ -41,20 +43,44 @@ COLUMN_WIDTH = 16  # of the report's first column
 def run(config: DoctorConfig) -> dict[str, Any]:
     """Look at packages, hardware, models and folders, and tell what is missing."""
     versions, problems = read_packages()
+    told: list[str] = []
     facts: dict[str, Any] = {
         "format": 1, "stage": "doctor", "python": platform.python_version(),
         "platform": platform.platform(), "cpu": read_cpu(), "cuda": None, "gpus": [],
         "device": None, "precision": None, "packages": versions, "optional": read_optional(),
-        "models": [], "folders": [], "offline": config.offline,
+        "models": [], "folders": [], "estimate": None, "offline": config.offline,
         "hf_hub_offline": bool(constants.HF_HUB_OFFLINE),
     }  # fmt: skip
     if not problems:  # else nothing more could be imported
         hardware, problems = read_hardware(config)
         facts |= hardware
         problems += look_at_disk(config, facts)
+        if config.data is not None and facts["device"]:
+            told, more = ask_finetune(config, facts)
+            problems += more
     facts |= {"problems": problems, "ready": not problems}
     verdict = "ready" if facts["ready"] else "not ready"
-    return {"result": verdict if config.json else "\n".join(format_report(facts))} | facts
+    return {"result": verdict if config.json else "\n".join(format_report(facts, told))} | facts
+
+
+def ask_finetune(config: DoctorConfig, facts: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Add finetune's estimate to the facts; return its lines, and what keeps it from running."""
+    try:
+        asked = ask_command(word_finetune(config))
+    except MissingModelError as error:
+        return [], [str(error)]
+    facts["estimate"] = asked["estimate"]
+    return asked["result"].splitlines(), asked["estimate"]["problems"]
+
+
+def word_finetune(config: DoctorConfig) -> list[str]:
+    """Write the command that estimates what is asked about."""
+    words = ["finetune", str(config.data), "--out", str(config.out or "run"), "--dry-run"]
+    words += ["--config", config.config] if config.config else []
+    for name, value in (("base", config.base), ("device", config.device)):
+        words += [f"--{name}", value] if value not in (None, "auto") else []
+    words += ["--precision", config.precision] if config.precision != "auto" else []
+    return words
 
 
 def read_packages() -> tuple[dict[str, str | None], list[str]]:
@@ -178,8 +204,8 @@ def look_at_folder(use: str, path: Path | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def format_report(facts: dict[str, Any]) -> list[str]:
-    """Turn the facts into lines to read."""
+def format_report(facts: dict[str, Any], told: Sequence[str] = ()) -> list[str]:
+    """Turn the facts into lines to read, with what finetune told of its needs."""
     cpu, gpus = facts["cpu"], facts["gpus"]
     lines = [
         "Machine",
@@ -206,7 +232,10 @@ def format_report(facts: dict[str, Any]) -> list[str]:
     network = "the commands download missing hub models"
     if facts["offline"] or facts["hf_hub_offline"]:
         network = f"not used ({'--offline' if facts['offline'] else 'HF_HUB_OFFLINE is set'})"
-    return [*lines, _line("network", network), "", *_format_verdict(facts)]
+    lines.append(_line("network", network))
+    if told:
+        lines += ["", "Fine-tuning, estimated", *told]
+    return [*lines, "", *_format_verdict(facts)]
 
 
 def _format_shared(size: float) -> str:

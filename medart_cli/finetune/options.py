@@ -74,6 +74,15 @@ class FinetuneConfig(CommonConfig):
         ),
         ONE_CALL,
     ] = False
+    dry_run: Annotated[
+        bool,
+        _output_option(
+            "--dry-run",
+            help="Only estimate memory, disk space, steps and hours; nothing is downloaded, "
+            "written or trained.",
+        ),
+        ONE_CALL,
+    ] = False
     save_every: Annotated[
         int, _output_option(help="Optimizer steps between checkpoints.", min=1), RUN_ONLY
     ] = 500
@@ -384,6 +393,24 @@ class FinetuneConfig(CommonConfig):
         RUN_ONLY,
     ] = False
 
+    offload: Annotated[
+        Literal["none", "text-encoder"],
+        _training_option(
+            help="What runs on the CPU in place of the GPU: slow, but it takes no GPU memory. A "
+            "frozen text encoder runs only once for each caption."
+        ),
+        RUN_ONLY,
+    ] = "none"
+    fit: Annotated[
+        int | None,
+        _training_option(
+            help="Fit a GPU of so many GB: choose activation checkpointing, batch size and "
+            "offloading by the estimate of --dry-run; options that are given stay.",
+            min=1,
+        ),
+        RUN_ONLY,
+    ] = None
+
     val_fraction: Annotated[
         float | None,
         _val_option(
@@ -443,6 +470,13 @@ class FinetuneConfig(CommonConfig):
             )
         if self.ema >= 1:
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
+        moved = self.offload == "text-encoder" and self.train_text_encoder
+        if moved and (self.ema or self.optimizer == "adamw8bit"):
+            option = "--ema" if self.ema else "--optimizer adamw8bit"
+            raise ConfigError(
+                f"--offload text-encoder: trained on the CPU it cannot have {option}; leave that "
+                "out, or add --freeze-text-encoder"
+            )
         every = parse_every(self.hldf_every)
         object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
         if self.learning_rate is None:

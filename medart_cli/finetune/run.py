@@ -31,6 +31,10 @@ from medart_cli.ranks import ask_first, count_ranks
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
     """Train adapters or all weights on a folder of captioned images; resume where a run stopped."""
+    if config.fit is not None:
+        config = choose_options(config)
+    if config.dry_run:
+        return estimate(config)
     check_optimizer(config.optimizer)
     check_format(config.base_format)
     data = read_training_rows(config)
@@ -52,6 +56,21 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         from medart_cli.finetune.train import fine_tune
 
     return fine_tune(config, data, (base, hashes), output)
+
+
+def choose_options(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the options with which the run fits the card that --fit names."""
+    with stop.at_once():
+        from medart_cli.finetune.fit import fit_card
+    return fit_card(config)
+
+
+def estimate(config: FinetuneConfig) -> dict[str, Any]:
+    """Say what the run would need; nothing is fetched, written or trained."""
+    with stop.at_once():
+        from medart_cli.finetune.estimate import estimate_run, format_estimate
+    facts = estimate_run(config)
+    return {"result": "\n".join(format_estimate(facts)), "estimate": facts}
 
 
 def check_kind(config: FinetuneConfig, kind: Kind) -> None:

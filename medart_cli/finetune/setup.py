@@ -28,7 +28,7 @@ from medart_cli.finetune.hldf import AUTO, plan_hldf
 from medart_cli.finetune.optimizer import build_schedule
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.rows import cache_folder, hash_base_once, name_base
-from medart_cli.finetune.work import Work, count_weights, read_latents
+from medart_cli.finetune.work import Work, count_weights, read_latents, reading_autocast
 from medart_cli.log import log, progress
 from medart_cli.models import adapters, parts
 from medart_cli.models.bases import (
@@ -172,8 +172,9 @@ def build_work(
         transformer = add(transformer, targets=config.target or family.targets)
     text_encoder: Any = None
     if config.train_text_encoder or not config.use_cache:
+        place = text_device(config, accelerator)
         text_encoder = load_frozen_base(
-            family.load_text_encoder, base, frozen_dtype, device, config.base_format, dropout=0.0
+            family.load_text_encoder, base, frozen_dtype, place, config.base_format, dropout=0.0
         )
     if config.train_text_encoder:  # in training mode, or it would not recompute its blocks
         text_targets = config.text_target or family.text_targets
@@ -218,6 +219,24 @@ def build_work(
             if model is not None:
                 parts.recompute_blocks(model, True)
     return work
+
+
+def text_device(config: FinetuneConfig, accelerator: Accelerator) -> torch.device:
+    """Return where the text encoder runs.
+
+    Raises:
+        ConfigError: It is to be trained on the CPU by several processes, which exchange gradients
+            between GPUs alone.
+    """
+    if config.offload != "text-encoder":
+        device: torch.device = accelerator.device
+        return device
+    if config.train_text_encoder and accelerator.num_processes > 1:
+        raise ConfigError(
+            "--offload text-encoder: several processes cannot train it on the CPU; add "
+            "--freeze-text-encoder"
+        )
+    return torch.device("cpu")
 
 
 def choose_times(work: Work) -> Times:
@@ -327,10 +346,11 @@ def cache_captions(work: Work) -> None:
     missing = [caption for caption in captions if work.texts.find(caption) is None]
     if not missing:
         return
-    device = work.accelerator.device
+    device = text_device(work.config, work.accelerator)
     precision = work.facts["precision"]
+    aside = (work.transformer, work.vae) if device.type == "cuda" else ()
     with (
-        set_aside(work.transformer, work.vae),
+        set_aside(*aside),
         progress("captions", len(missing)) as bar,
         torch.no_grad(),
     ):
@@ -343,7 +363,7 @@ def cache_captions(work: Work) -> None:
             bar.advance()
             if work.texts.find(missing[place]) is not None:  # by another process
                 continue
-            with work.accelerator.autocast():
+            with reading_autocast(work, text_encoder):
                 embeds, _ = work.family.read_prompts(
                     work.tokenizer, text_encoder, [missing[place]], pad=False,
                     limit=work.kind.tokens,
@@ -374,7 +394,10 @@ def prepare_training(work: Work, total: int) -> None:
     work.schedule = build_schedule(work.optimizer, config.lr_schedule, config.warmup_steps, total)
     work.transformer, work.optimizer = work.accelerator.prepare(work.transformer, work.optimizer)
     if config.train_text_encoder:
-        work.text_encoder = work.accelerator.prepare(work.text_encoder)
+        moved = text_device(config, work.accelerator) != work.accelerator.device
+        work.text_encoder = work.accelerator.prepare_model(
+            work.text_encoder, device_placement=not moved
+        )
     if work.sharded:
         share = count_weights(work) / sum(parameter.numel() for parameter in work.parameters)
         log.info("FSDP: this process has %.0f %% of the trained weights", 100 * share)

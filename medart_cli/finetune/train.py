@@ -34,6 +34,7 @@ from medart_cli.diffusion.losses import (
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
 from medart_cli.finetune.batches import Batch, draw_ahead, draw_batch
+from medart_cli.finetune.estimate import say_memory
 from medart_cli.finetune.heldout import (
     is_due,
     measure_heldout,
@@ -93,6 +94,8 @@ def fine_tune(
     check_optimizer(config.optimizer, accelerator.device.type)
     if config.compile:
         compiled.check_compiler(accelerator.device, make_cache(config.cache) / "compiled")
+    if accelerator.is_main_process:
+        say_memory(config, base[0], accelerator.device)
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
     failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
@@ -338,7 +341,9 @@ def draw_statistics(
         blockwise = work.family.blockwise_decoder(work.vae)
         whole = stepwise or hldf.with_gradient > 1 or not blockwise
         again = torch.is_grad_enabled() and whole
-        return checkpoint(tell, latents, use_reentrant=False) if again else tell(latents)
+        images = torch.split(latents, 1) if stepwise else [latents]  # the least memory: one by one
+        told = [checkpoint(tell, it, use_reentrant=False) if again else tell(it) for it in images]
+        return torch.cat(told)
 
 
 def denoiser(

@@ -1,6 +1,7 @@
 """What lives during a run of `medart finetune`: models, caches, optimizer."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from medart_cli.finetune.order import BatchOrder, RowOrder
 from medart_cli.models import adapters
 from medart_cli.models.bases import Kind
 from medart_cli.models.compiled import Graphs
-from medart_cli.models.device import send
+from medart_cli.models.device import DTYPES, send
 from medart_cli.models.families import Family
 from medart_cli.models.parts import pad_embeds
 
@@ -184,11 +185,13 @@ def embed_captions(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
     if work.text_encoder is None:
         embeds, mask = read_embeds(work, captions)
         return send(embeds, device), send(mask, device)
-    embeds, mask = work.family.read_prompts(
-        work.tokenizer, work.text_encoder, captions, pad=False, limit=work.kind.tokens
-    )
+    with reading_autocast(work, work.text_encoder):
+        embeds, mask = work.family.read_prompts(
+            work.tokenizer, work.text_encoder, captions, pad=False, limit=work.kind.tokens
+        )
     missing = max(0, (work.text_length or 0) - embeds.shape[1])
-    return functional.pad(embeds, (0, 0, 0, missing)), functional.pad(mask, (0, missing))
+    embeds, mask = functional.pad(embeds, (0, 0, 0, missing)), functional.pad(mask, (0, missing))
+    return embeds.to(device), mask.to(device)  # from the CPU with --offload; gradients pass
 
 
 def read_embeds(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -201,3 +204,11 @@ def read_embeds(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
     if any(row is None for row in rows):
         raise RunError("the text cache lost an entry while in use; run the same command again")
     return pad_embeds([row["embeds"] for row in rows if row], work.text_length)
+
+
+def reading_autocast(work: Work, text_encoder: Any) -> AbstractContextManager[object]:  # noqa: ANN401
+    """Return autocast for the device of the text encoder, which --offload may have moved."""
+    if text_encoder.device.type == work.accelerator.device.type:
+        return work.accelerator.autocast()  # type: ignore[no-any-return]
+    precision = work.facts["precision"]
+    return torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32")

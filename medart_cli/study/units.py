@@ -29,7 +29,7 @@ RESULTS = {  # what each command writes when it is done
 # What the study itself says to each command, or what would make the arms' images others' than they
 # are taken for.
 OWN_OPTIONS = {
-    "finetune": "out root seed overwrite val-fraction",
+    "finetune": "out root seed overwrite dry-run val-fraction",
     "sample": "out root seed overwrite from prompt prompts split count per-label shard merge-to",
     "evaluate": "out root seed overwrite training training-root run synthetic-root shard "
     "fail-on-copies",

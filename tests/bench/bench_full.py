@@ -4,11 +4,11 @@
     python -m tests.bench.bench_full --place FOLDER --base klein --device cpu --solver-steps 2
     python -m tests.bench.bench_full --small                  # the same code on small models
 
-Builds the base's models from their published sizes (bench_shapes), saves them in bf16 in the hub's
-layout (11 to 16 GB on disk), and prints Markdown rows. Weights are random, so times and memory are
-those of the real models and the pictures are noise. The tokenizers are small; a prompt has about as
-many tokens as letters. On a GPU memory is the peak of what PyTorch had allocated; on a CPU it is
-the peak of the process (Linux), with its memory-mapped files.
+Builds the base's models from their published sizes (models/sizes.py), saves them in bf16 in the
+hub's layout (11 to 16 GB on disk), and prints Markdown rows. Weights are random, so times and
+memory are those of the real models and the pictures are noise. The tokenizers are small; a prompt
+has about as many tokens as letters. On a GPU memory is the peak of what PyTorch had allocated; on a
+CPU it is the peak of the process (Linux), with its memory-mapped files.
 
 `--compile` times steps of compiled blocks too, beside plain ones. On a GPU `--waits` counts how
 often a step waits for it, as PyTorch's own check finds (`torch.cuda.set_sync_debug_mode`); one is
@@ -44,11 +44,12 @@ from medart_cli.models.bases import find_kind, hash_base, pipeline_class
 from medart_cli.models.device import hush_libraries
 from medart_cli.models.families import build_denoiser
 from medart_cli.models.parts import pad_embeds
+from medart_cli.models.shapes import known_shape
+from medart_cli.models.sizes import BASE_SIZES
 from medart_cli.sample.draw import build_drawing, draw_images, load_models, renew_embeds
 from medart_cli.sample.options import SampleConfig
 from medart_cli.sample.source import find_source
 from tests.bench.bench_finetune import build_images
-from tests.bench.bench_shapes import SHAPES
 from tests.small import build_base
 from tests.small_klein import build_klein
 from tests.small_prx import build_prx
@@ -69,13 +70,14 @@ def build(name: str, folder: Path, device: str, *, small: bool) -> None:
     BUILDERS[name](folder)
     if small:
         return
-    for part, make in zip(("transformer", "text_encoder", "vae"), SHAPES[name][2:], strict=True):
+    shape = known_shape(BASE_SIZES[name])
+    makers = (shape.build_transformer, shape.build_text_encoder, shape.build_vae)
+    for part, make in zip(("transformer", "text_encoder", "vae"), makers, strict=True):
         for path in (folder / part).iterdir():
             path.unlink()
         torch.manual_seed(0)
         torch.set_default_dtype(torch.bfloat16)
-        with torch.device(device):
-            model = make()
+        model = make(device=device)
         torch.set_default_dtype(torch.float32)
         if part == "transformer":  # some start as no change at all in each block
             for parameter in model.parameters():

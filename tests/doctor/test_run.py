@@ -391,3 +391,38 @@ def test_little_shared_memory_is_told_where_there_are_several_gpus(look):
         lines = doctor.format_report(facts)
         assert any("docker run --shm-size=1g" in line for line in lines) == told
     assert not any("/dev/shm" in line for line in doctor.format_report(facts | {"gpus": []}))
+
+
+def test_an_estimate_of_fine_tuning_stands_in_the_report(look, medart, base, images, tmp_path):
+    recipe = tmp_path / "own.toml"
+    recipe.write_text("epochs = 2.0\nrank = 4\nresolution = 32\nhldf_every = 8\n")
+    before = sorted(tmp_path.rglob("*"))
+    words = ["--data", images, "--config", recipe, "--base", base]
+    code, facts, errors = look(*words)
+    assert code == 0, errors
+    found = facts["estimate"]
+    assert (found["images"], found["steps"], found["hldf_steps"]) == (8, 16, 2)
+    text = PAGE.read_text(encoding="utf-8").partition("## What doctor reports")[2]
+    keys = found.keys() | found["memory"].keys() | found["disk"].keys() | found["time"].keys()
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+    assert sorted(tmp_path.rglob("*")) == before
+    code, output, errors = medart("doctor", *words)
+    assert code == 0 and "Fine-tuning, estimated" in output, errors
+    assert "16 on 8 images, 2 of them with HLDF" in output
+
+
+def test_settings_of_finetune_need_images(medart):
+    code, output, errors = medart("doctor", "--config", "low-memory")
+    assert (code, output) == (2, "")
+    assert errors == (
+        "medart doctor: --config low-memory: method is an option of another command; for an "
+        "estimate of finetune add --data IMAGES\n"
+    )
+
+
+def test_a_wrong_setting_of_finetune_is_named(medart, images, tmp_path):
+    recipe = tmp_path / "own.toml"
+    recipe.write_text("rnk = 4\n")
+    code, output, errors = medart("doctor", "--data", images, "--config", recipe)
+    assert (code, output) == (2, "")
+    assert "finetune has no option rnk; did you mean rank?" in errors

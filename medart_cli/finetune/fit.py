@@ -1,0 +1,114 @@
+"""`--fit`: the fastest memory options with which a run fits a card, by the estimate.
+
+Only options that have their default, or what a settings file says, are chosen; the command line's
+stay. What is chosen stands in the run's settings like any other option.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, cast
+
+from medart_cli.errors import ConfigError
+from medart_cli.finetune.estimate import USABLE, find_native, find_shape, list_modes
+from medart_cli.finetune.footprint import Reckoner
+from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.log import log
+from medart_cli.models.device import find_device, find_precision, hush_libraries
+
+SAME_RESULTS = "results stay the same, but for rounding"
+OTHER_RESULTS = "the quantized base changes results (docs/benchmarks.md, A quantized base)"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of the ladder, taken on top of those before.
+
+    Attributes:
+        changes: Options and their values.
+        note: What it does to the results.
+    """
+
+    changes: dict[str, Any]
+    note: str = SAME_RESULTS
+
+
+def list_rungs(config: FinetuneConfig) -> Iterator[Rung]:
+    """List the steps down to the least memory, fastest first; what changes results comes last."""
+    yield Rung({"gradient_checkpointing": True})
+    if config.batch_size > 1:
+        yield Rung({"batch_size": 1, "accumulate": config.accumulate * config.batch_size})
+    if config.optimizer != "adamw8bit" or not config.train_text_encoder:
+        yield Rung({"offload": "text-encoder"})
+    if config.method != "full" and find_spec("bitsandbytes") is not None:
+        yield Rung({"base_format": "int8"}, OTHER_RESULTS)
+        yield Rung({"base_format": "nf4"}, OTHER_RESULTS)
+
+
+def fit_card(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the options with which a run fits the card of `--fit`.
+
+    Raises:
+        ConfigError: Not even the most frugal ones do.
+    """
+    assert config.fit is not None
+    hush_libraries("transformers", "diffusers")
+    shape, folder = find_shape(config)
+    device = find_device(config.device)
+    gpu = device.type == "cuda"
+    precision = find_precision(config.precision, device)
+    if not gpu and config.precision == "auto":
+        precision = "bf16"  # as on the card
+    resolution = config.resolution or find_native(shape, folder)
+    reckoner = Reckoner(shape, resolution, shape.kind.tokens, gpu=True)
+    room, chosen = USABLE * config.fit, config
+    found, note = None, SAME_RESULTS
+    for rung in [Rung({}), *list_rungs(config)]:
+        if not all(is_free(config, name) for name in rung.changes):
+            continue
+        chosen, note = replace(chosen, **rung.changes), rung.note
+        for mode in list_modes(chosen):
+            found = reckoner.reckon(chosen, precision, mode)
+            if found.peak < room:
+                fastest = replace(chosen, hldf_checkpoint=cast(Any, mode) if found.hldf else "auto")
+                say_chosen(config, fastest, found.peak, note)
+                return fastest
+    assert found is not None
+    raise ConfigError(
+        f"--fit {config.fit}: an estimated {found.peak / 1e9:.1f} GB is needed with the most "
+        f"frugal options, {(found.peak - room) / 1e9:.1f} GB more than such a GPU has to give; use "
+        f"{name_further(config)}"
+    )
+
+
+def is_free(config: FinetuneConfig, name: str) -> bool:
+    """Say whether an option may be chosen: the command line does not give it."""
+    value = getattr(config, name)
+    default = type(config).__dataclass_fields__[name].default
+    return bool(value == default or value == config.find_in_file(name))
+
+
+def say_chosen(config: FinetuneConfig, chosen: FinetuneConfig, peak: float, note: str) -> None:
+    """Say which options `--fit` stands for."""
+    words = []
+    for name in (
+        *("hldf_checkpoint", "gradient_checkpointing", "batch_size", "accumulate", "offload"),
+        "base_format",
+    ):
+        value = getattr(chosen, name)
+        if value != getattr(config, name):
+            words.append("--" + name.replace("_", "-") + ("" if value is True else f" {value}"))
+    log.info(
+        "--fit %d: %s; an estimated %.1f GB; %s", config.fit,
+        " ".join(words) or "no other options are needed", peak / 1e9, note,
+    )  # fmt: skip
+
+
+def name_further(config: FinetuneConfig) -> str:
+    """Name what would take less memory and change the results."""
+    hints = ["a smaller --resolution"]
+    if config.batch_size > 1:
+        hints.insert(0, "--batch-size 1")
+    if config.train_text_encoder:
+        hints.insert(0, "--freeze-text-encoder")
+    return " or ".join(hints)

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from medart_cli.errors import ConfigError
+from medart_cli.finetune import fit
+from medart_cli.finetune.footprint import Footprint
+from medart_cli.finetune.options import FinetuneConfig
+
+
+@pytest.fixture
+def needs(monkeypatch):
+    """Let each option take off some of the memory, so that rungs can be told apart; in GB."""
+
+    class Small:
+        def __init__(self, *_, **__):
+            pass
+
+        def reckon(self, config, precision, mode):
+            peak = {"none": 40, "block": 20, "step": 16}[mode]
+            peak -= 4 * config.gradient_checkpointing
+            peak += 2 * (config.batch_size - 1) - 5 * (config.offload != "none")
+            return Footprint({}, None, 1e9, peak * 1e9, 0)
+
+    monkeypatch.setattr(fit, "Reckoner", Small)
+
+
+def choose(card, **options):
+    config = FinetuneConfig(data="-", out=Path("run"), base="tiny", fit=card, **options)
+    found = fit.fit_card(config)
+    names = "hldf_checkpoint", "gradient_checkpointing", "batch_size", "accumulate", "offload"
+    return tuple(getattr(found, name) for name in names)
+
+
+def test_the_fastest_options_that_fit_are_chosen(needs, said):
+    assert choose(48) == ("none", False, 1, 1, "none")
+    assert choose(24) == ("block", False, 1, 1, "none")
+    assert choose(18) == ("step", False, 1, 1, "none")
+    assert choose(14) == ("step", True, 1, 1, "none")
+    assert choose(8) == ("step", True, 1, 1, "text-encoder")
+    assert said[-1].startswith(
+        "--fit 8: --hldf-checkpoint step --gradient-checkpointing --offload text-encoder; an "
+        "estimated 7.0 GB; results stay the same, but for rounding"
+    )
+
+
+def test_given_options_stay(needs):
+    assert choose(24, hldf_checkpoint="step")[0] == "step"
+    with pytest.raises(ConfigError, match="37.0 GB is needed.*--batch-size 1"):
+        choose(8, batch_size=4, hldf_checkpoint="none")
+
+
+def test_a_batch_from_a_settings_file_becomes_gradient_accumulation(needs, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text("batch_size = 4\n")
+    assert choose(14, batch_size=4, config=str(file)) == ("step", True, 1, 4, "none")
+
+
+def test_what_does_not_fit_says_how_much_is_missing(needs):
+    with pytest.raises(ConfigError) as error:
+        choose(4)
+    assert error.value.exit_code == 2
+    assert str(error.value) == (
+        "--fit 4: an estimated 7.0 GB is needed with the most frugal options, 3.3 GB more than "
+        "such a GPU has to give; use --freeze-text-encoder or a smaller --resolution"
+    )
+
+
+def test_a_fitted_run_resumes_and_holds_the_resolved_options(medart, images, tmp_path):
+    words = ["finetune", images, "--base", "tiny", "--steps", 2, "--resolution", 32, "--fit", 12]
+    words += ["--hldf-every", 2, "--hldf-steps", 2, "--out", tmp_path / "run"]
+    words += ["--preview-every", 0]
+    code, _, errors = medart(*words)
+    assert code == 0, errors
+    assert 'hldf_checkpoint = "none"' in (tmp_path / "run" / "settings.toml").read_text()
+    words[words.index("--steps") + 1] = 3
+    code, _, errors = medart(*words)
+    assert code == 0 and "resuming after step 2" in errors
