@@ -17,6 +17,7 @@ RIGHT = {
     ("data/dataset.py", "--shard"): "of the command that wrote the parts",
     ("data/checkpoint.py", "--overwrite"): "of finetune, whose checkpoints doctor only looks for",
     ("data/manifest.py", "--root"): "doctor reads no data set",
+    ("doctor/run.py", "--dry-run"): "of finetune, which doctor asks",
     ("data/output.py", "--overwrite"): "caption has no output folder of its own",
     ("data/profiles.py", "--profile"): "evaluate words captions as the run did",
     ("metrics/features.py", "--features"): "classify takes features, but no Inception",

@@ -102,6 +102,11 @@ def say_chosen(config: FinetuneConfig, chosen: FinetuneConfig, peak: float, note
         "--fit %d: %s; an estimated %.1f GB; %s", config.fit,
         " ".join(words) or "no other options are needed", peak / 1e9, note,
     )  # fmt: skip
+    if chosen.offload != config.offload and config.train_text_encoder:
+        log.warning(
+            "--offload text-encoder: a text encoder that is trained on the CPU makes each step "
+            "wait for it; --freeze-text-encoder is faster, but changes what is trained"
+        )
 
 
 def name_further(config: FinetuneConfig) -> str:
