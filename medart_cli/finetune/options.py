@@ -450,7 +450,7 @@ class FinetuneConfig(CommonConfig):
         """Say what to look at first, and which command comes next."""
         files = [*sorted((self.out / "previews").glob("*.png"))[-1:], self.out / "loss.png"]
         words = ["sample", str(self.out), "--from", self.data, "--out", "synthetic"]
-        return files, words if self.data != "-" else []
+        return files, [] if self.dry_run or self.data == "-" else words
 
     def __post_init__(self) -> None:
         super().__post_init__()

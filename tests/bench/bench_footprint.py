@@ -19,6 +19,7 @@ import torch
 
 from medart_cli.finetune import rows as reading
 from medart_cli.finetune import setup, train
+from medart_cli.finetune.batches import draw_batch
 from medart_cli.finetune.footprint import Reckoner
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models.bases import hash_base
@@ -95,9 +96,9 @@ def measure(work: train.Work, step: int) -> int:
     if work.accelerator.device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        train.take_step(work, step)
+        train.take_step(work, step, [draw_batch(work, step - 1)])
         return torch.cuda.max_memory_allocated() - before
-    return count_peak(lambda: train.take_step(work, step))
+    return count_peak(lambda: train.take_step(work, step, [draw_batch(work, step - 1)]))
 
 
 def compare(place: Path, side: int, **chosen: object) -> list[tuple[float, float]]:
@@ -108,7 +109,7 @@ def compare(place: Path, side: int, **chosen: object) -> list[tuple[float, float
         cache=place / "cache", resolution=side, **options,
     )  # fmt: skip
     work = build_work(config)
-    train.take_step(work, 1)  # from here on the optimizer has its state
+    train.take_step(work, 1, [draw_batch(work, 0)])  # from here on the optimizer has its state
     with torch.no_grad():
         embeds, _ = train.embed_captions(
             work, ["" if row.text is None else row.text for row in work.rows]

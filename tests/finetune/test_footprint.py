@@ -6,6 +6,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from medart_cli.finetune import train
+from medart_cli.finetune.batches import draw_batch
 from medart_cli.finetune.footprint import Reckoner, measure_pass
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models.adapters import add_adapter
@@ -34,7 +35,7 @@ def compare(tmp_path, images):
             **options,
         )  # fmt: skip
         work = build_work(config)
-        train.take_step(work, 1)
+        train.take_step(work, 1, [draw_batch(work, 0)])
         with torch.no_grad():
             texts = sorted({row.text for row in work.rows})
             tokens = train.embed_captions(work, texts)[0].shape[1]
@@ -88,7 +89,7 @@ def test_what_is_held_is_counted_exactly(tmp_path, images):
         data=str(images), base=str(base), out=tmp_path / "out", ema=0.9, device="cpu"
     )
     work = build_work(config)
-    train.take_step(work, 1)
+    train.take_step(work, 1, [draw_batch(work, 0)])
     found = Reckoner(read_shape(base), 32, 20, gpu=False).reckon(config, "fp32", "step")
 
     def size(model):

@@ -5,7 +5,13 @@ import json
 import pytest
 import torch
 
-from medart_cli.models.parts import at_least_float, pad_embeds, read_native_size, save_pipeline
+from medart_cli.models.parts import (
+    RESOLUTION,
+    at_least_float,
+    pad_embeds,
+    read_native_size,
+    save_pipeline,
+)
 from tests.small import build_base
 
 
@@ -33,7 +39,7 @@ def test_a_saved_pipeline_has_what_was_saved_and_all_else_of_the_base(tmp_path, 
         (folder / "transformer" / "config.json").write_text('{"_class_name": "Mine"}')
         return {"transformer"}
 
-    save_pipeline(base, tmp_path / "out", save, resolution)
+    save_pipeline(base, tmp_path / "out", save, {RESOLUTION: resolution} if resolution else {})
     index = json.loads((tmp_path / "out" / "model_index.json").read_text())
     assert index["transformer"] == ["diffusers", "Mine"]
     assert (tmp_path / "out" / "text_encoder" / "config.json").is_file()
