@@ -35,7 +35,7 @@ STATES = {
     "over-fitted": ({"--steps": "600", "--hldf-every": "40"}, {}, "few"),
     "prompt-ignored": ({}, {"--guidance": "1"}, "train"),
     "guidance-high": ({}, {"--guidance": "20"}, "train"),
-    "blurry": ({}, {"--steps": "2"}, "train"),
+    "unfinished": ({}, {"--steps": "2"}, "train"),
 }  # fmt: skip
 
 
