@@ -422,7 +422,7 @@ class Reckoner:
         return self._finish(model.train(), again)
 
     def _finish(self, model: nn.Module, again: bool) -> nn.Module:
-        parts.recompute_blocks(model, again)
+        parts.recompute_blocks(adapters.spare_draws(model), again)
         if self.gpu:
             imitate_gpu(model)
         return model

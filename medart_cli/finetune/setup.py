@@ -169,7 +169,8 @@ def build_work(
     if config.method == "full":
         transformer.requires_grad_(True)
     else:
-        transformer = add(transformer, targets=config.target or family.targets)
+        targets = config.target or family.targets
+        transformer = adapters.spare_draws(add(transformer, targets=targets))
     text_encoder: Any = None
     if config.train_text_encoder or not config.use_cache:
         place = text_device(config, accelerator)
@@ -178,7 +179,7 @@ def build_work(
         )
     if config.train_text_encoder:  # in training mode, or it would not recompute its blocks
         text_targets = config.text_target or family.text_targets
-        text_encoder = add(text_encoder, targets=text_targets).train()
+        text_encoder = adapters.spare_draws(add(text_encoder, targets=text_targets).train())
     vae = family.load_vae(base, device)
     resolution = config.resolution or family.native_size(base, transformer, vae)
     unit = check_size(family, resolution, transformer, vae)

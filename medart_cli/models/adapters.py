@@ -19,6 +19,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lycoris_utils import LycorisLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -70,6 +71,18 @@ def add_adapter(
         use_rslora=kind == "rslora",
     )
     return get_peft_model(model, config)
+
+
+def spare_draws(model: nn.Module) -> nn.Module:
+    """Let LoKr and LoHa layers draw no random number for a dropout that is 0; returns the model.
+
+    In training mode they do at each pass, and decide by it: nothing that could be compiled, or
+    reckoned without numbers.
+    """
+    for module in model.modules():
+        if isinstance(module, LycorisLayer):
+            module.training = False
+    return model
 
 
 def _refuse_embeddings(model: nn.Module, targets: Sequence[str], kind: str) -> None:

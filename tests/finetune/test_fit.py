@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ def needs(monkeypatch):
         def reckon(self, config, precision, mode):
             peak = {"none": 40, "block": 20, "step": 16}[mode]
             peak -= 4 * config.gradient_checkpointing
+            peak -= {None: 0, "int8": 1, "nf4": 1.5}[config.base_format]
             peak += 2 * (config.batch_size - 1) - 5 * (config.offload != "none")
             return Footprint({}, None, 1e9, peak * 1e9, 0)
 
@@ -45,9 +47,22 @@ def test_the_fastest_options_that_fit_are_chosen(needs, said):
     )
 
 
+def test_what_changes_results_comes_last_and_says_so(needs, said):
+    pytest.importorskip("bitsandbytes")
+    config = FinetuneConfig(data="-", out=Path("run"), base="tiny", fit=7)
+    assert fit.fit_card(config).base_format == "int8"
+    told = next(line for line in said if line.startswith("--fit 7: "))
+    assert "--base-format int8; an estimated 6.0 GB; the quantized base changes results" in told
+    with pytest.raises(ConfigError, match="1.8 GB more"):
+        fit.fit_card(replace(config, fit=4))
+    full = replace(config, method="full", train_text_encoder=False)
+    with pytest.raises(ConfigError, match="7.0 GB is needed"):
+        fit.fit_card(full)
+
+
 def test_given_options_stay(needs):
     assert choose(24, hldf_checkpoint="step")[0] == "step"
-    with pytest.raises(ConfigError, match="37.0 GB is needed.*--batch-size 1"):
+    with pytest.raises(ConfigError, match="35.5 GB is needed.*--batch-size 1"):
         choose(8, batch_size=4, hldf_checkpoint="none")
 
 
@@ -62,7 +77,7 @@ def test_what_does_not_fit_says_how_much_is_missing(needs):
         choose(4)
     assert error.value.exit_code == 2
     assert str(error.value) == (
-        "--fit 4: an estimated 7.0 GB is needed with the most frugal options, 3.3 GB more than "
+        "--fit 4: an estimated 5.5 GB is needed with the most frugal options, 1.8 GB more than "
         "such a GPU has to give; use --freeze-text-encoder or a smaller --resolution"
     )
 

@@ -9,6 +9,7 @@ from medart_cli.finetune import train
 from medart_cli.finetune.batches import draw_batch
 from medart_cli.finetune.footprint import Reckoner, measure_pass
 from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.models import pixart
 from medart_cli.models.adapters import add_adapter
 from medart_cli.models.shapes import count_numbers, known_shape, read_shape
 from medart_cli.models.sizes import BASE_SIZES
@@ -104,6 +105,41 @@ def test_what_is_held_is_counted_exactly(tmp_path, images):
         "average (EMA)": sum(4 * it.numel() for it in work.ema.shadow_params),
     }
     assert found.trained == sum(it.numel() for it in work.parameters)
+
+
+@pytest.mark.parametrize("method", ["dora", "rslora", "lokr", "loha"])
+def test_each_kind_of_adapter_is_reckoned(tmp_path, method):
+    base = build_base(tmp_path / "base")
+    config = FinetuneConfig(data="-", out=Path(), method=method, hldf_every=0, rank=2)
+    found = Reckoner(read_shape(base), 32, 20, gpu=False).reckon(config, "fp32", "step")
+    device = torch.device("cpu")
+    parts = {
+        pixart.load_transformer(base, torch.float32, device): pixart.FAMILY.targets,
+        pixart.load_text_encoder(base, torch.float32, device): pixart.FAMILY.text_targets,
+    }
+    added = [
+        add_adapter(part, method, rank=2, alpha=None, targets=targets)
+        for part, targets in parts.items()
+    ]
+    trained = [it.numel() for part in added for it in part.parameters() if it.requires_grad]
+    assert found.trained == sum(trained) and found.step > 0
+
+
+def test_a_quantized_base_is_smaller_by_what_its_layers_store(tmp_path):
+    shape = known_shape(BASE_SIZES["pixart"])
+    config = FinetuneConfig(data="-", out=Path(), hldf_every=0)
+    reckoner = Reckoner(shape, 512, 20, gpu=True)
+    held = {
+        kind: reckoner.reckon(replace(config, base_format=kind), "bf16", "step").parts
+        for kind in (None, "int8", "nf4")
+    }
+    # docs/benchmarks.md: counted on layers of bitsandbytes, without adapters.
+    for part, sizes in {
+        "transformer": (1.22, 0.63, 0.34),
+        "text encoder": (9.52, 5.90, 4.15),
+    }.items():
+        saved = [held[None][part] - held[kind][part] for kind in ("int8", "nf4")]
+        assert saved == pytest.approx([1e9 * (sizes[0] - it) for it in sizes[1:]], rel=0.02)
 
 
 def test_offloading_takes_the_text_encoder_off_the_card():
