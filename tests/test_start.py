@@ -180,10 +180,10 @@ def test_a_profile_that_was_edited_is_another_one(parts, tmp_path, medart):
     words = [*command("classify", parts, tmp_path), "--profile", str(profile)]
     assert medart(*words)[0] == 0
     words.remove("--quiet")
-    assert "is finished" in medart(*words)[2]
+    assert "already finished" in medart(*words)[2]
     profile.write_text(text.replace("flips = true", "flips = false"))
     assert text != profile.read_text()
-    assert "is finished" not in medart(*words)[2]
+    assert "already finished" not in medart(*words)[2]
 
 
 def test_settings_of_another_command_mean_what_they_say(tmp_path):

@@ -27,7 +27,7 @@ from medart_cli.log import log
 from medart_cli.models.bases import find_base
 from medart_cli.models.device import DTYPES, find_device, find_precision, hush_libraries
 from medart_cli.models.optimizers import OPTIMIZERS, check_optimizer
-from medart_cli.models.shapes import Shape, count_numbers, known_shape, read_shape
+from medart_cli.models.shapes import BaseShape, count_numbers, known_shape, read_shape
 from medart_cli.models.sizes import HUB_SIZES, find_size
 from medart_cli.options import parse_levels
 from medart_cli.ranks import count_ranks
@@ -101,7 +101,7 @@ def count_rows(config: FinetuneConfig) -> tuple[int, int]:
     return len(rows), len({row.text or row.label or "" for row in rows})
 
 
-def find_shape(config: FinetuneConfig) -> tuple[Shape, Path | None]:
+def find_shape(config: FinetuneConfig) -> tuple[BaseShape, Path | None]:
     """Return the shape of the base, and its folder where it lies here.
 
     Raises:
@@ -120,7 +120,7 @@ def find_shape(config: FinetuneConfig) -> tuple[Shape, Path | None]:
     return read_shape(folder), folder
 
 
-def find_native(shape: Shape, folder: Path | None) -> int:
+def find_native(shape: BaseShape, folder: Path | None) -> int:
     """Return the image side, in pixels, that a base was made for."""
     if folder is None:
         assert shape.native is not None  # a published size

@@ -28,7 +28,7 @@ from medart_cli.models import adapters, parts
 from medart_cli.models.device import DTYPES
 from medart_cli.models.optimizers import OPTIMIZERS
 from medart_cli.models.quantized import list_quantized
-from medart_cli.models.shapes import Shape, count_numbers
+from medart_cli.models.shapes import BaseShape, count_numbers
 
 # Bytes of a quantized weight with its share of the scales: a row has one in int8; in nf4 64 weights
 # have one of a byte, and 256 of these one in float32.
@@ -221,7 +221,7 @@ class Reckoner:
         gpu: Whether it is trained on a GPU.
     """
 
-    def __init__(self, shape: Shape, resolution: int, tokens: int, *, gpu: bool) -> None:
+    def __init__(self, shape: BaseShape, resolution: int, tokens: int, *, gpu: bool) -> None:
         self.shape, self.family, self.gpu = shape, shape.family, gpu
         vae = shape.build_vae()
         self.blockwise = self.family.blockwise_decoder(vae)

@@ -53,7 +53,7 @@ READERS: dict[str, tuple[Any, Any]] = {
 
 
 @dataclass(frozen=True)
-class Shape:
+class BaseShape:
     """What a base is made of, as settings of its parts.
 
     Attributes:
@@ -123,16 +123,16 @@ def _build(kind: Any, facts: Mapping[str, Any], device: str) -> Any:  # noqa: AN
         return kind.from_config(dict(facts)).eval().requires_grad_(False)
 
 
-def read_shape(folder: Path) -> Shape:
+def read_shape(folder: Path) -> BaseShape:
     """Return the shape of a base that lies on the disk."""
     parts = ("transformer", "text_encoder", "vae")
     facts = {part: json.loads((folder / part / "config.json").read_text("utf-8")) for part in parts}
-    return Shape(find_kind(folder), native=read_native_size(folder), **facts)
+    return BaseShape(find_kind(folder), native=read_native_size(folder), **facts)
 
 
-def known_shape(size: Size) -> Shape:
+def known_shape(size: Size) -> BaseShape:
     """Return the shape of a base of published size."""
-    return Shape(
+    return BaseShape(
         KINDS[size.pipeline], size.transformer, size.text_encoder, size.vae, size.resolution
     )
 

@@ -121,7 +121,7 @@ class StudyConfig(CommonConfig):
 
     def suggest(self, result: str) -> tuple[list[Path], list[str]]:
         """Say what to look at first; what comes next is the reader's own."""
-        return [Path(result)], []
+        return [] if self.dry_run or self.shard else [Path(result)], []
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -448,7 +448,7 @@ def test_a_text_that_a_person_changed_is_kept_counted_and_shown(images, models, 
     assert {found[row]["caption"]["status"] for row in (1, 2)} == {"edited"}
     assert json.loads(result.stdout)["statuses"]["edited"] == 2
     page = (images / "review.html").read_text("utf-8")
-    assert "<td>edited</td>" in page and "A flat brown nevus, seen by me.</p>" in page
+    assert "<th scope='row'>edited</th>" in page and "A flat brown nevus, seen by me.</p>" in page
     assert "edited by hand" in result.stderr or "a person wrote or edited" in result.stderr
 
 

@@ -149,7 +149,9 @@ def test_a_flag_stands_in_manifest_table_and_page_until_a_person_has_seen_the_te
         cells = list(csv.DictReader(file))
     assert [it["flags"] for it in cells] == ["", flag]
     page = (tmp_path / "review.html").read_text("utf-8")
-    assert f"<td>{flag}</td><td>1</td>" in page and page.index(">2. b.png") < page.index(">1. a")
+    assert f"<th scope='row'>{flag}</th><td>1</td>" in page and page.index(
+        ">2. b.png"
+    ) < page.index(">1. a")
     audit = json.loads(done.stdout)["audit"]
     assert (audit["color_texts"], audit["color_absent"], audit["color_absent_other"]) == (
         2, 0.5, 0.5

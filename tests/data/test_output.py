@@ -103,4 +103,6 @@ def test_the_loss_curve_is_a_picture(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plot_losses(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
     assert Image.open(tmp_path / "loss.png").size == (840, 600)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["loss.png", "metrics.jsonl"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "loss.png", "loss.svg", "metrics.jsonl",
+    ]  # fmt: skip
