@@ -118,7 +118,10 @@ def check_compiler(device: torch.device, folder: Path) -> None:
 
 def keep_code_in(folder: Path) -> None:
     """Have PyTorch keep compiled code in a folder, unless the user has named another."""
-    if not os.environ.get(CODE_CACHE):
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    # PyTorch writes its own choice there, as soon as any library asks it.
+    if os.environ.get(CODE_CACHE, "") in ("", os.path.abspath(default_cache_dir())):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.environ[CODE_CACHE] = str(folder.resolve())
     from torch._inductor import codecache  # seconds

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch._inductor import codecache
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from medart_cli.errors import ConfigError
 from medart_cli.models import compiled
@@ -67,8 +68,9 @@ def test_prompts_get_a_little_more_than_the_longest_needs(longest, length):
     assert compiled.fix_length(longest, 120) == length
 
 
-def test_compiled_code_is_where_nobody_else_may_write(tmp_path, monkeypatch):
-    monkeypatch.setenv(compiled.CODE_CACHE, "")
+@pytest.mark.parametrize("asked", [False, True])  # whether PyTorch has been asked for its place
+def test_compiled_code_is_where_nobody_else_may_write(tmp_path, monkeypatch, asked):
+    monkeypatch.setenv(compiled.CODE_CACHE, default_cache_dir() if asked else "")
     monkeypatch.setattr(codecache, "_HEADER_DIR", "")
     monkeypatch.setattr(codecache, "_HEADER_LOCK_DIR", "")
     compiled.check_compiler(torch.device("cpu"), tmp_path / "cache/compiled")
