@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from medart_cli.finetune import heldout
 from medart_cli.models import compiled
+from medart_cli.models.compiled import CODE_CACHE
 from tests.small import build_base
 from tests.small_klein import build_klein
 from tests.small_prx import build_prx
@@ -45,7 +46,7 @@ def traced_alone(monkeypatch, request):
     backend = "inductor" if "machine" in request.node.name else "eager"
     monkeypatch.setattr(compiled, "BACKEND", backend)
     monkeypatch.setattr(heldout, "LEAST_DRAWS", 4)
-    monkeypatch.setenv(compiled.CODE_CACHE, "")
+    monkeypatch.delenv(compiled.CODE_CACHE, raising=False)
     compiled.check_compiler.cache_clear()
     yield
     torch._dynamo.reset()
@@ -154,7 +155,10 @@ def test_sample_draws_the_same_images_from_blocks_compiled_once(
 
 
 @pytest.mark.nightly
-def test_machine_code_trains_the_same_also_in_two_processes(images, small_base, tmp_path):
+def test_machine_code_trains_the_same_also_in_two_processes(
+    images, small_base, tmp_path, monkeypatch
+):
+    monkeypatch.delenv(CODE_CACHE, raising=False)  # which a run in this process may have set
     words = ("finetune", images, "--base", small_base, *TRAIN, "--steps", 4)
     launch = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29471", "-m")
     for out, before, more in (

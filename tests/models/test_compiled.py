@@ -70,7 +70,9 @@ def test_prompts_get_a_little_more_than_the_longest_needs(longest, length):
 
 @pytest.mark.parametrize("asked", [False, True])  # whether PyTorch has been asked for its place
 def test_compiled_code_is_where_nobody_else_may_write(tmp_path, monkeypatch, asked):
-    monkeypatch.setenv(compiled.CODE_CACHE, default_cache_dir() if asked else "")
+    monkeypatch.delenv(compiled.CODE_CACHE, raising=False)
+    if asked:
+        monkeypatch.setenv(compiled.CODE_CACHE, default_cache_dir())
     monkeypatch.setattr(codecache, "_HEADER_DIR", "")
     monkeypatch.setattr(codecache, "_HEADER_LOCK_DIR", "")
     compiled.check_compiler(torch.device("cpu"), tmp_path / "cache/compiled")
