@@ -222,7 +222,6 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
             summary = work.run(settings)
         if first:
             typer.echo(json.dumps(summary) if settings.json else summary["result"])
-            say_next(settings, str(summary["result"]))
         failures = summary.get("failures", 0)
         if failures > settings.max_failures:
             raise TooManyFailuresError(
@@ -231,6 +230,8 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
             )
         if not summary.get("ready", True):  # doctor's verdict, after its report
             raise MissingModelError(summary["problems"][0])
+        if first:
+            say_next(settings, str(summary["result"]))
     except (MedartError, OSError, RuntimeError, MemoryError) as caught:
         error = _explain(caught, settings)
         if error is None:

@@ -38,7 +38,6 @@ CARDS = (12, 16, 24, 40, 80)  # GB of memory of GPUs in use
 USABLE = 0.93e9
 WORTH = 100_000_000  # numbers of a transformer from which a run says at its start what it takes
 MODES = ("none", "block", "step")  # of --hldf-checkpoint, fastest first
-PREVIEW_PASSES = 40  # of the transformer without gradient for an image: 20 steps with guidance
 
 
 def estimate_run(config: FinetuneConfig, *, timed: bool = True) -> dict[str, Any]:
