@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from medart_cli import log as module
-from medart_cli.log import log, progress, start_log, table
+from medart_cli.log import lay_out, log, progress, start_log, table
 
 
 def test_warnings_are_named_and_steps_are_not(capsys):
@@ -77,3 +77,22 @@ def test_names_are_printed_as_they_are_beside_bars(monkeypatch, name, terminal):
     with progress(f"read {name}", 2) as bar:
         bar.advance({f"loss {name}": 0.5})
     assert f"read {name}" in screen.getvalue() and f"loss {name} 0.5" in screen.getvalue()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_markdown_is_laid_out_for_a_terminal_and_for_nothing_else(monkeypatch):
+    page = "# Title\n\n| a | b |\n|---|---|\n| **bold** | 2 |\n"
+    for shown in (io.StringIO(), None):
+        monkeypatch.setattr(sys, "__stdout__", shown)
+        assert lay_out(page) == page
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(sys, "__stdout__", Terminal())
+    text = lay_out(page)
+    assert "# Title" not in text and "**" not in text and "|---|" not in text
+    assert "Title" in text and "bold" in text and "\x1b[" in text
+    assert max(map(len, text.splitlines())) < 200  # readable lines on the widest terminal
