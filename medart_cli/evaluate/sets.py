@@ -27,6 +27,7 @@ from medart_cli.metrics.arrays import Digests, Indices
 from medart_cli.options import parse_levels
 from medart_cli.versions import name_versions
 
+REPORT_FORMAT = 2  # of metrics.json
 HASHED = 64  # files between two updates of the progress bar
 UNREAD = b""  # in place of the SHA-256 of a file that cannot be read
 LONGEST_GROUP = 64  # bytes of UTF-8; a UID of DICOM has at most 64
@@ -335,7 +336,7 @@ def describe_work(
     settings = {
         name: value for name, value in config.settings().items() if name != "fail_on_copies"
     }
-    versions = (name_versions(), __version__, metadata.version("scipy"))
+    versions = (name_versions(), __version__, REPORT_FORMAT, metadata.version("scipy"))
     accounts = [item.account.facts() for item in sets]
     texts = config.captioner is not None
     described = [describe_set(item, config.by or (), texts=texts) for item in sets]

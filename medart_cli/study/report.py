@@ -26,7 +26,14 @@ from medart_cli.errors import ImageError
 from medart_cli.log import log, table
 from medart_cli.study.arms import find_reference
 from medart_cli.study.contrasts import Contrast
-from medart_cli.study.figures import FIGURES, Facts, gather_figures, list_titles, read_contrast
+from medart_cli.study.figures import (
+    FIGURES,
+    PAIRED,
+    Facts,
+    gather_figures,
+    list_titles,
+    read_contrast,
+)
 from medart_cli.study.methods import write_methods
 from medart_cli.study.sets import StudySets, draw_captions
 from medart_cli.study.units import Plan
@@ -44,7 +51,7 @@ STUDY_FORMAT = 1  # of study.json
 SHOWN = 10  # captions in the picture
 THUMB_SIDE = 96  # pixels of an image in it
 NARROW = ("kernel", "color_energy", "color_variety", "accuracy_mix")  # what a terminal shows
-FORMS = {it.key: it.form for it in FIGURES} | {"distance": ".4f"}
+FORMS = {it.key: it.form for it in FIGURES} | dict.fromkeys(PAIRED, ".4f")
 
 
 def write_study(plan: Plan, sets: StudySets) -> Facts:
@@ -154,19 +161,20 @@ def _with_interval(found: Mapping[str, Any], key: str) -> str:
 
 def _list_cells(facts: Facts) -> Iterator[dict[str, Any]]:
     """List the figures of all arms as rows of a long table."""
+    seeds = facts["seeds"]
     for arm in facts["arms"]:
-        for item in facts["measures"]:
-            key = item["key"]
-            if key not in arm["each"]:
-                continue
+        for key in (*(item["key"] for item in facts["measures"]), *PAIRED):
             known = facts["differences"].get(arm["name"], {}).get(key)
+            if key not in arm["each"] and not known:
+                continue
             one: Contrast | None = read_contrast(known) if known else None
+            each = arm["each"].get(key, [None] * len(seeds))  # roots are known as differences alone
             yield {
                 "arm": arm["name"],
                 "measure": key,
-                "mean": arm["mean"][key],
-                "deviation": arm["deviation"][key],
-                **{f"seed_{s}": v for s, v in zip(facts["seeds"], arm["each"][key], strict=True)},
+                "mean": arm["mean"].get(key),
+                "deviation": arm["deviation"].get(key),
+                **{f"seed_{seed}": value for seed, value in zip(seeds, each, strict=True)},
                 "difference": one.value if one else None,
                 "low": one.low if one else None,
                 "high": one.high if one else None,

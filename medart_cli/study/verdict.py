@@ -41,12 +41,12 @@ QUESTIONS = (
         NEARER, FARTHER, reverse=True,
     ),
     Asked(
-        "hldf", "Does HLDF as published bring the colors nearer to real ones?", "color_energy",
+        "hldf", "Does HLDF as published bring the colors nearer to real ones?", "color_distance",
         NEARER, FARTHER,
     ),
     Asked(
         "score", "Does HLDF with the color score bring the colors nearer to real ones?",
-        "color_energy", NEARER, FARTHER,
+        "color_distance", NEARER, FARTHER,
     ),
     Asked(
         "hldf", "Does HLDF as published bring the images as a whole nearer?", "distance",
@@ -245,7 +245,10 @@ def name_whole(facts: Mapping[str, Any]) -> list[str]:
 
 def word_measure(key: str, facts: Mapping[str, Any]) -> str:
     """Name a measure in a sentence."""
-    names = {"distance": "energy distance in the features", "color_energy": "color energy"}
+    names = {
+        "distance": "root of the energy distance in the features",
+        "color_distance": "root of the color energy",
+    }
     titles = {item["key"]: item["title"] for item in facts["measures"]}
     return names.get(key) or str(titles[key])
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from medart_cli.study import units
@@ -44,7 +45,9 @@ def test_a_study_ends_in_a_page_tables_and_verdicts(done):
     assert "simple captions" in page and page.count("data:image/png") == 1
     with (out / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    means = {(row["arm"], row["measure"]): float(row["mean"]) for row in rows}
+    means = {(row["arm"], row["measure"]): float(row["mean"]) for row in rows if row["mean"]}
+    gap = next(row["difference"] for row in rows if row["measure"] == "color_distance")
+    assert float(gap) == pytest.approx(facts["differences"]["before"]["color_distance"]["value"])
     for arm in facts["arms"]:
         for key, value in arm["mean"].items():
             assert means[arm["name"], key] == pytest.approx(value)
@@ -73,8 +76,8 @@ def test_paired_differences_are_those_of_the_reports_of_all_arms(done):
         values = [part["energy"]["value"] for part in report["color"]]
         energies = dict(zip(["before", "lora", "score", "simple"], values, strict=True))
         for name, found in facts["differences"].items():
-            gap = energies[name] - energies["lora"]
-            assert found["color_energy"]["each"][place] == pytest.approx(gap, abs=1e-6)
+            own, lora = (np.sign(energies[it]) * abs(energies[it]) ** 0.5 for it in (name, "lora"))
+            assert found["color_distance"]["each"][place] == pytest.approx(own - lora, abs=1e-6)
 
 
 def test_the_same_command_again_runs_no_unit_and_changes_no_file(done, parts, medart, monkeypatch):

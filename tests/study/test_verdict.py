@@ -33,7 +33,7 @@ def test_an_answer_is_yes_or_no_only_where_the_interval_leaves_out_zero():
     lower, higher, open_ = [-2.0, -2.1, -1.9], [2.0, 2.1, 1.9], [0.5, -2.0, 1.9]
     for each, answer in ((lower, "yes, nearer"), (higher, "no, farther away"),
                          (open_, "not shown")):  # fmt: skip
-        found = answers(facts({"score": {"color_energy": each}}))
+        found = answers(facts({"score": {"color_distance": each}}))
         assert (
             found["Does HLDF with the color score bring the colors nearer to real ones?"] == answer
         )
@@ -47,7 +47,7 @@ def test_what_is_asked_of_lora_is_answered_by_the_arm_without_it():
 
 
 def test_an_open_question_says_what_would_settle_it_and_an_answered_one_nothing():
-    each = {"score": {"color_energy": [-2.0, -2.1, -1.9]}, "dora": {"distance": [0.5, 1.9, 0.6]}}
+    each = {"score": {"color_distance": [-2.0, -2.1, -1.9]}, "dora": {"distance": [0.5, 1.9, 0.6]}}
     shown, open_ = tell_verdicts(facts(each))[:2]
     assert (shown["answer"], shown["needed"]) == ("yes, nearer", "")
     assert open_["answer"] == "not shown" and "4 of 5 studies of" in open_["needed"]
@@ -62,7 +62,7 @@ def test_an_arm_that_is_suspected_of_copies_is_not_praised_for_being_near():
         ([2.0, 2.1, 1.9], "lora", "open: LORA is nearer, but suspected of copies"),
     ):
         arms = [arm(it, suspected=(False, it == copier, False)) for it in ("lora", "score")]
-        found = answers(facts({"score": {"color_energy": each}}, arms=arms))
+        found = answers(facts({"score": {"color_distance": each}}, arms=arms))
         assert found[question] == answer
 
 
