@@ -484,8 +484,6 @@ class FinetuneConfig(CommonConfig):
         check_rate(self.optimizer, self.peak_rate)
         if self.hldf_region == "mask" and self.hldf_statistics == "grid":
             raise ConfigError("--hldf-region mask: has no grid; use --hldf-statistics moments")
-        if self.hldf_region == "mask" and self.buckets:
-            raise ConfigError("--hldf-region mask: needs images of one shape; leave out --buckets")
         self._check_draws()
         if self.compile and self.method == "dora":
             raise ConfigError(

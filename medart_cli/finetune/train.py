@@ -319,7 +319,7 @@ def draw_statistics(
 ) -> Tensor:
     """Generate an image for each row from fresh noise; return its color statistics, (B, S)."""
     hldf, stepwise = plan_hldf(work.config), work.recompute == "step" and torch.is_grad_enabled()
-    region = None if work.region is None else work.region.weights
+    regions = {} if work.region is None else work.region.weights
     words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
     generators = [build_generator(work.config.seed, *words, place) for place in batch.positions]
     noise = torch.stack([torch.randn(batch.noisy.shape[1:], generator=it) for it in generators])
@@ -335,6 +335,7 @@ def draw_statistics(
 
         def tell(latents: Tensor) -> Tensor:
             images = work.family.decode_latents(work.vae, latents)
+            region = regions.get((images.shape[2], images.shape[3]))
             return color_statistics(images, hldf.statistics, region)
 
         # The decoder runs again in the backward pass, so that it is stored for one image alone.
