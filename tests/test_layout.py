@@ -3,6 +3,7 @@
 import ast
 from collections import defaultdict
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,11 @@ def test_a_public_name_means_one_thing():
     twice = {name: sorted(modules) for name, modules in places.items() if len(modules) > 1}
     assert {name: modules for name, modules in twice.items() if name not in SAME} == {}
     assert {*SAME} <= twice.keys()
+
+
+def test_each_benchmark_can_be_imported_and_says_how_it_is_run():
+    names = sorted(path.stem for path in (TESTS / "bench").glob("bench_*.py"))
+    assert len(names) >= 25
+    for name in names:
+        told = import_module(f"tests.bench.{name}").__doc__
+        assert f"python -m tests.bench.{name}" in told, name
