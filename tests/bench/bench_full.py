@@ -195,7 +195,7 @@ def measure(work: Any, device: str, steps: list[int]) -> tuple[float, float]:
 
 def time_drawing(name: str, place: Path, options: argparse.Namespace) -> None:
     """Print a row for each batch size: images a second, without loading, and the peak."""
-    device, steps = options.device, options.solver_steps
+    device, steps, square = options.device, options.solver_steps, (options.resolution,) * 2
     for size in (1, 16) if device == "cuda" else (1,):
         config = SampleConfig(
             run=str(place / "base"), prompt=["nevus"], out=place, batch_size=size, steps=steps,
@@ -208,11 +208,11 @@ def time_drawing(name: str, place: Path, options: argparse.Namespace) -> None:
         load_models(drawing)
         ready, ready_gb = time.perf_counter() - started, peak.read()
         if device == "cuda":
-            draw_images(drawing, range(size), ["nevus"] * size)  # warm-up
+            draw_images(drawing, range(size), ["nevus"] * size, square)  # warm-up
         peak = Peak(device)
         synchronize()
         started = time.perf_counter()
-        draw_images(drawing, range(size), ["nevus"] * size)
+        draw_images(drawing, range(size), ["nevus"] * size, square)
         synchronize()
         seconds = time.perf_counter() - started
         print(
