@@ -25,14 +25,20 @@ DOORS = {
     "cleanfid": {"metrics/features.py"},
     "jinja2": {"data/page.py", "models/chat.py"},  # a page's own; the errors of chat templates
     "httpx2": {"caption/endpoint.py"},
-    "typer": {"cli.py", "options.py", *(f"{name}/options.py" for name in COMMANDS)},
+    "typer": {
+        "cli.py",
+        "options.py",
+        *(f"{name}/options.py" for name in COMMANDS),
+        "finetune/options_data.py",
+        "finetune/hldf.py",
+    },
     "rich": {"log.py"},
 }
 # Parts of a command that are tested with the whole, in its test_run.py.
 PARTS = {
     "caption": {"ask", "audit", "options", "todo"},
-    "finetune": {"curve", "hldf", "keep", "options", "plan", "resume", "rows", "setup", "state",
-                 "train", "work"},
+    "finetune": {"curve", "hldf", "keep", "options", "options_data", "plan", "resume", "rows",
+                 "setup", "state", "train", "work"},
     "sample": {"draw", "folder", "options", "source"},
     "evaluate": {"colors", "measure", "networks", "options", "ranking"},
     "metrics": {"arrays"},  # names of types alone

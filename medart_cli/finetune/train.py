@@ -34,7 +34,7 @@ from medart_cli.diffusion.losses import (
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
 from medart_cli.finetune.batches import Batch, draw_ahead, draw_batch
-from medart_cli.finetune.estimate import say_memory
+from medart_cli.finetune.estimate.needs import say_memory
 from medart_cli.finetune.heldout import (
     is_due,
     measure_heldout,

@@ -20,7 +20,7 @@ import torch
 from medart_cli.finetune import rows as reading
 from medart_cli.finetune import setup, train
 from medart_cli.finetune.batches import draw_batch
-from medart_cli.finetune.footprint import Reckoner
+from medart_cli.finetune.estimate.footprint import Reckoner
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.work import Work, embed_captions
 from medart_cli.models.bases import hash_base
