@@ -3,7 +3,7 @@
 import re
 
 # What a page shows of the user's: names and captions of images, whose words are not its own.
-SHOWN_DATA = re.compile(r"<article.*?</article>|<figure class='tile.*?</figure>", re.DOTALL)
+SHOWN_DATA = re.compile(r"<(\w+) data-shown.*?</\1>", re.DOTALL)
 TAG = re.compile(r"<[^>]*>")
 # What a word is called, how it stands in a text, and what it means.
 TERMS = tuple(

@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +29,8 @@ FINDING_SIGNS = {"good": "✓", "unclear": "?", "bad": "✗"}
 ENLARGE = "data/enlarge.js"  # the script of all pages with pictures
 # Before what may stand on a line of its own in a cell of a table: an interval, a p-value.
 BREAKABLE = re.compile(r" (?=[\[{][-+\d]|p = )")
-Mark = Literal["good", "unclear", "bad"]
+TILE_SIDE = 256  # pixels of a picture that a page shows smaller until it is enlarged
+MarkName = Literal["good", "unclear", "bad"]
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # heads of the columns, cells of each row
 
 
@@ -73,7 +74,7 @@ class Finding:
         link: The `id` of the section with its figures.
     """
 
-    mark: Mark
+    mark: MarkName
     text: str
     link: str
 
@@ -84,12 +85,7 @@ class Finding:
 
 
 def embed_image(
-    image: Image.Image,
-    caption: str,
-    *,
-    instead: str | None = None,
-    lossy: bool = False,
-    warned: bool = False,
+    image: Image.Image, caption: str, *, instead: str | None = None, lossy: bool = False
 ) -> Picture:
     """Make an image part of a page, as PNG; `lossy` saves space with JPEG.
 
@@ -98,12 +94,27 @@ def embed_image(
         caption: What it shows, below it.
         instead: What it shows, for those who do not see it; the caption by default.
         lossy: As JPEG.
-        warned: With a red frame.
     """
     buffer, kind = io.BytesIO(), "jpeg" if lossy else "png"
     image.save(buffer, format=kind, quality=88, subsampling=0)  # colors are what is looked at
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/{kind};base64,{data}", caption, instead or caption, warned)
+    return Picture(f"data:image/{kind};base64,{data}", caption, instead or caption)
+
+
+def embed_tile(
+    image: Image.Image, caption: str, *, instead: str | None = None, warned: bool = False
+) -> Picture:
+    """Make an image part of a page as one of many: no larger than it is looked at, as JPEG.
+
+    Args:
+        image: The image, which is made smaller where it is large.
+        caption: What it is called, below it.
+        instead: What it shows, for those who do not see it; the caption by default.
+        warned: With a red frame.
+    """
+    image.thumbnail((TILE_SIDE, TILE_SIDE), Image.Resampling.LANCZOS)
+    picture = embed_image(image, caption, instead=instead, lossy=True)
+    return replace(picture, warned=warned)
 
 
 def render(template: str, **values: object) -> str:

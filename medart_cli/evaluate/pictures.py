@@ -1,22 +1,21 @@
 """The pictures of an evaluation's page: real and drawn images of each label, and nearest pairs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from medart_cli.data.images import fit_image, load_image, tile_images
 from medart_cli.data.manifest import Record
-from medart_cli.data.page import Picture, Strip, embed_image
+from medart_cli.data.page import TILE_SIDE, Picture, Strip, embed_image, embed_tile
 from medart_cli.data.words import spaced
 from medart_cli.evaluate.captions import Recaptioned, caption_of, find_sources
 from medart_cli.evaluate.copies import Pairs
 from medart_cli.evaluate.sets import ImageSet
 
-SIDE = 256  # pixels of a picture in the page, which shows it smaller until it is enlarged
 THUMB = 112  # pixels of a picture in pictures.png
-COLUMNS = 8
+STRIP_COLUMNS = 8
 LEAST_COLUMNS = 3
 MOST_LABELS = 12
 MOST_PICTURES = 300  # in all, or the page grows too large to be sent: some 15 kB each
@@ -60,7 +59,7 @@ def show_labels(
     labels: list[str | None] = list(dict.fromkeys(key for it in sets for key in it.count_labels()))
     shown = labels[:MOST_LABELS] or [None]
     each = MOST_PICTURES // (len(shown) * (len(sets) + 1))
-    columns = min(COLUMNS, max(LEAST_COLUMNS, each))
+    columns = min(STRIP_COLUMNS, max(LEAST_COLUMNS, each))
     owners = [sets[0]] if trained is None else [trained, sets[0]]
     found = [(label, _choose_rows(sets, owners, label, columns)) for label in shown]
     tiles: list[Image.Image] = []
@@ -68,14 +67,14 @@ def show_labels(
     for label, chosen in found:
         part = []
         for row in chosen:
-            images = [_load_small(row.item.record(it)) for it in row.rows]
+            images = [load_image(row.item.record(it).path) for it in row.rows]
             names = [_name_image(row.item.record(it), label) for it in row.rows]
             kind = row.title.split(",")[0]
             part.append(
                 Strip(
                     row.title,
                     [
-                        embed_image(image, name, instead=f"{kind}: {name}", lossy=True)
+                        embed_tile(image, name, instead=f"{kind}: {name}")
                         for image, name in zip(images, names, strict=True)
                     ],
                 )
@@ -137,12 +136,6 @@ def _name_image(record: Record, label: str | None) -> str:
     return f"{': '.join(told)} ({record.file_name})" if told else record.file_name
 
 
-def _load_small(record: Record) -> Image.Image:
-    image = load_image(record.path)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return image
-
-
 def show_pairs(pairs: Pairs) -> list[Picture]:
     """Show the pairs of a set that are most alike, the drawn image left; copies have a frame."""
     return [_show_pair(pairs, row) for row in pairs.worst(MOST_PAIRS)]
@@ -151,14 +144,16 @@ def show_pairs(pairs: Pairs) -> list[Picture]:
 def _show_pair(pairs: Pairs, row: int) -> Picture:
     pair = pairs.describe(row)
     records = (pairs.own.record(row), pairs.real.record(int(pairs.found[row])))
-    sides = [fit_image(_load_small(record), SIDE, "pad") for record in records]
+    sides = [fit_image(load_image(record.path), TILE_SIDE, "pad") for record in records]
     score = f"{pair['score']:.2f}" if pair["score"] < 100 else "over 100"
     head = "same file" if pair["identical"] else f"{score} by {pair['space']}"
     named = " | ".join(f"{it.label or ''} {it.file_name}".strip() for it in records)
-    return embed_image(
-        tile_images(sides, columns=2, gap=6),
-        f"{'near-copy, ' if pair['copy'] else ''}{head}: {named}",
-        instead=f"Drawn image {pair['file_name']} beside the real image {pair['nearest']}",
-        lossy=True,
+    return replace(
+        embed_image(
+            tile_images(sides, columns=2, gap=6),
+            f"{'near-copy, ' if pair['copy'] else ''}{head}: {named}",
+            instead=f"Drawn image {pair['file_name']} beside the real image {pair['nearest']}",
+            lossy=True,
+        ),
         warned=pair["copy"],
     )

@@ -18,15 +18,15 @@ from medart_cli.data.page import (
     Picture,
     Strip,
     embed_image,
+    embed_tile,
     format_inputs,
     format_settings,
     render,
     word_patients,
 )
 
-PAGE_NAME = "report.html"
+RUN_PAGE = "report.html"
 MOST_STEPS = 8  # previews beside each other; the first and the last among them
-SIDE = 256  # pixels of a picture in the page
 FLAT = 1.02  # of the lowest held-out loss: up to there it has not risen
 
 
@@ -52,7 +52,7 @@ def write_training_page(
         inputs=format_inputs(facts["inputs"]),
         settings=format_settings(facts["settings"], facts["versions"]),
     )
-    write_text(out / PAGE_NAME, text)
+    write_text(out / RUN_PAGE, text)
 
 
 def word_run(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -169,8 +169,7 @@ def show_previews(paths: Sequence[Path]) -> list[Strip]:
             captions = facts.get("captions", [])
             images = split_sheet(sheet.convert("RGB"), len(captions)) if captions else []
         for place, (caption, image) in enumerate(zip(captions, images, strict=True)):
-            image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
             told = f"Preview at step {facts['step']} of: {caption}"
-            picture = embed_image(image, f"step {facts['step']}", instead=told, lossy=True)
+            picture = embed_tile(image, f"step {facts['step']}", instead=told)
             rows.setdefault((place, caption), []).append(picture)
     return [Strip(caption or "(no caption)", pictures) for (_, caption), pictures in rows.items()]

@@ -12,7 +12,7 @@ from medart_cli.data.output import Output, open_output, write_json, write_text
 from medart_cli.data.page import (
     DEMONSTRATION_NOTICE,
     Finding,
-    Mark,
+    MarkName,
     Table,
     format_inputs,
     format_settings,
@@ -59,7 +59,7 @@ def score_kit(config: ReaderConfig) -> dict[str, Any]:
     inputs = (kit / KEY_NAME, *config.answer_files)
     with open_output(Output(out, "reader", settings, free, config.overwrite, inputs)):
         write_json(out / "results.json", facts)
-        tables = {name: shown for name, shown in list_results(facts).items() if shown}
+        tables = {name: shown for name, shown in tabulate_readers(facts).items() if shown}
         write_tables(out, tables)
         write_text(out / "results.html", build_results(facts, config.settings()))
     columns, rows = list_scores(facts)
@@ -288,7 +288,7 @@ def answer_readers(facts: Mapping[str, Any]) -> list[Finding]:
     Args:
         facts: The content of results.json.
     """
-    marks: dict[str, Mark] = {
+    marks: dict[str, MarkName] = {
         "told apart": "bad", "taken for the other": "bad", "as good as guessing": "good",
         "not shown": "unclear",
     }  # fmt: skip
@@ -346,7 +346,7 @@ def _show_score(measure: Mapping[str, Any] | None) -> str:
     return f"{measure['value']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def list_results(facts: Mapping[str, Any]) -> dict[str, Table | None]:
+def tabulate_readers(facts: Mapping[str, Any]) -> dict[str, Table | None]:
     """Write the results as tables, by the names that they have on the page and as files."""
     by_label = [_list_row(label, scores) for label, scores in facts["labels"].items()]
     effort = [
@@ -381,5 +381,5 @@ def build_results(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         answered=answer_readers(facts),
         findings=[it for it in facts["findings"] if it != DEMONSTRATION_NOTICE],
         settings=format_settings(settings, {"medart-cli": facts["version"]}),
-        **list_results(facts),
+        **tabulate_readers(facts),
     )

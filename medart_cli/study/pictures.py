@@ -5,13 +5,12 @@ from PIL import Image
 
 from medart_cli.data.images import fit_image, load_image, tile_images
 from medart_cli.data.manifest import MANIFEST_NAME, Record, read_manifest
-from medart_cli.data.page import Strip, embed_image
+from medart_cli.data.page import TILE_SIDE, Strip, embed_tile
 from medart_cli.errors import ImageError
 from medart_cli.study.sets import StudySets, draw_captions
 from medart_cli.study.units import Plan
 
 SHOWN = 8  # captions
-SIDE = 256  # pixels of a picture in the page, which shows it smaller until it is enlarged
 THUMB_SIDE = 96  # pixels of a picture in pictures.png
 
 
@@ -36,7 +35,7 @@ def show_arms(plan: Plan, sets: StudySets) -> tuple[list[Strip], Image.Image]:
         images = [_load(record, lost=records is real) for record in records]
         names = [_name(record) for record in records]
         pictures = [
-            embed_image(image, name, instead=f"{title.split(',')[0]}: {name}", lossy=True)
+            embed_tile(image, name, instead=f"{title.split(',')[0]}: {name}")
             for image, name in zip(images, names, strict=True)
         ]
         strips.append(Strip(title, pictures))
@@ -51,12 +50,10 @@ def _name(record: Record) -> str:
 
 
 def _load(record: Record, *, lost: bool) -> Image.Image:
-    """Load an image small; a white one stands for a `lost` one, which --max-failures let pass."""
+    """Load an image; a white one stands for a `lost` one, which --max-failures let pass."""
     try:
-        image = load_image(record.path)
+        return load_image(record.path)
     except (ImageError, OSError):
         if not lost:
             raise
-        return Image.new("RGB", (SIDE, SIDE), "white")
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return image
+        return Image.new("RGB", (TILE_SIDE, TILE_SIDE), "white")
