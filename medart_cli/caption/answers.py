@@ -27,7 +27,7 @@ def word_captions(found: Mapping[str, Any], states: Mapping[str, int], models: C
     classes = f"{labels} label{'s' * (labels > 1)}" if labels else "without labels"
     by = " and ".join(f"{Path(name).name} ({count})" for name, count in models.most_common(3))
     return (
-        f"Shown: {images} images of {name_sets([str(found['source'])])[0]} ({classes}, "
+        f"Shown: {images} images (set {name_sets([str(found['source'])])[0]}; {classes}, "
         f"{word_patients(found['patients'])}) and {texts} captions"
         f"{f', written by {by}' if by else ''}."
     )

@@ -75,7 +75,8 @@ def build_review(
         doubts = facts.get("flags", ())
         flags.update(map(str, doubts))
         flagged += bool(doubts)
-        models.update([str(facts["model"])] if facts.get("model") else [])
+        if facts.get("model") and states[-1] in ("ok", "shortened"):
+            models[str(facts["model"])] += 1
         ranks[index] = _rank(states[-1], flagged=bool(doubts))
         if row.text:
             hashes[index] = hash(row.text) or 1

@@ -10,7 +10,8 @@
   function captionOf(picture) {
     const figure = picture.closest("figure");
     const told = figure ? figure.querySelector("figcaption") : null;
-    return told ? told.textContent.trim() : picture.alt;
+    const text = told ? told.textContent.trim() : picture.alt;
+    return picture.alt.endsWith(text) ? picture.alt : text; /* of which set it is, and its name */
   }
 
   function show(index) {

@@ -12,15 +12,15 @@ TERMS = tuple(
         ("n", r"\bn\b", "number of images"),
         (
             "Halves",
-            r"\b[Hh]al(?:f|ves)\b",
+            r"\b[Hh]alves\b|\bhalf n\b",
             "the real images, split at random in two, patient by patient where patients are known, "
             "again and again; how far halves are from each other is what no generator can be "
             "expected to beat",
         ),
         ("Baseline (floor)", r"\b(?:[Bb]aseline|floor)\b",
          "what real images give among themselves"),
-        ("More than chance", r"\b(?:(?:more than|by|beyond) chance|By chance)\b",
-         "what only one in 25 pairs of sets from the same source shows"),
+        ("More than chance", r"\b(?:more than (?:by )?chance|beyond chance|By chance:)",
+         "more than luck alone gives among images from the same source"),
         ("95% interval", r"95 ?%", "the true value lies in it in 95 of 100 such studies"),
         ("Features", r"\b[Ff]eatures?\b", "numbers by which a network describes an image"),
         (

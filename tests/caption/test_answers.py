@@ -37,5 +37,5 @@ def test_what_is_shown_is_counted_with_what_wrote_it():
     found = Account("derm/images").facts() | {"labels": {"nevus": 6, "melanoma": 4}, "patients": 8}
     told = word_captions(found, {"ok": 9, "none": 1}, Counter({"hub/llava": 9}))
     assert told == (
-        "Shown: 10 images of images (2 labels, 8 patients) and 9 captions, written by llava (9)."
+        "Shown: 10 images (set images; 2 labels, 8 patients) and 9 captions, written by llava (9)."
     )

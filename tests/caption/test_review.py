@@ -44,7 +44,7 @@ def test_the_page_counts_states_attributes_and_twins(rows):
     assert "<th scope='row'>the border</th><td>1</td><td>25%</td>" in page
     assert "<th scope='row'>A brown spot.</th><td>2</td>" in page
     assert "<th scope='row'>rejected</th><td>1</td>" in page
-    assert "5 images of images (without labels, patients unknown) and 4 captions" in page
+    assert "5 images (set images; without labels, patients unknown) and 4 captions" in page
     assert "Does the model look" not in page
 
 
