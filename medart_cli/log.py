@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -95,7 +95,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         return
     shown = Table(title=Text(title, style="table.title"), title_justify="left")
     for index, name in enumerate(columns):
-        shown.add_column(Text(name), justify="left" if index == 0 else "right")
+        # Long names go on in the next line: cut off at their end, two of them would look alike.
+        justify: JustifyMethod = "left" if index == 0 else "right"
+        shown.add_column(Text(name), justify=justify, overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row))
     Console(stderr=True).print(shown)

@@ -44,11 +44,13 @@ from medart_cli.data.files import draft_of, remove_drafts
 from medart_cli.data.lock import hold_lock
 from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration
 from medart_cli.data.output import first_change, write_text
+from medart_cli.data.page import format_settings
 from medart_cli.data.profiles import Profile, columns_of, read_profile
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log, progress
 from medart_cli.options import parse_levels, parse_shard
 from medart_cli.ranks import Part, count_ranks, is_first, own_part, wait_for_all
+from medart_cli.versions import read_versions
 
 STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "accepted", "kept", "none")
 # These shape no text where no model is asked.
@@ -173,7 +175,9 @@ def write_review(
     page = beside(target, "review.html")
     if config.review and (fresh or about[1] or not page.is_file()):
         known = hash_text(str(target.resolve()))
-        write_text(page, build_review(records, *about, most=config.review, manifest=known))
+        settings = format_settings(config.settings(), read_versions())
+        text = build_review(records, *about, most=config.review, manifest=known, settings=settings)
+        write_text(page, text)
 
 
 def check_destination(config: CaptionConfig, records: Sequence[Record]) -> None:

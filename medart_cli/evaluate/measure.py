@@ -28,6 +28,7 @@ from medart_cli.evaluate.sets import (
     ImageSet,
     code_labels,
     describe_work,
+    find_training,
     shared_labels,
 )
 from medart_cli.evaluate.shapes import warn_of_shapes
@@ -158,7 +159,8 @@ def measure(
         item.name: color.pooled_histograms(read_features(item.keys, networks.colors, cache))
         for item in [real, *synthetic]
     }
-    write_page(config.out, facts, [real, *synthetic], found, histograms)
+    trained = find_training(config, sets)
+    write_page(config.out, facts, [real, *synthetic], found, histograms, trained=trained)
     return facts
 
 

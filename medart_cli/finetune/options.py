@@ -195,7 +195,7 @@ class FinetuneConfig(HldfOptions, DataOptions, CommonConfig):
 
     def suggest(self, result: str) -> tuple[list[Path], list[str]]:
         """Say what to look at first, and which command comes next."""
-        files = [*sorted((self.out / "previews").glob("*.png"))[-1:], self.out / "loss.png"]
+        files = [self.out / "report.html"]
         words = ["sample", str(self.out), "--from", self.data, "--out", "synthetic"]
         return files, [] if self.dry_run or self.data == "-" else words
 

@@ -440,4 +440,6 @@ def draw_preview(work: Work, step: int) -> None:
     adapters.reshard(work.transformer)
     if work.accelerator.is_main_process:
         path.parent.mkdir(exist_ok=True)
-        save_png(path, tile_images(images))
+        drawn = [chosen[index % len(chosen)] for index in range(config.preview_count)]
+        facts = {"synthetic": True, "step": step, "seed": config.seed, "captions": drawn}
+        save_png(path, tile_images(images), facts)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medart_cli.data.page import Finding
+from medart_cli.data.names import name_sets
+from medart_cli.data.page import Finding, word_patients
 from medart_cli.metrics.closeness import SIGNIFICANCE
 from medart_cli.metrics.copies import EXCESS
 from medart_cli.metrics.recognition import NOT_SHOWN
@@ -97,21 +98,31 @@ def tell_verdicts(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     return [*found, *_answer_copies(facts), *_answer_membership(facts)]
 
 
+def word_study(facts: Mapping[str, Any]) -> str:
+    """Say what was compared: the arms, how often, on which images and how many."""
+    arms, seeds, counts = facts["arms"], len(facts["seeds"]), facts["images"]
+    sources = [facts["settings"][it] for it in ("data", "test") if facts["settings"].get(it)]
+    train, *given = name_sets(sources)
+    test = given[0] if given else f"split off {train}"
+    return (
+        f"Compared: {len(arms)} arms ({', '.join(arm['title'] for arm in arms)}), each trained "
+        f"with {seeds} seed{'s' * (seeds > 1)} on {counts['train']} real images ({train}) and held "
+        f"against {counts['test']} real test images ({test}; "
+        f"{word_patients(facts['real']['patients'])})."
+    )
+
+
 def open_page(facts: Mapping[str, Any]) -> list[Finding]:
-    """Say in three sentences what was compared, what is shown, and whether anything leaks."""
-    verdicts, counts = facts["verdicts"], facts["images"]
+    """Say in three sentences how much is answered, what is shown, and whether anything leaks."""
+    verdicts = facts["verdicts"]
     asked, leaks = verdicts[:-2], verdicts[-2:]  # the last two are about copies and membership
     settled = [it for it in asked if it["mark"] != "unclear"]
-    compared = (
-        f"{len(facts['arms'])} arms were compared, seeds of each: {len(facts['seeds'])}. They were "
-        f"trained on {counts['train']} images and held against {counts['test']} test images; of "
-        f"{len(asked)} questions {len(settled)} are answered."
-    )
+    told = f"Of {len(asked)} questions {len(settled)} are answered."
     shown = _join_answers(settled) or "No difference between the arms is shown."
     good, bad = (any(it["mark"] == mark for it in settled) for mark in ("good", "bad"))
     worst = max((it["mark"] for it in leaks), key=("good", "unclear", "bad").index)
     return [
-        Finding("good" if len(settled) == len(asked) else "unclear", compared, "answers"),
+        Finding("good" if len(settled) == len(asked) else "unclear", told, "answers"),
         Finding("unclear" if good == bad else "good" if good else "bad", shown, "answers"),
         Finding(worst, _join_answers(leaks), "answers"),
     ]

@@ -42,7 +42,7 @@ def test_a_study_ends_in_a_page_tables_and_verdicts(done):
     assert len(questions) == len(set(questions)) == 9
     assert all(item["question"] in said for item in facts["verdicts"])
     page = (out / "report.html").read_text("utf-8")
-    assert "simple captions" in page and page.count("data:image/png") == 1
+    assert "simple captions" in page and page.count("data:image/jpeg") == 40
     with (out / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     means = {(row["arm"], row["measure"]): float(row["mean"]) for row in rows if row["mean"]}
