@@ -22,7 +22,7 @@ from medart_cli.caption.edits import Edits, hash_text, status_of
 from medart_cli.caption.journal import Journal
 from medart_cli.caption.labels import merge_labels, read_labels
 from medart_cli.caption.options import CaptionConfig
-from medart_cli.caption.refusals import HINTS
+from medart_cli.caption.refusals import HINTS, refuse_templates
 from medart_cli.caption.review import build_review
 from medart_cli.caption.rules import ONLY_REASONING, reason_of
 from medart_cli.caption.sidecars import (
@@ -123,10 +123,14 @@ def write_captions(
     summary["failures"] = len(journal.failed)
     journal.finish()
     audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
-    about = (profile.attributes, audit, account.facts())
-    write_review(config, journal.records, target, about, fresh=changed or bool(todo))
+    write_review(
+        config, journal.records, target, (profile.attributes, audit, account.facts()),
+        fresh=changed or bool(todo),
+    )  # fmt: skip
     export(config, journal.records, target)
-    texts = {**count_texts(journal.records), "audit": audit}
+    texts: dict[str, Any] = {**count_texts(journal.records), "audit": audit}
+    if not kept and config.style == "visual" and config.max_refused < 1:
+        refuse_templates(texts["statuses"], texts["faults"])
     return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
 
 
