@@ -221,7 +221,7 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
             stop.listen()
             summary = work.run(settings)
         if first:
-            typer.echo(json.dumps(summary) if settings.json else summary["result"])
+            tell_result(settings, summary)
         failures = summary.get("failures", 0)
         if failures > settings.max_failures:
             raise TooManyFailuresError(
@@ -248,6 +248,15 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
         )
         return INTERRUPTED
     return 0
+
+
+def tell_result(settings: CommonConfig, summary: dict[str, Any]) -> None:
+    """Print the result; what another command runs only logs it, as that one is told to log."""
+    result = json.dumps(summary) if settings.json else summary["result"]
+    if _INSIDE.get():
+        log.info("%s", result)
+    else:
+        typer.echo(result)
 
 
 def say_next(settings: CommonConfig, result: str) -> None:

@@ -16,6 +16,7 @@ from medart_cli.data.manifest import MANIFEST_NAME, read_manifest
 from medart_cli.data.output import Output, open_output, write_json, write_text
 from medart_cli.demo.options import DemoConfig
 from medart_cli.log import log
+from medart_cli.outlook import Outlook
 from medart_cli.shell import complete, type_command, word_command
 from medart_cli.tiny.dataset import choose_phantoms, compare_captions, write_phantoms
 from medart_cli.tiny.phantoms import PROFILE, Phantom
@@ -101,8 +102,19 @@ def type_commands(session: Session) -> None:
     """Caption both sets, and study them."""
     folder = session.folder
     train, test = str(folder / "train"), str(folder / "test")
-    session.type("caption", train, *CAPTION)
-    session.type("caption", test, *CAPTION)
+    outlook = Outlook("demo", [("caption", "train"), ("caption", "test"), ("study", "")])
+    with outlook.shown():
+        for images in (train, test):
+            with outlook.part():
+                log.info("\n%s: captions of %s images", outlook.tell(), Path(images).name)
+                session.type("caption", images, *CAPTION)
+        with outlook.part():
+            type_study(session, train, test)
+
+
+def type_study(session: Session, train: str, test: str) -> None:
+    """Study both sets."""
+    folder = session.folder
     write_text(folder / "arms.toml", ARMS_FILE)
     words = ["study", train, "--test", test, "--out", str(folder / "study")]
     words += ["--arms", str(folder / "arms.toml"), "--seeds", str(SEEDS), "--finetune", FINETUNE]

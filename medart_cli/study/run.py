@@ -21,7 +21,6 @@ from medart_cli.study.units import (
     Plan,
     check_commands,
     check_units,
-    run_comparisons,
     run_units,
     write_script,
 )
@@ -46,7 +45,6 @@ def run(config: StudyConfig) -> dict[str, Any]:
         if config.shard is not None:
             log.info("shard %s is done; when all are, run without --shard", config.shard)
             return {"result": str(typed), "inputs": sets.inputs}
-        run_comparisons(plan)
         from medart_cli.study.report import write_study  # loads matplotlib
 
         facts = write_study(plan, sets)
