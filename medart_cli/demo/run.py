@@ -37,7 +37,7 @@ CLASSIFY = "--freeze"
 ARMS_FILE = """[before]
 [lora]
 [score]
-title = "HLDF, color score"
+title = "HLDF with the color score"
 finetune = "--hldf-every 4 --hldf-statistics grid"
 """
 KEPT_FILES = (
