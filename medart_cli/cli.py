@@ -231,7 +231,7 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
         if not summary.get("ready", True):  # doctor's verdict, after its report
             raise MissingModelError(summary["problems"][0])
         if first:
-            say_next(settings, str(summary["result"]))
+            close(settings, str(summary["result"]))
     except (MedartError, OSError, RuntimeError, MemoryError) as caught:
         error = _explain(caught, settings)
         if error is None:
@@ -257,6 +257,14 @@ def tell_result(settings: CommonConfig, summary: dict[str, Any]) -> None:
         log.info("%s", result)
     else:
         typer.echo(result)
+
+
+def close(settings: CommonConfig, result: str) -> None:
+    """Let `make` see that the command is done, and say what comes next."""
+    from medart_cli.data.finished import renew_times  # its libraries are loaded by now
+
+    renew_times(settings.list_results(result), settings.list_sources(), settings.beside_sources)
+    say_next(settings, result)
 
 
 def say_next(settings: CommonConfig, result: str) -> None:

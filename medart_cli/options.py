@@ -28,6 +28,11 @@ DEFAULT_CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
 
 FEATURES = ("inception", "efficientnet-lite0", "dinov2")  # networks with short names
 MOST_SHARDS = 10_000  # a mistyped number is likelier than more
+# Options that name what is read, whichever command has them.
+SOURCES = (
+    "images data real test synthetic holdout training run from_data prompts base model backbone "
+    "checkpoint classifier captioner features inception classes labels texts profile"
+).split()
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 # What takes less memory: an option, the values at which it helps (None: all), and what to say.
 Hint = tuple[str, Container[Any] | None, str]
@@ -214,11 +219,15 @@ class CommonConfig:
             are from before there was that option.
         less_memory: What to say where memory is full, the least loss first.
         reads_others: Whether `--config` may name options of another command, which are passed on.
+        result_names: Files below --out that are new whenever the command has something new to say.
+        beside_sources: Endings of what the command itself writes into the folders that it reads.
     """
 
     formerly: ClassVar[Mapping[str, Any]] = NOTHING
     less_memory: ClassVar[tuple[Hint, ...]] = ()
     reads_others: ClassVar[bool] = False
+    result_names: ClassVar[tuple[str, ...]] = ()
+    beside_sources: ClassVar[frozenset[str]] = frozenset()
 
     config: Annotated[
         str | None,
@@ -286,6 +295,24 @@ class CommonConfig:
             Files, of which those that are there are named; and the words of a command.
         """
         return [], []
+
+    def list_results(self, result: str) -> list[Path]:
+        """List the files by whose times `make` sees that this command is done; none of a part.
+
+        Args:
+            result: What the command printed as its result.
+        """
+        out, part = getattr(self, "out", None), getattr(self, "shard", None)
+        return [] if out is None or part else [out / name for name in self.result_names]
+
+    def list_sources(self) -> list[Path]:
+        """List the files and folders that the options name and the command reads.
+
+        Roots are left out: more lies there than is read.
+        """
+        values = [self.config, *(getattr(self, name, None) for name in SOURCES)]
+        names = [it for value in values for it in (value if isinstance(value, list) else [value])]
+        return [Path(name) for name in names if name is not None and Path(name).exists()]
 
     @classmethod
     def name_command(cls) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from medart_cli.data.files import FULL, draft_of, remove_drafts
+from medart_cli.data.files import FULL, draft_of, remove_drafts, write_changed
 from medart_cli.data.lock import LOCK_NAME, check_lock, hold_lock
 from medart_cli.errors import ConfigError
 from medart_cli.versions import SETTINGS_HEAD
@@ -110,8 +110,7 @@ def open_output(output: Output) -> Iterator[bool]:
             if not output.part:
                 remove_drafts(folder / SETTINGS_NAME)
             text = _head(output.stage) + tomli_w.dumps(output.settings)
-            with draft_of(folder / SETTINGS_NAME, shared=output.part > 0) as draft:
-                draft.write_text(text, encoding="utf-8")
+            write_changed(folder / SETTINGS_NAME, text, shared=output.part > 0)
         yield continued
 
 

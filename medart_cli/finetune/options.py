@@ -42,6 +42,7 @@ class FinetuneConfig(CommonConfig):
     Run the same command again to resume from the last checkpoint.
     """
 
+    result_names: ClassVar[tuple[str, ...]] = ("run.json",)
     formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "hldf_loss": "published",

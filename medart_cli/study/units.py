@@ -246,6 +246,8 @@ def run_units(plan: Plan, part: tuple[int, int]) -> None:
     mine = plan.units[part[0] - 1 :: part[1]]
     left = [(arm, seed) for arm, seed in mine if read_unit(plan, arm, seed) is None]
     log.info("%d units, %d of them done", len(mine), len(mine) - len(left))
+    if not left and plan.config.shard is None:
+        log.info("%s: already finished; only its report is written anew", plan.config.out)
     comparisons = list(list_comparisons(plan)) if plan.config.shard is None else []
     outlook = plan_outlook(plan, mine, left, len(comparisons))
     with outlook.shown():

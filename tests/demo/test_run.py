@@ -42,9 +42,12 @@ def test_the_demo_is_a_study_and_its_page_is_the_studys(short, medart):
     page = (short / "demo" / "report.html").read_text("utf-8")
     assert "HLDF with the color score" in page and "demonstration models" in page
     assert sorted(path.name for path in (short / "demo").iterdir() if path.name[0] != ".") == [
-        "demo.json", "methods.md", "pictures.png", "report.html", "settings.toml", "study.json",
+        "demo.json", "finished.json", "methods.md", "pictures.png", "report.html",
+        "settings.toml", "study.json",
         "table.csv", "table.md", "table.tex",
     ]  # fmt: skip
+    code, again, err = medart("demo", "--json")
+    assert (code, again) == (0, out) and "demo: already finished" in err and "$ medart" not in err
 
 
 def test_nothing_is_claimed_that_the_study_calls_not_shown(short, medart):
