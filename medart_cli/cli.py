@@ -59,7 +59,6 @@ _at_work: list[str] = []  # names of the commands that run, each within the one 
 
 app = typer.Typer(
     name="medart",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -89,9 +88,16 @@ def inside_another() -> Iterator[None]:
 def call(arguments: list[str] | None = None) -> int:
     """Run medart and return its exit code; a wrong request is one line on standard error.
 
+    Without a word it shows its help, and has failed: in a script a command was forgotten.
+
     Args:
         arguments: The words after `medart`; those of this process by default.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        with redirect_stdout(sys.stderr):  # nobody's result
+            app(["--help"], standalone_mode=False)
+        return ConfigError.exit_code
     try:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:

@@ -83,7 +83,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
     out = config.keep or Path("demo")
     made_of = hash_parts([config.settings(), __version__, name_versions()])
     with open_output(
-        Output(out, "demo", config.settings(), config.name_run_only(), overwrite=False)
+        Output(out, "demo", config.settings(), config.name_run_only(), overwrite=None)
     ):
         if (summary := find_finished(out, made_of)) is not None:
             log.info("%s: already finished; nothing to do", out)

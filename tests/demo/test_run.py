@@ -48,6 +48,8 @@ def test_the_demo_is_a_study_and_its_page_is_the_studys(short, medart):
     ]  # fmt: skip
     code, again, err = medart("demo", "--json")
     assert (code, again) == (0, out) and "demo: already finished" in err and "$ medart" not in err
+    code, _, err = medart("demo", "--seed", 1)
+    assert code == 2 and "seed was 0 and is now 1; use another folder\n" in err
 
 
 def test_nothing_is_claimed_that_the_study_calls_not_shown(short, medart):
