@@ -32,7 +32,7 @@ RIGHT = {
     ("models/bases.py", "--base"): ("study", "after the arm and the command"),
     ("models/bases.py", "--base-format"): (
         "caption evaluate study doctor",
-        "load no base, or study",
+        "these load none",
     ),
     ("models/captioner.py", "--load-in"): ("evaluate study doctor", "these quantize nothing"),
     ("models/captioner.py", "--model"): ("evaluate study", "a default; --captioner is passed"),

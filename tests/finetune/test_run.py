@@ -105,6 +105,13 @@ def test_what_is_published_names_no_place_on_this_machine(finetune, small_base, 
                 assert str(small_base.parent).encode() not in content, path
 
 
+def test_a_run_says_once_how_long_it_takes_from_its_own_steps(finetune, monkeypatch, said):
+    monkeypatch.setattr("medart_cli.finetune.remaining.WORTH_SECONDS", 0)
+    finetune("--hldf-every", 2, "--steps", 9)
+    told = [line for line in said if "steps left" in line]
+    assert len(told) == 1 and told[0].startswith("2 steps left, 1 of them with HLDF: about 0 s")
+
+
 def test_a_run_and_its_card_can_be_read_back(finetune, small_base):
     run, _, _ = finetune("--rank", 3, "--hldf-every", 0, "--lr-schedule", "cosine")
     settings = tomllib.loads((run / "settings.toml").read_text())
