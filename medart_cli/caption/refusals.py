@@ -101,7 +101,7 @@ class Refusals:
         reason, count = self._counts.most_common(1)[0]
         told = f"{count} of the first {self._answers} answers are refused: each"
         if count < self._refused == self._answers:
-            told = f"all of the first {self._answers} answers are refused: most often one"
+            told = f"all of the first {self._answers} answers are refused: most often it"
         fault, text = self._examples[reason]
         example = " ".join(text.split())
         short = example[:EXAMPLE] + " ..." * (len(example) > EXAMPLE)
@@ -126,6 +126,6 @@ def refuse_templates(statuses: Mapping[str, int], faults: Mapping[str, int]) -> 
     reason = max(faults, key=lambda it: faults[it])
     raise RunError(
         f"all {count} texts are the template caption, since every answer is refused: most often "
-        f"one {reason}; {HINTS.get(reason, OTHER_HINT)}, and run again with --recaption rejected; "
+        f"it {reason}; {HINTS.get(reason, OTHER_HINT)}, and run again with --recaption rejected; "
         "--max-refused 1 accepts the template captions"
     )

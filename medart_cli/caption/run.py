@@ -99,7 +99,7 @@ def write_captions(
     if is_first():
         write_beginning(config, journal, target, changed, kept=kept)
 
-    if not todo and not changed:
+    if not (todo or changed or kept):
         log.info("%s: already finished; none of %d images lacks a text", target, len(records))
     else:
         log.info("%d of %d images to caption", len(mine), len(records))

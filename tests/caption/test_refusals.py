@@ -36,7 +36,7 @@ def test_that_all_are_refused_is_said_at_once_and_once(share, said):
         refusals.note("text", ["gives advice: a" if number % 3 else "repeats itself"])
     assert len(said) == 1
     assert said[0].startswith(
-        "all of the first 10 answers are refused: most often one gives advice"
+        "all of the first 10 answers are refused: most often it gives advice"
     )
     assert said[0].endswith(HINTS[rules.GIVES_ADVICE])
     refusals.finish()
@@ -55,13 +55,13 @@ def test_a_run_whose_answers_are_all_refused_stops_whatever_the_reasons(said):
     refusals = Refusals(0.5)
     for number in range(FIRST - 1):
         refusals.note("text", [f"reason {number % 4}"])
-    with pytest.raises(RunError, match="all of the first 20 answers are refused: most often one"):
+    with pytest.raises(RunError, match="all of the first 20 answers are refused: most often it"):
         refusals.note("text", ["reason 0"])
 
 
 def test_template_captions_alone_are_no_success():
     faults = Counter({"gives advice": 7, "repeats itself": 9})
-    with pytest.raises(RunError, match="all 12 texts are the template caption.* one repeats its"):
+    with pytest.raises(RunError, match="all 12 texts are the template caption.* it repeats its"):
         refuse_templates(Counter(simple=12, rejected=3), faults)
     for statuses in (Counter(simple=12, ok=1), Counter(simple=EARLY - 1), Counter(simple=40)):
         refuse_templates(statuses, faults)  # one was taken; too few; most by --style simple
