@@ -35,39 +35,39 @@ class Remaining:
         """Take the seconds of a step; say how long the rest takes as soon as that is known."""
         if self._said:
             return
-        color = self._has_color(step)
+        color = self.every > 0 and step % self.every == 0
         self._last = step
         if not compiled:
             kind = self._seconds if self._passed[color] else self._passed
             kind[color].append(seconds)
-        if len(self._seconds[False]) >= ENOUGH or (self.every == 1 and self._seconds[True]):
-            self._say()
-
-    def _has_color(self, step: int) -> bool:
-        return self.every > 0 and step % self.every == 0
-
-    def _say(self) -> None:
-        left = self.total - self._last
-        colors = self.total // self.every - self._last // self.every if self.every else 0
-        plain = (left - colors) * _typical(self._seconds[False] or self._passed[False])
-        measured = self._seconds[True] or self._passed[True]
-        counts = f"{left} steps left" + (f", {colors} of them with HLDF" if self.every else "")
-        if colors and not measured:  # the first of them may be far away
-            wait = (self.every - self._last % self.every) * plain / max(1, left - colors)
-            if wait > WORTH_SECONDS and not self._waits:
+        plain, colors = self.count_left()
+        counts = f"{plain + colors} steps left"
+        counts += f", {colors} of them with HLDF" if self.every else ""
+        left = self.reckon()
+        if left is not None:
+            self._said = True
+            if left >= WORTH_SECONDS:
+                log.info("%s: about %s, done about %s", counts, word_seconds(left), word_end(left))
+        elif self._seconds[False][ENOUGH - 1 :] and not self._waits:  # HLDF may be far away
+            usual = median(self._seconds[False])
+            if usual * (self.every - step % self.every) > WORTH_SECONDS:
                 self._waits = True
                 log.info(
                     "%s: about %s without these; the whole is said after the first of them",
-                    *(counts, word_seconds(plain)),
+                    *(counts, word_seconds(usual * plain)),
                 )
-            return
-        self._said = True
-        seconds = plain + colors * _typical(measured)
-        if seconds >= WORTH_SECONDS:
-            log.info(
-                "%s: about %s, done about %s", counts, word_seconds(seconds), word_end(seconds)
-            )
 
+    def count_left(self) -> tuple[int, int]:
+        """Return how many normal steps are left, and how many with HLDF."""
+        colors = self.total // self.every - self._last // self.every if self.every else 0
+        return self.total - self._last - colors, colors
 
-def _typical(seconds: list[float]) -> float:
-    return median(seconds) if seconds else 0.0
+    def reckon(self) -> float | None:
+        """Return the seconds of the steps that are left; None where too few were measured."""
+        plain, colors = self.count_left()
+        normal = self._seconds[False]
+        color = self._seconds[True] or self._passed[True]
+        enough = len(normal) >= ENOUGH or (self.every == 1 and len(self._seconds[True]) > 0)
+        if not enough or (colors and not color):
+            return None
+        return plain * (median(normal) if normal else 0) + colors * (median(color) if color else 0)

@@ -4,8 +4,8 @@
 
 IMAGES is a folder of real images. The base is the bundled tiny one, on a CPU, at its own size. The
 seconds of a step are those of the processor, as the estimate's are, so that other work on the
-machine does not count; the first step of each kind is left out. The forecast is what the run itself
-would say after its first steps, set against the wall clock of the rest. Prints Markdown.
+machine counts little; the first step of each kind is left out. The forecast is what the run itself
+says after its first steps of the rest. Prints Markdown.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import torch
 
 from medart_cli.cli import read_options
 from medart_cli.finetune import train
+from medart_cli.finetune.remaining import Remaining
 from medart_cli.finetune.run import run
 
 COMMON = "--base tiny --offline --device cpu --batch-size 8 --preview-every 0"
@@ -44,15 +45,15 @@ def estimate(images: Path, words: list[str]) -> dict:
     return json.loads(done.stdout)["estimate"]["time"]
 
 
-def measure(images: Path, words: list[str], every: int) -> tuple[dict[bool, float], float]:
-    """Make a run; return the processor's seconds of a step by kind, and those of all steps."""
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+def measure(images: Path, words: list[str]) -> list[float]:
+    """Make a run; return the processor's seconds of each step."""
+    seconds = []
     original = train.take_step
 
     def timed(work, step, drawn):
         began = time.process_time()
         losses = original(work, step, drawn)
-        seconds[every > 0 and step % every == 0].append(time.process_time() - began)
+        seconds.append(time.process_time() - began)
         return losses
 
     train.take_step = timed
@@ -61,8 +62,17 @@ def measure(images: Path, words: list[str], every: int) -> tuple[dict[bool, floa
             run(read_options(["finetune", str(images), "--out", f"{folder}/run", *words]))
     finally:
         train.take_step = original
-    whole = sum(map(sum, seconds.values()))
-    return {kind: median(found[1:]) for kind, found in seconds.items() if found}, whole
+    return seconds
+
+
+def forecast(seconds: list[float], every: int) -> tuple[float, float]:
+    """Return what the run itself says the rest takes, once it knows, and what the rest took."""
+    pace = Remaining(every, 0, len(seconds))
+    for step, took in enumerate(seconds, start=1):
+        pace.note(step, took)
+        if (told := pace.reckon()) is not None:
+            return told, sum(seconds[step:])
+    raise ValueError("too few steps")
 
 
 def main() -> None:
@@ -72,18 +82,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print("| setting | step: estimated / run, s | HLDF step, s | all steps, s |")
-    print("|---|---|---|---|")
+    head = ["setting", "step: --dry-run / run, s", "HLDF step", "all steps", "forecast / rest"]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, options in SETTINGS.items():
         words = [*COMMON.split(), "--steps", str(given.steps), *options.split()]
         every = int(re.search(r"--hldf-every (\d+)", options)[1])
         told = estimate(given.images, words)
-        found, whole = measure(given.images, words, every)
-        colors = given.steps // every if every else 0
-        reckoned = (given.steps - colors) * told["step_s"] + colors * (told["hldf_step_s"] or 0)
-        cells = [compare(told["step_s"], found[False])]
-        cells += [compare(told["hldf_step_s"], found[True]) if every else "-"]
-        print(f"| {name} | {' | '.join(cells)} | {compare(reckoned, whole)} |", flush=True)
+        seconds = measure(given.images, words)
+        kinds = {True: [], False: []}
+        for step, took in enumerate(seconds, start=1):
+            kinds[every > 0 and step % every == 0].append(took)
+        reckoned = len(kinds[False]) * told["step_s"] + len(kinds[True]) * (
+            told["hldf_step_s"] or 0
+        )
+        cells = [compare(told["step_s"], median(kinds[False][1:]))]
+        cells += [compare(told["hldf_step_s"], median(kinds[True][1:])) if every else "-"]
+        cells += [compare(reckoned, sum(seconds)), compare(*forecast(seconds, every))]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def compare(told: float, found: float) -> str:

@@ -35,9 +35,7 @@ def test_that_all_are_refused_is_said_at_once_and_once(share, said):
         assert not said
         refusals.note("text", ["gives advice: a" if number % 3 else "repeats itself"])
     assert len(said) == 1
-    assert said[0].startswith(
-        "all of the first 10 answers are refused: most often it gives advice"
-    )
+    assert said[0].startswith("all of the first 10 answers are refused: most often it gives advice")
     assert said[0].endswith(HINTS[rules.GIVES_ADVICE])
     refusals.finish()
     assert len(said) == 1
