@@ -31,6 +31,7 @@ class FinetuneConfig(HldfOptions, DataOptions, CommonConfig):
     Run the same command again to resume from the last checkpoint.
     """
 
+    result_names: ClassVar[tuple[str, ...]] = ("run.json",)
     formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "hldf_loss": "published",

@@ -49,6 +49,7 @@ from medart_cli.finetune.optimizer import balance_gradients, take_gradients, who
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
 from medart_cli.finetune.region import prepare_region
+from medart_cli.finetune.remaining import Remaining
 from medart_cli.finetune.resume import resume
 from medart_cli.finetune.rows import TrainingData, describe_data, plan_steps
 from medart_cli.finetune.setup import (
@@ -130,6 +131,7 @@ def train(work: Work, first: int, total: int) -> None:
     """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
     rehearsed = not rehearsal_due(work, first, total)
+    remaining = Remaining(plan_hldf(config).every, first, total)
     feed = closing(draw_ahead(work, first, total))
     with progress("finetune", total, done=first) as bar, feed as batches:
         try:
@@ -150,8 +152,8 @@ def train(work: Work, first: int, total: int) -> None:
                 if not rehearsed:
                     rehearse(work, step)
                     rehearsed = True
-                if work.graphs is not None:
-                    work.graphs.say(f"step {step}")
+                fresh = work.graphs is not None and work.graphs.say(f"step {step}")
+                remaining.note(step, seconds, compiled=bool(fresh))
         except Stopped:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)

@@ -226,10 +226,12 @@ def _describe_arm(
     }
     seconds = [(read_unit(plan, arm, seed) or {"seconds": {}})["seconds"] for seed in plan.seeds]
     timed = dict.fromkeys(name for it in seconds for name in it)
+    hldf = (own[0]["run"] or {}).get("hldf")
     return {
         "name": arm.name,
         "title": arm.title,
         **arm.settings(),
+        "color_loss": hldf and hldf["loss"],
         "each": known,
         "mean": {key: float(np.mean(values)) for key, values in known.items()},
         "deviation": {

@@ -10,6 +10,7 @@ from medart_cli.metrics.closeness import SIGNIFICANCE
 from medart_cli.metrics.copies import EXCESS
 from medart_cli.metrics.recognition import NOT_SHOWN
 from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
+from medart_cli.study.arms import REFERENCE, is_default
 from medart_cli.study.contrasts import Contrast, find_needed
 from medart_cli.study.figures import list_titles, read_contrast
 
@@ -135,15 +136,23 @@ def _join_answers(verdicts: Sequence[Mapping[str, str]]) -> str:
 
 
 def _choose_questions(facts: Mapping[str, Any], titles: Mapping[str, str]) -> list[Asked]:
-    """Choose the questions of the default arms, and ask the same of each other one."""
-    compared = facts["differences"]
+    """Choose the questions of the default arms, and word those of each other one by its title."""
+    compared, reference = facts["differences"], facts["reference"]
+    arms = {arm["name"]: arm for arm in facts["arms"]}
+    usual = {name for name, arm in arms.items() if is_default(arm)}
     # The default questions are worded for LoRA alone.
-    questions = [it for it in QUESTIONS if it.arm in compared and facts["reference"] == "lora"]
-    asked = {it.arm for it in questions}
+    usual = usual & compared.keys() if reference == REFERENCE and reference in usual else set()
+    questions = [it for it in QUESTIONS if it.arm in usual]
     for name in compared:
-        if name not in asked:
-            text = f"Does {titles[name]} bring the images nearer than {titles[facts['reference']]}?"
-            questions.append(Asked(name, text, "distance", NEARER, FARTHER))
+        if name in usual:
+            continue
+        title, whole = titles[name], "nearer"
+        if arms[name]["color_loss"] and not arms[reference]["color_loss"]:
+            text = f"Does {title} bring the colors nearer to real ones?"
+            questions.append(Asked(name, text, "color_distance", NEARER, FARTHER))
+            whole = "as a whole nearer"
+        text = f"Does {title} bring the images {whole} than {titles[reference]}?"
+        questions.append(Asked(name, text, "distance", NEARER, FARTHER))
     return questions
 
 

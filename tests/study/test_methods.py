@@ -8,6 +8,7 @@ import pytest
 from medart_cli.data.page import DEMONSTRATION_NOTICE
 from medart_cli.models.bases import KINDS
 from medart_cli.models.optimizers import OPTIMIZERS, OptimizerName
+from medart_cli.study.arms import ARMS, Arm
 from medart_cli.study.contrasts import contrast
 from medart_cli.study.markdown import escape_markdown
 from medart_cli.study.methods import write_methods as write
@@ -54,8 +55,8 @@ def build_facts(arms, differences=None, gains=None, seeds=(0, 1, 2), **changes):
         "features": "Distances in the features of efficientnet-lite0 (not FID: only Inception's)",
         "arms": [
             {
-                "name": name, "title": title, "captions": "own", "sample": [],
-                "finetune": None if name == "before" else [], "collapsed": [[]] * len(seeds),
+                "name": name, "title": title, **ARMS.get(name, Arm(name, title)).settings(),
+                "color_loss": None, "collapsed": [[]] * len(seeds),
                 "each": {"frechet": [81.5] * len(seeds), "color_variety": [0.75] * len(seeds)},
                 "mean": {"frechet": 81.5, "color_variety": 0.75},
                 "deviation": {"frechet": 1.25, "color_variety": None},

@@ -1,14 +1,17 @@
 from dataclasses import asdict
 
+from medart_cli.study.arms import ARMS, Arm
 from medart_cli.study.contrasts import contrast
 from medart_cli.study.verdict import tell_verdicts, word_caution
 
 FIGURES = [{"key": "kernel", "title": "kernel distance", "better": "lower"}]
 
 
-def arm(name, *, copies=(0.0, 0.0, 0.0), suspected=(False, False, False), trained=True):
+def arm(name, *, copies=(0.0, 0.0, 0.0), suspected=(False, False, False)):
+    settings = ARMS[name].settings() if name in ARMS else Arm(name, name).settings()
     return {
-        "name": name, "title": name.upper(), "finetune": [] if trained else None,
+        "name": name, "title": name.upper(), **settings,
+        "color_loss": "score" if name == "score" else None,
         "each": {"copies": list(copies)}, "suspected": list(suspected),
     }  # fmt: skip
 
@@ -17,7 +20,7 @@ def facts(differences, *, reference="lora", gains=None, arms=()):
     names = [reference, *differences]
     return {
         "reference": reference, "measures": FIGURES, "gains": gains or {},
-        "arms": list(arms) or [arm(name, trained=name != "before") for name in names],
+        "arms": list(arms) or [arm(name) for name in names],
         "differences": {
             name: {key: asdict(contrast(each)) for key, each in found.items()}
             for name, found in differences.items()
@@ -93,9 +96,21 @@ def test_an_arm_of_ones_own_is_asked_the_same_by_its_title():
     assert found["Does WIDE bring the images nearer than LORA?"] == "yes, nearer"
 
 
+def test_a_default_name_with_options_of_ones_own_is_asked_by_its_title():
+    each = {"color_distance": [-1.0, -1.1, -0.9], "distance": [-1.0, -1.1, -0.9]}
+    arms = [arm("lora"), arm("score") | {"finetune": ["--hldf-every", "4"]}]
+    found = answers(facts({"score": each}, arms=arms))
+    assert found["Does SCORE bring the colors nearer to real ones?"] == "yes, nearer"
+    assert found["Does SCORE bring the images as a whole nearer than LORA?"] == "yes, nearer"
+    assert not any("HLDF" in question for question in found)
+    arms = [arm("lora") | {"finetune": ["--rank", "16"]}, arm("dora")]
+    found = answers(facts({"dora": each}, arms=arms))
+    assert list(found)[0] == "Does DORA bring the images nearer than LORA?"
+
+
 def test_with_another_reference_nothing_is_said_of_lora_alone():
     found = answers(facts({"score": {"distance": [-1.0, -1.1, -0.9]}}, reference="dora"))
-    assert list(found)[0] == "Does SCORE bring the images nearer than DORA?"
+    assert list(found)[0] == "Does SCORE bring the images as a whole nearer than DORA?"
 
 
 def test_a_classifiers_gain_is_one_only_beyond_both_kinds_of_chance():
