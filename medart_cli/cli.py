@@ -61,7 +61,6 @@ _at_work: list[str] = []  # names of the commands that run, each within the one 
 
 app = typer.Typer(
     name="medart",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -91,9 +90,16 @@ def inside_another() -> Iterator[None]:
 def call(arguments: list[str] | None = None) -> int:
     """Run medart and return its exit code; a wrong request is one line on standard error.
 
+    Without a word it shows its help, and has failed: in a script a command was forgotten.
+
     Args:
         arguments: The words after `medart`; those of this process by default.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        with redirect_stdout(sys.stderr):  # nobody's result
+            app(["--help"], standalone_mode=False)
+        return ConfigError.exit_code
     try:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
@@ -223,7 +229,7 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
             stop.listen()
             summary = work.run(settings)
         if first:
-            typer.echo(json.dumps(summary) if settings.json else summary["result"])
+            tell_result(settings, summary)
         failures = summary.get("failures", 0)
         if failures > settings.max_failures:
             raise TooManyFailuresError(
@@ -233,7 +239,7 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
         if not summary.get("ready", True):  # doctor's verdict, after its report
             raise MissingModelError(summary["problems"][0])
         if first:
-            say_next(settings, str(summary["result"]))
+            close(settings, str(summary["result"]))
     except (MedartError, OSError, RuntimeError, MemoryError) as caught:
         error = _explain(caught, settings)
         if error is None:
@@ -250,6 +256,23 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
         )
         return INTERRUPTED
     return 0
+
+
+def tell_result(settings: CommonConfig, summary: dict[str, Any]) -> None:
+    """Print the result; what another command runs only logs it, as that one is told to log."""
+    result = json.dumps(summary) if settings.json else summary["result"]
+    if _INSIDE.get():
+        log.info("%s", result)
+    else:
+        typer.echo(result)
+
+
+def close(settings: CommonConfig, result: str) -> None:
+    """Let `make` see that the command is done, and say what comes next."""
+    from medart_cli.data.finished import renew_times  # its libraries are loaded by now
+
+    renew_times(settings.list_results(result), settings.list_sources(), settings.beside_sources)
+    say_next(settings, result)
 
 
 def say_next(settings: CommonConfig, result: str) -> None:

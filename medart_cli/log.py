@@ -6,16 +6,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from medart_cli.outlook import find_outlook, word_seconds
+
 log = logging.getLogger("medart")
 
 LINE_EVERY = 30.0  # seconds between plain progress lines where there is no terminal
-WIDEST = 100  # columns of laid-out text, so that lines stay readable
+TEXT_COLUMNS = 100  # columns of laid-out text, so that lines stay readable
 
 
 class _Lines(logging.Formatter):
@@ -48,20 +50,32 @@ class Progress:
     def __init__(self, name: str, total: int, done: int, bar: RichProgress | None) -> None:
         self._name, self._total, self._done, self._bar = name, total, done, bar
         self._first, self._started, self._said = done, time.monotonic(), time.monotonic()
-        self._task = bar.add_task(name, total=total, completed=done, facts="") if bar else None
+        self._outlook = find_outlook()
+        self._task = self._around = None
+        if bar is not None:
+            self._task = bar.add_task(name, total=total, completed=done, facts="")
+        if bar is not None and self._outlook is not None:  # a row of its own, below
+            parts, before = self._outlook.total, self._outlook.number - 1
+            told = self._outlook.tell()
+            self._around = bar.add_task(told, total=parts, completed=before, facts="")
 
     def advance(self, facts: dict[str, float] | None = None, *, count: int = 1) -> None:
         """Count more items as done; `facts` (a loss, say) are shown beside them."""
         self._done += count
         text = "  ".join(f"{name} {value:.4g}" for name, value in (facts or {}).items())
+        waited = time.monotonic() - self._said
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, facts=text)
-        elif time.monotonic() - self._said >= LINE_EVERY:
-            self._said = time.monotonic()
+            if self._around is not None and self._outlook is not None and waited >= 1:
+                self._said += waited
+                self._bar.update(self._around, description=self._outlook.tell())
+        elif waited >= LINE_EVERY:
+            self._said += waited
             pace = (self._said - self._started) / max(1, self._done - self._first)
-            left = pace * (self._total - self._done)
+            left = word_seconds(pace * (self._total - self._done))
+            text += f"; {self._outlook.tell()}" if self._outlook else ""
             log.info(
-                "%s %d/%d, %.3g s each, %.0f s left  %s",
+                "%s %d/%d, %.3g s each, %s left  %s",
                 *(self._name, self._done, self._total, pace, left, text),
             )
 
@@ -96,7 +110,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         return
     shown = Table(title=Text(title, style="table.title"), title_justify="left")
     for index, name in enumerate(columns):
-        shown.add_column(Text(name), justify="left" if index == 0 else "right")
+        # Long names go on in the next line: cut off at their end, two of them would look alike.
+        justify: JustifyMethod = "left" if index == 0 else "right"
+        shown.add_column(Text(name), justify=justify, overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row))
     Console(stderr=True).print(shown)
@@ -114,5 +130,5 @@ def lay_out(markdown: str) -> str:
 
     console = Console(file=sys.__stdout__)
     with console.capture() as laid_out:
-        console.print(Markdown(markdown), width=min(console.width, WIDEST))
+        console.print(Markdown(markdown), width=min(console.width, TEXT_COLUMNS))
     return laid_out.get()

@@ -28,6 +28,12 @@ DEFAULT_CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
 
 FEATURES = ("inception", "efficientnet-lite0", "dinov2")  # networks with short names
 MOST_SHARDS = 10_000  # a mistyped number is likelier than more
+# Options that name what is read, whichever command has them.
+SOURCES = (
+    "images data real test synthetic holdout training run from_data prompts base model backbone "
+    "checkpoint classifier captioner features inception classes labels texts profile"
+).split()
+SETTINGS_FILES = ("settings.toml", "caption.toml")  # of an output folder; beside a manifest
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 # What takes less memory: an option, the values at which it helps (None: all), and what to say.
 Hint = tuple[str, Container[Any] | None, str]
@@ -109,29 +115,45 @@ AllowSynthetic = Annotated[
 
 
 def read_settings(source: str, kind: "type[CommonConfig] | None" = None) -> dict[str, Any]:
-    """Read a TOML settings file, or a packaged recipe by its name.
+    """Read settings: a TOML file, an output folder's, a model card's, or a packaged recipe's.
 
     Args:
-        source: The file or the recipe.
-        kind: Options of the command that it is read for: where that command wrote the file before
-            there was an option, the file means what was done then.
+        source: The file, the folder, or the name of the recipe.
+        kind: Options of the command that it is read for: where that command wrote the settings
+            before there was an option, they mean what was done then.
 
     Raises:
         ConfigError: There is no such file or recipe, or it is not TOML.
     """
-    path = Path(source)
-    recipe = resources.files("medart_cli") / "recipes" / f"{source}.toml"
+    known = list_packaged("recipes")
     try:
-        if path.suffix == ".toml" or path.is_file():
-            text = path.read_text(encoding="utf-8")
+        if source in known and not Path(source).is_file():
+            recipe = resources.files("medart_cli") / "recipes" / f"{source}.toml"
+            return _choose_table(tomllib.loads(recipe.read_text(encoding="utf-8")), kind)
+        text = _find_settings(source)
+        if text is not None:
             own = kind is not None and text.startswith(f"{SETTINGS_HEAD}{kind.name_command()},")
             return (dict(kind.formerly) if kind and own else {}) | tomllib.loads(text)
-        if recipe.is_file():
-            return _choose_table(tomllib.loads(recipe.read_text(encoding="utf-8")), kind)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config {source}: cannot be read as TOML: {error}") from error
-    known = list_packaged("recipes")
     raise ConfigError(f"--config {source}: no such file; packaged recipes: {', '.join(known)}")
+
+
+def _find_settings(source: str) -> str | None:
+    """Return the text of a settings file, of an output folder or a model card; None for neither."""
+    path = Path(source)
+    if path.is_dir():
+        files = [path / name for name in SETTINGS_FILES if (path / name).is_file()]
+        if not files:
+            raise ConfigError(f"--config {source}: no output of medart: it has no settings.toml")
+        path = files[0]
+    if path.suffix != ".md":
+        there = path.suffix == ".toml" or path.is_file()
+        return path.read_text(encoding="utf-8") if there else None
+    _, found, block = path.read_text(encoding="utf-8").partition("## Settings\n```toml\n")
+    if not found:
+        raise ConfigError(f"--config {source}: no model card of medart: it has no settings")
+    return f"{SETTINGS_HEAD}finetune, of its model card\n{block.partition('```')[0]}"
 
 
 def _choose_table(recipe: dict[str, Any], kind: "type[CommonConfig] | None") -> dict[str, Any]:
@@ -214,16 +236,21 @@ class CommonConfig:
             are from before there was that option.
         less_memory: What to say where memory is full, the least loss first.
         reads_others: Whether `--config` may name options of another command, which are passed on.
+        result_names: Files below --out that are new whenever the command has something new to say.
+        beside_sources: Endings of what the command itself writes into the folders that it reads.
     """
 
     formerly: ClassVar[Mapping[str, Any]] = NOTHING
     less_memory: ClassVar[tuple[Hint, ...]] = ()
     reads_others: ClassVar[bool] = False
+    result_names: ClassVar[tuple[str, ...]] = ()
+    beside_sources: ClassVar[frozenset[str]] = frozenset()
 
     config: Annotated[
         str | None,
         _common_option(
-            help="TOML settings file or packaged recipe name; command-line options override it.",
+            help="Source of settings: a TOML file, an output folder, a model card (README.md) "
+            "or a packaged recipe; command-line options override them.",
             callback=_apply_settings,
             is_eager=True,
             autocompletion=complete_config,
@@ -286,6 +313,24 @@ class CommonConfig:
             Files, of which those that are there are named; and the words of a command.
         """
         return [], []
+
+    def list_results(self, result: str) -> list[Path]:
+        """List the files by whose times `make` sees that this command is done; none of a part.
+
+        Args:
+            result: What the command printed as its result.
+        """
+        out, part = getattr(self, "out", None), getattr(self, "shard", None)
+        return [] if out is None or part else [out / name for name in self.result_names]
+
+    def list_sources(self) -> list[Path]:
+        """List the files and folders that the options name and the command reads.
+
+        Roots are left out: more lies there than is read.
+        """
+        values = [self.config, *(getattr(self, name, None) for name in SOURCES)]
+        names = [it for value in values for it in (value if isinstance(value, list) else [value])]
+        return [Path(name) for name in names if name is not None and Path(name).exists()]
 
     @classmethod
     def name_command(cls) -> str:

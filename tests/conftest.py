@@ -2,6 +2,8 @@
 
 import os
 
+# One thread for each process, also for those that tests start: `pytest -n 2` runs two at a time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -62,6 +62,7 @@ def command(stage, parts, out):
             shutil.copytree(images, out / "images")
         models = ("--model", parts / "llava", "--base", parts / "base")
         words = (out / "images", *models, "--max-new-tokens", 4, "--attempts", 2)
+        words += ("--max-refused", 1)  # weights of chance say nothing that is taken
     elif stage == "finetune":
         words = (images, "--base", parts / "base", "--out", out / "run", "--resolution", 16)
         words += ("--steps", 6, "--save-every", 2, "--hldf-every", 3, "--hldf-steps", 2)

@@ -5,6 +5,7 @@ Also a command, for trying medart by hand: python -m tests.small_captioner FOLDE
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -114,7 +115,7 @@ def _parts(tokenizer: PreTrainedTokenizerFast, width: int) -> dict:
     }
 
 
-def _save(folder: Path, model: torch.nn.Module, processor: object) -> Path:
+def _save(folder: Path, model: torch.nn.Module, processor: Any) -> Path:
     # As hub models have it: settings that would draw at random, if they were obeyed.
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=0.6, top_p=0.9,

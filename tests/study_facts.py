@@ -18,7 +18,7 @@ def build_facts():
         "floors": {"frechet": 12.0}, "gains": {},
         "arms": [
             {
-                "name": name, "title": title, "each": each, "finetune": [],
+                "name": name, "title": title, "each": each, "finetune": [], "color_loss": None,
                 "mean": {key: sum(it) / 3 for key, it in each.items()},
                 "deviation": {"frechet": 10.0, "color_variety": 0.1},
             }

@@ -197,3 +197,9 @@ def test_only_files_that_are_there_are_named_to_look_at(tmp_path, caplog, monkey
         (tmp_path / "report.html").touch()
         cli.say_next(settings, str(tmp_path))
     assert f"look at: {tmp_path / 'report.html'}" in caplog.messages
+
+
+def test_without_a_word_it_shows_its_help_and_has_failed(medart):
+    code, out, err = medart()
+    assert (code, out) == (2, "")
+    assert "COMMAND [ARGS]" in err and "finetune" in err and "see --help" not in err

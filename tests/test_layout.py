@@ -3,6 +3,7 @@
 import ast
 from collections import defaultdict
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ TESTS = Path(__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 LIBRARIES = {"data", "models", "diffusion", "metrics"}
 # What the libraries may know of the top of the package.
-COMMON = {"errors", "log", "stop", "ranks", "ahead", "versions"}
+COMMON = {"errors", "log", "outlook", "stop", "ranks", "ahead", "versions"}
 DOORS = {
     "diffusers": {"models", "tiny", "finetune/optimizer.py"},  # tiny makes models
     "transformers": {"models", "tiny"},
@@ -24,14 +25,20 @@ DOORS = {
     "cleanfid": {"metrics/features.py"},
     "jinja2": {"data/page.py", "models/chat.py"},  # a page's own; the errors of chat templates
     "httpx2": {"caption/endpoint.py"},
-    "typer": {"cli.py", "options.py", *(f"{name}/options.py" for name in COMMANDS)},
+    "typer": {
+        "cli.py",
+        "options.py",
+        *(f"{name}/options.py" for name in COMMANDS),
+        "finetune/options_data.py",
+        "finetune/hldf.py",
+    },
     "rich": {"log.py"},
 }
 # Parts of a command that are tested with the whole, in its test_run.py.
 PARTS = {
     "caption": {"ask", "audit", "options", "todo"},
-    "finetune": {"curve", "hldf", "keep", "options", "plan", "resume", "rows", "setup", "state",
-                 "train", "work"},
+    "finetune": {"curve", "hldf", "keep", "options", "options_data", "plan", "resume", "rows",
+                 "setup", "state", "train", "work"},
     "sample": {"draw", "folder", "options", "source"},
     "evaluate": {"colors", "measure", "networks", "options", "ranking"},
     "metrics": {"arrays"},  # names of types alone
@@ -193,3 +200,11 @@ def test_a_public_name_means_one_thing():
     twice = {name: sorted(modules) for name, modules in places.items() if len(modules) > 1}
     assert {name: modules for name, modules in twice.items() if name not in SAME} == {}
     assert {*SAME} <= twice.keys()
+
+
+def test_each_benchmark_can_be_imported_and_says_how_it_is_run():
+    names = sorted(path.stem for path in (TESTS / "bench").glob("bench_*.py"))
+    assert len(names) >= 25
+    for name in names:
+        told = import_module(f"tests.bench.{name}").__doc__
+        assert f"python -m tests.bench.{name}" in told, name

@@ -6,6 +6,7 @@ import pytest
 
 from medart_cli import log as module
 from medart_cli.log import lay_out, log, progress, start_log, table
+from medart_cli.outlook import Outlook
 
 
 def test_warnings_are_named_and_steps_are_not(capsys):
@@ -29,13 +30,13 @@ def test_quiet_keeps_warnings_and_drops_the_rest(capsys):
 
 def test_without_a_terminal_progress_is_a_plain_line_now_and_then(capsys, monkeypatch):
     start_log()
-    now = iter([0.0, 0.0, 10.0, 40.0, 40.0, 45.0])
+    now = iter([0.0, 0.0, 10.0, 40.0, 45.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
     with progress("sample", 100, done=10) as bar:
         bar.advance()
         bar.advance({"loss": 0.25}, count=3)
         bar.advance()
-    assert capsys.readouterr().err == "sample 14/100, 10 s each, 860 s left  loss 0.25\n"
+    assert capsys.readouterr().err == "sample 14/100, 10 s each, 14 min left  loss 0.25\n"
 
 
 def test_a_table_is_printed_on_standard_error(capsys):
@@ -79,11 +80,6 @@ def test_names_are_printed_as_they_are_beside_bars(monkeypatch, name, terminal):
     assert f"read {name}" in screen.getvalue() and f"loss {name} 0.5" in screen.getvalue()
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_markdown_is_laid_out_for_a_terminal_and_for_nothing_else(monkeypatch):
     page = "# Title\n\n| a | b |\n|---|---|\n| **bold** | 2 |\n"
     for shown in (io.StringIO(), None):
@@ -91,8 +87,21 @@ def test_markdown_is_laid_out_for_a_terminal_and_for_nothing_else(monkeypatch):
         assert lay_out(page) == page
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr(sys, "__stdout__", Terminal())
+    monkeypatch.setattr(sys, "__stdout__", _Terminal())
     text = lay_out(page)
     assert "# Title" not in text and "**" not in text and "|---|" not in text
     assert "Title" in text and "bold" in text and "\x1b[" in text
     assert max(map(len, text.splitlines())) < 200  # readable lines on the widest terminal
+
+
+def test_below_a_bar_stands_how_far_the_command_around_it_is(monkeypatch):
+    screen = _Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    start_log()
+    plan = Outlook("study", [("sample", "a"), ("sample", "b")], known={("sample", "a"): [6000]})
+    with plan.shown(), plan.part(), progress("draw", 2) as bar:
+        bar.advance()
+    text = screen.getvalue()
+    assert "draw" in text and "study part 1 of 2, about 3 h 20 min left" in text

@@ -17,6 +17,7 @@ from medart_cli.finetune.hldf import choose_every, count_passes, plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.options import (
     FEATURES,
+    SETTINGS_FILES,
     complete_config,
     complete_features,
     complete_profile,
@@ -100,12 +101,13 @@ def test_settings_written_by_a_run_are_read_back_the_same(stage, tmp_path, monke
             config = cli.COMMANDS[stage](**NEEDED[stage], **options)
         except ConfigError:
             return
-        file = tmp_path / "settings.toml"
+        file = tmp_path / SETTINGS_FILES[stage == "caption"]
         file.write_text(tomli_w.dumps(config.settings()), encoding="utf-8")
-        with pytest.raises(SystemExit) as ended:
-            cli.main([stage, "--config", str(file)])
-        assert ended.value.code == 0
-        assert read[-1].settings() == config.settings()
+        for place in (file, tmp_path):
+            with pytest.raises(SystemExit) as ended:
+                cli.main([stage, "--config", str(place)])
+            assert ended.value.code == 0
+            assert read[-1].settings() == config.settings()
 
     round_trip()
     assert len(read) >= 3
@@ -241,3 +243,22 @@ def test_a_wrong_value_in_a_file_names_the_file(medart, tmp_path, line, said):
     code, out, err = medart("finetune", "images", "--out", "run", "--config", file)
     assert (code, out) == (2, "")
     assert err.startswith(f"medart finetune: --config {file}: {said}") and err.count("\n") == 1
+
+
+def test_a_folder_or_page_without_settings_is_refused_and_a_recipe_is_no_folder(
+    medart, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "paper", "other/paper"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "README.md").write_text("# of a user")
+    words = ("finetune", "images", "--out", "run", "--config")
+    for place, said in (
+        ("empty", "no output of medart"),
+        ("README.md", "no model card of medart"),
+        ("other/paper", "no output of medart"),
+        ("lost", "no such file"),
+    ):
+        code, _, err = medart(*words, place)
+        assert code == 2 and f"--config {place}: {said}" in err and err.count("\n") == 1
+    assert cli.read_options([*words, "paper"]).hldf_loss == "published"

@@ -64,3 +64,11 @@ def test_it_is_as_quiet_or_verbose_as_the_caller(monkeypatch):
     type_command(["sample"], DoctorConfig(quiet=True))
     type_command(["sample"], DoctorConfig(verbose=True))
     assert taken == [["sample", "--quiet"], ["sample", "--verbose"]]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_it_printed_is_only_logged(quiet, monkeypatch, capsys):
+    monkeypatch.setattr("medart_cli.sample.run.run", lambda _: {"result": "the/images"})
+    type_command(["sample", "x", "--prompt", "a", "--out", "y"], DoctorConfig(quiet=quiet))
+    printed = capsys.readouterr()
+    assert printed.out == "" and ("the/images" in printed.err) is not quiet

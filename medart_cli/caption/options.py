@@ -56,6 +56,10 @@ class CaptionConfig(CommonConfig):
         ("model", None, "a smaller --model"),
     )
 
+    beside_sources: ClassVar[frozenset[str]] = frozenset(
+        {".jsonl", ".toml", ".html", ".txt", ".csv"}
+    )
+
     formerly: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"model": "llava-hf/llama3-llava-next-8b-hf"}  # the default, before it was named
     )
@@ -286,6 +290,15 @@ class CaptionConfig(CommonConfig):
         """Return the settings, the default model by its name: another version may have another."""
         named = self.model or self.endpoint or self.style != "visual"
         return super().settings() | ({} if named else {"model": DEFAULT_CAPTIONER})
+
+    def list_results(self, result: str) -> list[Path]:
+        """List the manifest alone: what else is written goes with it."""
+        return [] if self.shard else [Path(result)]
+
+    def list_sources(self) -> list[Path]:
+        """List what is read, and for a manifest the images beside it."""
+        images = Path(self.images)
+        return [*super().list_sources(), *([images.parent] if images.is_file() else [])]
 
     def suggest(self, result: str) -> tuple[list[Path], list[str]]:
         """Say what to look at first, and which command comes next."""

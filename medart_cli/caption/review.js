@@ -119,7 +119,7 @@ function show(card) {
   const text = name === "edit" ? entry.decision.edit : card.row.text;
   card.element.dataset.decision = name;
   card.element.querySelector(".text").textContent = text || "(no text)";
-  for (const button of card.element.querySelectorAll("button")) {
+  for (const button of card.element.querySelectorAll("button[data-name]")) {
     button.setAttribute("aria-pressed", String(button.dataset.name === name));
     button.disabled = card.row.text === "" && button.dataset.name !== "edit";
   }
@@ -225,8 +225,8 @@ const KEYS = {
 
 function press(event) {
   const card = cards[current];
-  if (event.isComposing) { /* Enter chooses a sign of a script that is typed in several steps */
-    return;
+  if (event.isComposing || event.target.closest("dialog")) {
+    return; /* Enter chooses a sign of a script that is typed in steps; an enlarged picture has keys */
   }
   if (event.target.matches("textarea")) {
     if (event.key === "Escape" || (event.key === "Enter" && !event.shiftKey)) {
@@ -252,7 +252,7 @@ function press(event) {
 cards.forEach((card, index) => {
   card.element.addEventListener("focusin", () => { current = index; });
   card.element.querySelector("textarea").addEventListener("blur", () => closeEditor(card, true));
-  for (const button of card.element.querySelectorAll("button")) {
+  for (const button of card.element.querySelectorAll("button[data-name]")) {
     const act = { accept: () => toggle(card, "accept"), reject: () => toggle(card, "reject"),
       edit: () => openEditor(card) }[button.dataset.name];
     button.addEventListener("click", act);

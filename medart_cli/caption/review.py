@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medart_cli.caption.answers import answer_captions, word_captions
 from medart_cli.caption.corrections import EXPORTED, list_cells
 from medart_cli.caption.edits import status_of
 from medart_cli.caption.rules import covered
 from medart_cli.data.images import load_image
 from medart_cli.data.manifest import Record
-from medart_cli.data.page import Picture, embed_image, format_inputs, hash_script, render
+from medart_cli.data.page import Picture, embed_image, format_inputs, render
 from medart_cli.errors import ImageError
 
 THUMBNAIL = 256  # pixels
@@ -49,6 +50,7 @@ def build_review(
     *,
     most: int,
     manifest: str,
+    settings: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Make the page, on which a person accepts, edits or rejects captions.
 
@@ -59,16 +61,22 @@ def build_review(
         found: What was read, from `Account.facts`.
         most: Most images to show.
         manifest: What tells the manifest from others; decisions are kept under it in the browser.
+        settings: Options and versions, by name.
     """
     # One pass, and little kept of it: there may be a million rows, which stay on the disk.
     states: list[str] = []
-    spoken, flags = Counter[str](), Counter[str]()
+    spoken, flags, models = Counter[str](), Counter[str](), Counter[str]()
+    flagged = 0
     ranks = np.zeros(len(rows), dtype=np.int8)
     hashes = np.zeros(len(rows), dtype=np.int64)  # of the texts; 0 where there is none
     for index, row in enumerate(rows):
         states.append(sys.intern(status_of(row)))
-        doubts = (row.fields.get("caption") or {}).get("flags", ())
+        facts = row.fields.get("caption") or {}
+        doubts = facts.get("flags", ())
         flags.update(map(str, doubts))
+        flagged += bool(doubts)
+        if facts.get("model") and states[-1] in ("ok", "shortened"):
+            models[str(facts["model"])] += 1
         ranks[index] = _rank(states[-1], flagged=bool(doubts))
         if row.text:
             hashes[index] = hash(row.text) or 1
@@ -77,11 +85,13 @@ def build_review(
     shares = [[name, str(spoken[name]), f"{spoken[name] / max(1, captions):.0%}"]
               for name in attributes]  # fmt: skip
     twins, more_twins = _find_twins(rows, hashes)
+    counts = Counter(states)
     return render(
         "caption/review.html.jinja",
+        compared=word_captions(found, counts, models),
+        answered=answer_captions(counts, flagged, audit),
         images=len(rows),
-        captions=captions,
-        states=[[name, str(count)] for name, count in Counter(states).most_common()],
+        states=[[name, str(count)] for name, count in counts.most_common()],
         audit=audit and {**audit, "rows": _format_audit(audit)},
         shares=shares,
         flags=[[text, str(count)] for text, count in flags.most_common(MOST_FLAGS)],
@@ -91,7 +101,7 @@ def build_review(
         inputs=format_inputs([found]),
         sheet=[_show_row(rows[index], index) for index in _choose_rows(ranks, most)],
         manifest=manifest,
-        script_hash=hash_script("caption/review.js"),
+        settings=settings,
     )
 
 

@@ -8,7 +8,7 @@ time, and the journal's rows are merged into it periodically and at the end.
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from medart_cli.caption.edits import Edits, hash_text, status_of
 from medart_cli.caption.journal import Journal
 from medart_cli.caption.labels import merge_labels, read_labels
 from medart_cli.caption.options import CaptionConfig
-from medart_cli.caption.refusals import HINTS
+from medart_cli.caption.refusals import HINTS, refuse_templates
 from medart_cli.caption.review import build_review
 from medart_cli.caption.rules import ONLY_REASONING, reason_of
 from medart_cli.caption.sidecars import (
@@ -40,15 +40,17 @@ from medart_cli.caption.todo import (
     warn_of_old_labels,
 )
 from medart_cli.data.account import Account
-from medart_cli.data.files import draft_of, remove_drafts
+from medart_cli.data.files import remove_drafts, write_changed
 from medart_cli.data.lock import hold_lock
 from medart_cli.data.manifest import MANIFEST_NAME, Record, warn_of_demonstration
 from medart_cli.data.output import first_change, write_text
+from medart_cli.data.page import format_settings
 from medart_cli.data.profiles import Profile, columns_of, read_profile
 from medart_cli.errors import ConfigError, ManifestError
 from medart_cli.log import log, progress
 from medart_cli.options import parse_levels, parse_shard
 from medart_cli.ranks import Part, count_ranks, is_first, own_part, wait_for_all
+from medart_cli.versions import read_versions
 
 STATUSES = ("ok", "shortened", "simple", "rejected", "edited", "accepted", "kept", "none")
 # These shape no text where no model is asked.
@@ -99,15 +101,11 @@ def write_captions(
     if is_first():
         write_beginning(config, journal, target, changed, kept=kept)
 
-    log.info("%d of %d images to caption", len(mine), len(records))
-    with journal, progress("caption", len(mine)) as bar:
-        try:
-            for row, result in caption_rows(config, journal.records, mine, book, asker):
-                journal.append(row, result)
-                bar.advance()
-        except BaseException:  # also Ctrl-C: what is finished goes into the manifest at once
-            journal.fold()
-            raise
+    if not (todo or changed or kept):
+        log.info("%s: already finished; none of %d images lacks a text", target, len(records))
+    else:
+        log.info("%d of %d images to caption", len(mine), len(records))
+    fill_journal(journal, len(mine), caption_rows(config, journal.records, mine, book, asker))
     wait_for_all()
     summary = {
         "result": str(target), "images": len(records), "captioned": len(todo),
@@ -123,11 +121,29 @@ def write_captions(
     summary["failures"] = len(journal.failed)
     journal.finish()
     audit = audit_model(config, journal.records, book, asker) if config.audit and asker else None
-    about = (profile.attributes, audit, account.facts())
-    write_review(config, journal.records, target, about, fresh=changed or bool(todo))
+    write_review(
+        config, journal.records, target, (profile.attributes, audit, account.facts()),
+        fresh=changed or bool(todo),
+    )  # fmt: skip
     export(config, journal.records, target)
-    texts = {**count_texts(journal.records), "audit": audit}
+    texts: dict[str, Any] = {**count_texts(journal.records), "audit": audit}
+    if not kept and config.style == "visual" and config.max_refused < 1:
+        refuse_templates(texts["statuses"], texts["faults"])
     return summary | texts | {"seconds": round(time.monotonic() - started, 2)}
+
+
+def fill_journal(
+    journal: Journal, count: int, results: Iterator[tuple[int, dict[str, Any]]]
+) -> None:
+    """Keep each result as soon as it comes; what is kept is in the manifest whatever happens."""
+    with journal, progress("caption", count) as bar:
+        try:
+            for row, result in results:
+                journal.append(row, result)
+                bar.advance()
+        except BaseException:  # also Ctrl-C
+            journal.fold()
+            raise
 
 
 def find_rows_to_write(
@@ -173,7 +189,9 @@ def write_review(
     page = beside(target, "review.html")
     if config.review and (fresh or about[1] or not page.is_file()):
         known = hash_text(str(target.resolve()))
-        write_text(page, build_review(records, *about, most=config.review, manifest=known))
+        settings = format_settings(config.settings(), read_versions())
+        text = build_review(records, *about, most=config.review, manifest=known, settings=settings)
+        write_text(page, text)
 
 
 def check_destination(config: CaptionConfig, records: Sequence[Record]) -> None:
@@ -213,8 +231,7 @@ def write_beginning(
             remove_drafts(path)
     if kept:  # these are the settings of other texts
         return
-    with draft_of(session, shared=shared) as draft:
-        draft.write_text(tomli_w.dumps(config.settings()), encoding="utf-8")
+    write_changed(session, tomli_w.dumps(config.settings()), shared=shared)
 
 
 def count_texts(records: Sequence[Record]) -> dict[str, dict[str, int]]:

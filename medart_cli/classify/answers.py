@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medart_cli.data.names import name_sets
 from medart_cli.data.page import Finding, word_patients
 from medart_cli.metrics.scores import PRIMARY
 
@@ -18,6 +19,29 @@ def answer_results(metrics: Mapping[str, Any]) -> list[Finding]:
     trust = _answer_trust(metrics)
     others = [*_answer_help(metrics), *_answer_subgroups(metrics)]
     return [trust, *others] if trust.mark == "bad" else [*others[:1], trust, *others[1:]]
+
+
+def word_training(metrics: Mapping[str, Any]) -> str:
+    """Say what was compared: on which images classifiers were trained and tested, and how many.
+
+    Args:
+        metrics: The content of metrics.json.
+    """
+    sets, settings = metrics["sets"], metrics["settings"]
+    given = {"train": "data", "synthetic": "synthetic", "test": "test"}
+    roles = [role for role, option in given.items() if settings.get(option)]
+    names = dict(zip(roles, name_sets([settings[given[it]] for it in roles]), strict=True))
+    drawn = ""
+    if "synthetic" in sets:
+        drawn = f" and on {sets['synthetic']['images']} drawn ones ({names['synthetic']})"
+    split = names.get("test") or f"split off {names['train']}"
+    classes, seeds = len(metrics["classes"]), len(metrics["seeds"])
+    return (
+        f"Compared: classifiers trained on {sets['train']['images']} real images "
+        f"({names['train']}){drawn}, tested on {sets['test']['images']} real images ({split}; "
+        f"{classes} classes, {word_patients(sets['test']['patients'])}); "
+        f"{seeds} seed{'s' * (seeds > 1)}."
+    )
 
 
 def _answer_help(metrics: Mapping[str, Any]) -> list[Finding]:

@@ -48,6 +48,7 @@ class ClassifyConfig(CommonConfig):
     effect in a call are rejected.
     """
 
+    result_names: ClassVar[tuple[str, ...]] = ("metrics.json", "report.html", "predictions.jsonl")
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
         ("precision", ("fp32",), "--precision bf16"),

@@ -43,6 +43,8 @@ def predict_folder(config: ClassifyConfig, folder: Path) -> dict[str, Any]:
     with open_output(output):
         done = renew_rows(path, records, hashes)
         todo = [record for record in records if record.file_name not in done]
+        if not todo:
+            log.info("%s: already finished; all %d images are predicted", path, len(done))
         with (
             ManifestWriter(path) as writer,
             progress("predict", len(records), done=len(records) - len(todo)) as bar,

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medart_cli.classify.answers import answer_results
+from medart_cli.classify.answers import answer_results, word_training
 from medart_cli.classify.images import Images
 from medart_cli.classify.options import BASELINES, ClassifyConfig
 from medart_cli.classify.predict import PREDICTIONS_NAME, describe_prediction
 from medart_cli.classify.sets import count_labels
 from medart_cli.classify.subgroups import build_subgroup_tables, measure_subgroups, tell_subgroups
-from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
+from medart_cli.data.charts import draw_calibration, draw_class_scores, draw_confusion, draw_roc
 from medart_cli.data.manifest import HashedRecord, count_patients, write_manifest
 from medart_cli.data.output import write_json, write_text
 from medart_cli.data.page import (
@@ -24,6 +24,7 @@ from medart_cli.data.page import (
     Table,
     embed_image,
     format_inputs,
+    format_settings,
     render,
     word_patients,
 )
@@ -105,12 +106,13 @@ def write_results(
         "regimes": regimes,
         "subgroups": measure_subgroups(cuts, test.rows, truth, runs, classes),
         "classifier": {"regime": chosen, "seed": config.seed},
+        "settings": config.settings(),
         "versions": read_versions(),
     }
     write_json(config.out / "metrics.json", metrics)
     rows = _list_predictions(results, test.rows, classes)
     write_manifest(config.out / PREDICTIONS_NAME, rows)
-    _draw_charts(config.out, truth, runs, classes)
+    _draw_charts(config.out, truth, runs, regimes)
     columns, cells = build_rows(regimes, (PRIMARY,), narrow=True)
     table("test on real images, 95 % intervals", columns, cells)
     for line in tell_subgroups(metrics["subgroups"]):
@@ -248,21 +250,39 @@ def _draw_charts(
     out: Path,
     truth: npt.NDArray[np.int64],
     runs: Mapping[str, Sequence[Array]],
-    classes: list[str],
+    regimes: Mapping[str, dict[str, Any]],
 ) -> None:
-    tables = {name: count_confusions(truth, items) for name, items in runs.items()}
-    draw_confusion(out / "confusion.png", tables, classes)
+    by_class = {name: found["classes"] for name, found in regimes.items()}
+    some = next(iter(by_class.values()))
+    draw_class_scores(
+        out / "classes.png",
+        {
+            title: {
+                name: {it: (found[key], *found[f"{key}_interval"]) for it, found in table.items()}
+                for name, table in by_class.items()
+            }
+            for title, key in (("sensitivity", "sensitivity"), ("AUROC", "auroc"))
+        },
+        {name: round(found["count"]) for name, found in some.items()},
+    )
+    titles = {name: f"{name}, {len(truth)} test images" for name in runs}
+    repeats = {name: f"{name}, seeds: {len(items)}" for name, items in runs.items()}
+    draw_confusion(
+        out / "confusion.png",
+        {repeats[name]: count_confusions(truth, items) for name, items in runs.items()},
+        [*some],
+    )
     draw_roc(
         out / "roc.png",
         {
-            name: {label: find_roc(truth, items[0], k) for k, label in enumerate(classes)}
+            titles[name]: {label: find_roc(truth, items[0], k) for k, label in enumerate(some)}
             for name, items in runs.items()
         },
     )
     draw_calibration(
         out / "calibration.png",
         {
-            name: calibration_bins(np.tile(truth, len(items)), np.concatenate(items))
+            titles[name]: calibration_bins(np.tile(truth, len(items)), np.concatenate(items))
             for name, items in runs.items()
         },
     )
@@ -336,39 +356,68 @@ def write_report(out: Path, metrics: dict[str, Any]) -> None:
         (name, [_class_row(label, found["classes"][label]) for label in classes])
         for name, found in regimes.items()
     ]
-    tables = {f"classes-{name}": (CLASS_COLUMNS, rows) for name, rows in by_class}
-    write_tables(out, {"scores": scores, **tables})
+    tables: dict[str, Table] = {f"classes-{name}": (CLASS_COLUMNS, rows) for name, rows in by_class}
+    inputs = format_inputs(metrics["inputs"])
+    subgroups = [(item["key"], build_subgroup_tables(item)) for item in metrics["subgroups"]]
+    for number, (_, shown) in enumerate(subgroups, start=1):
+        tables |= {f"subgroups-{number}": shown[0], f"subgroups-{number}-gaps": shown[1]}
+    seeds = _format_seeds(metrics) if len(metrics["seeds"]) > 1 else None
+    tables |= {"seeds": seeds} if seeds else {}
+    write_tables(out, {"scores": scores, **tables, "inputs": inputs})
     text = render(
         "classify/results.html.jinja",
         notice=DEMONSTRATION_NOTICE if metrics["demonstration"] else None,
+        compared=word_training(metrics),
         answered=answer_results(metrics),
         verdicts=verdicts,
         regimes=scores,
         notes=_word_notes(metrics),
         classifier=metrics["classifier"],
-        seeds=_format_seeds(metrics) if len(metrics["seeds"]) > 1 else None,
+        seeds=seeds,
         classes=by_class,
         class_columns=CLASS_COLUMNS,
         least_images=LEAST_IMAGES,
         least_groups=LEAST_UNITS,
         least_of_class=LEAST_OF_CLASS,
-        subgroups=[(item["key"], build_subgroup_tables(item)) for item in metrics["subgroups"]],
-        charts=_show_charts(out),
-        inputs=format_inputs(metrics["inputs"]),
+        subgroups=subgroups,
+        charts=_show_charts(out, metrics),
+        inputs=inputs,
+        settings=format_settings(metrics["settings"], metrics["versions"]),
     )
     write_text(out / "report.html", text)
 
 
-def _show_charts(out: Path) -> list[Picture]:
+def _show_charts(out: Path, metrics: dict[str, Any]) -> dict[str, Picture]:
+    """Put the charts into the page, each with what it shows in words."""
     captions = {
-        "confusion": "Share of each true class (row) predicted as each class, over all seeds.",
+        "classes": "Scores of each class with their 95 % intervals, means over the seeds.",
+        "confusion": "Share of each true class (row, with its number of predictions) predicted as "
+        "each class, over all seeds.",
         "roc": "ROC curve of each class (one-vs-rest), first seed.",
-        "calibration": "Accuracy of predictions by their confidence, over all seeds.",
+        "calibration": "Accuracy of predictions by their confidence, over all seeds; bars: the "
+        "share of the images.",
     }
-    charts = []
+    each = {
+        key: "; ".join(
+            f"{name}: "
+            + ", ".join(f"{label} {it[key]:.2f}" for label, it in found["classes"].items())
+            for name, found in metrics["regimes"].items()
+        )
+        for key in ("sensitivity", "auroc")
+    }
+    errors = ", ".join(
+        f"{name} {found['scores']['ece']['mean']:.2f}" for name, found in metrics["regimes"].items()
+    )
+    told = {
+        "classes": f"Chart: sensitivity and AUROC of each class; sensitivity {each['sensitivity']}",
+        "confusion": f"Chart: confusion matrices; shares on the diagonal {each['sensitivity']}",
+        "roc": f"Chart: ROC curves; areas below them {each['auroc']}",
+        "calibration": f"Chart: accuracy against confidence; calibration errors {errors}",
+    }
+    charts = {}
     for name, caption in captions.items():
         with Image.open(out / f"{name}.png") as chart:
-            charts.append(embed_image(chart, caption))
+            charts[name] = embed_image(chart, caption, instead=told[name])
     return charts
 
 

@@ -1,6 +1,8 @@
 """Where medart keeps what it may need again: features, latents, embeddings, hashes."""
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from medart_cli.errors import ConfigError
@@ -8,6 +10,11 @@ from medart_cli.log import log
 
 # Not chosen by medart: the cache shows what the images show.
 OTHER_CACHE = "set MEDART_CACHE to a folder where copies of the images may lie"
+
+# Below the cache, drafts of all its files: in one place, so that those of killed runs are found
+# without a walk through the entries.
+DRAFTS_NAME = "drafts"
+LEFT_SECONDS = 3600  # a draft is written within seconds; one that is older is nobody's
 
 
 def default_cache() -> Path:
@@ -28,6 +35,8 @@ def default_cache() -> Path:
 def make_cache(named: Path | None) -> Path:
     """Make the named folder of caches, or the default one, and return it.
 
+    What runs that were killed left there half-written is removed.
+
     Raises:
         ConfigError: It cannot be made, or there is no default.
     """
@@ -38,6 +47,22 @@ def make_cache(named: Path | None) -> Path:
         raise ConfigError(
             f"{folder}: medart's cache cannot be made ({error.strerror}); {OTHER_CACHE}"
         ) from error
+    _remove_left(folder / DRAFTS_NAME)
+    return folder
+
+
+def _remove_left(drafts: Path) -> None:
+    """Remove drafts that no process can be writing any more, on whichever machine it was."""
+    for draft in drafts.glob(".*.part"):
+        with suppress(OSError):  # another run removes it too, or it is another user's
+            if time.time() - draft.stat().st_mtime > LEFT_SECONDS:
+                draft.unlink()
+
+
+def make_drafts(cache: Path) -> Path:
+    """Make the folder of drafts below a cache, and return it."""
+    folder = cache / DRAFTS_NAME
+    folder.mkdir(exist_ok=True, parents=True, mode=0o700)
     return folder
 
 

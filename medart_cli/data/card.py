@@ -153,4 +153,6 @@ near-copies before you share images, and treat this model as you treat its train
 ## Settings
 ```toml
 {settings}```
+`medart finetune images --config README.md --out run` trains with them; what is missing is where
+things lay.
 """

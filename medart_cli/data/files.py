@@ -14,7 +14,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk or a used-u
 
 
 @contextmanager
-def draft_of(path: Path, *, shared: bool = False) -> Iterator[Path]:
+def draft_of(path: Path, *, shared: bool = False, drafts: Path | None = None) -> Iterator[Path]:
     """Give a draft to write, which takes the place of `path` when the block ends well.
 
     A failure leaves `path` as it was and no draft; a kill leaves a draft that the next one to write
@@ -23,12 +23,13 @@ def draft_of(path: Path, *, shared: bool = False) -> Iterator[Path]:
     Args:
         path: The file to write.
         shared: Several processes may write it at once, each its own draft.
+        drafts: Folder of the draft, on the same disk; that of `path` by default.
 
     Raises:
         OSError: The disk is full or lost; it names `path`.
     """
     mark = f".{platform.node()}.{os.getpid()}" if shared else ""  # of all machines on a share
-    draft = path.with_name(f".{path.name}{mark}.part")
+    draft = (drafts or path.parent) / f".{path.name}{mark}.part"
     with named_errors(path):
         try:
             yield draft
@@ -37,6 +38,19 @@ def draft_of(path: Path, *, shared: bool = False) -> Iterator[Path]:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def write_changed(path: Path, text: str, *, shared: bool = False) -> None:
+    """Write a text file in one move, unless it says the same already: then its time stays too.
+
+    Arguments as `draft_of`.
+    """
+    if path.is_file() and path.read_bytes() == text.encode():
+        if not shared:  # one that a killed run left
+            path.with_name(f".{path.name}.part").unlink(missing_ok=True)
+        return
+    with draft_of(path, shared=shared) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def remove_drafts(path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medart_cli import stop
+from medart_cli.data.cache import make_drafts
 from medart_cli.data.files import draft_of
 from medart_cli.data.manifest import HashedRecord, Record
 from medart_cli.log import progress
@@ -156,7 +157,7 @@ def _keep_known(cache: Path | None, entries: dict[Path, list[Any]]) -> None:
             return
         place = _place(cache, parent)
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with draft_of(place, shared=True) as draft:
+        with draft_of(place, shared=True, drafts=make_drafts(cache)) as draft:
             text = json.dumps(_read_known(cache, parent) | known, ensure_ascii=False)
             draft.write_text(text, encoding="utf-8")
 

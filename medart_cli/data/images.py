@@ -455,3 +455,17 @@ def tile_images(
         left, top = (width - image.width) // 2, (height - image.height) // 2
         sheet.paste(image, (column * (width + gap) + left, row * (height + gap) + top))
     return sheet
+
+
+def split_sheet(sheet: Image.Image, count: int, gap: int = 2) -> list[Image.Image]:
+    """Cut a sheet of `tile_images`, in as many columns as it chooses, into its cells again."""
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    width = (sheet.width + gap) // columns - gap
+    height = (sheet.height + gap) // rows - gap
+    corners = [divmod(index, columns) for index in range(count)]
+    return [
+        sheet.crop((left, top, left + width, top + height))
+        for row, column in corners
+        for left, top in [(column * (width + gap), row * (height + gap))]
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from medart_cli.data.files import FULL, draft_of, remove_drafts
+from medart_cli.data.files import FULL, draft_of, remove_drafts, write_changed
 from medart_cli.data.lock import LOCK_NAME, check_lock, hold_lock
 from medart_cli.errors import ConfigError
 from medart_cli.versions import SETTINGS_HEAD
@@ -28,7 +28,8 @@ class Output:
         stage: Name of the command that writes it.
         settings: Effective settings of this run, flat.
         ignore: Settings that may differ between the run that began the folder and this one.
-        overwrite: Whether to remove what an earlier run of the stage wrote there.
+        overwrite: Whether to remove what an earlier run of the stage wrote there; None where the
+            stage has no option for that.
         inputs: What this run reads; the folder may not be or hold any of it.
         part: Number of the part of the work that this run does, from 1; 0 does it all.
         formerly: Settings that an older folder does not name, and what they were then.
@@ -38,7 +39,7 @@ class Output:
     stage: str
     settings: dict[str, Any]
     ignore: frozenset[str]
-    overwrite: bool
+    overwrite: bool | None
     inputs: Sequence[str | Path | None] = ()
     part: int = 0
     formerly: Mapping[str, Any] = field(default_factory=dict)
@@ -76,9 +77,9 @@ def _is_continued(output: Output) -> bool:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{folder}: cannot be used as output folder: {reason}") from error
     if change and not output.overwrite:
+        instead = "" if output.overwrite is None else ", or start over with --overwrite"
         raise ConfigError(
-            f"{folder}: was written with other settings: {change}; use another folder, or start "
-            "over with --overwrite"
+            f"{folder}: was written with other settings: {change}; use another folder{instead}"
         )
     return not output.overwrite
 
@@ -110,8 +111,7 @@ def open_output(output: Output) -> Iterator[bool]:
             if not output.part:
                 remove_drafts(folder / SETTINGS_NAME)
             text = _head(output.stage) + tomli_w.dumps(output.settings)
-            with draft_of(folder / SETTINGS_NAME, shared=output.part > 0) as draft:
-                draft.write_text(text, encoding="utf-8")
+            write_changed(folder / SETTINGS_NAME, text, shared=output.part > 0)
         yield continued
 
 

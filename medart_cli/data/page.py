@@ -7,12 +7,15 @@ the style that all share are data/page.html.jinja, tables and figures data/parts
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
+
+from medart_cli.data.glossary import Glossary
 
 if TYPE_CHECKING:  # what writes a page does so in the end, and loads jinja2 only then
     from jinja2 import Environment
@@ -23,6 +26,11 @@ DEMONSTRATION_NOTICE = (
 )
 # For a mark must not be told by its color alone.
 FINDING_SIGNS = {"good": "✓", "unclear": "?", "bad": "✗"}
+ENLARGE = "data/enlarge.js"  # the script of all pages with pictures
+# Before what may stand on a line of its own in a cell of a table: an interval, a p-value.
+BREAKABLE = re.compile(r" (?=[\[{][-+\d]|p = )")
+TILE_SIDE = 256  # pixels of a picture that a page shows smaller until it is enlarged
+MarkName = Literal["good", "unclear", "bad"]
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # heads of the columns, cells of each row
 
 
@@ -34,11 +42,26 @@ class Picture:
         source: The whole image as a data URI.
         caption: What it shows.
         instead: What a reader hears who does not see it.
+        warned: Whether it has a red frame, which its caption explains.
     """
 
     source: str
     caption: str
     instead: str
+    warned: bool = False
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures side by side.
+
+    Attributes:
+        title: What they have in common.
+        pictures: Each with its own name.
+    """
+
+    title: str
+    pictures: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,7 @@ class Finding:
         link: The `id` of the section with its figures.
     """
 
-    mark: Literal["good", "unclear", "bad"]
+    mark: MarkName
     text: str
     link: str
 
@@ -73,9 +96,25 @@ def embed_image(
         lossy: As JPEG.
     """
     buffer, kind = io.BytesIO(), "jpeg" if lossy else "png"
-    image.save(buffer, format=kind, quality=88)
+    image.save(buffer, format=kind, quality=88, subsampling=0)  # colors are what is looked at
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(f"data:image/{kind};base64,{data}", caption, instead or caption)
+
+
+def embed_tile(
+    image: Image.Image, caption: str, *, instead: str | None = None, warned: bool = False
+) -> Picture:
+    """Make an image part of a page as one of many: no larger than it is looked at, as JPEG.
+
+    Args:
+        image: The image, which is made smaller where it is large.
+        caption: What it is called, below it.
+        instead: What it shows, for those who do not see it; the caption by default.
+        warned: With a red frame.
+    """
+    image.thumbnail((TILE_SIDE, TILE_SIDE), Image.Resampling.LANCZOS)
+    picture = embed_image(image, caption, instead=instead, lossy=True)
+    return replace(picture, warned=warned)
 
 
 def render(template: str, **values: object) -> str:
@@ -88,7 +127,7 @@ def render(template: str, **values: object) -> str:
     Raises:
         jinja2.UndefinedError: The template names a value that is not there.
     """
-    return _open_templates().get_template(template).render(values)
+    return _open_templates().get_template(template).render(glossary=Glossary(), **values)
 
 
 def hash_script(template: str) -> str:
@@ -106,7 +145,7 @@ def hash_script(template: str) -> str:
 def _open_templates() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("medart_cli", ""),
         autoescape=True,
         undefined=StrictUndefined,
@@ -114,6 +153,24 @@ def _open_templates() -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["split_numbers"] = BREAKABLE.split
+    environment.globals["hash_script"] = hash_script
+    return environment
+
+
+def format_settings(
+    settings: Mapping[str, Any], versions: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Write what a page was made with: options by name, then versions of packages."""
+    return [(name, _tell_value(value)) for name, value in (*settings.items(), *versions.items())]
+
+
+def _tell_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return "-" if value is None else str(value)
 
 
 def format_inputs(inputs: Sequence[Mapping[str, Any]]) -> Table:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from medart_cli.data.cache import make_drafts
 from medart_cli.data.files import draft_of
 from medart_cli.errors import ImageError
 from medart_cli.log import log
@@ -28,7 +29,8 @@ class TensorCache:
     """Tensors by key, each entry a safetensors file; without a folder it keeps nothing.
 
     Attributes:
-        folder: Where the entries lie; readable by the user alone, as latents show the images.
+        folder: Where the entries lie, in a folder of caches; readable by the user alone, as latents
+            show the images.
         facts: What all keys have in common: hashes of weights and settings, image size, number
             format. The versions of libraries are added to it.
     """
@@ -74,10 +76,10 @@ class TensorCache:
             OSError: The disk is full or lost.
         """
         path = self._path(parts)
-        if path is None:
+        if path is None or self.folder is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with draft_of(path, shared=True) as draft:
+        with draft_of(path, shared=True, drafts=make_drafts(self.folder.parent)) as draft:
             entry = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
             save_file(entry, draft, metadata={"key": self._key(parts)})
 

@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medart_cli import __version__
 from medart_cli.data.files import draft_of
+from medart_cli.data.finished import find_finished, hash_parts, note_finished
 from medart_cli.data.manifest import MANIFEST_NAME, read_manifest
 from medart_cli.data.output import Output, open_output, write_json, write_text
 from medart_cli.demo.options import DemoConfig
 from medart_cli.log import log
+from medart_cli.outlook import Outlook
 from medart_cli.shell import complete, type_command, word_command
 from medart_cli.tiny.dataset import choose_phantoms, compare_captions, write_phantoms
 from medart_cli.tiny.phantoms import PROFILE, Phantom
+from medart_cli.versions import name_versions
 
 TRAIN, TEST = 40, 20  # phantoms of each of the four classes
 SEEDS = 3
@@ -36,7 +40,7 @@ CLASSIFY = "--freeze"
 ARMS_FILE = """[before]
 [lora]
 [score]
-title = "HLDF, color score"
+title = "HLDF with the color score"
 finetune = "--hldf-every 4 --hldf-statistics grid"
 """
 KEPT_FILES = (
@@ -77,9 +81,13 @@ def run(config: DemoConfig) -> dict[str, Any]:
     """Draw phantoms, caption them, study them, and keep what the study wrote."""
     started = time.monotonic()
     out = config.keep or Path("demo")
+    made_of = hash_parts([config.settings(), __version__, name_versions()])
     with open_output(
-        Output(out, "demo", config.settings(), config.name_run_only(), overwrite=False)
+        Output(out, "demo", config.settings(), config.name_run_only(), overwrite=None)
     ):
+        if (summary := find_finished(out, made_of)) is not None:
+            log.info("%s: already finished; nothing to do", out)
+            return summary
         session = Session(config, out / "work")
         test = write_dataset(session)
         type_commands(session)
@@ -94,15 +102,28 @@ def run(config: DemoConfig) -> dict[str, Any]:
         )
         if config.keep is None:
             shutil.rmtree(session.folder)
-    return {"result": str(out / "report.html"), **figures}
+        summary = {"result": str(out / "report.html"), **figures}
+        note_finished(out, made_of, summary)
+    return summary
 
 
 def type_commands(session: Session) -> None:
     """Caption both sets, and study them."""
     folder = session.folder
     train, test = str(folder / "train"), str(folder / "test")
-    session.type("caption", train, *CAPTION)
-    session.type("caption", test, *CAPTION)
+    outlook = Outlook("demo", [("caption", "train"), ("caption", "test"), ("study", "")])
+    with outlook.shown():
+        for images in (train, test):
+            with outlook.part():
+                log.info("\n%s: captions of %s images", outlook.tell(), Path(images).name)
+                session.type("caption", images, *CAPTION)
+        with outlook.part():
+            type_study(session, train, test)
+
+
+def type_study(session: Session, train: str, test: str) -> None:
+    """Study both sets."""
+    folder = session.folder
     write_text(folder / "arms.toml", ARMS_FILE)
     words = ["study", train, "--test", test, "--out", str(folder / "study")]
     words += ["--arms", str(folder / "arms.toml"), "--seeds", str(SEEDS), "--finetune", FINETUNE]

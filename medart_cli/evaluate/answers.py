@@ -3,24 +3,39 @@
 from collections.abc import Mapping
 from typing import Any
 
-from medart_cli.data.page import Finding
+from medart_cli.data.page import Finding, word_patients
 from medart_cli.evaluate.diversity import find_collapsed
 from medart_cli.evaluate.verdict import find_suspected
 
 HUES = ("red", "green", "blue")
 FEW_COPIES = 0.05  # of the drawn images: below this the interval of the rate says something
-WORDS_EXPLAINED = (
-    "Halves: your real images are split at random into two halves, patient by patient where "
-    "patients are known, again and again; how far the halves are from each other is what no "
-    "generator can be expected to beat. More than chance: what only one in 25 pairs of sets from "
-    "the same source shows."
-)
 MEANING = (
     "✓ as real images are to each other; ? these images are too few to tell, or it was not looked "
     "at; ✗ drawn and real images differ, or images were copied. Whether images are good enough "
     "for a purpose no mark can say: look at the pictures, and have them judged by readers who do "
     "not know which are drawn (medart reader)."
 )
+
+
+def word_compared(facts: Mapping[str, Any]) -> str:
+    """Say what was compared: how many drawn images of which sets, with how many real ones.
+
+    Args:
+        facts: The content of metrics.json.
+    """
+    real, drawn = facts["sets"][0], facts["sets"][1 : 1 + len(facts["color"])]
+    told = " and ".join(f"{it['n']} drawn images (set {it['name']})" for it in drawn)
+    if len(drawn) > 2:
+        counts = sorted({item["n"] for item in drawn})
+        each = " to ".join(str(it) for it in dict.fromkeys((counts[0], counts[-1])))
+        names = ", ".join(item["name"] for item in drawn)
+        told = f"{len(drawn)} sets of {each} drawn images each ({names})"
+    labels = len(real["labels"])
+    classes = f", {labels} label{'s' * (labels > 1)}" if labels else ", without labels"
+    return (
+        f"Compared: {told} with {real['n']} real images (set {real['name']}"
+        f"{classes}, {word_patients(real['patients'])})."
+    )
 
 
 def answer_sets(facts: Mapping[str, Any]) -> dict[str, list[Finding]]:

@@ -102,7 +102,7 @@ def find_reteller(config: EvaluateConfig, sets: Sequence[ImageSet]) -> Reteller 
         return None
     drawn = sets[1 : 1 + len(config.synthetic)]
     for item in drawn:
-        if not any(_caption_of(record) for record in item):
+        if not any(caption_of(record) for record in item):
             raise ConfigError(
                 f"--captioner: no image of {item.name} has a caption (prompt or text in its "
                 "manifest); leave --captioner out, or use images that medart sample drew"
@@ -131,7 +131,7 @@ def _guess_profile(real: ImageSet) -> str:
     return str(name)
 
 
-def _caption_of(record: Record) -> str | None:
+def caption_of(record: Record) -> str | None:
     """Return what an image was drawn from; of a real image, what it is described by."""
     prompt = record.fields.get("prompt") if record.synthetic else None
     return prompt if isinstance(prompt, str) and prompt else record.text or None
@@ -177,7 +177,7 @@ def measure_captions(
 
 def choose_drawn(config: EvaluateConfig, item: ImageSet) -> Recaptioned:
     """Choose at random, at most --captions, images of a set that have a caption."""
-    texts = {row: text for row, record in enumerate(item) if (text := _caption_of(record))}
+    texts = {row: text for row, record in enumerate(item) if (text := caption_of(record))}
     rows = _draw([*texts], config)
     return Recaptioned(item, rows, [texts[row] for row in rows], [""] * len(rows))
 

@@ -23,10 +23,12 @@ from medart_cli.evaluate.page import distance_names, format_short, head_short, w
 from medart_cli.evaluate.ranking import rank
 from medart_cli.evaluate.recognition import Judge, load_judge, measure_recognition
 from medart_cli.evaluate.sets import (
+    REPORT_FORMAT,
     Hashed,
     ImageSet,
     code_labels,
     describe_work,
+    find_training,
     shared_labels,
 )
 from medart_cli.evaluate.shapes import warn_of_shapes
@@ -50,8 +52,6 @@ from medart_cli.metrics.comparison import Effort, compare_features
 from medart_cli.metrics.features import read_features
 from medart_cli.ranks import is_first
 from medart_cli.versions import read_versions
-
-FORMAT = 1  # of metrics.json
 
 
 def measure_sets(
@@ -115,7 +115,7 @@ def measure(
     real, synthetic = sets[0], sets[1 : 1 + len(config.synthetic)]
     warn_of_shapes(real, synthetic)
     facts: dict[str, Any] = {
-        "format": FORMAT,
+        "format": REPORT_FORMAT,
         "inputs": [item.account.facts() for item in sets],
         "sets": [
             {
@@ -159,7 +159,8 @@ def measure(
         item.name: color.pooled_histograms(read_features(item.keys, networks.colors, cache))
         for item in [real, *synthetic]
     }
-    write_page(config.out, facts, [real, *synthetic], found, histograms)
+    trained = find_training(config, sets)
+    write_page(config.out, facts, [real, *synthetic], found, histograms, trained=trained)
     return facts
 
 

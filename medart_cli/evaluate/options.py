@@ -42,6 +42,7 @@ class EvaluateConfig(CommonConfig):
     one table.
     """
 
+    result_names: ClassVar[tuple[str, ...]] = ("metrics.json", "report.html")
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
         ("precision", ("auto", "fp32"), "--precision bf16"),  # its auto is fp32

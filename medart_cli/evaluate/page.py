@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from medart_cli.data.charts import save_figure
-from medart_cli.data.images import fit_image, load_image, tile_images
+from medart_cli.data.images import save_png
+from medart_cli.data.names import shorten_names
 from medart_cli.data.output import write_text
 from medart_cli.data.page import (
     DEMONSTRATION_NOTICE,
@@ -18,15 +19,17 @@ from medart_cli.data.page import (
     Table,
     embed_image,
     format_inputs,
+    format_settings,
     render,
 )
 from medart_cli.data.takeaway import write_tables
-from medart_cli.evaluate.answers import MEANING, WORDS_EXPLAINED, answer_ranking, answer_sets
+from medart_cli.evaluate.answers import MEANING, answer_ranking, answer_sets, word_compared
 from medart_cli.evaluate.captions import show_captions
 from medart_cli.evaluate.colors import COLLAPSED, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import SEEN_THROUGH, Pairs, tell_copied, tell_rate
 from medart_cli.evaluate.diversity import show_diversity
 from medart_cli.evaluate.membership import tell_membership
+from medart_cli.evaluate.pictures import name_roles, show_labels, show_pairs
 from medart_cli.evaluate.recognition import show_recognition
 from medart_cli.evaluate.sets import ImageSet
 from medart_cli.evaluate.shortfalls import show_subgroups, tell_shortfalls
@@ -42,10 +45,6 @@ from medart_cli.metrics.color import CHANNELS, GAP_MEASURES
 from medart_cli.metrics.comparison import COVERAGES, STRAIGHT_FROM, UNKNOWN, count_units
 from medart_cli.metrics.diversity import COLLAPSED_BELOW
 
-THUMB = 112  # pixels of a picture in a grid
-GRID_COLUMNS = 8
-MOST_LABELS = 12
-MOST_PAIRS = 12
 PLOT_STYLES = ("-", "--", ":", "-.")  # beside the colors, for those who do not tell them apart
 PLOT_COLORS = ("#1b1f24", "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989")
 
@@ -62,9 +61,9 @@ def distance_names(features: str) -> dict[str, str]:
 def head_comparison(network: dict[str, Any]) -> list[str]:
     """Head the columns of `format_comparison`."""
     return [
-        "Set: label",
+        "Drawn set: label",
         "n real",
-        "n syn",
+        "n drawn",
         f"{network['frechet'].split()[0]} [95%]",
         "at infinite n",
         f"{network['kernel'].split()[0]} x 1000",
@@ -107,8 +106,13 @@ def _beside_halves(measure: dict[str, float] | None, scale: float, form: str) ->
     if measure is None:
         return "-"
     names = ("synthetic", "real_lowest", "real_highest")
-    value, low, high = (f"{scale * measure[name]:{form}}" for name in names)
+    value, low, high = (_write_number(scale * measure[name], form) for name in names)
     return f"{value} {{{low}, {high}}}"
+
+
+def _write_number(value: float, form: str) -> str:
+    """Write a number to some digits, but never with a power of ten."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:{form}}"
 
 
 def _mark_close(item: dict[str, Any]) -> str:
@@ -170,8 +174,10 @@ def write_page(
     sets: Sequence[ImageSet],
     pairs: list[Pairs],
     histograms: dict[str, npt.NDArray[np.float64]],
+    *,
+    trained: ImageSet | None = None,
 ) -> None:
-    """Write report.html and the PNG plots.
+    """Write report.html, the plots and the pictures, and the tables.
 
     Args:
         out: The report folder.
@@ -179,64 +185,89 @@ def write_page(
         sets: The real set and the synthetic ones.
         pairs: Near-copies of each synthetic set; empty where none were looked for.
         histograms: (4, 256) of each set, by name.
+        trained: The training images, where they are given.
     """
-    grids, more_labels = _show_grids(sets)
-    networks = _show_distances(out, facts)
-    colors = [_show_colors(item) for item in facts["color"]]
-    diversity = [show_diversity(item) for item in facts["diversity"]]
-    ranking = _show_ranking(facts["ranking"])
-    write_tables(out, _name_tables(networks, colors, diversity, ranking))
+    grids, more_labels, sheet = show_labels(sets, trained)
+    if sheet is not None:
+        save_png(out / "pictures.png", sheet)
+    names = name_roles(sets)
+    parts = {
+        "networks": _show_distances(out, facts),
+        "colors": [_show_colors(item) for item in facts["color"]],
+        "diversity": [show_diversity(item) for item in facts["diversity"]],
+        "recognition": [show_recognition(item) for item in facts["recognition"]],
+        "retelling": [show_captions(item) for item in facts["retelling"]],
+        "ranking": _show_ranking(facts["ranking"]),
+        "subgroups": show_subgroups(facts["subgroups"], facts["features"][0]),
+        "membership": _show_membership(facts["membership"]),
+    }
+    inputs = format_inputs(facts["inputs"])
+    write_tables(out, name_tables(parts) | {"inputs": inputs})
+    counts = {item["name"]: item["n"] for item in facts["sets"]}
     text = render(
         "evaluate/page.html.jinja",
         notice=DEMONSTRATION_NOTICE if facts["demonstration"] else None,
+        compared=word_compared(facts),
         ranked=answer_ranking(facts),
         answered=answer_sets(facts),
-        explained=WORDS_EXPLAINED,
         meaning=MEANING,
         findings=_introduce(facts),
-        networks=networks,
-        colors=colors,
         collapsed=COLLAPSED,
         histograms=_place_plot(
-            draw_histograms(histograms),
+            draw_histograms(
+                {f"{names[it]}, n = {counts[it]}": shares for it, shares in histograms.items()}
+            ),
             out / "colors.png",
-            "All pixels of each set.",
-            f"Chart: the distributions of {', '.join(CHANNELS)} in {', '.join(histograms)}",
+            "How bright the pixels of each set are: all pixels of all its images.",
+            f"Chart: the distributions of {', '.join(CHANNELS)} in {', '.join(names.values())}",
         ),
-        diversity=diversity,
         collapsed_below=COLLAPSED_BELOW,
-        recognition=[show_recognition(item) for item in facts["recognition"]],
-        retelling=[show_captions(item) for item in facts["retelling"]],
-        ranking=ranking,
-        subgroups=show_subgroups(facts["subgroups"], facts["features"][0]),
         copies=[_show_copies(*found) for found in zip(facts["copies"], pairs, strict=True)],
         looked_for=SEEN_THROUGH,
-        membership=_show_membership(facts["membership"]),
         grids=grids,
         more_labels=more_labels,
-        inputs=format_inputs(facts["inputs"]),
-        settings=[[key, str(it)] for key, it in (facts["settings"] | facts["versions"]).items()],
+        inputs=inputs,
+        settings=format_settings(facts["settings"], facts["versions"]),
+        **parts,
     )
     write_text(out / "report.html", text)
 
 
-def _name_tables(
-    networks: Sequence[dict[str, Any]],
-    colors: Sequence[dict[str, Any]],
-    diversity: Sequence[dict[str, Any]],
-    ranking: dict[str, Any] | None,
-) -> dict[str, Table]:
-    """Name the tables of the page as files; sets are numbered as they were named."""
+def name_tables(parts: dict[str, Any]) -> dict[str, Table]:
+    """Name the tables of the page as files; networks, sets and subgroups are numbered in order.
+
+    Args:
+        parts: What the page shows, by the name in its template.
+    """
     tables: dict[str, Table] = {}
-    for number, network in enumerate(networks, start=1):
+    for number, network in enumerate(parts["networks"], start=1):
         tables[f"distances-{number}"] = network["comparisons"]
         if network["has_floor"]:
             tables[f"halves-{number}"] = network["floor"]
-    for number, (color, various) in enumerate(zip(colors, diversity, strict=True), start=1):
+    for number, color in enumerate(parts["colors"], start=1):
         tables[f"colors-{number}"] = color["gaps"]
         tables[f"variety-{number}"] = color["varieties"]
-        tables[f"diversity-{number}"] = various["table"]
-    return tables | ({"ranking": ranking["pairs"]} if ranking else {})
+    for name in ("diversity", "retelling"):
+        tables |= {f"{name}-{n}": it["table"] for n, it in enumerate(parts[name], start=1)}
+    return tables | _name_parts(parts)
+
+
+def _name_parts(parts: dict[str, Any]) -> dict[str, Table]:
+    """Name the tables of what not every report has."""
+    tables: dict[str, Table] = {}
+    for number, item in enumerate(parts["recognition"], start=1):
+        tables[f"recognition-{number}"] = item["shares"]
+        tables |= {f"recognition-{number}-{side}": counts for side, counts in item["confusions"]}
+    for number, item in enumerate(parts["subgroups"], start=1):
+        tables[f"subgroups-{number}"] = item["reach"]
+        tables |= {f"subgroups-{number}-drawn": item["drawn"]} if item["drawn"] else {}
+    if parts["ranking"]:
+        tables["ranking"] = parts["ranking"]["pairs"]
+        labels = parts["ranking"]["labels"]
+        tables |= {"ranking-labels": labels} if labels else {}
+    if parts["membership"]:
+        tables["membership"] = parts["membership"]["losses"]
+    return tables
 
 
 def _introduce(facts: dict[str, Any]) -> list[str]:
@@ -278,7 +309,8 @@ def _show_ranking(ranking: dict[str, Any] | None) -> dict[str, Any] | None:
     head = ["Difference", "distance", "mean over labels"]
     head += [*(f"color {key}" for key in GAP_MEASURES), "color energy"]
     about = {key: ranking[key] for key in ("reference", "n_reference")}
-    return about | {"pairs": (head, rows), "labels": labels}
+    by_label = (["Difference by label", "distance"], labels) if labels else None
+    return about | {"pairs": (head, rows), "labels": by_label}
 
 
 def _sum_up(item: dict[str, Any], name: str) -> str:
@@ -351,11 +383,16 @@ def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
         if frechet["interval"]:
             axes.plot(frechet["interval"], [row, row], color=color, linewidth=1.5, zorder=2)
         axes.plot(frechet["value"], row, "o", color=color, markersize=5, zorder=3)
-    names = [f"{name_comparison(it)}, n = {it['n_synthetic']}" for it in comparisons]
-    axes.set_yticks(range(len(comparisons)), names)
+    names = shorten_names([name_comparison(it) for it in comparisons])
+    counts = [f"n = {it['n_synthetic']} drawn, {it['n_real']} real" for it in comparisons]
+    rows = [f"{name}, {count}" for name, count in zip(names, counts, strict=True)]
+    axes.set_yticks(range(len(comparisons)), rows)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel(name)
+    axes.set(
+        title="How far drawn images are from real ones",
+        xlabel=f"{name} (no unit; 0 is no difference)",
+    )
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -419,33 +456,30 @@ def draw_histograms(histograms: dict[str, npt.NDArray[np.float64]]) -> Figure:
     """Plot the color histograms of all sets, a panel for each channel."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     levels = (np.arange(64) + 0.5) / 64
+    short = shorten_names([*histograms])
     for place, channel in enumerate(CHANNELS):
         axes = figure.add_subplot(2, 2, place + 1)
-        for number, (name, shares) in enumerate(histograms.items()):
+        for number, (name, shares) in enumerate(zip(short, histograms.values(), strict=True)):
             height = shares[place].reshape(64, 4).sum(axis=1) * 64  # a density
             color = PLOT_COLORS[number % len(PLOT_COLORS)]
             style = PLOT_STYLES[number % len(PLOT_STYLES)]
             axes.plot(levels, height, color=color, linestyle=style, label=name, linewidth=1.3)
-        axes.set(xlabel=f"{channel}, 0 to 1", ylabel="density")
+        unit = "share of the largest" if channel in CHANNELS[3:] else "0 black, 1 full"
+        axes.set(title=channel, xlabel=f"{channel} ({unit})", ylabel="density of pixels")
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def _show_copies(item: dict[str, Any], pairs: Pairs) -> dict[str, Any]:
     """Show the pairs of a set that are most alike, and say how many are copies."""
-    tiles = [_draw_pair(pairs, row) for row in pairs.worst(MOST_PAIRS)]
-    caption = (
-        "The nearest pairs, synthetic left, real right; a red frame marks near-copies. The number "
-        "is the score: above 1 is closer than the threshold."
-    )
     return {
         "name": item["set"],
         "counted": _count_copies(item),
         "copied": tell_copied(item),
         "real_twins": item["real_twins"],
-        "nearest": embed_image(tile_images(tiles, columns=4, gap=10), caption, lossy=True),
+        "nearest": show_pairs(pairs),
     }
 
 
@@ -462,40 +496,3 @@ def _show_membership(found: dict[str, Any] | None) -> dict[str, Any] | None:
         rows.append([side, part["set"], str(part["n"]), patients, *means])
     lines = tell_membership(found)
     return {"losses": (head, rows), "lines": lines, "captions": found["captions"]}
-
-
-def _draw_pair(pairs: Pairs, row: int) -> Image.Image:
-    pair = pairs.describe(row)
-    tile = Image.new("RGB", (2 * THUMB + 10, THUMB + 22), "#cf222e" if pair["copy"] else "white")
-    tile.paste("white", (3, 3, tile.width - 3, tile.height - 3))
-    tile.paste(_thumb(pairs.own, row), (4, 4))
-    tile.paste(_thumb(pairs.real, pairs.found[row]), (THUMB + 6, 4))
-    score = f"{pair['score']:.2f}" if pair["score"] < 100 else "over 100"
-    text = "same file" if pair["identical"] else f"{score}, {pair['space']}"
-    ImageDraw.Draw(tile).text((6, THUMB + 6), text, fill="#1b1f24")
-    return tile
-
-
-def _thumb(item: ImageSet, row: int) -> Image.Image:
-    return fit_image(load_image(item.record(row).path), THUMB, "pad")
-
-
-def _show_grids(sets: Sequence[ImageSet]) -> tuple[list[tuple[str, list[Picture]]], int]:
-    """Show the first images of each label, the real ones and each set's below one another.
-
-    Returns:
-        Each label that is shown with its pictures, and how many labels are not shown.
-    """
-    labels: list[str | None] = list(dict.fromkeys(key for it in sets for key in it.count_labels()))
-    grids = []
-    for label in labels[:MOST_LABELS] or [None]:
-        pictures = []
-        for item in sets:
-            rows = item.rows_of(label)
-            if len(rows):
-                chosen = np.linspace(0, len(rows) - 1, min(len(rows), GRID_COLUMNS)).round()
-                tiles = [_thumb(item, rows[int(place)]) for place in chosen]
-                sheet = tile_images(tiles, columns=GRID_COLUMNS)
-                pictures.append(embed_image(sheet, f"{item.name}, {len(rows)} images", lossy=True))
-        grids.append((label or "all", pictures))
-    return grids, max(0, len(labels) - MOST_LABELS)

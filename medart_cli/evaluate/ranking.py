@@ -15,7 +15,7 @@ from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.comparison import choose_rows
 from medart_cli.metrics.features import Extractor, read_features
 from medart_cli.metrics.kernel import energy_jackknife, subtract
-from medart_cli.metrics.ranking import Sample, count_groups, rank_sets
+from medart_cli.metrics.ranking import Sample, count_groups, describe_roots, rank_sets
 from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 
 LEAST_HELD_OUT = 20  # images or patients; fewer tell no sets apart, all real ones might
@@ -122,7 +122,10 @@ class _Colors:
         """Take the first set's gaps less the second's; below zero the first is nearer."""
         energy = subtract(self._energy[first], self._energy[second])
         own = list(energy.find_interval(CONFIDENCE_LEVEL))
-        found = {"energy": {"value": energy.value, "interval": own}}
+        found = {
+            "energy": {"value": energy.value, "interval": own},
+            "root": describe_roots(self._energy[first], self._energy[second]),
+        }
         reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, energy.degrees))
         for name in color.GAP_MEASURES:
             apart = self._gaps[first][name] - self._gaps[second][name]  # (1 + resamples,)

@@ -18,6 +18,7 @@ from medart_cli.data.dataset import DataSet, open_data
 from medart_cli.data.finished import hash_parts
 from medart_cli.data.hashes import hash_model
 from medart_cli.data.manifest import Record, hash_file
+from medart_cli.data.names import name_sets
 from medart_cli.data.subgroups import find_cuts
 from medart_cli.errors import ConfigError
 from medart_cli.evaluate.contents import describe_contents
@@ -27,6 +28,7 @@ from medart_cli.metrics.arrays import Digests, Indices
 from medart_cli.options import parse_levels
 from medart_cli.versions import name_versions
 
+REPORT_FORMAT = 2  # of metrics.json
 HASHED = 64  # files between two updates of the progress bar
 UNREAD = b""  # in place of the SHA-256 of a file that cannot be read
 LONGEST_GROUP = 64  # bytes of UTF-8; a UID of DICOM has at most 64
@@ -170,7 +172,7 @@ def read_sets(config: EvaluateConfig, training: Place | None = None) -> list[Ima
     places = [Place(*pair, levels) for pair in zip(sources, roots, strict=False)]
     places += [training] if training else []
     sets = []
-    for index, name in enumerate(_short_names([place.source for place in places])):
+    for index, name in enumerate(name_sets([place.source for place in places])):
         place, real = places[index], index == 0 or index > len(config.synthetic)
         records = open_data(place.source, root=place.root, levels=place.levels)
         if real:
@@ -201,30 +203,6 @@ def _read_set(name: str, records: DataSet) -> ImageSet:
         demonstration[row] = record.demonstration
     rows, keys = np.arange(len(records)), np.full(len(records), UNREAD, dtype="S32")
     return ImageSet(name, records, rows, labels, codes, demonstration, keys, records.account)
-
-
-def _short_names(sources: list[str]) -> list[str]:
-    """Name each set by its folder, with as many of the folders above as tell it from others."""
-    short, parts = [], []
-    for source in sources:
-        path = Path(source)
-        path = path.parent if path.name == "metadata.jsonl" else path
-        own = path.stem if path.suffix == ".jsonl" else path.name  # a folder may be guidance-4.5
-        short.append("standard input" if source == "-" else own or path.resolve().name)
-        parts.append(path.parts)
-    names: list[str] = []
-    for name, own_parts in zip(short, parts, strict=True):
-        alike = {it for known, it in zip(short, parts, strict=True) if known == name}
-        unique = name if short.count(name) == 1 else _find_tail(own_parts, alike - {own_parts})
-        names.append(unique if unique not in names else f"{unique} ({len(names) + 1})")
-    return names
-
-
-def _find_tail(parts: tuple[str, ...], others: set[tuple[str, ...]]) -> str:
-    """Return the shortest end of a path that no other one has."""
-    tails = (parts[-count:] for count in range(1, len(parts) + 1))
-    tail = next((it for it in tails if all(other[-len(it) :] != it for other in others)), parts)
-    return str(Path(*tail))
 
 
 def find_training(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet | None:
@@ -335,7 +313,7 @@ def describe_work(
     settings = {
         name: value for name, value in config.settings().items() if name != "fail_on_copies"
     }
-    versions = (name_versions(), __version__, metadata.version("scipy"))
+    versions = (name_versions(), __version__, REPORT_FORMAT, metadata.version("scipy"))
     accounts = [item.account.facts() for item in sets]
     texts = config.captioner is not None
     described = [describe_set(item, config.by or (), texts=texts) for item in sets]

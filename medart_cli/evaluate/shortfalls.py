@@ -91,7 +91,7 @@ def show_subgroups(
                 and (
                     [
                         head[0],
-                        "n syn",
+                        "n drawn",
                         f"{short[0]} [95%]",
                         "at half n: syn, real",
                         f"{short[1]} x 1000",

@@ -1,12 +1,123 @@
-"""How HLDF is made: its settings with the defaults filled in, and how often it runs."""
+"""How HLDF is made: its options, what they come to with the defaults, and how often it runs."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from typer import Option
 
 from medart_cli.errors import ConfigError
+from medart_cli.options import RUN_ONLY
 
-if TYPE_CHECKING:  # whose checks use this file
-    from medart_cli.finetune.options import FinetuneConfig
+_hldf_option = partial(Option, rich_help_panel="HLDF")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HldfOptions:
+    """The options of `medart finetune` about the color loss; the group HLDF."""
+
+    hldf_loss: Annotated[
+        Literal["published", "score"],
+        _hldf_option(
+            help="Color loss. score: energy score, keeps colors as varied as real ones; "
+            "published: squared difference to one real image, as in the paper, makes colors "
+            "uniform."
+        ),
+    ] = "score"
+    hldf_every: Annotated[
+        str | None,
+        _hldf_option(
+            help="Optimizer steps between color losses (N in the paper); 0 turns HLDF off. 20 by "
+            "default, which about doubles training time; 500 with published. auto: the "
+            "paper's share of the time, but at least 20 color losses per run."
+        ),
+    ] = None
+    hldf_steps: Annotated[
+        int | None,
+        _hldf_option(
+            help="Inference (solver) steps per generated image, M in the paper; 12 by default, 20 "
+            "with published.",
+            min=1,
+        ),
+    ] = None
+    hldf_weight: Annotated[
+        float | None,
+        _hldf_option(
+            help="Color loss weight. score: its gradient norm relative to that of the noise loss, "
+            "1 by default; published: factor of the loss, 1/M by default.",
+            min=0,
+        ),
+    ] = None
+    hldf_statistics: Annotated[
+        Literal["moments", "grid"],
+        _hldf_option(
+            help="Color statistics to compare: channel means and standard deviations (moments), "
+            "plus the mean colors of a 4 x 4 grid (grid)."
+        ),
+    ] = "moments"
+    hldf_region: Annotated[
+        Literal["image", "mask"],
+        _hldf_option(
+            help="Where colors are compared: in the whole image, or weighted by the mean of the "
+            "training images' masks (manifest key mask)."
+        ),
+    ] = "image"
+    hldf_draws: Annotated[
+        int | None,
+        _hldf_option(help="Images generated per caption; 2 by default, 1 with published.", min=2),
+    ] = None
+    hldf_grad_draws: Annotated[
+        int | None,
+        _hldf_option(
+            help="Generated images per caption that carry gradients; all by default.", min=1
+        ),
+    ] = None
+    hldf_guidance: Annotated[
+        float,
+        _hldf_option(
+            help="Guidance scale (classifier-free) of generated images and previews.", min=1
+        ),
+    ] = 4.5
+    hldf_grad_steps: Annotated[
+        int | None,
+        _hldf_option(
+            help="Backpropagate through the last K solver steps only; 3 by default, all with "
+            "published.",
+            min=1,
+        ),
+    ] = None
+    hldf_checkpoint: Annotated[
+        Literal["auto", "none", "block", "step"],
+        _hldf_option(
+            help="Activation checkpointing of the color loss: none, per block, or per solver step "
+            "(least memory)."
+        ),
+        RUN_ONLY,
+    ] = "auto"
+
+    def check_hldf(self) -> None:
+        """Check what of these options depends on others of them; make --hldf-every a number.
+
+        Raises:
+            ConfigError: Names the option.
+        """
+        every = parse_every(self.hldf_every)
+        object.__setattr__(self, "hldf_every", every)  # a number is one, also from the command line
+        if self.hldf_region == "mask" and self.hldf_statistics == "grid":
+            raise ConfigError("--hldf-region mask: has no grid; use --hldf-statistics moments")
+        for name in ("hldf_draws", "hldf_grad_draws"):
+            if self.hldf_loss == "published" and getattr(self, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"{option}: --hldf-loss published has one image for each caption")
+        hldf = plan_hldf(self)
+        if hldf.grad_steps > hldf.steps:
+            raise ConfigError(
+                f"--hldf-grad-steps {hldf.grad_steps} is more than --hldf-steps {hldf.steps}"
+            )
+        if hldf.with_gradient > hldf.draws:
+            raise ConfigError(
+                f"--hldf-grad-draws {hldf.with_gradient} is more than --hldf-draws {hldf.draws}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +183,7 @@ def choose_every(hldf: Hldf, total: int) -> int:
     return max(1, min(share, total // FEWEST))
 
 
-def plan_hldf(config: "FinetuneConfig") -> Hldf:
+def plan_hldf(config: HldfOptions) -> Hldf:
     """Fill in what the options leave open; docs/benchmarks.md has what the defaults rest on."""
 
     def choose(value: Any, default: Any) -> Any:  # noqa: ANN401 - as the option

@@ -12,6 +12,7 @@ from medart_cli.data.finished import note_finished
 from medart_cli.data.output import write_json, write_text
 from medart_cli.finetune.curve import plot_losses
 from medart_cli.finetune.heldout import conclude, rank_steps
+from medart_cli.finetune.page import write_training_page
 from medart_cli.finetune.resume import restore_best
 from medart_cli.finetune.rows import public_settings
 from medart_cli.finetune.state import flatten_optimizer, gather, save_tensors
@@ -84,9 +85,16 @@ def save(work: Work, step: int) -> None:
 
 
 def plot(work: Work) -> None:
-    """Draw the loss curve up to the last step."""
+    """Draw the loss curve up to the last step, and write the page that shows it."""
     if work.accelerator.is_main_process:
         plot_losses(work.config.out / checkpoints.METRICS_NAME, work.config.out / "loss.png")
+        show_run(work, work.facts | {"status": "running"})
+
+
+def show_run(work: Work, facts: dict[str, Any]) -> None:
+    """Write the page of the run."""
+    out, settings = work.config.out, public_settings(work.config)
+    write_training_page(out, facts | {"settings": settings}, read_metrics(out))
 
 
 def write_metrics(work: Work, step: int, figures: dict[str, float]) -> None:
@@ -142,6 +150,7 @@ def finish(work: Work, step: int, failures: int) -> dict[str, Any]:
         card = build_card(facts | {"settings": public_settings(config)})
         write_text(config.out / "README.md", card)
         write_json(config.out / checkpoints.RUN_NAME, facts)
+        show_run(work, facts)
         if config.merge:
             if config.base_format:
                 log.warning(

@@ -5,6 +5,9 @@ its row's real image, a model that draws every lesion as real ones are would be 
 that lie elsewhere, and could lower the loss by drawing them larger, or all in one place. So the
 colors of real and of generated images are weighted alike, by the mean of all masks. Its weights
 depend on neither image: colors that are distributed as the real ones are still cost least.
+
+Images of other shapes than the square have the same mean, stretched to their shape: a bucket of a
+few images has too few masks for one of its own.
 """
 
 import hashlib
@@ -16,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medart_cli import stop
-from medart_cli.data.buckets import find_bucket
+from medart_cli.data.buckets import find_bucket, write_shape
 from medart_cli.data.images import fit_image, load_image
 from medart_cli.data.manifest import HashedRecord
 from medart_cli.data.masks import read_mask
@@ -37,14 +40,14 @@ def prepare_region(work: Work) -> None:
     if not work.masks:
         return
     rows = [row for row in work.rows if row.place in work.masks]
-    total, share, outside = torch.zeros((), dtype=torch.float64), 0.0, []
+    cells = work.facts["resolution"] // work.family.latent_scale(work.vae)
+    total, share, outside = torch.zeros(1, cells, cells, dtype=torch.float64), 0.0, []
     with progress("masks", len(rows)) as bar:
         for row in rows:
             stop.check()
             covered = _cover(work, row, work.masks[row.place], (0.5, 0.5))
             share += float(covered.mean()) / len(rows)
-            if work.config.hldf_region == "mask":  # all of one shape, as the options say
-                total = total + covered
+            total += functional.adaptive_avg_pool2d(covered, (cells, cells))  # as in a square
             if not covered.any():
                 outside.append(row)
             bar.advance()
@@ -60,12 +63,13 @@ def prepare_region(work: Work) -> None:
         *(len(rows), len(work.rows), 100 * share),
     )
     if work.config.hldf_region == "mask":
-        mean = total / len(rows)  # (1, h, w)
+        mean = total / len(rows)  # (1, cells, cells)
         mean = (mean + mean.flip(2)) / 2 if work.config.flip else mean
-        size = (work.facts["resolution"],) * 2
-        weights = functional.interpolate(mean[None].float(), size)  # (1, 1, H, W)
-        digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
-        work.region = Region(weights.to(work.accelerator.device), digest)
+        weights = {
+            shape: functional.interpolate(mean[None].float(), shape).to(work.accelerator.device)
+            for shape in set(work.shapes.values())
+        }
+        work.region = Region(weights, hashlib.sha256(mean.numpy().tobytes()).hexdigest())
 
 
 def _cover(work: Work, row: HashedRecord, mask: RowMask, place: tuple[float, float]) -> Tensor:
@@ -122,7 +126,8 @@ def read_region_colors(
 
     def make() -> dict[str, Tensor]:
         tensor = read_pixels(work, row, flip, place)
-        return {"moments": color_moments(tensor, region.weights.cpu())[0]}
+        return {"moments": color_moments(tensor, region.weights[shape].cpu())[0]}
 
-    key = ("region", region.digest, row.sha256, str(flip))
+    shape = work.shapes[row.sha256]
+    key = ("region", region.digest, write_shape(shape), row.sha256, str(flip))
     return work.latents.get(make, *key)["moments"]

@@ -175,9 +175,14 @@ def describe_data(rows: Sequence[HashedRecord]) -> dict[str, Any]:
 
 
 def public_settings(config: FinetuneConfig) -> dict[str, Any]:
-    """Return the settings that may be published: those without places on this machine."""
-    private = config.name_run_only() | {"base", "profile", "classes"}
-    return {name: value for name, value in config.settings().items() if name not in private}
+    """Return the settings that may be published: those without places on this machine.
+
+    Of the base there is the name, so that nobody who reads them back trains another one unawares.
+    """
+    private = config.name_run_only() | {"classes"}
+    private |= {"profile"} if config.profile.endswith(".toml") else set()
+    table = {name: value for name, value in config.settings().items() if name not in private}
+    return table | {"base": name_base(config, Path(config.base))["base_name"]}
 
 
 def plan_steps(config: FinetuneConfig, rows: int, processes: int) -> int:

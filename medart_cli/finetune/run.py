@@ -61,14 +61,14 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
 def choose_options(config: FinetuneConfig) -> FinetuneConfig:
     """Return the options with which the run fits the card that --fit names."""
     with stop.at_once():
-        from medart_cli.finetune.fit import fit_card
+        from medart_cli.finetune.estimate.fit import fit_card
     return fit_card(config)
 
 
 def estimate(config: FinetuneConfig) -> dict[str, Any]:
     """Say what the run would need; nothing is fetched, written or trained."""
     with stop.at_once():
-        from medart_cli.finetune.estimate import estimate_run, format_estimate
+        from medart_cli.finetune.estimate.needs import estimate_run, format_estimate
     facts = estimate_run(config)
     return {"result": "\n".join(format_estimate(facts)), "estimate": facts}
 

@@ -34,7 +34,7 @@ from medart_cli.diffusion.losses import (
 from medart_cli.diffusion.solver import solve
 from medart_cli.errors import RunError, Stopped
 from medart_cli.finetune.batches import Batch, draw_ahead, draw_batch
-from medart_cli.finetune.estimate import say_memory
+from medart_cli.finetune.estimate.needs import say_memory
 from medart_cli.finetune.heldout import (
     is_due,
     measure_heldout,
@@ -49,6 +49,7 @@ from medart_cli.finetune.optimizer import balance_gradients, take_gradients, who
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
 from medart_cli.finetune.region import prepare_region
+from medart_cli.finetune.remaining import Remaining
 from medart_cli.finetune.resume import resume
 from medart_cli.finetune.rows import TrainingData, describe_data, plan_steps
 from medart_cli.finetune.setup import (
@@ -130,6 +131,7 @@ def train(work: Work, first: int, total: int) -> None:
     """Run the optimizer steps after `first`; a stop or a fault leaves a checkpoint that resumes."""
     config, done, saved, saved_at = work.config, first, first, time.monotonic()
     rehearsed = not rehearsal_due(work, first, total)
+    remaining = Remaining(plan_hldf(config).every, first, total)
     feed = closing(draw_ahead(work, first, total))
     with progress("finetune", total, done=first) as bar, feed as batches:
         try:
@@ -150,8 +152,8 @@ def train(work: Work, first: int, total: int) -> None:
                 if not rehearsed:
                     rehearse(work, step)
                     rehearsed = True
-                if work.graphs is not None:
-                    work.graphs.say(f"step {step}")
+                fresh = work.graphs is not None and work.graphs.say(f"step {step}")
+                remaining.note(step, seconds, compiled=bool(fresh))
         except Stopped:
             if done > saved:  # a step in work has changed nothing yet and is left out
                 save(work, done)
@@ -319,7 +321,7 @@ def draw_statistics(
 ) -> Tensor:
     """Generate an image for each row from fresh noise; return its color statistics, (B, S)."""
     hldf, stepwise = plan_hldf(work.config), work.recompute == "step" and torch.is_grad_enabled()
-    region = None if work.region is None else work.region.weights
+    regions = {} if work.region is None else work.region.weights
     words = ("hldf",) if draw == 0 else ("hldf", f"draw-{draw}")
     generators = [build_generator(work.config.seed, *words, place) for place in batch.positions]
     noise = torch.stack([torch.randn(batch.noisy.shape[1:], generator=it) for it in generators])
@@ -335,6 +337,7 @@ def draw_statistics(
 
         def tell(latents: Tensor) -> Tensor:
             images = work.family.decode_latents(work.vae, latents)
+            region = regions.get((images.shape[2], images.shape[3]))
             return color_statistics(images, hldf.statistics, region)
 
         # The decoder runs again in the backward pass, so that it is stored for one image alone.
@@ -439,4 +442,6 @@ def draw_preview(work: Work, step: int) -> None:
     adapters.reshard(work.transformer)
     if work.accelerator.is_main_process:
         path.parent.mkdir(exist_ok=True)
-        save_png(path, tile_images(images))
+        drawn = [chosen[index % len(chosen)] for index in range(config.preview_count)]
+        facts = {"synthetic": True, "step": step, "seed": config.seed, "captions": drawn}
+        save_png(path, tile_images(images), facts)

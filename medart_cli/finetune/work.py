@@ -59,11 +59,12 @@ class Region:
     """Where colors are compared.
 
     Attributes:
-        weights: (1, 1, H, W), in [0, 1]: in what share of the masks a pixel lies.
+        weights: Of each shape of images, (1, 1, H, W), in [0, 1]: in what share of the masks a
+            pixel lies.
         digest: A hash of the weights.
     """
 
-    weights: Tensor
+    weights: dict[Shape, Tensor]
     digest: str
 
 

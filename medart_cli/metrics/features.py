@@ -10,6 +10,7 @@ memory-mapped where they are many.
 import hashlib
 import json
 import os
+import platform
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,7 @@ INCEPTION_URL = (
 )
 INCEPTION_WIDTH = 2048
 CACHE_FORMAT = 3
+_DRAFTS_NAME = "drafts"  # below the cache; data/cache.py removes there what killed runs left
 IMAGES_A_FILE = 1024  # rows of a cache file: 8 MB at a width of 2048
 LARGE = 1 << 26  # bytes; larger feature tables are memory-mapped
 COPIED = 1024  # rows of a table that are copied at once
@@ -404,7 +406,8 @@ def _flush(
 
 
 def _write_cache(folder: Path, keys: Digests, features: Features, extractor: Extractor) -> None:
-    for place in (folder.parent.parent, folder.parent, folder):
+    drafts = folder.parent.parent / _DRAFTS_NAME
+    for place in (folder.parent.parent, folder.parent, folder, drafts):
         place.mkdir(parents=True, exist_ok=True, mode=0o700)  # features show what images show
     name = hashlib.sha256(keys.tobytes().hex().encode()).hexdigest()[:32]
     raw = keys.view(np.uint8).reshape(len(keys), 32)
@@ -414,7 +417,7 @@ def _write_cache(folder: Path, keys: Digests, features: Features, extractor: Ext
         "fingerprint": extractor.fingerprint,
         "key": _cache_key(extractor),
     }
-    draft = folder / f".{name}.{os.getpid()}.part"
+    draft = drafts / f".{name}.{platform.node()}.{os.getpid()}.part"
     arrays: dict[str, npt.NDArray[Any]] = {"keys": raw, "features": features}
     try:
         save_file(arrays, draft, metadata={"medart": json.dumps(facts)})

@@ -19,7 +19,14 @@ from scipy.linalg import cholesky, solve_triangular
 
 from medart_cli.metrics.arrays import AnyArray, Array, Indices
 from medart_cli.metrics.distances import Moments, pairwise_distances
-from medart_cli.metrics.kernel import LEAST_GROUPS, Jackknife, average, jackknife_tables, subtract
+from medart_cli.metrics.kernel import (
+    LEAST_GROUPS,
+    Jackknife,
+    average,
+    jackknife_tables,
+    subtract,
+    take_root,
+)
 from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
 
 # By all images, and by label. Two sets that are equally near have a winner in at most 2 % of cases;
@@ -155,9 +162,10 @@ def _compare(
 
     Returns:
         Keys: first, second, nearer (the name of the one that is surely nearer in one of the two
-        differences and not surely farther in the other, or None), distance, by_label (the mean over
-        labels that both have; None below two), labels; a difference has `value`, and `interval`
-        at its `level`; those of the labels hold all together.
+        differences and not surely farther in the other, or None), distance, root (the difference
+        of the roots of both distances), by_label (the mean over labels that both have; None below
+        two), labels; a difference has `value`, and `interval` at its `level`; those of the labels
+        hold all together.
     """
     ones, others = first[1], second[1]
     labels = [it for it in ones if it is not None and it in others]
@@ -175,6 +183,7 @@ def _compare(
         "second": second[0],
         "nearer": {-1: first[0], 1: second[0]}[signs.pop()] if len(signs) == 1 else None,
         "distance": counted[0],
+        "root": describe_roots(ones[None], others[None]),
         "by_label": counted[1] if len(counted) > 1 else None,
         "labels": {names[it]: _describe(subtract(ones[it], others[it]), each) for it in labels},
     }
@@ -183,6 +192,11 @@ def _compare(
 def find_sign(interval: tuple[float, float] | list[float]) -> int:
     """Return 1 or -1 where an interval lies above or below zero, 0 where it holds zero."""
     return int(interval[0] > 0) - int(interval[1] < 0)
+
+
+def describe_roots(first: Jackknife, second: Jackknife) -> dict[str, Any]:
+    """Take the difference of the roots of two sets' squared distances: `value` and `interval`."""
+    return _describe(subtract(take_root(first), take_root(second)), CONFIDENCE_LEVEL)
 
 
 def _describe(part: Jackknife, level: float) -> dict[str, Any]:

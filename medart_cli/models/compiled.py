@@ -143,8 +143,8 @@ class Graphs:
         self.known, self.seconds = count_graphs()
         self.total = 0
 
-    def say(self, place: str) -> None:
-        """Say what was compiled since it was last asked."""
+    def say(self, place: str) -> bool:
+        """Say what was compiled since it was last asked, and return whether anything was."""
         graphs, seconds = count_graphs()
         fresh = graphs - self.known
         if fresh:
@@ -152,6 +152,7 @@ class Graphs:
             told = (place, fresh, seconds - self.seconds, self.total)
             log.info("%s: %d graphs of blocks compiled in %.0f s, %d in all", *told)
         self.known, self.seconds = graphs, seconds
+        return fresh > 0
 
 
 def count_graphs() -> tuple[int, float]:

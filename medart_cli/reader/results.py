@@ -9,7 +9,16 @@ import numpy as np
 
 from medart_cli import __version__
 from medart_cli.data.output import Output, open_output, write_json, write_text
-from medart_cli.data.page import DEMONSTRATION_NOTICE, Table, format_inputs, render
+from medart_cli.data.page import (
+    DEMONSTRATION_NOTICE,
+    Finding,
+    MarkName,
+    Table,
+    format_inputs,
+    format_settings,
+    render,
+)
+from medart_cli.data.takeaway import write_tables
 from medart_cli.log import log, table
 from medart_cli.metrics.agreement import find_kappa
 from medart_cli.metrics.arrays import Indices, Integers
@@ -27,6 +36,7 @@ from medart_cli.reader.options import ReaderConfig
 
 GUESSING = 0.5  # balanced accuracy of one who guesses, whatever the share of either kind
 NEAR = 0.1  # from guessing: what is called as good as guessing lies within it
+AGREEING = 0.4  # kappa from which readers are said to agree: moderate by Landis and Koch, 1977
 CHANCE_95, CHANCE_80, CHANCE_80_BOTH = 1.960, 0.842, 1.282  # normal quantiles
 MEASURES = {
     "accuracy": "accuracy",
@@ -49,7 +59,9 @@ def score_kit(config: ReaderConfig) -> dict[str, Any]:
     inputs = (kit / KEY_NAME, *config.answer_files)
     with open_output(Output(out, "reader", settings, free, config.overwrite, inputs)):
         write_json(out / "results.json", facts)
-        write_text(out / "results.html", build_results(facts))
+        tables = {name: shown for name, shown in tabulate_readers(facts).items() if shown}
+        write_tables(out, tables)
+        write_text(out / "results.html", build_results(facts, config.settings()))
     columns, rows = list_scores(facts)
     table("readers, 95 % intervals", columns, rows)
     for line in facts["findings"]:
@@ -254,6 +266,65 @@ def tell_agreement(agreement: Mapping[str, Any]) -> str:
     return f"Agreement of the readers: {name} kappa {agreement['kappa']:.2f}{ends}; 0 is chance."
 
 
+def word_reading(facts: Mapping[str, Any]) -> str:
+    """Say what was compared: how many readers, and how many real and synthetic images."""
+    readers, together = len(facts["readers"]), facts["together"]
+    answered = "none of either kind was answered by all"
+    if together:
+        real = together["n"] - together["synthetic"]
+        answered = (
+            f"{together['n']} were answered by all: {real} real and {together['synthetic']} "
+            f"synthetic, of {together['groups']} patients or images that stand alone"
+        )
+    return (
+        f"Compared: real and synthetic images by {readers} reader{'s' * (readers > 1)} who did not "
+        f"know which is which; of {facts['images']} images shown {answered}."
+    )
+
+
+def answer_readers(facts: Mapping[str, Any]) -> list[Finding]:
+    """Answer in three sentences: are they told apart, how far is that sure, do readers agree?
+
+    Args:
+        facts: The content of results.json.
+    """
+    marks: dict[str, MarkName] = {
+        "told apart": "bad", "taken for the other": "bad", "as good as guessing": "good",
+        "not shown": "unclear",
+    }  # fmt: skip
+    together, readers = facts["together"], len(facts["readers"])
+    figures = ""
+    if together:
+        measure = together["balanced_accuracy"]
+        low, high = (f"{end:.0%}" for end in measure["interval"])
+        figures = f": right in {measure['value']:.0%} ({low} to {high}; guessing is 50%)"
+    text = {
+        "told apart": "Readers tell synthetic images from real ones",
+        "taken for the other": "Readers see a difference, but take synthetic images for real ones",
+        "as good as guessing": "Readers cannot tell synthetic images from real ones",
+        "not shown": "Too few answers to say whether readers tell synthetic images from real ones",
+    }[facts["verdict"]]
+    found = [Finding(marks[facts["verdict"]], f"{text}{figures}.", "scores")]
+    if readers == 1:
+        found.append(
+            Finding("unclear", "One reader: this says nothing about other readers.", "scores")
+        )
+    elif facts["agreement"] and facts["agreement"]["kappa"] is not None:
+        kappa = facts["agreement"]["kappa"]
+        agree = "agree" if kappa >= AGREEING else "agree little more than by chance"
+        found.append(
+            Finding(
+                "good" if kappa >= AGREEING else "unclear",
+                f"The {readers} readers {agree} (kappa {kappa:.2f}).",
+                "findings",
+            )
+        )
+    if missing := sum(item["unanswered"] for item in facts["readers"]):
+        text = f"{missing} answers are missing: what readers leave out may be what is hard to tell."
+        found.append(Finding("unclear", text, "effort"))
+    return found
+
+
 def list_scores(facts: Mapping[str, Any]) -> Table:
     """Write the scores of each reader, and of all together, as a table."""
     rows = [_list_row(item["reader"], item["scores"]) for item in facts["readers"]]
@@ -275,8 +346,8 @@ def _show_score(measure: Mapping[str, Any] | None) -> str:
     return f"{measure['value']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def build_results(facts: Mapping[str, Any]) -> str:
-    """Make the page of the results."""
+def tabulate_readers(facts: Mapping[str, Any]) -> dict[str, Table | None]:
+    """Write the results as tables, by the names that they have on the page and as files."""
     by_label = [_list_row(label, scores) for label, scores in facts["labels"].items()]
     effort = [
         [item["reader"], str(item["unanswered"]), f"{item['seconds']:.0f}"]
@@ -286,13 +357,29 @@ def build_results(facts: Mapping[str, Any]) -> str:
         [kind, *(f"{part[name]:.2f}" for name in ("lowest", "median", "highest"))]
         for kind, part in facts["scales"].items()
     ]
+    return {
+        "scores": list_scores(facts),
+        "labels": (["label", "images", *MEASURES.values()], by_label) if by_label else None,
+        "effort": (["reader", "unanswered", "seconds"], effort),
+        "scaled": (["kind", "lowest", "median", "highest"], scaled),
+        "inputs": format_inputs(facts["inputs"]),
+    }
+
+
+def build_results(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Make the page of the results.
+
+    Args:
+        facts: The content of results.json.
+        settings: Options, by name.
+    """
     return render(
         "reader/results.html.jinja",
         kit=facts["kit"],
-        findings=facts["findings"],
-        scores=list_scores(facts),
-        labels=(["label", "images", *MEASURES.values()], by_label),
-        effort=(["reader", "unanswered", "seconds"], effort),
-        scaled=(["kind", "lowest", "median", "highest"], scaled),
-        inputs=format_inputs(facts["inputs"]),
+        compared=word_reading(facts),
+        notice=DEMONSTRATION_NOTICE if facts["demonstration"] else None,
+        answered=answer_readers(facts),
+        findings=[it for it in facts["findings"] if it != DEMONSTRATION_NOTICE],
+        settings=format_settings(settings, {"medart-cli": facts["version"]}),
+        **tabulate_readers(facts),
     )

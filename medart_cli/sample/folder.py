@@ -98,8 +98,18 @@ def say_what_is_left(out: Path, done: Flags) -> None:
         log.info("%s: %d of %d images exist", out, int(done.sum()), len(done))
 
 
-def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:
-    """Join the lines of all processes, in order, and write what stands beside the images."""
+def finish(source: Source, out: Path, summary: dict[str, Any], *, fresh: bool) -> None:
+    """Join the lines of all processes, in order, and write what stands beside the images.
+
+    Args:
+        source: What draws.
+        out: The folder.
+        summary: Content of sample.json.
+        fresh: Whether an image was drawn just now; else a finished folder is left as it is.
+    """
+    if not fresh and is_finished(out, summary):
+        log.info("%s: already finished; nothing to do", out)
+        return
     parts = sorted((out / PARTS_NAME).glob("*-of-*.jsonl"))
     files = [path for path in (out / MANIFEST_NAME, *parts) if path.is_file()]
     join_manifests(out / MANIFEST_NAME, [path for path in files if path.stat().st_size], "row")
@@ -107,6 +117,19 @@ def finish(source: Source, out: Path, summary: dict[str, Any]) -> None:
     write_sheet(out, summary["images"])
     checkpoints.copy_hashes(source.trained, out)  # classify sees whether test images are in there
     write_json(out / SUMMARY_NAME, summary)
+
+
+def is_finished(out: Path, summary: dict[str, Any]) -> bool:
+    """Say whether all stands beside the images already, and says of them what is said now."""
+    if (out / PARTS_NAME).exists() or not (out / SHEET_NAME).is_file():
+        return False
+    try:
+        facts = json.loads((out / SUMMARY_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or corrupt: it is written anew
+        return False
+    now = json.loads(json.dumps(summary))
+    # How many were drawn, and by which versions, is told of the call that drew them.
+    return all(facts.get(it) == now[it] for it in now if it not in ("drawn", "versions"))
 
 
 def write_sheet(out: Path, count: int) -> None:

@@ -36,6 +36,7 @@ class SampleConfig(CommonConfig):
     images are skipped.
     """
 
+    result_names: ClassVar[tuple[str, ...]] = ("metadata.jsonl", "sample.json")
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
         ("precision", ("fp32",), "--precision bf16"),

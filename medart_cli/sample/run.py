@@ -79,7 +79,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
         if config.shard is not None:
             log.info("shard %s is done; when all are, run without --shard to join", config.shard)
         elif is_first():
-            finish(source, config.out, summary)
+            finish(source, config.out, summary, fresh=drawn > 0)
     return summary
 
 

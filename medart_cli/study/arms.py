@@ -88,6 +88,12 @@ def read_arms(source: str) -> list[Arm]:
     return arms
 
 
+def is_default(arm: Mapping[str, Any]) -> bool:
+    """Say whether what study.json has of an arm is a default one, and no other under its name."""
+    known = ARMS.get(arm["name"])
+    return known is not None and known.settings().items() <= arm.items()
+
+
 def find_reference(arms: list[Arm]) -> Arm:
     """Return what the others are compared with: LoRA alone, else the first that is trained."""
     trained = [arm for arm in arms if arm.finetune is not None]

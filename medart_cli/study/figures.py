@@ -145,9 +145,9 @@ FIGURES = (
     Measure("accuracy_mix", "accuracy, mix", "higher", ".3f", _of_score("mix")),
     Measure("gain", "gain by drawn images", "higher", ".3f", _of_gain),
 )
-# What the report of all arms of a seed compares on the same test images, with its interval: the
-# energy distance in the network's features, and that of the colors.
-PAIRED = ("distance", "color_energy")
+# What the report of all arms of a seed compares on the same test images, with its interval: roots
+# of the energy distance in the network's features, and of that of the colors.
+PAIRED = ("distance", "color_distance")
 
 
 def gather_figures(plan: Plan) -> Facts:
@@ -226,10 +226,12 @@ def _describe_arm(
     }
     seconds = [(read_unit(plan, arm, seed) or {"seconds": {}})["seconds"] for seed in plan.seeds]
     timed = dict.fromkeys(name for it in seconds for name in it)
+    hldf = (own[0]["run"] or {}).get("hldf")
     return {
         "name": arm.name,
         "title": arm.title,
         **arm.settings(),
+        "color_loss": hldf and hldf["loss"],
         "each": known,
         "mean": {key: float(np.mean(values)) for key, values in known.items()},
         "deviation": {
@@ -277,9 +279,9 @@ def _compare(
             for seed in plan.seeds
         ]
         if it.key == "color_energy" and paired or any(None in pair for pair in pairs):
-            continue  # the first stands below, with its error by the test images
+            continue  # its root stands below, with the error by the test images
         gaps = [_toward(it, one) - _toward(it, two) for one, two in pairs]  # type: ignore[arg-type]
-        found[it.key] = asdict(contrast(gaps))
+        found["color_distance" if it.key == "color_energy" else it.key] = asdict(contrast(gaps))
     for key in PAIRED if paired else ():
         own = [paired[arm.name, seed] for seed in plan.seeds]
         values, errors = [it[key][0] for it in own], [it[key][1] for it in own]
@@ -288,7 +290,9 @@ def _compare(
 
 
 def _toward(measure: Measure, value: float) -> float:
-    """Return a value that is compared: the distance from 1 where 1 is best."""
+    """Return what is compared: the distance from 1 where 1 is best, the root of a square."""
+    if measure.key == "color_energy":
+        return math.copysign(math.sqrt(abs(value)), value)
     return abs(value - 1) if measure.better == "one" else value
 
 
@@ -308,8 +312,8 @@ def _read_pairs(plan: Plan, reference: Arm) -> dict[tuple[str, int], Facts]:
             sign = 1 if sides[1] == reference.name else -1
             other = sides[0] if sign == 1 else sides[1]
             found[other, seed] = {
-                "distance": _with_error(pair["distance"], sign, images),
-                "color_energy": _with_error(pair["color"]["energy"], sign, images),
+                "distance": _with_error(pair["root"], sign, images),
+                "color_distance": _with_error(pair["color"]["root"], sign, images),
                 "images": images,
             }
     return found if len(found) == (len(plan.arms) - 1) * len(plan.seeds) else {}
@@ -317,8 +321,7 @@ def _read_pairs(plan: Plan, reference: Arm) -> dict[tuple[str, int], Facts]:
 
 def _with_error(part: Facts, sign: int, images: int) -> tuple[float, float]:
     low, high = part["interval"]
-    level = part.get("level", 0.95)
-    reach = float(stats.t.ppf((1 + level) / 2, max(1, images - 1)))
+    reach = float(stats.t.ppf((1 + part["level"]) / 2, max(1, images - 1)))
     return sign * part["value"], (high - low) / 2 / reach
 
 

@@ -4,31 +4,34 @@ import csv
 import io
 import json
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from medart_cli.data.images import fit_image, load_image, save_png, tile_images
-from medart_cli.data.manifest import MANIFEST_NAME, read_manifest
+from medart_cli.data.images import save_png
 from medart_cli.data.output import write_json, write_text
 from medart_cli.data.page import (
     DEMONSTRATION_NOTICE,
     FINDING_SIGNS,
+    Strip,
     Table,
-    embed_image,
     format_inputs,
+    format_settings,
     render,
 )
-from medart_cli.data.takeaway import build_latex, build_markdown
-from medart_cli.errors import ImageError
+from medart_cli.data.takeaway import build_latex, build_markdown, write_tables
 from medart_cli.log import log, table
 from medart_cli.study.arms import find_reference
 from medart_cli.study.contrasts import Contrast
-from medart_cli.study.figures import FIGURES, Facts, gather_figures, list_titles, read_contrast
+from medart_cli.study.figures import (
+    FIGURES,
+    PAIRED,
+    Facts,
+    gather_figures,
+    list_titles,
+    read_contrast,
+)
 from medart_cli.study.methods import write_methods
-from medart_cli.study.sets import StudySets, draw_captions
+from medart_cli.study.pictures import show_arms
+from medart_cli.study.sets import StudySets
 from medart_cli.study.units import Plan
 from medart_cli.study.verdict import (
     name_whole,
@@ -37,14 +40,13 @@ from medart_cli.study.verdict import (
     word_caution,
     word_contrast,
     word_measure,
+    word_study,
 )
 from medart_cli.versions import read_versions
 
 STUDY_FORMAT = 1  # of study.json
-SHOWN = 10  # captions in the picture
-THUMB_SIDE = 96  # pixels of an image in it
 NARROW = ("kernel", "color_energy", "color_variety", "accuracy_mix")  # what a terminal shows
-FORMS = {it.key: it.form for it in FIGURES} | {"distance": ".4f"}
+FORMS = {it.key: it.form for it in FIGURES} | dict.fromkeys(PAIRED, ".4f")
 
 
 def write_study(plan: Plan, sets: StudySets) -> Facts:
@@ -69,9 +71,11 @@ def write_study(plan: Plan, sets: StudySets) -> Facts:
     write_text(out / "table.tex", build_latex(means, told))
     write_text(out / "table.md", build_markdown(means))
     write_text(out / "methods.md", write_methods(facts, read_runs(plan)))
-    picture = draw_picture(plan, sets)
-    save_png(out / "pictures.png", picture)
-    write_text(out / "report.html", build_study_page(plan, facts, picture))
+    strips, sheet = show_arms(plan, sets)
+    save_png(out / "pictures.png", sheet)
+    parts = build_parts(facts)
+    write_tables(out, {name: shown for name, shown in parts.items() if shown})
+    write_text(out / "report.html", build_study_page(plan, facts, strips, parts))
     print_answers(facts)
     return facts
 
@@ -154,19 +158,20 @@ def _with_interval(found: Mapping[str, Any], key: str) -> str:
 
 def _list_cells(facts: Facts) -> Iterator[dict[str, Any]]:
     """List the figures of all arms as rows of a long table."""
+    seeds = facts["seeds"]
     for arm in facts["arms"]:
-        for item in facts["measures"]:
-            key = item["key"]
-            if key not in arm["each"]:
-                continue
+        for key in (*(item["key"] for item in facts["measures"]), *PAIRED):
             known = facts["differences"].get(arm["name"], {}).get(key)
+            if key not in arm["each"] and not known:
+                continue
             one: Contrast | None = read_contrast(known) if known else None
+            each = arm["each"].get(key, [None] * len(seeds))  # roots are known as differences alone
             yield {
                 "arm": arm["name"],
                 "measure": key,
-                "mean": arm["mean"][key],
-                "deviation": arm["deviation"][key],
-                **{f"seed_{s}": v for s, v in zip(facts["seeds"], arm["each"][key], strict=True)},
+                "mean": arm["mean"].get(key),
+                "deviation": arm["deviation"].get(key),
+                **{f"seed_{seed}": value for seed, value in zip(seeds, each, strict=True)},
                 "difference": one.value if one else None,
                 "low": one.low if one else None,
                 "high": one.high if one else None,
@@ -183,70 +188,48 @@ def list_figures(facts: Facts) -> str:
     return text.getvalue()
 
 
-def draw_picture(plan: Plan, sets: StudySets) -> Image.Image:
-    """Put real images above those that each arm drew from their captions with the same noise."""
-    seed = plan.seeds[0]
-    chosen = draw_captions(sets, seed)
-    count = min(SHOWN, len(chosen))
-    places = np.linspace(0, len(chosen) - 1, count).round().astype(int).tolist()
-    tiles = [_load_real(chosen[place].path) for place in places]
-    for arm in plan.arms:
-        folder = plan.folder(arm, seed) / "images"
-        drawn = {int(row.fields["row"]): row.path for row in read_manifest(folder / MANIFEST_NAME)}
-        tiles += [_load(drawn[place]) for place in places]
-    return tile_images(tiles, columns=count)
+def build_parts(facts: Facts) -> dict[str, Table | None]:
+    """Build the tables of the page, by the names that they have there and as files."""
+    titles = list_titles(facts["arms"])
+    answers = [
+        [it["question"], f"{FINDING_SIGNS[it['mark']]} {it['answer']}", it["figures"], it["needed"]]
+        for it in facts["verdicts"]
+    ]
+    gains = [
+        [titles[name], word_contrast(read_contrast(gain))]
+        for name, gain in facts["gains"].items()
+        if gain is not None
+    ]
+    head = ["Drawn after", "Balanced accuracy with them less without"]
+    return {
+        "answers": (["Question", "Answer", "Figures", "What would settle it"], answers),
+        "means": turn(build_means(facts)),
+        "differences": turn(build_differences(facts)) if facts["differences"] else None,
+        "gains": (head, gains) if gains else None,
+        "costs": _list_costs(facts),
+        "inputs": format_inputs(facts["inputs"]),
+    }
 
 
-def _load_real(path: Path) -> Image.Image:
-    """Load a training image; a white one stands for one that --max-failures has let pass."""
-    try:
-        return _load(path)
-    except (ImageError, OSError):
-        return Image.new("RGB", (THUMB_SIDE, THUMB_SIDE), "white")
-
-
-def _load(path: Path) -> Image.Image:
-    return fit_image(load_image(path), THUMB_SIDE)
-
-
-def build_study_page(plan: Plan, facts: Facts, picture: Image.Image) -> str:
+def build_study_page(
+    plan: Plan, facts: Facts, strips: list[Strip], parts: Mapping[str, Table | None]
+) -> str:
     """Make the page: the verdicts, the pictures, the tables, the cost, the commands."""
-    names = [arm.title for arm in plan.arms]
     return render(
         "study/page.html.jinja",
-        notices=[DEMONSTRATION_NOTICE] if facts["demonstration"] else [],
-        opening=open_page(facts),
-        verdicts=[
-            [
-                it["question"],
-                f"{FINDING_SIGNS[it['mark']]} {it['answer']}",
-                it["figures"],
-                it["needed"],
-            ]
-            for it in facts["verdicts"]
-        ],
+        notice=DEMONSTRATION_NOTICE if facts["demonstration"] else None,
+        compared=word_study(facts),
+        opening_answers=open_page(facts),
+        answers_table=parts["answers"],
         caution=word_caution(facts["verdicts"]),
-        picture=embed_image(
-            picture,
-            f"Rows from the top: training images whose captions are drawn; {'; '.join(names)}. A "
-            f"column is one caption and, below the first row, one noise; seed {plan.seeds[0]}.",
-        ),
-        means=turn(build_means(facts)),
-        differences=turn(build_differences(facts)) if facts["differences"] else None,
-        gains=[
-            [list_titles(facts["arms"])[name], word_contrast(read_contrast(gain))]
-            for name, gain in facts["gains"].items()
-            if gain is not None
-        ],
-        images=facts["images"],
-        seeds=len(plan.seeds),
+        strips=strips,
+        seed=plan.seeds[0],
         features=facts["features"],
         reference=find_reference(plan.arms).title,
         whole=" and ".join(name_whole(facts)),
         collapsed=_list_collapsed(facts),
-        costs=_list_costs(facts),
-        inputs=format_inputs(facts["inputs"]),
-        settings=[[key, str(it)] for key, it in (facts["settings"] | facts["versions"]).items()],
+        settings=format_settings(facts["settings"], facts["versions"]),
+        **{name: shown for name, shown in parts.items() if name != "answers"},
     )
 
 

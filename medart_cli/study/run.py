@@ -15,13 +15,13 @@ from medart_cli.log import log
 from medart_cli.options import parse_shard
 from medart_cli.shell import complete
 from medart_cli.study.arms import Arm, read_arms
+from medart_cli.study.needs import check_needs
 from medart_cli.study.options import StudyConfig
 from medart_cli.study.sets import FOLDER, StudySets, read_sets, write_sets
 from medart_cli.study.units import (
     Plan,
     check_commands,
     check_units,
-    run_comparisons,
     run_units,
     write_script,
 )
@@ -38,6 +38,8 @@ def run(config: StudyConfig) -> dict[str, Any]:
     if not config.overwrite:
         check_units(plan)
     part = parse_shard(config.shard)
+    if not config.dry_run:
+        check_needs(plan)
     with open_output(describe_output(config, sets)):
         write_sets(config.out / FOLDER, sets, plan.seeds, shared=config.shard is not None)
         if config.dry_run:
@@ -46,7 +48,6 @@ def run(config: StudyConfig) -> dict[str, Any]:
         if config.shard is not None:
             log.info("shard %s is done; when all are, run without --shard", config.shard)
             return {"result": str(typed), "inputs": sets.inputs}
-        run_comparisons(plan)
         from medart_cli.study.report import write_study  # loads matplotlib
 
         facts = write_study(plan, sets)

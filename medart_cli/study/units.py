@@ -3,6 +3,7 @@
 import json
 import time
 import tomllib
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from medart_cli.data.manifest import MANIFEST_NAME
 from medart_cli.data.output import SETTINGS_NAME, first_change, write_json
 from medart_cli.errors import ConfigError
 from medart_cli.log import log
+from medart_cli.outlook import Outlook, Piece
 from medart_cli.shell import complete, type_command, word_command
 from medart_cli.study import sets as own_sets
 from medart_cli.study.arms import Arm, split_options
@@ -44,6 +46,9 @@ OF_UNITS = OF_RUNS | {
 }  # fmt: skip
 
 
+Unit = tuple[Arm, int]  # with a seed
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a study does.
@@ -67,7 +72,7 @@ class Plan:
         return list(range(self.config.seed, self.config.seed + self.config.seeds))
 
     @property
-    def units(self) -> list[tuple[Arm, int]]:
+    def units(self) -> list[Unit]:
         """All units: first all arms of the first seed."""
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
@@ -232,7 +237,7 @@ def write_script(plan: Plan, again: Sequence[str]) -> str:
 
 
 def run_units(plan: Plan, part: tuple[int, int]) -> None:
-    """Run the units of a part that are not done yet.
+    """Run the units of a part that are not done yet, and compare their arms where it is the whole.
 
     Args:
         plan: What is done.
@@ -241,15 +246,41 @@ def run_units(plan: Plan, part: tuple[int, int]) -> None:
     mine = plan.units[part[0] - 1 :: part[1]]
     left = [(arm, seed) for arm, seed in mine if read_unit(plan, arm, seed) is None]
     log.info("%d units, %d of them done", len(mine), len(mine) - len(left))
-    started = time.monotonic()
-    for number, (arm, seed) in enumerate(left):
-        pace = (time.monotonic() - started) / max(1, number)
-        rest = f"; about {pace * (len(left) - number) / 60:.0f} min left" if number else ""
-        log.info("\nunit %d of %d: %s, seed %d%s", number + 1, len(left), arm.title, seed, rest)
-        run_unit(plan, arm, seed)
+    if not left and plan.config.shard is None:
+        log.info("%s: already finished; only its report is written anew", plan.config.out)
+    comparisons = list(list_comparisons(plan)) if plan.config.shard is None else []
+    outlook = plan_outlook(plan, mine, left, len(comparisons))
+    with outlook.shown():
+        for arm, seed in left:
+            run_unit(plan, arm, seed, outlook)
+        for seed, words in comparisons:
+            with outlook.part():
+                log.info("\n%s: all arms, seed %d", outlook.tell(), seed)
+                type_command(complete(words, plan.config), plan.config)
 
 
-def run_unit(plan: Plan, arm: Arm, seed: int) -> None:
+def plan_outlook(
+    plan: Plan, mine: Sequence[Unit], left: Sequence[Unit], comparisons: int
+) -> Outlook:
+    """Plan the commands of units, with the seconds that those of an earlier call took.
+
+    Args:
+        plan: What is done.
+        mine: The units of this call.
+        left: Those of them that are not done yet.
+        comparisons: How many commands come after them.
+    """
+    known: defaultdict[Piece, list[float]] = defaultdict(list)
+    for arm, seed in plan.units:
+        for command, seconds in _read_facts(plan.folder(arm, seed))["seconds"].items():
+            known[command, arm.name].append(seconds)
+    parts = [(words[0], arm.name) for arm, seed in left for words in list_commands(plan, arm, seed)]
+    total = sum(len(list_commands(plan, arm, seed)) for arm, seed in mine)
+    parts += [("evaluate", COMPARED)] * comparisons
+    return Outlook("study", parts, done=total + comparisons - len(parts), known=known)
+
+
+def run_unit(plan: Plan, arm: Arm, seed: int, outlook: Outlook) -> None:
     """Run the commands of a unit; those that are done say so and end at once.
 
     The seconds are those of commands that ran in one go: what one took that was stopped on its way
@@ -267,7 +298,9 @@ def run_unit(plan: Plan, arm: Arm, seed: int) -> None:
         lines.append(word_command(words))
         begun = _place(words).exists()
         started = time.monotonic()
-        type_command(complete(words, plan.config), plan.config)
+        with outlook.part(whole=not begun):
+            log.info("\n%s: %s, seed %d", outlook.tell(), arm.title, seed)
+            type_command(complete(words, plan.config), plan.config)
         if not begun:
             seconds[words[0]] = round(time.monotonic() - started, 1)
         elif lines[-1] in known["commands"] and words[0] in known["seconds"]:
@@ -296,9 +329,3 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 def _place(words: Sequence[str]) -> Path:
     """Return the folder that a command writes."""
     return Path(words[words.index("--out") + 1])
-
-
-def run_comparisons(plan: Plan) -> None:
-    """Compare all arms of each seed on the same test images."""
-    for _, words in list_comparisons(plan):
-        type_command(complete(words, plan.config), plan.config)

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medart_cli.data.page import Finding
+from medart_cli.data.names import name_sets
+from medart_cli.data.page import Finding, word_patients
 from medart_cli.metrics.closeness import SIGNIFICANCE
 from medart_cli.metrics.copies import EXCESS
 from medart_cli.metrics.recognition import NOT_SHOWN
 from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
+from medart_cli.study.arms import REFERENCE, is_default
 from medart_cli.study.contrasts import Contrast, find_needed
 from medart_cli.study.figures import list_titles, read_contrast
 
@@ -41,12 +43,12 @@ QUESTIONS = (
         NEARER, FARTHER, reverse=True,
     ),
     Asked(
-        "hldf", "Does HLDF as published bring the colors nearer to real ones?", "color_energy",
+        "hldf", "Does HLDF as published bring the colors nearer to real ones?", "color_distance",
         NEARER, FARTHER,
     ),
     Asked(
         "score", "Does HLDF with the color score bring the colors nearer to real ones?",
-        "color_energy", NEARER, FARTHER,
+        "color_distance", NEARER, FARTHER,
     ),
     Asked(
         "hldf", "Does HLDF as published bring the images as a whole nearer?", "distance",
@@ -97,21 +99,31 @@ def tell_verdicts(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     return [*found, *_answer_copies(facts), *_answer_membership(facts)]
 
 
+def word_study(facts: Mapping[str, Any]) -> str:
+    """Say what was compared: the arms, how often, on which images and how many."""
+    arms, seeds, counts = facts["arms"], len(facts["seeds"]), facts["images"]
+    sources = [facts["settings"][it] for it in ("data", "test") if facts["settings"].get(it)]
+    train, *given = name_sets(sources)
+    test = given[0] if given else f"split off {train}"
+    return (
+        f"Compared: {len(arms)} arms ({', '.join(arm['title'] for arm in arms)}), each trained "
+        f"with {seeds} seed{'s' * (seeds > 1)} on {counts['train']} real images ({train}) and held "
+        f"against {counts['test']} real test images ({test}; "
+        f"{word_patients(facts['real']['patients'])})."
+    )
+
+
 def open_page(facts: Mapping[str, Any]) -> list[Finding]:
-    """Say in three sentences what was compared, what is shown, and whether anything leaks."""
-    verdicts, counts = facts["verdicts"], facts["images"]
+    """Say in three sentences how much is answered, what is shown, and whether anything leaks."""
+    verdicts = facts["verdicts"]
     asked, leaks = verdicts[:-2], verdicts[-2:]  # the last two are about copies and membership
     settled = [it for it in asked if it["mark"] != "unclear"]
-    compared = (
-        f"{len(facts['arms'])} arms were compared, seeds of each: {len(facts['seeds'])}. They were "
-        f"trained on {counts['train']} images and held against {counts['test']} test images; of "
-        f"{len(asked)} questions {len(settled)} are answered."
-    )
+    told = f"Of {len(asked)} questions {len(settled)} are answered."
     shown = _join_answers(settled) or "No difference between the arms is shown."
     good, bad = (any(it["mark"] == mark for it in settled) for mark in ("good", "bad"))
     worst = max((it["mark"] for it in leaks), key=("good", "unclear", "bad").index)
     return [
-        Finding("good" if len(settled) == len(asked) else "unclear", compared, "answers"),
+        Finding("good" if len(settled) == len(asked) else "unclear", told, "answers"),
         Finding("unclear" if good == bad else "good" if good else "bad", shown, "answers"),
         Finding(worst, _join_answers(leaks), "answers"),
     ]
@@ -124,15 +136,23 @@ def _join_answers(verdicts: Sequence[Mapping[str, str]]) -> str:
 
 
 def _choose_questions(facts: Mapping[str, Any], titles: Mapping[str, str]) -> list[Asked]:
-    """Choose the questions of the default arms, and ask the same of each other one."""
-    compared = facts["differences"]
+    """Choose the questions of the default arms, and word those of each other one by its title."""
+    compared, reference = facts["differences"], facts["reference"]
+    arms = {arm["name"]: arm for arm in facts["arms"]}
+    usual = {name for name, arm in arms.items() if is_default(arm)}
     # The default questions are worded for LoRA alone.
-    questions = [it for it in QUESTIONS if it.arm in compared and facts["reference"] == "lora"]
-    asked = {it.arm for it in questions}
+    usual = usual & compared.keys() if reference == REFERENCE and reference in usual else set()
+    questions = [it for it in QUESTIONS if it.arm in usual]
     for name in compared:
-        if name not in asked:
-            text = f"Does {titles[name]} bring the images nearer than {titles[facts['reference']]}?"
-            questions.append(Asked(name, text, "distance", NEARER, FARTHER))
+        if name in usual:
+            continue
+        title, whole = titles[name], "nearer"
+        if arms[name]["color_loss"] and not arms[reference]["color_loss"]:
+            text = f"Does {title} bring the colors nearer to real ones?"
+            questions.append(Asked(name, text, "color_distance", NEARER, FARTHER))
+            whole = "as a whole nearer"
+        text = f"Does {title} bring the images {whole} than {titles[reference]}?"
+        questions.append(Asked(name, text, "distance", NEARER, FARTHER))
     return questions
 
 
@@ -245,7 +265,10 @@ def name_whole(facts: Mapping[str, Any]) -> list[str]:
 
 def word_measure(key: str, facts: Mapping[str, Any]) -> str:
     """Name a measure in a sentence."""
-    names = {"distance": "energy distance in the features", "color_energy": "color energy"}
+    names = {
+        "distance": "root of the energy distance in the features",
+        "color_distance": "root of the color energy",
+    }
     titles = {item["key"]: item["title"] for item in facts["measures"]}
     return names.get(key) or str(titles[key])
 

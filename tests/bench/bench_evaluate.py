@@ -131,7 +131,7 @@ def run_medart(place):
     from medart_cli.cli import app
     from medart_cli.evaluate import networks
 
-    networks.load_inception = partial(load_inception, sha256=hash_inception(place))
+    networks.load_inception = partial(load_inception, sha256=hash_inception(place))  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(dir=place) as name:
         arguments = [
             "evaluate", str(place / "real"), str(place / "drawn"), "--out", f"{name}/report",

@@ -20,8 +20,9 @@ import torch
 from medart_cli.finetune import rows as reading
 from medart_cli.finetune import setup, train
 from medart_cli.finetune.batches import draw_batch
-from medart_cli.finetune.footprint import Reckoner
+from medart_cli.finetune.estimate.footprint import Reckoner
 from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.finetune.work import Work, embed_captions
 from medart_cli.models.bases import hash_base
 from medart_cli.models.device import hush_libraries
 from medart_cli.models.shapes import known_shape, read_shape
@@ -78,7 +79,7 @@ def print_recorded() -> None:
         print(f"| {BASE_SIZES[name].title} | {case} | {' | '.join(cells)} |", flush=True)
 
 
-def build_work(config: FinetuneConfig) -> train.Work:
+def build_work(config: FinetuneConfig) -> Work:
     """Make finetune's working state, as a run does."""
     data = reading.read_training_rows(config)
     named = (Path(config.base), hash_base(Path(config.base)))
@@ -89,7 +90,7 @@ def build_work(config: FinetuneConfig) -> train.Work:
     return work
 
 
-def measure(work: train.Work, step: int) -> int:
+def measure(work: Work, step: int) -> int:
     """Return the most bytes that a step allocates over what is held."""
     work.optimizer.zero_grad(set_to_none=True)
     gc.collect()
@@ -111,7 +112,7 @@ def compare(place: Path, side: int, **chosen: object) -> list[tuple[float, float
     work = build_work(config)
     train.take_step(work, 1, [draw_batch(work, 0)])  # from here on the optimizer has its state
     with torch.no_grad():
-        embeds, _ = train.embed_captions(
+        embeds, _ = embed_captions(
             work, ["" if row.text is None else row.text for row in work.rows]
         )
     gpu = work.accelerator.device.type == "cuda"

@@ -25,8 +25,9 @@ import torch
 from medart_cli.cli import call
 from medart_cli.models import adapters, pixart, quantized
 from medart_cli.models.hub import embedded_model
+from medart_cli.models.shapes import known_shape
+from medart_cli.models.sizes import BASE_SIZES
 from tests.bench.bench_hldf import CHANNELS, write_sets
-from tests.bench.bench_shapes import SHAPES
 
 FORMATS = (None, "bf16", "int8", "nf4")
 COMMON = (
@@ -125,15 +126,22 @@ def count_tiny() -> None:
 def count_published() -> None:
     """Print what the published sizes take, with all that is not quantized in bf16."""
     print("| base | part | quantized | bf16, GB | int8, GB | nf4, GB |\n|---|---|---|---|---|---|")
-    for title, _, *makers in SHAPES.values():
-        for part, make in zip(("transformer", "text encoder"), makers[:2], strict=True):
+    for size in BASE_SIZES.values():
+        shape = known_shape(size)
+        makers = {"transformer": shape.build_transformer, "text encoder": shape.build_text_encoder}
+        for part, make in makers.items():
             with torch.device("meta"):
                 model = make()
             names = quantized.list_quantized(model)
             stored = sum(model.get_submodule(name).weight.numel() for name in names)
             whole = sum(weight.numel() for weight in model.parameters())
             sizes = [(2 * (whole - stored) + bits / 8 * stored) / 1e9 for bits in BITS.values()]
-            cells = [title, part, f"{100 * stored / whole:.0f} %", *(f"{it:.2f}" for it in sizes)]
+            cells = [
+                size.title,
+                part,
+                f"{100 * stored / whole:.0f} %",
+                *(f"{it:.2f}" for it in sizes),
+            ]
             print(f"| {' | '.join(cells)} |")
 
 
@@ -147,7 +155,7 @@ def time_passes(rounds: int = 5) -> None:
     for name in ("full", "int8", "nf4"):
         torch.manual_seed(0)
         torch.set_default_dtype(torch.bfloat16)
-        model = SHAPES["pixart"][2]().requires_grad_(False)
+        model = known_shape(BASE_SIZES["pixart"]).build_transformer().requires_grad_(False)
         torch.set_default_dtype(torch.float32)
         if name != "full":
             quantized.quantize(model, name, torch.bfloat16, torch.device("cpu"))

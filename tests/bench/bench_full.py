@@ -195,7 +195,7 @@ def measure(work: Any, device: str, steps: list[int]) -> tuple[float, float]:
 
 def time_drawing(name: str, place: Path, options: argparse.Namespace) -> None:
     """Print a row for each batch size: images a second, without loading, and the peak."""
-    device, steps = options.device, options.solver_steps
+    device, steps, square = options.device, options.solver_steps, (options.resolution,) * 2
     for size in (1, 16) if device == "cuda" else (1,):
         config = SampleConfig(
             run=str(place / "base"), prompt=["nevus"], out=place, batch_size=size, steps=steps,
@@ -208,11 +208,11 @@ def time_drawing(name: str, place: Path, options: argparse.Namespace) -> None:
         load_models(drawing)
         ready, ready_gb = time.perf_counter() - started, peak.read()
         if device == "cuda":
-            draw_images(drawing, range(size), ["nevus"] * size)  # warm-up
+            draw_images(drawing, range(size), ["nevus"] * size, square)  # warm-up
         peak = Peak(device)
         synchronize()
         started = time.perf_counter()
-        draw_images(drawing, range(size), ["nevus"] * size)
+        draw_images(drawing, range(size), ["nevus"] * size, square)
         synchronize()
         seconds = time.perf_counter() - started
         print(
@@ -277,6 +277,16 @@ def measure_base(name: str, place: Path, options: argparse.Namespace) -> None:
     started = time.perf_counter()
     build(name, place / "base", options.device, small=options.small)
     print(f"\n{name}: built in {time.perf_counter() - started:.0f} s")
+    for held in options.base_format:
+        stored = None if held == "bf16" else held  # as all is computed
+        chosen = argparse.Namespace(**vars(options) | {"base_format": stored})
+        measure_format(f"{name} in {held}", place, chosen)
+    if options.parity:
+        compare(name, place, options)
+
+
+def measure_format(name: str, place: Path, options: argparse.Namespace) -> None:
+    """Print the tables of a base that is held in one format."""
     print("| base | batch | s to load | GB | images/s | GB |\n|---|---|---|---|---|---|")
     time_drawing(name, place, options)
     print(
@@ -289,8 +299,6 @@ def measure_base(name: str, place: Path, options: argparse.Namespace) -> None:
         if options.compile:
             time_steps(name, place, options, f"{case}, compiled", chosen | {"compile": True})
             gc.collect()
-    if options.parity:
-        compare(name, place, options)
 
 
 def main() -> None:
@@ -301,12 +309,15 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--solver-steps", type=int, default=20)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--resolution", type=int, help="512, or 64 with --small")
     parser.add_argument("--parity", action="store_true")
-    parser.add_argument("--base-format", choices=("int8", "nf4"))
+    parser.add_argument(
+        "--base-format", choices=("bf16", "int8", "nf4"), nargs="+", default=["bf16"]
+    )
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--waits", action="store_true")
     options = parser.parse_args()
-    options.resolution = 64 if options.small else 512
+    options.resolution = options.resolution or (64 if options.small else 512)
     hush_libraries("transformers", "diffusers")
     for name in options.base:
         with tempfile.TemporaryDirectory(dir=options.place) as folder:

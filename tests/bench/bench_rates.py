@@ -359,8 +359,8 @@ def bench_ranking():
                     Sample(table, np.arange(n), code)
                     for table, code in zip(tables, codes, strict=True)
                 )
-                found = rank_sets(real, {"A": first, "B": second}, list("abcdefghi"), {})
-                winners.append(found["winner"])
+                ranking = rank_sets(real, {"A": first, "B": second}, list("abcdefghi"), {})
+                winners.append(ranking["winner"])
             print_winners(f"{name}, n = {n}", winners)
     for n in (20, 60, 100, 200):
         found = []

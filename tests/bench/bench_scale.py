@@ -74,11 +74,10 @@ def run_command(*words):
 
 
 def sample_from(folder, rows):
-    """`sample --from`: read, hash, see what is done (half of it), split into batches."""
+    """`sample --from`: read, see what is done (half of it), split into batches."""
     config = SampleConfig(run="run", from_data=str(folder / "texts.jsonl"), out=folder / "syn")
     prompts = read_prompts(config)
-    prompts.hash()
-    done = finished_rows(folder / "syn", [folder / "syn" / "metadata.jsonl"], rows)
+    done = finished_rows(folder / "syn", [folder / "syn" / "metadata.jsonl"], prompts)
     starts = Part(0, 1).take(range(0, rows, 4))
     batches = [range(start, start + 4) for start in starts]
     return len([batch for batch in batches if not done[batch.start : batch.stop].all()])

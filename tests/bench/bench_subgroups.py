@@ -138,7 +138,8 @@ def count_shown(scene, subgroups, rounds, *, lost=0.0, regimes=1, bootstrap=Fals
         other = False
         if bootstrap:
             with np.errstate(all="ignore"):
-                other = try_bootstrap(*drawn[:3], drawn[3][0], 400, number)
+                truth, groups, members, runs = drawn[:4]
+                other = try_bootstrap(truth, groups, members, runs[0], 400, number)
         shown.append((bool(gaps) and gaps[find_largest(gaps)].is_shown, other))
     return np.mean(shown, axis=0)
 

@@ -1049,6 +1049,21 @@ def test_a_run_whose_first_answers_are_refused_stops_early_and_keeps_what_it_has
     assert {row["caption"]["status"] for row in rows_of(folder)} == {"ok"}
 
 
+def test_a_run_that_ends_in_template_captions_alone_says_so_early_and_has_failed(models, tmp_path):
+    folder = make_many(tmp_path / "set", 12, ("mel", "nv"))
+    with serve(lambda body: "No.") as stub:
+        result = ask_stub(stub, models, folder, "--attempts", 1, "--concurrency", 1)
+        lines = result.stderr.splitlines()
+        early = [line for line in lines if "10 of the first 10 answers are refused" in line]
+        assert len(early) == 1 and "does not begin with" in early[0] and "--model" in early[0]
+        assert result.exit_code == 1 and "all 12 texts are the template caption" in lines[-1]
+        assert (folder / "review.html").is_file()
+        again = ask_stub(stub, models, folder, "--attempts", 1)
+        assert again.exit_code == 1 and len(stub.requests) == 12  # nothing was left to ask
+        accepted = ask_stub(stub, models, folder, "--attempts", 1, "--max-refused", 1)
+        assert accepted.exit_code == 0
+
+
 def test_after_an_early_stop_other_settings_go_on_with_what_was_refused(models, tmp_path):
     folder = make_many(tmp_path / "set", 24, ("mel", "nv"))
     file = tmp_path / "classes.toml"

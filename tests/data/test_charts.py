@@ -8,7 +8,7 @@ from matplotlib.font_manager import fontManager
 from PIL import Image
 
 from medart_cli.data import charts
-from medart_cli.data.charts import draw_calibration, draw_confusion, draw_roc
+from medart_cli.data.charts import draw_calibration, draw_class_scores, draw_confusion, draw_roc
 
 CHINESE = ("黑色素瘤", "痣", "基底细胞癌")
 CURVE = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
@@ -28,7 +28,7 @@ def test_each_regime_gets_a_panel(tmp_path):
         )
     one, two, four = (size_of(tmp_path / f"{count}.png") for count in (1, 2, 4))
     assert two == (2 * one[0], one[1])
-    assert four == (2 * one[0], 2 * one[1])
+    assert four == (3 * one[0], 2 * one[1])
 
 
 def test_darker_cells_hold_larger_shares(tmp_path):
@@ -46,6 +46,18 @@ def test_many_classes_and_curves_still_fit(tmp_path):
     draw_calibration(tmp_path / "c.png", {"real": [(0.9, 0.8, 10)]})
     assert all(min(size_of(tmp_path / f"{name}.png")) > 300 for name in "abc")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_scores_of_classes_grow_with_the_classes_and_take_any_interval(tmp_path):
+    heights = []
+    for count in (2, 9):
+        names = [f"a long name of class number {i} of them" for i in range(count)]
+        one = {name: (0.5, 0.4, 0.7) for name in names} | {names[0]: (1.0, 1.0, 1.0)}
+        path = tmp_path / f"{count}.png"
+        draw_class_scores(path, {"AUROC": {"real": one, "mix": one}}, dict.fromkeys(names, 7))
+        heights.append(size_of(path)[1])
+        assert path.with_suffix(".svg").is_file()
+    assert heights[1] > 2 * heights[0]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medart_cli.data.files import draft_of, named_errors, remove_drafts
+from medart_cli.data.files import draft_of, named_errors, remove_drafts, write_changed
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -49,3 +49,13 @@ def test_errors_name_the_file_whatever_library_writes_it(tmp_path):
     with pytest.raises(OSError, match="No such file") as raised, named_errors(path):
         save_file({"a": torch.ones(1)}, path)
     assert raised.value.filename == str(path)
+
+
+def test_a_text_that_is_there_is_not_written_again(tmp_path):
+    path = tmp_path / "a"
+    write_changed(path, "é")
+    os.utime(path, (1000, 1000))
+    write_changed(path, "é")
+    assert path.stat().st_mtime == 1000
+    write_changed(path, "e")
+    assert path.read_text() == "e" and path.stat().st_mtime > 1000

@@ -14,6 +14,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from medart_cli.data import page
+from medart_cli.data.glossary import Glossary
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "medart_cli"
@@ -125,14 +126,21 @@ def test_the_policy_of_a_page_allows_its_script_alone():
 def test_values_are_escaped_wherever_they_stand():
     label = "<b>&\"'"
     picture = page.embed_image(Image.new("RGB", (2, 2)), label)
-    text = "{% from 'data/parts.html.jinja' import answers, figure, inputs_section, table %}"
+    text = "{% from 'data/parts.html.jinja' import answers, figure, inputs_section, opening, "
+    text += "section, settings_section, strips, table with context %}"
     text += "{{ label }}{{ table([label], [[label]]) }}{{ figure(picture) }}"
     text += "{{ inputs_section(([label], [[label]])) }}"
-    text += "{{ answers([finding]) }}"
+    text += "{{ answers([finding]) }}{{ settings_section([(label, label)]) }}"
+    text += "{% call section(label, label) %}{{ label }}{% endcall %}"
+    text += "{% call opening(label, label) %}{{ label }}{% endcall %}"
+    text += "{{ strips([strip], label) }}"
     finding = page.Finding("bad", label, label)
-    shown = fill(text, label=label, picture=picture, finding=finding)
+    strip = page.Strip(label, [picture])
+    shown = fill(
+        text, label=label, picture=picture, finding=finding, strip=strip, glossary=Glossary()
+    )
     shown += page.render("data/page.html.jinja", title=label)
-    assert shown.count("&lt;b&gt;&amp;&#34;&#39;") == 13
+    assert shown.count("&lt;b&gt;&amp;&#34;&#39;") == 25
     assert "<b>" not in shown and '"' not in shown
 
 
@@ -182,3 +190,33 @@ def test_a_module_that_writes_a_page_loads_no_templates_before():
     code = "import sys, medart_cli.data.page; print('jinja2' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def fill_section(body):
+    head = "{% from 'data/parts.html.jinja' import section, table with context %}"
+    return fill(head + body, glossary=Glossary())
+
+
+def test_a_section_explains_the_words_that_stand_in_none_before():
+    text = "{% call section('Scores', 'scores') %}<p>FID here</p>{% endcall %}"
+    shown = fill_section(text + text.replace("scores", "again"))
+    first, second = shown.split("</section>")[:2]
+    assert first.count("<dfn>") == 1 and "<dfn>Frechet distance, FID</dfn>" in first
+    assert first.index("<dfn>") < first.index("FID here") and "<dfn>" not in second
+
+
+def test_an_interval_is_not_broken_within():
+    shown = fill_section(
+        "{{ table(['a', 'b'], [['x [1, 2]', '0.1 [0.05, 0.2] {1, 2} p = 0.3']]) }}"
+    )
+    parts = re.findall(r"<span class='number'>([^<]*)</span>", shown)
+    assert parts == ["0.1", "[0.05, 0.2]", "{1, 2}", "p = 0.3"]
+    assert "<span class='number'>0.1 ± 0.2</span>" in fill_section(
+        "{{ table(['', ''], [['a', '0.1 ± 0.2']]) }}"
+    )
+    assert "number" not in fill_section("{{ table(['', ''], [['a', 'not shown']]) }}")
+
+
+def test_settings_are_told_in_words():
+    told = page.format_settings({"a": True, "b": ["x", "y"], "c": None, "d": []}, {"torch": "2"})
+    assert told == [("a", "yes"), ("b", "x, y"), ("c", "-"), ("d", "none"), ("torch", "2")]

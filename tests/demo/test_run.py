@@ -9,7 +9,7 @@ from medart_cli.demo import run as demo
 
 ARMS = """[lora]
 [score]
-title = "HLDF, color score"
+title = "HLDF with the color score"
 finetune = "--hldf-every 2 --hldf-steps 3"
 """
 
@@ -40,11 +40,16 @@ def test_the_demo_is_a_study_and_its_page_is_the_studys(short, medart):
         assert f"$ medart {stage} " in err
     assert set(facts["arms"]) == {"lora", "score"} and 0 < facts["captions"]["all"] <= 1
     page = (short / "demo" / "report.html").read_text("utf-8")
-    assert "HLDF, color score" in page and "demonstration models" in page
+    assert "HLDF with the color score" in page and "demonstration models" in page
     assert sorted(path.name for path in (short / "demo").iterdir() if path.name[0] != ".") == [
-        "demo.json", "methods.md", "pictures.png", "report.html", "settings.toml", "study.json",
+        "demo.json", "finished.json", "methods.md", "pictures.png", "report.html",
+        "settings.toml", "study.json",
         "table.csv", "table.md", "table.tex",
     ]  # fmt: skip
+    code, again, err = medart("demo", "--json")
+    assert (code, again) == (0, out) and "demo: already finished" in err and "$ medart" not in err
+    code, _, err = medart("demo", "--seed", 1)
+    assert code == 2 and "seed was 0 and is now 1; use another folder\n" in err
 
 
 def test_nothing_is_claimed_that_the_study_calls_not_shown(short, medart):

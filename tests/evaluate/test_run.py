@@ -136,6 +136,21 @@ def test_a_report_from_before_captions_could_be_asked_for_is_made_again(network,
     assert again.exit_code == 0, again.stderr
 
 
+def test_a_finished_report_of_another_format_is_measured_again(
+    network, sets, tmp_path, monkeypatch
+):
+    out = tmp_path / "r"
+    with monkeypatch.context() as older:
+        older.setattr("medart_cli.evaluate.sets.REPORT_FORMAT", 1)
+        assert evaluate(network, *sets, out=out).exit_code == 0
+        assert "finished" in evaluate(network, *sets, out=out).stderr
+    page = out / "report.html"
+    older_page = page.read_bytes()[:-1] + b"~"  # as long: only its format tells
+    page.write_bytes(older_page)
+    assert evaluate(network, *sets, out=out).exit_code == 0
+    assert page.read_bytes() != older_page
+
+
 def test_a_class_that_repeats_a_few_images_is_named_as_collapsed(network, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.evaluate.test_run.COUNT", 48)
     real, syn = save_set(tmp_path / "real", 0), save_set(tmp_path / "syn", 100)

@@ -15,7 +15,7 @@ from timm.models import save_for_hf
 from medart_cli.errors import RunError
 from medart_cli.evaluate.networks import build_networks, extract
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import _short_names, code_labels, hash_sets, read_sets
+from medart_cli.evaluate.sets import code_labels, hash_sets, read_sets
 from medart_cli.metrics.features import Extraction, Files, count_missing
 
 SMALL = {"input_size": (3, 32, 32)}  # of timm's models
@@ -54,22 +54,6 @@ def test_sets_are_named_by_folder_and_those_above_where_folders_share_a_name(tmp
     config = build_config(tmp_path)
     names = [item.name for item in read_sets(config)]
     assert names == ["real", "a/syn", "b/syn"]
-
-
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [("runs/guidance-4.5", "guidance-4.5"), ("runs/guidance-4.5/metadata.jsonl", "guidance-4.5"),
-     ("lists/test.1.jsonl", "test.1"), ("-", "standard input"), (".", Path.cwd().name)],
-)  # fmt: skip
-def test_a_name_is_whole_also_where_it_has_a_dot(source, name):
-    assert _short_names([source]) == [name]
-
-
-def test_sets_of_one_name_are_told_apart_by_the_fewest_folders_above():
-    sources = ["/s/lora/seed-0/images", "/s/before/seed-0/images", "/s/data/test.jsonl"]
-    assert _short_names(sources) == ["lora/seed-0/images", "before/seed-0/images", "test"]
-    assert _short_names(["a/x", "b/x/metadata.jsonl", "x"]) == ["a/x", "b/x", "x"]
-    assert _short_names(["a/x", "a/x"]) == ["x", "x (2)"]
 
 
 def test_a_set_given_twice_gets_two_names(tmp_path):

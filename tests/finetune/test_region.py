@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from medart_cli.data.images import fit_image
 from medart_cli.data.manifest import HashedRecord
 from medart_cli.data.tensors import open_cache
 from medart_cli.diffusion.losses import color_moments
@@ -89,12 +90,30 @@ def test_colors_are_weighted_by_the_mean_mask(tmp_path):
     prepare_region(work)
     colors = read_region_colors(work, work.rows[0], False, (0.5, 0.5))
     image = read_pixels(work, work.rows[0], False, (0.5, 0.5))
-    torch.testing.assert_close(colors, color_moments(image, work.region.weights)[0])
+    torch.testing.assert_close(colors, color_moments(image, work.region.weights[SIDE, SIDE])[0])
     assert colors[0] > color_moments(image)[0, 0] + 0.2  # it is white where it is marked
-    plain = work.region.weights
+    plain = work.region.weights[SIDE, SIDE]
     work.config.flip = True
     prepare_region(work)
-    torch.testing.assert_close(work.region.weights, (plain + plain.flip(3)) / 2)
+    torch.testing.assert_close(work.region.weights[SIDE, SIDE], (plain + plain.flip(3)) / 2)
+
+
+def test_images_of_other_shapes_have_the_same_mean_mask_stretched_to_theirs(tmp_path):
+    work, wide = build_work(tmp_path, half_marked()), (8, 32)
+    work.buckets, work.shapes = [wide], {work.rows[0].sha256: wide}
+    prepare_region(work)
+    weights = work.region.weights[wide]
+    assert weights.shape == (1, 1, *wide)
+    mask = np.asarray(fit_image(Image.fromarray(half_marked()).convert("RGB"), wide, "center"))
+    marked = torch.from_numpy(mask[..., 0] >= 128).float()
+    cells = marked.reshape(2, 4, 8, 4).mean(dim=(1, 3))  # of latents, as high as wide
+    square = cells.reshape(2, LATENTS, 2).mean(dim=2).repeat_interleave(2, dim=0)
+    stretched = square.repeat_interleave(2, dim=0).repeat_interleave(8, dim=1)
+    torch.testing.assert_close(weights[0, 0], stretched)
+    assert 0.1 < weights.mean() < 0.5
+    colors = read_region_colors(work, work.rows[0], False, (0.5, 0.5))
+    image = read_pixels(work, work.rows[0], False, (0.5, 0.5))
+    torch.testing.assert_close(colors, color_moments(image, weights)[0])
 
 
 @pytest.mark.parametrize(("change", "told"), [
@@ -203,7 +222,7 @@ def test_each_of_the_options_changes_the_training(train, options):
     assert any(not torch.allclose(plain[name], other[name], atol=1e-6) for name in plain)
 
 
-@pytest.mark.parametrize("more", [("--flip",), ("--crop", "random", "--flip")])
+@pytest.mark.parametrize("more", [("--flip",), ("--crop", "random", "--flip", "--buckets")])
 def test_a_run_with_masks_resumes_to_the_bit(train, more):
     whole = train("whole run", *BOTH, *more)
     train("parts", *BOTH, *more, "--steps", 2)

@@ -1,5 +1,6 @@
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
 
 from medart_cli import stop
+from medart_cli.cli import read_options
 from medart_cli.data import checkpoint as checkpoints
 from medart_cli.data.tensors import image_to_tensor
 from medart_cli.diffusion.losses import color_moments
 from medart_cli.errors import RunError
 from medart_cli.finetune.curve import plot_losses
+from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.rows import read_training_rows
 from medart_cli.finetune.train import embed_captions
 from medart_cli.finetune.work import count_weights
@@ -100,6 +103,25 @@ def test_what_is_published_names_no_place_on_this_machine(finetune, small_base, 
                 content = path.read_bytes()
                 assert str(tmp_path).encode() not in content, path
                 assert str(small_base.parent).encode() not in content, path
+
+
+def test_a_run_says_once_how_long_it_takes_from_its_own_steps(finetune, monkeypatch, said):
+    monkeypatch.setattr("medart_cli.finetune.remaining.WORTH_SECONDS", 0)
+    finetune("--hldf-every", 2, "--steps", 9)
+    told = [line for line in said if "steps left" in line]
+    assert len(told) == 1 and told[0].startswith("2 steps left, 1 of them with HLDF: about ")
+
+
+def test_a_run_and_its_card_can_be_read_back(finetune, small_base):
+    run, _, _ = finetune("--rank", 3, "--hldf-every", 0, "--lr-schedule", "cosine")
+    settings = tomllib.loads((run / "settings.toml").read_text())
+    words = ["finetune", settings["data"], "--out", str(run), "--config"]
+    assert read_options([*words, str(run)]).settings() == settings
+    read = read_options([*words, str(run / "README.md"), "--base", str(small_base)]).settings()
+    own = FinetuneConfig.name_run_only()
+    assert all(value == settings[name] for name, value in read.items() if name not in own)
+    named = read_options([*words, str(run / "README.md")]).base
+    assert named == small_base.name  # not another base, which would train unawares
 
 
 def test_the_color_loss_comes_every_n_steps_once_whatever_is_accumulated(finetune):

@@ -7,6 +7,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from medart_cli.metrics import distances
 from medart_cli.metrics.color import energy_distance
 from medart_cli.metrics.kernel import (
+    Jackknife,
     average,
     energy_jackknife,
     kernel_distance,
@@ -14,6 +15,7 @@ from medart_cli.metrics.kernel import (
     kernel_jackknife,
     kernel_matrix,
     subtract,
+    take_root,
 )
 
 
@@ -191,6 +193,31 @@ def test_the_error_of_a_difference_of_sets_that_are_alike_is_right_and_not_too_l
         plain.append((apart.real @ apart.real + apart.synthetic @ apart.synthetic) ** 0.5)
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.3)
     assert np.mean(plain) > 1.3 * np.std(values)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0], ids=["alike", "near", "far"])
+def test_the_error_of_a_difference_of_roots_is_right(shift):
+    groups = np.arange(30), np.arange(30)
+    values, errors = [], []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        real = random.normal(size=(30, 4))
+        first, second = (
+            take_root(energy_jackknife(real, random.normal(size=(30, 4)) + far, groups))
+            for far in (shift, 2 * shift)
+        )
+        apart = subtract(first, second)
+        values.append(apart.value)
+        errors.append(apart.error)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.1)
+
+
+def test_a_root_keeps_the_sign_and_that_of_equal_sets_is_zero():
+    one = Jackknife(-0.04, np.array([0.004]), np.array([0.0]), 3)
+    assert take_root(one).value == pytest.approx(-0.2)
+    assert take_root(one).real == pytest.approx([0.004 / 0.4])
+    nothing = take_root(Jackknife(0.0, np.zeros(3), np.zeros(3), 2))
+    assert nothing.value == nothing.error == 0
 
 
 def test_the_distance_by_patient_is_unbiased_where_that_over_all_pairs_is_not():

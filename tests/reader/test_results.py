@@ -10,6 +10,7 @@ from medart_cli.reader.results import (
     CHANCE_80,
     CHANCE_80_BOTH,
     CHANCE_95,
+    answer_readers,
     build_results,
     count_needed,
     find_verdict,
@@ -107,7 +108,7 @@ def test_a_reader_who_answered_nothing_of_one_kind_leaves_scores_open():
     facts = measure_readings(make_key(20, labels=("a", "b")), [read(said)], 0)
     assert facts["together"] is None and facts["labels"] == {"a": None, "b": None}
     assert facts["verdict"] == "not shown" and "Not shown" in facts["findings"][0]
-    assert "<td>-</td>" in build_results(facts)
+    assert "<td>-</td>" in build_results(facts, {})
 
 
 def test_labels_are_scored_each_for_itself():
@@ -181,7 +182,7 @@ def test_readers_who_tell_them_apart_are_said_to():
     assert facts["verdict"] == "told apart"
     assert facts["agreement"]["measure"] == "fleiss"
     assert "Fleiss' kappa" in facts["findings"][1]
-    page = build_results(facts)
+    page = build_results(facts, {})
     assert "all readers" in page and "<h2>By label</h2>" in page
 
 
@@ -197,4 +198,20 @@ def test_whatever_was_answered_the_results_are_json_and_a_page(seed):
     key = make_key(count, labels=("a", "b"), groups=generator.integers(0, 4, count))
     facts = measure_readings(key, readings, 0)
     json.dumps(facts, allow_nan=False)
-    assert "<table>" in build_results(facts)
+    assert "<table>" in build_results(facts, {})
+
+
+def test_the_page_opens_with_what_the_verdict_is_worth():
+    truth = truth_of(60)
+    apart = measure_readings(make_key(60), [read(truth), read(truth, name="B")], 0)
+    found = answer_readers(apart)
+    assert [it.mark for it in found] == ["bad", "good"]
+    assert found[0].text.startswith("Readers tell synthetic images from real ones: right in 100%")
+    guess = np.where(np.arange(60) % 4 < 2, truth, 1 - truth)
+    guess[0] = UNANSWERED
+    alone = answer_readers(measure_readings(make_key(60), [read(guess)], 0))
+    assert [it.mark for it in alone] == ["unclear"] * 3
+    assert "One reader" in alone[1].text and "1 answers are missing" in alone[2].text
+    page = build_results(apart, {"seed": 0})
+    assert "by 2 readers who did not know which is which; of 60 images shown 60 were" in page
+    assert "<dfn>Kappa</dfn>" in page and "<dt>seed</dt><dd>0</dd>" in page

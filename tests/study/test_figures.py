@@ -69,8 +69,8 @@ def write_units(plan, value):
         folder.mkdir(parents=True)
         pair = {
             "first": "a", "second": "b",
-            "distance": {"value": -0.5, "level": 0.99, "interval": [-0.6, -0.4]},
-            "color": {"energy": {"value": 0.25, "interval": [0.15, 0.35]}},
+            "root": {"value": -0.5, "level": 0.99, "interval": [-0.6, -0.4]},
+            "color": {"root": {"value": 0.25, "level": 0.95, "interval": [0.15, 0.35]}},
         }  # fmt: skip
         sets = [{"name": it, "n": 40, "patients": 20} for it in ("test", "a", "b")]
         facts = {"sets": sets, "ranking": {"pairs": [pair]}}
@@ -95,22 +95,22 @@ def test_pairs_are_taken_as_arm_less_reference_whichever_comes_first(plan):
     write_units(plan, lambda arm, seed: 1.0)
     known = gather_figures(plan)["differences"]["score"]
     assert known["distance"]["value"] == 0.5  # the report has LoRA less the score
-    assert known["color_energy"]["value"] == -0.25
+    assert known["color_distance"]["value"] == -0.25
     # The interval at 99 % of 20 patients gives back the standard error.
     error = 0.1 / stats.t.ppf(0.995, 19)
     assert known["distance"]["images_variance"] == pytest.approx(error**2)
     assert known["distance"]["images"] == 20
 
 
-def test_without_pairs_the_color_energy_is_compared_over_seeds_alone(plan):
-    write_units(plan, lambda arm, seed: 1.0 if arm == "lora" else 3.0)
+def test_without_pairs_the_root_of_the_color_energy_is_compared_over_seeds_alone(plan):
+    write_units(plan, lambda arm, seed: 1.0 if arm == "lora" else 9.0)
     for path in plan.config.out.glob("compare/*/metrics.json"):
         facts = json.loads(path.read_text()) | {"ranking": {"winner": None}}
         path.write_text(json.dumps(facts))
     known = gather_figures(plan)["differences"]["score"]
     assert "distance" not in known
-    assert known["color_energy"]["value"] == pytest.approx(2.0)
-    assert known["color_energy"]["images_variance"] == 0
+    assert known["color_distance"]["value"] == pytest.approx(2.0)
+    assert known["color_distance"]["images_variance"] == 0
 
 
 def test_the_gain_is_to_real_images_in_as_many_steps_where_there_are_such(plan):

@@ -8,6 +8,7 @@ import pytest
 from medart_cli.data.page import DEMONSTRATION_NOTICE
 from medart_cli.models.bases import KINDS
 from medart_cli.models.optimizers import OPTIMIZERS, OptimizerName
+from medart_cli.study.arms import ARMS, Arm
 from medart_cli.study.contrasts import contrast
 from medart_cli.study.markdown import escape_markdown
 from medart_cli.study.methods import write_methods as write
@@ -54,8 +55,8 @@ def build_facts(arms, differences=None, gains=None, seeds=(0, 1, 2), **changes):
         "features": "Distances in the features of efficientnet-lite0 (not FID: only Inception's)",
         "arms": [
             {
-                "name": name, "title": title, "captions": "own", "sample": [],
-                "finetune": None if name == "before" else [], "collapsed": [[]] * len(seeds),
+                "name": name, "title": title, **ARMS.get(name, Arm(name, title)).settings(),
+                "color_loss": None, "collapsed": [[]] * len(seeds),
                 "each": {"frechet": [81.5] * len(seeds), "color_variety": [0.75] * len(seeds)},
                 "mean": {"frechet": 81.5, "color_variety": 0.75},
                 "deviation": {"frechet": 1.25, "color_variety": None},
@@ -255,8 +256,8 @@ def test_what_is_shown_is_a_claim_with_its_interval():
     facts = build_facts(arms, {"before": worse, "dora": worse}, {"lora": ([0.1, 0.11, 0.1],)})
     results = write(facts, {}).partition("## Results")[2].partition("## Data card")[0]
     assert (
-        "- Fine-tuning brought the images nearer to real ones (base less LoRA, energy distance in "
-        "the features: +0.5, 95% interval +0."
+        "- Fine-tuning brought the images nearer to real ones (base less LoRA, root of the energy "
+        "distance in the features: +0.5, 95% interval +0."
     ) in results
     assert "- DoRA did not bring the images nearer than LoRA: farther away (DoRA less" in results
     assert "- Images drawn after LoRA helped a classifier (balanced accuracy" in results
@@ -311,7 +312,7 @@ def test_the_variance_by_the_test_images_is_said_of_the_measures_that_have_it():
     assert "The variance is that between seeds alone" in text
     assert "Cochran" not in text
     text = write(build_facts(arms, {"dora": by_seeds | OPEN}), {})
-    assert "two parts in energy distance in the features: that between" in text
+    assert "two parts in root of the energy distance in the features: that between" in text
     assert "(31 test images)" in text
     assert "other measures are by the seeds alone" in text
     assert "Biometrics 1964" in text
@@ -373,7 +374,10 @@ def test_the_card_has_each_criterion_with_its_figures():
     assert "| LoRA | 81.5 ± 1.2 |" in card
     assert "| baseline, real images | 33.3 |" in card
     assert "| LoRA | 0.75 |" in card
-    assert "- DoRA less LoRA, energy distance in the features: -0.5, 95% interval -0." in card
+    assert (
+        "- DoRA less LoRA, root of the energy distance in the features: -0.5, 95% interval -0."
+        in card
+    )
     assert "| LoRA | 81.5 to 81.5 | 0.75 to 0.75 |" in card
     assert "License of PixArt-alpha/PixArt-XL-2-512x512: RAIL; it forbids medical advice." in card
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from medart_cli.study import units
@@ -41,10 +42,12 @@ def test_a_study_ends_in_a_page_tables_and_verdicts(done):
     assert len(questions) == len(set(questions)) == 9
     assert all(item["question"] in said for item in facts["verdicts"])
     page = (out / "report.html").read_text("utf-8")
-    assert "simple captions" in page and page.count("data:image/png") == 1
+    assert "simple captions" in page and page.count("data:image/jpeg") == 40
     with (out / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    means = {(row["arm"], row["measure"]): float(row["mean"]) for row in rows}
+    means = {(row["arm"], row["measure"]): float(row["mean"]) for row in rows if row["mean"]}
+    gap = next(row["difference"] for row in rows if row["measure"] == "color_distance")
+    assert float(gap) == pytest.approx(facts["differences"]["before"]["color_distance"]["value"])
     for arm in facts["arms"]:
         for key, value in arm["mean"].items():
             assert means[arm["name"], key] == pytest.approx(value)
@@ -73,8 +76,8 @@ def test_paired_differences_are_those_of_the_reports_of_all_arms(done):
         values = [part["energy"]["value"] for part in report["color"]]
         energies = dict(zip(["before", "lora", "score", "simple"], values, strict=True))
         for name, found in facts["differences"].items():
-            gap = energies[name] - energies["lora"]
-            assert found["color_energy"]["each"][place] == pytest.approx(gap, abs=1e-6)
+            own, lora = (np.sign(energies[it]) * abs(energies[it]) ** 0.5 for it in (name, "lora"))
+            assert found["color_distance"]["each"][place] == pytest.approx(own - lora, abs=1e-6)
 
 
 def test_the_same_command_again_runs_no_unit_and_changes_no_file(done, parts, medart, monkeypatch):
@@ -84,7 +87,7 @@ def test_the_same_command_again_runs_no_unit_and_changes_no_file(done, parts, me
     code, output, err = medart(*study_words(parts, out), "--json")
     assert code == 0, err
     assert json.loads(output)["result"] == str(out / "report.html")
-    assert "8 units, 8 of them done" in err
+    assert "8 units, 8 of them done" in err and "out: already finished; only its report" in err
     assert outcome(out) == before
 
 
@@ -98,7 +101,6 @@ def test_the_script_of_a_dry_run_is_what_the_study_does(done, parts, tmp_path, m
     assert [line.replace(str(tmp_path / "dry"), str(out)) for line in lines[:-1]] == typed
     taken = []
     monkeypatch.setattr("medart_cli.study.run.run_units", lambda plan, _: taken.append(plan))
-    monkeypatch.setattr("medart_cli.study.run.run_comparisons", lambda _: None)
     monkeypatch.setattr("medart_cli.study.report.write_study", lambda *_: {"verdicts": []})
     assert medart(*shlex.split(lines[-1])[1:])[0] == 0  # and its last line is the study's own
     assert [arm.name for arm in taken[0].arms] == ["before", "lora", "score", "simple"]
@@ -106,7 +108,7 @@ def test_the_script_of_a_dry_run_is_what_the_study_does(done, parts, tmp_path, m
 
 def test_shards_do_the_units_between_them(done, parts, tmp_path, medart, monkeypatch):
     run = []
-    monkeypatch.setattr(units, "run_unit", lambda plan, arm, seed: run.append((arm.name, seed)))
+    monkeypatch.setattr(units, "run_unit", lambda plan, arm, seed, _: run.append((arm.name, seed)))
     for number in (1, 2, 3):
         code, output, err = medart(*study_words(parts, tmp_path / "s"), "--shard", f"{number}/3")
         assert (code, output) == (0, f"{tmp_path / 's'}\n"), err
@@ -122,7 +124,7 @@ def test_another_option_of_a_command_is_another_study(done, parts, medart):
 
 def test_more_seeds_and_arms_are_added_to_a_study(done, parts, medart, monkeypatch):
     run = []
-    monkeypatch.setattr(units, "run_unit", lambda plan, arm, seed: run.append((arm.name, seed)))
+    monkeypatch.setattr(units, "run_unit", lambda plan, arm, seed, _: run.append((arm.name, seed)))
     words = study_words(parts, done[0], "--seeds", 3, "--shard", "1/1", arms="lora,dora")
     assert medart(*words)[0] == 0
     assert run == [("dora", 0), ("dora", 1), ("lora", 2), ("dora", 2)]
@@ -201,7 +203,7 @@ def test_an_option_that_a_command_refuses_is_refused_before_anything_runs(parts,
 
 def test_without_captions_the_arm_of_simple_ones_is_left_out(parts, tmp_path, medart, monkeypatch):
     run = []
-    monkeypatch.setattr(units, "run_unit", lambda plan, arm, seed: run.append(arm.name))
+    monkeypatch.setattr(units, "run_unit", lambda plan, arm, seed, _: run.append(arm.name))
     words = study_words(parts, tmp_path / "out", "--shard", "1/1", arms="lora,simple")
     words[1] = str(parts / "test")
     words[3] = str(parts / "images")

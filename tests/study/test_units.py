@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from typer.main import get_command
 
 from medart_cli.cli import app
 from medart_cli.errors import ConfigError, Stopped
+from medart_cli.outlook import Outlook
 from medart_cli.study import units
 from medart_cli.study.arms import ARMS, Arm
 from medart_cli.study.options import StudyConfig
@@ -165,7 +167,7 @@ def test_a_unit_is_done_once_all_its_commands_are(plan, monkeypatch):
     monkeypatch.setattr(units, "type_command", do)
     arm = ARMS["lora"]
     assert read_unit(plan, arm, 5) is None
-    run_unit(plan, arm, 5)
+    run_one(plan, arm)
     found = read_unit(plan, arm, 5)
     assert set(found["seconds"]) == {"finetune", "sample", "evaluate", "classify"}
     file = Path("out/lora/seed-5/unit.json")
@@ -178,7 +180,7 @@ def test_a_unit_is_done_once_all_its_commands_are(plan, monkeypatch):
 
 def test_a_unit_that_was_begun_is_not_done_but_known_by_its_arm(plan, monkeypatch):
     monkeypatch.setattr(units, "type_command", lambda *_: None)
-    run_unit(plan, ARMS["lora"], 5)
+    run_one(plan, ARMS["lora"])
     file = Path("out/lora/seed-5/unit.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"commands": [], "seconds": {}}))
     assert read_unit(plan, ARMS["lora"], 5) is None
@@ -203,32 +205,50 @@ def test_what_a_stopped_command_took_is_not_told_and_what_others_took_is_kept(pl
 
     monkeypatch.setattr(units, "type_command", work)
     with pytest.raises(Stopped):
-        run_unit(plan, arm, 5)
+        run_one(plan, arm)
     assert read_unit(plan, arm, 5) is None
-    run_unit(plan, arm, 5)
+    run_one(plan, arm)
     took = {"finetune": 60, "sample": 60, "classify": 60}
     assert read_unit(plan, arm, 5)["seconds"] == took
-    run_unit(plan, arm, 5)
+    run_one(plan, arm)
     assert read_unit(plan, arm, 5)["seconds"] == took
 
 
 def test_a_unit_whose_images_are_gone_is_not_done(plan, monkeypatch):
     monkeypatch.setattr(units, "type_command", do)
-    run_unit(plan, ARMS["lora"], 5)
+    run_one(plan, ARMS["lora"])
     Path("out/lora/seed-5/images/metadata.jsonl").unlink()
     assert read_unit(plan, ARMS["lora"], 5) is None
 
 
-def test_it_says_how_far_it_is_and_how_long_it_takes(plan, monkeypatch, said):
-    monkeypatch.setattr(units, "type_command", do)
+def run_one(plan, arm):
+    parts = [(words[0], arm.name) for words in list_commands(plan, arm, 5)]
+    run_unit(plan, arm, 5, Outlook("study", parts))
+
+
+def test_it_says_how_far_it_is_and_when_it_ends(plan, monkeypatch, said):
+    now = [0.0]
+    monkeypatch.setattr(units.time, "monotonic", lambda: now[0])
+
+    def work(words, config):
+        do(words, config)
+        now[0] += 600
+
+    monkeypatch.setattr(units, "type_command", work)
     run_units(plan, (1, 1))
     lines = [line.strip() for line in said]
-    assert lines[0] == "6 units, 0 of them done"
-    assert "unit 1 of 6: before fine-tuning, seed 5" in lines
-    assert any(line.startswith("unit 6 of 6: simple captions, seed 6; about 0 min left")
-               for line in lines)  # fmt: skip
+    assert lines[:2] == [
+        "6 units, 0 of them done",
+        "study part 1 of 24: before fine-tuning, seed 5",
+    ]
+    assert lines[2].startswith("study part 2 of 24, more than 50 min left: before")  # 5 x sample
+    assert re.fullmatch(r"study part 22 of 24, about 30 min left, done about .*\d\d:\d\d: simple "
+                        "captions, seed 6", lines[22]), lines  # fmt: skip
+    assert lines[23].endswith(": all arms, seed 5")
+    monkeypatch.setattr(units, "type_command", lambda *_: None)
     run_units(plan, (1, 1))
-    assert said[-1] == "6 units, 6 of them done"
+    assert said[-3] == "6 units, 6 of them done"
+    assert said[-2].strip().startswith("study part 23 of 24, about 20 min left")
 
 
 def test_real_images_that_are_synthetic_are_allowed_by_name(plan):

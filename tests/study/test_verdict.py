@@ -1,14 +1,17 @@
 from dataclasses import asdict
 
+from medart_cli.study.arms import ARMS, Arm
 from medart_cli.study.contrasts import contrast
 from medart_cli.study.verdict import tell_verdicts, word_caution
 
 FIGURES = [{"key": "kernel", "title": "kernel distance", "better": "lower"}]
 
 
-def arm(name, *, copies=(0.0, 0.0, 0.0), suspected=(False, False, False), trained=True):
+def arm(name, *, copies=(0.0, 0.0, 0.0), suspected=(False, False, False)):
+    settings = ARMS[name].settings() if name in ARMS else Arm(name, name).settings()
     return {
-        "name": name, "title": name.upper(), "finetune": [] if trained else None,
+        "name": name, "title": name.upper(), **settings,
+        "color_loss": "score" if name == "score" else None,
         "each": {"copies": list(copies)}, "suspected": list(suspected),
     }  # fmt: skip
 
@@ -17,7 +20,7 @@ def facts(differences, *, reference="lora", gains=None, arms=()):
     names = [reference, *differences]
     return {
         "reference": reference, "measures": FIGURES, "gains": gains or {},
-        "arms": list(arms) or [arm(name, trained=name != "before") for name in names],
+        "arms": list(arms) or [arm(name) for name in names],
         "differences": {
             name: {key: asdict(contrast(each)) for key, each in found.items()}
             for name, found in differences.items()
@@ -33,7 +36,7 @@ def test_an_answer_is_yes_or_no_only_where_the_interval_leaves_out_zero():
     lower, higher, open_ = [-2.0, -2.1, -1.9], [2.0, 2.1, 1.9], [0.5, -2.0, 1.9]
     for each, answer in ((lower, "yes, nearer"), (higher, "no, farther away"),
                          (open_, "not shown")):  # fmt: skip
-        found = answers(facts({"score": {"color_energy": each}}))
+        found = answers(facts({"score": {"color_distance": each}}))
         assert (
             found["Does HLDF with the color score bring the colors nearer to real ones?"] == answer
         )
@@ -47,7 +50,7 @@ def test_what_is_asked_of_lora_is_answered_by_the_arm_without_it():
 
 
 def test_an_open_question_says_what_would_settle_it_and_an_answered_one_nothing():
-    each = {"score": {"color_energy": [-2.0, -2.1, -1.9]}, "dora": {"distance": [0.5, 1.9, 0.6]}}
+    each = {"score": {"color_distance": [-2.0, -2.1, -1.9]}, "dora": {"distance": [0.5, 1.9, 0.6]}}
     shown, open_ = tell_verdicts(facts(each))[:2]
     assert (shown["answer"], shown["needed"]) == ("yes, nearer", "")
     assert open_["answer"] == "not shown" and "4 of 5 studies of" in open_["needed"]
@@ -62,7 +65,7 @@ def test_an_arm_that_is_suspected_of_copies_is_not_praised_for_being_near():
         ([2.0, 2.1, 1.9], "lora", "open: LORA is nearer, but suspected of copies"),
     ):
         arms = [arm(it, suspected=(False, it == copier, False)) for it in ("lora", "score")]
-        found = answers(facts({"score": {"color_energy": each}}, arms=arms))
+        found = answers(facts({"score": {"color_distance": each}}, arms=arms))
         assert found[question] == answer
 
 
@@ -93,9 +96,21 @@ def test_an_arm_of_ones_own_is_asked_the_same_by_its_title():
     assert found["Does WIDE bring the images nearer than LORA?"] == "yes, nearer"
 
 
+def test_a_default_name_with_options_of_ones_own_is_asked_by_its_title():
+    each = {"color_distance": [-1.0, -1.1, -0.9], "distance": [-1.0, -1.1, -0.9]}
+    arms = [arm("lora"), arm("score") | {"finetune": ["--hldf-every", "4"]}]
+    found = answers(facts({"score": each}, arms=arms))
+    assert found["Does SCORE bring the colors nearer to real ones?"] == "yes, nearer"
+    assert found["Does SCORE bring the images as a whole nearer than LORA?"] == "yes, nearer"
+    assert not any("HLDF" in question for question in found)
+    arms = [arm("lora") | {"finetune": ["--rank", "16"]}, arm("dora")]
+    found = answers(facts({"dora": each}, arms=arms))
+    assert list(found)[0] == "Does DORA bring the images nearer than LORA?"
+
+
 def test_with_another_reference_nothing_is_said_of_lora_alone():
     found = answers(facts({"score": {"distance": [-1.0, -1.1, -0.9]}}, reference="dora"))
-    assert list(found)[0] == "Does SCORE bring the images nearer than DORA?"
+    assert list(found)[0] == "Does SCORE bring the images as a whole nearer than DORA?"
 
 
 def test_a_classifiers_gain_is_one_only_beyond_both_kinds_of_chance():

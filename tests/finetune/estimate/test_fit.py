@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from medart_cli.errors import ConfigError
-from medart_cli.finetune import fit
-from medart_cli.finetune.footprint import Footprint
+from medart_cli.finetune.estimate import fit
+from medart_cli.finetune.estimate.footprint import Footprint
 from medart_cli.finetune.options import FinetuneConfig
 
 

@@ -7,13 +7,12 @@ from accelerate.state import AcceleratorState
 
 from medart_cli.finetune import train
 from medart_cli.finetune.batches import draw_batch
-from medart_cli.finetune.footprint import Reckoner, measure_pass
+from medart_cli.finetune.estimate.footprint import Reckoner
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models import pixart
 from medart_cli.models.adapters import add_adapter
 from medart_cli.models.shapes import count_numbers, known_shape, read_shape
 from medart_cli.models.sizes import BASE_SIZES
-from tests.allocations import count_peak
 from tests.bench.bench_footprint import build_work, measure
 from tests.small import build_base
 from tests.small_klein import build_klein
@@ -162,19 +161,3 @@ def test_layers_are_extrapolated_to_the_exact_number_of_weights():
     assert found.trained == adapters
     expected = 2 * (count_numbers(added) - adapters) + 4 * adapters
     assert found.parts["transformer"] == pytest.approx(expected, rel=1e-3)  # small buffers
-
-
-def test_a_pass_counts_the_bytes_that_the_allocator_counts():
-    def build(device):
-        with torch.device(device):
-            layers = [torch.nn.Linear(64, 64) for _ in range(4)]
-            return torch.nn.Sequential(*(part for it in layers for part in (it, torch.nn.GELU())))
-
-    def make(model):
-        values = torch.zeros(128, 64)
-        return [values], lambda: model(values)
-
-    found = measure_pass(build("meta"), make, "fp32")
-    model, (values,) = build("cpu"), make(None)[0]
-    kept = []
-    assert count_peak(lambda: kept.append(model(values))) == found.kept == found.forward

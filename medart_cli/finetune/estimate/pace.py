@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medart_cli.finetune.footprint import Reckoner, name_adapters
+from medart_cli.finetune.estimate.footprint import Reckoner, name_adapters
 from medart_cli.finetune.hldf import plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models.device import DTYPES

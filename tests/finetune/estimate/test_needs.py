@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from medart_cli.finetune import estimate
-from medart_cli.finetune.footprint import Footprint
+from medart_cli.finetune.estimate import needs
+from medart_cli.finetune.estimate.footprint import Footprint
 from medart_cli.models import hub
 from medart_cli.models.sizes import BASE_SIZES, HUB_SIZES
 from tests.small import build_base
@@ -42,7 +42,7 @@ def test_a_dry_run_tells_of_the_run_and_writes_nothing(
     assert time["hours"] == pytest.approx((seconds + 6 * time["encode_s"]) / 3600, abs=2e-3)
     assert list(tmp_path.iterdir()) == []
     slow = {**time, "hours": 117.6, "step_s": 67.94, "hldf_step_s": 2431.7}
-    told = estimate.format_estimate({**facts, "time": slow})[-1]
+    told = needs.format_estimate({**facts, "time": slow})[-1]
     assert "about 118 hours" in told and "step 67.9 s, HLDF step 2432 s" in told
 
 
@@ -60,7 +60,7 @@ def test_a_dry_run_trains_as_many_images_and_steps_as_the_run(medart, small_base
 def test_a_base_that_is_not_here_is_judged_by_its_published_size(
     medart, images, fetches, monkeypatch
 ):
-    monkeypatch.setattr(estimate, "measure_pace", lambda *_: None)  # seconds of the real size
+    monkeypatch.setattr(needs, "measure_pace", lambda *_: None)  # seconds of the real size
     facts = ask(medart, images, "--config", "low-memory", "--hldf-every", 0)
     assert facts["disk"]["download_gb"] == pytest.approx(21.7)
     assert facts["memory"]["reading_gb"] == pytest.approx(9.8, abs=0.1)
@@ -81,7 +81,7 @@ def test_the_fastest_checkpointing_that_fits_a_card_is_named():
         mode: Footprint({}, None, 1e9, peak, 0)
         for mode, peak in (("none", 30e9), ("block", 14e9), ("step", 11e9))
     }
-    found = [estimate.find_fastest(prints, card) for card in (8, 12, 16, 24, 40)]
+    found = [needs.find_fastest(prints, card) for card in (8, 12, 16, 24, 40)]
     assert found == [None, "step", "block", "block", "none"]
 
 
@@ -90,11 +90,11 @@ def test_a_run_warns_of_too_little_memory_and_names_what_to_change(tmp_path, sai
 
     base = build_base(tmp_path / "base")
     config = FinetuneConfig(data="-", out=tmp_path, base=str(base), resolution=32)
-    estimate.say_memory(config, base, torch.device("cpu"))
+    needs.say_memory(config, base, torch.device("cpu"))
     assert said == []  # a small base fits anywhere
-    monkeypatch.setattr(estimate, "WORTH", 1)
-    monkeypatch.setattr(estimate, "machine_bytes", lambda: 1000)
-    estimate.say_memory(config, base, torch.device("cpu"))
+    monkeypatch.setattr(needs, "WORTH", 1)
+    monkeypatch.setattr(needs, "machine_bytes", lambda: 1000)
+    needs.say_memory(config, base, torch.device("cpu"))
     assert said[0].startswith("estimated memory: normal step 0.0 GB, HLDF step 0.0 GB")
     assert "will not fit the machine's 0.0 GB" in said[1]
     assert "--gradient-checkpointing" in said[1]

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from medart_cli.errors import ConfigError
-from medart_cli.finetune.estimate import USABLE, find_native, find_shape, list_modes
-from medart_cli.finetune.footprint import Reckoner
+from medart_cli.finetune.estimate.footprint import Reckoner
+from medart_cli.finetune.estimate.needs import USABLE, find_native, find_shape, list_modes
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
 from medart_cli.models.device import find_device, find_precision, hush_libraries

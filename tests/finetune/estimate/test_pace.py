@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medart_cli.finetune.footprint import Reckoner
+from medart_cli.finetune.estimate.footprint import Reckoner
+from medart_cli.finetune.estimate.pace import Pass, _Clock, measure_pace
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.pace import Pass, _Clock, measure_pace
 from medart_cli.models.shapes import read_shape
 
 

@@ -17,11 +17,11 @@ from medart_cli.data.cache import default_cache
 from medart_cli.data.dataset import open_data
 from medart_cli.data.splits import split_groups
 from medart_cli.errors import ConfigError, MissingModelError
-from medart_cli.finetune.footprint import Footprint, Reckoner
+from medart_cli.finetune.estimate.footprint import Footprint, Reckoner
+from medart_cli.finetune.estimate.pace import Pace, measure_pace
 from medart_cli.finetune.hldf import AUTO, choose_every, plan_hldf
 from medart_cli.finetune.optimizer import HEADROOM
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.pace import Pace, measure_pace
 from medart_cli.finetune.rows import plan_steps
 from medart_cli.log import log
 from medart_cli.models.bases import find_base
