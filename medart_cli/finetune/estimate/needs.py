@@ -283,7 +283,8 @@ def format_estimate(facts: dict[str, Any]) -> list[str]:
         color = f", HLDF step {hours['hldf_step_s']:.3g} s" if hours["hldf_step_s"] else ""
         lines.append(
             _line("time", f"about {hours['hours']:.2g} hours on {facts['device']}: step "
-                  f"{hours['step_s']:.3g} s{color}; from passes of random weights, measured now")
+                  f"{hours['step_s']:.3g} s{color}; from passes of random weights and captions of "
+                  "full length, measured now")
         )  # fmt: skip
     return [*lines, *(_line("problem", text) for text in facts["problems"])]
 
