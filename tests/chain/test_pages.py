@@ -12,6 +12,8 @@ from tests.browsers import OUTSIDE, open_browser
 from tests.jobs import build_parts, command
 from tests.small_study import build_study, study_words
 
+pytestmark = pytest.mark.charts
+
 WIDTHS = (1280, 400)
 PAGES = ("evaluate", "evaluate-2", "classify", "study", "review", "kit")
 AXE = "const done = arguments[0]; axe.run().then((it) => done(it.violations), done)"

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from medart_cli.doctor import run as doctor
 from medart_cli.doctor.models import Model, estimate_memory, read_file
+from medart_cli.finetune.estimate.needs import format_estimate
 from medart_cli.models import hub, pixart
 from medart_cli.options import DEFAULT_BASE, DEFAULT_CAPTIONER
 from tests.small_captioner import build_llava
@@ -393,7 +394,7 @@ def test_little_shared_memory_is_told_where_there_are_several_gpus(look):
     assert not any("/dev/shm" in line for line in doctor.format_report(facts | {"gpus": []}))
 
 
-def test_an_estimate_of_fine_tuning_stands_in_the_report(look, medart, base, images, tmp_path):
+def test_an_estimate_of_fine_tuning_stands_in_the_report(look, base, images, tmp_path):
     recipe = tmp_path / "own.toml"
     recipe.write_text("epochs = 2.0\nrank = 4\nresolution = 32\nhldf_every = 8\n")
     before = sorted(tmp_path.rglob("*"))
@@ -406,9 +407,8 @@ def test_an_estimate_of_fine_tuning_stands_in_the_report(look, medart, base, ima
     keys = found.keys() | found["memory"].keys() | found["disk"].keys() | found["time"].keys()
     assert {key for key in keys if f"`{key}`" not in text} == set()
     assert sorted(tmp_path.rglob("*")) == before
-    code, output, errors = medart("doctor", *words)
-    assert code == 0 and "Fine-tuning, estimated" in output, errors
-    assert "16 on 8 images, 2 of them with HLDF" in output
+    told = "\n".join(doctor.format_report(facts, format_estimate(found)))
+    assert "Fine-tuning, estimated" in told and "16 on 8 images, 2 of them with HLDF" in told
 
 
 def test_settings_of_finetune_need_images(medart):
