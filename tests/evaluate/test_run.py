@@ -84,7 +84,9 @@ def read_metrics(out):
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
 
-def test_the_report_holds_all_measures_and_needs_nothing_from_outside(network, sets, tmp_path):
+def test_the_report_holds_all_measures_and_needs_nothing_from_outside(
+    network, sets, tmp_path, charts
+):
     out = tmp_path / "report"
     result = evaluate(network, *sets, out=out)
     assert result.exit_code == 0, result.stderr
