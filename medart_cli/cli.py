@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
@@ -239,7 +239,7 @@ def run_command(name: str, options: dict[str, Any], typed: Collection[str]) -> i
         if not summary.get("ready", True):  # doctor's verdict, after its report
             raise MissingModelError(summary["problems"][0])
         if first:
-            close(settings, str(summary["result"]))
+            end_command(settings, str(summary["result"]))
     except (MedartError, OSError, RuntimeError, MemoryError) as caught:
         error = _explain(caught, settings)
         if error is None:
@@ -267,11 +267,12 @@ def tell_result(settings: CommonConfig, summary: dict[str, Any]) -> None:
         typer.echo(result)
 
 
-def close(settings: CommonConfig, result: str) -> None:
+def end_command(settings: CommonConfig, result: str) -> None:
     """Let `make` see that the command is done, and say what comes next."""
     from medart_cli.data.finished import renew_times  # its libraries are loaded by now
 
-    renew_times(settings.list_results(result), settings.list_sources(), settings.beside_sources)
+    with suppress(OSError):  # where they are another user's make asks again, and nothing is wrong
+        renew_times(settings.list_results(result), settings.list_sources(), settings.beside_sources)
     say_next(settings, result)
 
 

@@ -3,16 +3,16 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console, JustifyMethod
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from medart_cli.outlook import find_outlook, word_seconds
+from medart_cli.outlook import Outlook, find_outlook, word_seconds
 
 log = logging.getLogger("medart")
 
@@ -51,26 +51,16 @@ class Progress:
         self._name, self._total, self._done, self._bar = name, total, done, bar
         self._first, self._started, self._said = done, time.monotonic(), time.monotonic()
         self._outlook = find_outlook()
-        self._task = self._around = None
-        if bar is not None:
-            self._task = bar.add_task(name, total=total, completed=done, facts="")
-        if bar is not None and self._outlook is not None:  # a row of its own, below
-            parts, before = self._outlook.total, self._outlook.number - 1
-            told = self._outlook.tell()
-            self._around = bar.add_task(told, total=parts, completed=before, facts="")
+        self._task = bar.add_task(name, total=total, completed=done, facts="") if bar else None
 
     def advance(self, facts: dict[str, float] | None = None, *, count: int = 1) -> None:
         """Count more items as done; `facts` (a loss, say) are shown beside them."""
         self._done += count
         text = "  ".join(f"{name} {value:.4g}" for name, value in (facts or {}).items())
-        waited = time.monotonic() - self._said
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, facts=text)
-            if self._around is not None and self._outlook is not None and waited >= 1:
-                self._said += waited
-                self._bar.update(self._around, description=self._outlook.tell())
-        elif waited >= LINE_EVERY:
-            self._said += waited
+        elif time.monotonic() - self._said >= LINE_EVERY:
+            self._said = time.monotonic()
             pace = (self._said - self._started) / max(1, self._done - self._first)
             left = word_seconds(pace * (self._total - self._done))
             text += f"; {self._outlook.tell()}" if self._outlook else ""
@@ -78,6 +68,17 @@ class Progress:
                 "%s %d/%d, %.3g s each, %s left  %s",
                 *(self._name, self._done, self._total, pace, left, text),
             )
+
+
+class _Bars(RichProgress):
+    """A bar, and below it how far the command is that runs this one, if one does."""
+
+    outlook: Outlook | None = None  # the thread that draws has no context to find it in
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.outlook is not None:
+            yield Text(self.outlook.tell())
 
 
 @contextmanager
@@ -97,7 +98,9 @@ def progress(name: str, total: int, *, done: int = 0) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[facts]}", markup=False),
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+    bar = _Bars(*columns, console=Console(stderr=True))
+    bar.outlook = find_outlook()
+    with bar:
         yield Progress(name, total, done, bar)
 
 

@@ -315,13 +315,14 @@ class CommonConfig:
         return [], []
 
     def list_results(self, result: str) -> list[Path]:
-        """List the files by whose times `make` sees that this command is done; none of a part.
+        """List the files by whose times `make` sees that a command is done; none where it is not.
 
         Args:
             result: What the command printed as its result.
         """
-        out, part = getattr(self, "out", None), getattr(self, "shard", None)
-        return [] if out is None or part else [out / name for name in self.result_names]
+        out = getattr(self, "out", None)
+        partly = getattr(self, "shard", None) is not None or getattr(self, "dry_run", False)
+        return [] if out is None or partly else [out / name for name in self.result_names]
 
     def list_sources(self) -> list[Path]:
         """List the files and folders that the options name and the command reads.

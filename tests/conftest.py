@@ -1,6 +1,8 @@
 """Set-up of the whole suite: offline, small models and images, a cache of its own."""
 
+import io
 import os
+from pathlib import Path
 
 # One thread for each process, also for those that tests start: `pytest -n 2` runs two at a time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +13,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from peft import PeftModel
 from PIL import Image
 
 from medart_cli.cli import main
@@ -28,6 +32,40 @@ def own_cache(tmp_path_factory, monkeypatch):
 def one_thread():
     """Make results equal to the bit, and leave the other core to others."""
     torch.set_num_threads(1)
+
+
+SAVE_CHART = Figure.savefig
+_file = io.BytesIO()
+Image.new("L", (1, 1)).save(_file, "png")
+BLANK = {"png": _file.getvalue(), "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}
+
+
+def save_blank(figure, path, *, format, **_):
+    path.write_bytes(BLANK[format])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blank_charts(request):
+    """Save blank charts where no test looks at them: drawing takes longer than a small command."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("charts") is None:
+            patch.setattr(Figure, "savefig", save_blank)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_cards():
+    """Let peft write its card, which nobody keeps, without reading the card's template anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = "create_or_update_model_card"
+        patch.setattr(PeftModel, name, lambda _, folder: Path(folder, "README.md").touch())
+        yield
+
+
+@pytest.fixture
+def charts(monkeypatch):
+    """Draw the charts of one test in a module that does not look at others."""
+    monkeypatch.setattr(Figure, "savefig", SAVE_CHART)
 
 
 @pytest.fixture(autouse=True)

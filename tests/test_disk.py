@@ -12,6 +12,8 @@ from tests.jobs import COMMANDS, build_parts, command, outcome
 from tests.processes import elsewhere, largest_file
 from tests.small_study import build_study, study_words
 
+pytestmark = pytest.mark.charts
+
 LOCKS = {
     "caption": "images/.metadata.jsonl.lock",
     "finetune": "run/.medart.lock",

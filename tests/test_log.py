@@ -30,7 +30,7 @@ def test_quiet_keeps_warnings_and_drops_the_rest(capsys):
 
 def test_without_a_terminal_progress_is_a_plain_line_now_and_then(capsys, monkeypatch):
     start_log()
-    now = iter([0.0, 0.0, 10.0, 40.0, 45.0])
+    now = iter([0.0, 0.0, 10.0, 40.0, 40.0, 45.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
     with progress("sample", 100, done=10) as bar:
         bar.advance()

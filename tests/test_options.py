@@ -262,3 +262,16 @@ def test_a_folder_or_page_without_settings_is_refused_and_a_recipe_is_no_folder(
         code, _, err = medart(*words, place)
         assert code == 2 and f"--config {place}: {said}" in err and err.count("\n") == 1
     assert cli.read_options([*words, "paper"]).hldf_loss == "published"
+
+
+def test_what_a_command_reads_and_what_it_ends_with_is_known_by_its_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "classes.toml", "run.toml"):
+        (tmp_path / name).touch()
+    options = {"data": "images", "out": Path("run"), "config": "run.toml", "base": "lost"}
+    config = FinetuneConfig(**options, classes=Path("classes.toml"), root=Path("."))
+    assert [str(path) for path in config.list_sources()] == ["run.toml", "images", "classes.toml"]
+    assert config.list_results("run") == [Path("run/run.json")]
+    assert FinetuneConfig(**options, dry_run=True).list_results("") == []
+    part = SampleConfig(run="run", prompt=["a"], out=Path("o"), shard="1/2")
+    assert part.list_results("o") == []

@@ -15,6 +15,8 @@ from tests.jobs import ALL, LABELS, build_parts, command
 from tests.private import DAY, KINDS, PLANTED, save_private
 from tests.stub_server import serve
 
+pytestmark = pytest.mark.charts
+
 
 def draw_private(folder, seed):
     generator = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ from medart_cli.log import log
 MOST_CELLS = 15  # classes up to which the cells of a confusion matrix hold their numbers
 MOST_NAMES = 20  # classes up to which curves are named
 MOST_ROWS = 60  # classes whose scores are drawn
-WIDEST = 12  # inches of a chart: wider, its letters would be too small on a page
+WIDEST = 13  # inches of a chart: wider, its letters would be too small on a page
 STYLES = ("-", "--", ":", "-.")  # for those who do not tell colors apart
 MARKERS = "osD^v"
 _SAID: set[str] = set()  # letters that were named as lacking

@@ -307,6 +307,12 @@ def copy_hashes(source: Path, folder: Path) -> None:
             write_text(folder / name, (source / name).read_text(encoding="utf-8"))
 
 
+def has_hashes(source: Path, folder: Path) -> bool:
+    """Say whether a folder has these lists, as far as a run or checkpoint has them."""
+    lists = (TRAINING_HASHES, HELDOUT_HASHES)
+    return all((folder / name).is_file() or not (source / name).is_file() for name in lists)
+
+
 def read_hashes(folder: Path, name: str) -> frozenset[str] | None:
     """Read one of these lists; None where there is none, as in a run folder of an older version."""
     path = folder / name

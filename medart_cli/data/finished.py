@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,4 +101,5 @@ def _list_times(source: Path, results: Collection[Path], without: Collection[str
         for name in names:
             path = here / name
             if name[0] != "." and path.suffix not in without and path not in results:
-                yield path.lstat().st_mtime_ns
+                with suppress(OSError):  # a link that leads nowhere
+                    yield path.stat().st_mtime_ns

@@ -34,7 +34,6 @@ from medart_cli.options import DEFAULT_BASE, DEFAULT_CAPTIONER
 
 HASH_AT_ONCE = 500_000_000  # bytes; a larger file is hashed with --hash only
 WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a weight in memory
-WORKING_SHARE = 0.2  # of the weights' memory, for what is computed with them; a rule of thumb
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Model:
         files: Each with `path` below the folder, `bytes`, and `sha256` where it is known.
         parameters: Number of weights in each part.
         memory_gb: What the weights take in memory.
-        fit: `fits`, `does not fit`, or `CPU: slow`.
+        fit: `weights fit`, `does not fit`, or `CPU: slow`; `fits` where training was estimated.
     """
 
     kind: str
@@ -231,11 +230,11 @@ def read_file(path: Path, folder: Path, hashed: bool) -> dict[str, Any]:
     return {"path": path.relative_to(folder).as_posix(), "bytes": size, "sha256": sha256 or None}
 
 
-def estimate_memory(model: Model, facts: dict[str, Any]) -> None:
-    """Estimate what a model's weights take, and compare it with what there is.
+def count_memory(model: Model, facts: dict[str, Any]) -> None:
+    """Count what a model's weights take in memory, and compare it with what there is.
 
-    Weights times the bytes of the number format; the VAE is always fp32. A fifth is added for what
-    is computed with them. Training needs more, with the batch and the solver steps of HLDF.
+    Weights times the bytes of the number format; the VAE is always fp32. What is computed with them
+    comes on top, and only finetune's estimate knows how much that is.
 
     Args:
         model: Gets `memory_gb` and `fit`, where all its weights are there.
@@ -246,12 +245,22 @@ def estimate_memory(model: Model, facts: dict[str, Any]) -> None:
     width = WIDTHS[facts["precision"]]
     counts = model.parameters.items()
     model.memory_gb = round(sum(n * (4 if part == "vae" else width) for part, n in counts) / 1e9, 6)
+    model.fit = name_fit(model.memory_gb, facts, "weights fit")
+
+
+def name_fit(size: float, facts: dict[str, Any], fits: str) -> str:
+    """Say whether there is so much memory where models run.
+
+    Args:
+        size: In GB.
+        facts: `device`, `cpu` and `gpus` of this machine.
+        fits: What to say if a GPU has it.
+    """
     slow = facts["device"] == "cpu"
     if slow:
         room = facts["cpu"]["memory_gb"]
     else:
         room = facts["gpus"][int(facts["device"].removeprefix("cuda:"))]["free_gb"]
-    if model.memory_gb * (1 + WORKING_SHARE) > room:
-        model.fit = "does not fit"
-    else:
-        model.fit = "CPU: slow" if slow else "fits"
+    if size > room:
+        return "does not fit"
+    return "CPU: slow" if slow else fits

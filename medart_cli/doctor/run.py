@@ -20,6 +20,7 @@ from medart_cli import __version__
 from medart_cli.doctor.options import DoctorConfig
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.log import log
+from medart_cli.options import DEFAULT_BASE
 from medart_cli.shell import ask_command
 
 # What medart computes with, in the order that tells best which one is broken.
@@ -64,12 +65,21 @@ def run(config: DoctorConfig) -> dict[str, Any]:
 
 
 def ask_finetune(config: DoctorConfig, facts: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Add finetune's estimate to the facts; return its lines, and what keeps it from running."""
+    """Add finetune's estimate to the facts; return its lines, and what keeps it from running.
+
+    Whether the base fits is then said of the training's peak, not of the weights.
+    """
+    from medart_cli.doctor.models import name_fit
+
     try:
         asked = ask_command(word_finetune(config))
     except MissingModelError as error:
         return [], [str(error)]
     facts["estimate"] = asked["estimate"]
+    for model in facts["models"]:
+        trained = model["kind"] == "base" and model["name"] == (config.base or DEFAULT_BASE)
+        if trained and model["fit"]:
+            model["fit"] = name_fit(asked["estimate"]["memory"]["peak_gb"], facts, "fits")
     return asked["result"].splitlines(), asked["estimate"]["problems"]
 
 
@@ -164,12 +174,12 @@ def _read_gpu(index: int) -> dict[str, Any]:
 def look_at_disk(config: DoctorConfig, facts: dict[str, Any]) -> list[str]:
     """Add models and folders to the facts, and return what stands in the way of the named ones."""
     from medart_cli.data.cache import default_cache
-    from medart_cli.doctor.models import estimate_memory, look_at_models
+    from medart_cli.doctor.models import count_memory, look_at_models
     from medart_cli.models.hub import has_hub_cache
 
     models = look_at_models(config)
     for model in models:
-        estimate_memory(model, facts)
+        count_memory(model, facts)
     facts["models"] = [asdict(model) for model in models]
     cache = None
     with suppress(ConfigError):  # no home folder: the report says so

@@ -42,7 +42,7 @@ def plot_losses(log: Path, picture: Path) -> None:
         for name, label in names.items():
             points = [(row["step"], row[name]) for row in rows if name in row]
             draw_points(axes, points, label)
-        axes.set(xlabel="optimizer step", ylabel=title)
+        axes.set(title=title, xlabel="optimizer step", ylabel=f"{title} (no unit)")
         axes.grid(alpha=0.3)
         if len(names) > 1:
             axes.legend()

@@ -22,7 +22,7 @@ KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # of clean-fid 0.1.35, fid.py
 LEAST_GROUPS = 3  # of each set; without one of them there must be a pair
 # Of its error: an estimate nearer to zero than this gets the slope that its root has here. That of
 # a normal variate with mean zero has just the standard deviation which follows.
-FLAT = 0.3
+NEAR_ZERO = 0.3
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def take_root(squared: Jackknife) -> Jackknife:
         Szekely and Rizzo 2013, Energy statistics, section 2; the delta method.
     """
     size = abs(squared.value)
-    slope = 2 * math.sqrt(max(size, FLAT * squared.error) or 1.0)
+    slope = 2 * math.sqrt(max(size, NEAR_ZERO * squared.error) or 1.0)
     return Jackknife(
         math.copysign(math.sqrt(size), squared.value),
         squared.real / slope,

@@ -107,7 +107,7 @@ def finish(source: Source, out: Path, summary: dict[str, Any], *, fresh: bool) -
         summary: Content of sample.json.
         fresh: Whether an image was drawn just now; else a finished folder is left as it is.
     """
-    if not fresh and is_finished(out, summary):
+    if not fresh and checkpoints.has_hashes(source.trained, out) and is_finished(out, summary):
         log.info("%s: already finished; nothing to do", out)
         return
     parts = sorted((out / PARTS_NAME).glob("*-of-*.jsonl"))

@@ -14,6 +14,8 @@ from tests.jobs import build_parts, command
 from tests.reader.test_run import write_answers
 from tests.small_study import build_study, study_words
 
+pytestmark = pytest.mark.charts
+
 WIDTHS = (1280, 400)
 PAGES = ("evaluate", "evaluate-2", "classify", "study", "review", "kit", "readers", "run")
 REPORTS = tuple(name for name in PAGES if name != "kit")  # which is worked on and tells nothing

@@ -10,6 +10,8 @@ from PIL import Image
 
 from medart_cli.data.manifest import hash_file
 
+pytestmark = pytest.mark.charts
+
 DOCS = Path(__file__).parents[2] / "docs" / "contributing.md"
 SECTION = DOCS.read_text(encoding="utf-8").split("## What each stage passes on")[1].split("##")[0]
 ROWS = re.findall(r"^\| (\w+) \| `([\w/.]+)`(?:, in `(\w+)`)? \| ([^|]+) \|", SECTION, re.M)

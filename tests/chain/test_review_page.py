@@ -141,11 +141,11 @@ def test_buttons_do_what_keys_do_and_a_row_without_a_text_can_get_one(browser, a
     ask()
     browser.get((images / "review.html").as_uri())
     first, second = browser.find_elements(By.CSS_SELECTOR, "article")[:2]
-    accept, edit, reject = first.find_elements(By.CSS_SELECTOR, "button")
+    accept, edit, reject = first.find_elements(By.CSS_SELECTOR, "button[data-name]")
     assert [it.is_enabled() for it in (accept, edit, reject)] == [False, True, False]
     edit.click()
     press(browser, "A text of mine.", Keys.ENTER)
-    accept, edit, reject = second.find_elements(By.CSS_SELECTOR, "button")
+    accept, edit, reject = second.find_elements(By.CSS_SELECTOR, "button[data-name]")
     accept.click()
     assert accept.get_attribute("aria-pressed") == "true"
     accept.click()

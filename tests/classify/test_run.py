@@ -86,7 +86,9 @@ def metrics_of(folder):
     return read(folder / "metrics.json")
 
 
-def test_a_probe_is_trained_tested_and_written_for_others_to_open(medart, sets, backbone, tmp_path):
+def test_a_probe_is_trained_tested_and_written_for_others_to_open(
+    medart, sets, backbone, tmp_path, charts
+):
     out = tmp_path / "CLF"
     code, stdout, stderr = medart(
         "classify",

@@ -10,6 +10,8 @@ from PIL import Image
 from medart_cli.data import charts
 from medart_cli.data.charts import draw_calibration, draw_class_scores, draw_confusion, draw_roc
 
+pytestmark = pytest.mark.charts
+
 CHINESE = ("黑色素瘤", "痣", "基底细胞癌")
 CURVE = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
 

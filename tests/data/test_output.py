@@ -9,6 +9,8 @@ from medart_cli.errors import ConfigError
 from medart_cli.finetune.curve import plot_losses
 from tests.processes import elsewhere
 
+pytestmark = pytest.mark.charts
+
 NONE = frozenset()
 
 

@@ -8,7 +8,8 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from medart_cli.doctor import run as doctor
-from medart_cli.doctor.models import Model, estimate_memory, read_file
+from medart_cli.doctor.models import Model, count_memory, read_file
+from medart_cli.doctor.options import DoctorConfig
 from medart_cli.models import hub, pixart
 from medart_cli.options import DEFAULT_BASE, DEFAULT_CAPTIONER
 from tests.small_captioner import build_llava
@@ -280,10 +281,10 @@ def test_large_files_are_hashed_only_when_asked_or_when_the_cache_knows(tmp_path
 @pytest.mark.parametrize(
     ("device", "room", "fit"),
     [
-        ("cuda:1", 16.0, "fits"),
-        ("cuda:1", 15.0, "does not fit"),
+        ("cuda:1", 14.0, "weights fit"),
+        ("cuda:1", 12.0, "does not fit"),
         ("cpu", 64.0, "CPU: slow"),
-        ("cpu", 14.0, "does not fit"),
+        ("cpu", 12.0, "does not fit"),
     ],
 )
 def test_memory_is_weights_times_bytes_against_what_is_free(device, room, fit):
@@ -292,7 +293,7 @@ def test_memory_is_weights_times_bytes_against_what_is_free(device, room, fit):
         "device": device, "precision": "bf16", "cpu": {"memory_gb": room},
         "gpus": [{"free_gb": 0.0}, {"free_gb": room}],
     }  # fmt: skip
-    estimate_memory(model, facts)
+    count_memory(model, facts)
     assert (model.memory_gb, model.fit) == (13.0, fit)
 
 
@@ -393,22 +394,33 @@ def test_little_shared_memory_is_told_where_there_are_several_gpus(look):
     assert not any("/dev/shm" in line for line in doctor.format_report(facts | {"gpus": []}))
 
 
-def test_an_estimate_of_fine_tuning_stands_in_the_report(look, medart, base, images, tmp_path):
+def test_an_estimate_of_fine_tuning_stands_in_the_report(base, images, tmp_path):
     recipe = tmp_path / "own.toml"
     recipe.write_text("epochs = 2.0\nrank = 4\nresolution = 32\nhldf_every = 8\n")
     before = sorted(tmp_path.rglob("*"))
-    words = ["--data", images, "--config", recipe, "--base", base]
-    code, facts, errors = look(*words)
-    assert code == 0, errors
+    facts = doctor.run(DoctorConfig(data=str(images), config=str(recipe), base=str(base)))
+    assert facts["ready"] and sorted(tmp_path.rglob("*")) == before
     found = facts["estimate"]
     assert (found["images"], found["steps"], found["hldf_steps"]) == (8, 16, 2)
     text = PAGE.read_text(encoding="utf-8").partition("## What doctor reports")[2]
     keys = found.keys() | found["memory"].keys() | found["disk"].keys() | found["time"].keys()
     assert {key for key in keys if f"`{key}`" not in text} == set()
-    assert sorted(tmp_path.rglob("*")) == before
-    code, output, errors = medart("doctor", *words)
-    assert code == 0 and "Fine-tuning, estimated" in output, errors
-    assert "16 on 8 images, 2 of them with HLDF" in output
+    assert "Fine-tuning, estimated" in facts["result"]
+    assert "16 on 8 images, 2 of them with HLDF" in facts["result"]
+
+
+@pytest.mark.parametrize(("peak", "fit"), [(11.0, "fits"), (13.0, "does not fit")])
+def test_where_training_is_estimated_a_base_is_judged_by_its_peak(monkeypatch, peak, fit):
+    asked = {"estimate": {"memory": {"peak_gb": peak}, "problems": []}, "result": "lines"}
+    monkeypatch.setattr(doctor, "ask_command", lambda words: asked)
+    names = (("base", "x"), ("base", "y"), ("captioner", "x"))
+    facts = {
+        "device": "cuda:0", "gpus": [{"free_gb": 12.0}],
+        "models": [{"kind": kind, "name": name, "fit": "weights fit"} for kind, name in names],
+    }  # fmt: skip
+    config = DoctorConfig(data="images", base="x")
+    assert doctor.ask_finetune(config, facts) == (["lines"], [])
+    assert [model["fit"] for model in facts["models"]] == [fit, "weights fit", "weights fit"]
 
 
 def test_settings_of_finetune_need_images(medart):

@@ -1,6 +1,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from medart_cli.evaluate.page import (
@@ -16,6 +17,8 @@ from medart_cli.evaluate.page import (
 )
 from medart_cli.evaluate.verdict import find_close, tell_closeness
 from medart_cli.metrics.comparison import Effort, compare_features
+
+pytestmark = pytest.mark.charts
 
 
 def build_comparison(count=30, **place):

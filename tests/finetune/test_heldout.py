@@ -290,7 +290,7 @@ def test_other_held_out_images_on_the_same_folder_are_refused(finetune, split, t
     assert "was trained with other held-out images or captions" in errors
 
 
-def test_trackers_and_the_curve_get_the_held_out_loss(finetune, monkeypatch):
+def test_trackers_and_the_curve_get_the_held_out_loss(finetune, monkeypatch, charts):
     from accelerate import Accelerator
 
     pytest.importorskip("tensorboard")

@@ -1,16 +1,17 @@
 """A whole study on small models; its statistics and words are in the other files."""
 
 import csv
+import io
 import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pytest
 
+from medart_cli.cli import call
 from medart_cli.study import units
 from tests.jobs import draw_images, outcome
 from tests.small_study import build_study, study_words
@@ -24,12 +25,13 @@ def parts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(parts, tmp_path_factory):
     """A study of four arms with two seeds, and what it said."""
-    environment = os.environ | {"MEDART_CACHE": str(tmp_path_factory.getbasetemp() / "cache")}
-    words = [sys.executable, "-m", "medart_cli", *study_words(parts, parts / "out")]
-    ended = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == f"{parts / 'out' / 'report.html'}\n"
-    return parts / "out", ended.stderr
+    output, said = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(said):
+        patch.setenv("MEDART_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        code = call(study_words(parts, parts / "out"))
+    assert code == 0, said.getvalue()
+    assert output.getvalue() == f"{parts / 'out' / 'report.html'}\n"
+    return parts / "out", said.getvalue()
 
 
 def test_a_study_ends_in_a_page_tables_and_verdicts(done):

@@ -247,7 +247,7 @@ def test_it_says_how_far_it_is_and_when_it_ends(plan, monkeypatch, said):
     assert lines[23].endswith(": all arms, seed 5")
     monkeypatch.setattr(units, "type_command", lambda *_: None)
     run_units(plan, (1, 1))
-    assert said[-3] == "6 units, 6 of them done"
+    assert said[-4] == "6 units, 6 of them done"
     assert said[-2].strip().startswith("study part 23 of 24, about 20 min left")
 
 

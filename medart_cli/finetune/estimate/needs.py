@@ -284,9 +284,8 @@ def format_estimate(facts: dict[str, Any]) -> list[str]:
         color = f", HLDF step {_number(seconds)} s" if seconds else ""
         about = f"about {_number(hours['hours'], 2)} hours on {facts['device']}"
         steps = f"step {_number(hours['step_s'])} s{color}"
-        lines.append(
-            _line("time", f"{about}: {steps}; from passes of random weights, measured now")
-        )
+        source = "from passes of random weights and captions of full length, measured now"
+        lines.append(_line("time", f"{about}: {steps}; {source}"))
     return [*lines, *(_line("problem", text) for text in facts["problems"])]
 
 
