@@ -17,6 +17,7 @@ from medart_cli import __version__, ranks, stop
 from medart_cli.caption.options import CaptionConfig
 from medart_cli.classify.options import ClassifyConfig
 from medart_cli.demo.options import DemoConfig
+from medart_cli.docs.options import DocsConfig
 from medart_cli.doctor.options import DoctorConfig
 from medart_cli.errors import (
     ConfigError,
@@ -46,6 +47,7 @@ COMMANDS: dict[str, type[CommonConfig]] = {
     "reader": ReaderConfig,
     "demo": DemoConfig,
     "doctor": DoctorConfig,
+    "docs": DocsConfig,
 }
 TYPED = "COMMANDLINE"  # name of typer's source of a value that was typed
 MULTI_PROCESS = ("caption", "finetune", "sample", "evaluate")  # may run as several processes

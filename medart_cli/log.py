@@ -17,6 +17,7 @@ from medart_cli.outlook import Outlook, find_outlook, word_seconds
 log = logging.getLogger("medart")
 
 LINE_EVERY = 30.0  # seconds between plain progress lines where there is no terminal
+TEXT_COLUMNS = 100  # columns of laid-out text, so that lines stay readable
 
 
 class _Lines(logging.Formatter):
@@ -118,3 +119,19 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         shown.add_row(*map(Text, row))
     Console(stderr=True).print(shown)
+
+
+def lay_out(markdown: str) -> str:
+    """Lay out Markdown for a terminal; text that goes to a pipe or a file stays as it is.
+
+    Args:
+        markdown: What standard output is to get.
+    """
+    if sys.__stdout__ is None or not sys.__stdout__.isatty():
+        return markdown
+    from rich.markdown import Markdown  # loads a highlighter, which nothing else needs
+
+    console = Console(file=sys.__stdout__)
+    with console.capture() as laid_out:
+        console.print(Markdown(markdown), width=min(console.width, TEXT_COLUMNS))
+    return laid_out.get()

@@ -181,6 +181,13 @@ def test_a_command_names_what_comes_next_so_that_it_can_be_pasted(words, caplog,
     assert caplog.messages == []
 
 
+def test_images_to_test_on_are_never_proposed_to_train_a_classifier_on():
+    words = ["evaluate", "unseen", "syn", "--training", "images", "--out", "report"]
+    _, proposed = read_options(words).suggest("report")
+    classify = read_options(proposed)
+    assert (classify.data, classify.synthetic, classify.test) == ("images", "syn", "unseen")
+
+
 def test_only_files_that_are_there_are_named_to_look_at(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(cli.log, "propagate", True)
     settings = read_options(["evaluate", "images", "syn", "--out", "report"])

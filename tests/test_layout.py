@@ -46,6 +46,7 @@ PARTS = {
     "classify": {"options", "train"},
     "reader": {"options"},
     "study": {"options", "card", "markdown", "measured", "references", "trained"},
+    "docs": {"options"},
     "doctor": {"models", "options"},
     "demo": {"options"},
     "tiny": {"base", "captioner", "training", "vae"},

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from medart_cli import log as module
-from medart_cli.log import log, progress, start_log, table
+from medart_cli.log import lay_out, log, progress, start_log, table
 from medart_cli.outlook import Outlook
 
 
@@ -78,6 +78,20 @@ def test_names_are_printed_as_they_are_beside_bars(monkeypatch, name, terminal):
     with progress(f"read {name}", 2) as bar:
         bar.advance({f"loss {name}": 0.5})
     assert f"read {name}" in screen.getvalue() and f"loss {name} 0.5" in screen.getvalue()
+
+
+def test_markdown_is_laid_out_for_a_terminal_and_for_nothing_else(monkeypatch):
+    page = "# Title\n\n| a | b |\n|---|---|\n| **bold** | 2 |\n"
+    for shown in (io.StringIO(), None):
+        monkeypatch.setattr(sys, "__stdout__", shown)
+        assert lay_out(page) == page
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(sys, "__stdout__", _Terminal())
+    text = lay_out(page)
+    assert "# Title" not in text and "**" not in text and "|---|" not in text
+    assert "Title" in text and "bold" in text and "\x1b[" in text
+    assert max(map(len, text.splitlines())) < 200  # readable lines on the widest terminal
 
 
 def test_below_a_bar_stands_how_far_the_command_around_it_is(monkeypatch):

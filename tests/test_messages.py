@@ -99,7 +99,7 @@ def used_by(command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_messages_name_options_that_the_command_has(command):
     modules = used_by(command)
-    assert len(modules) > 10
+    assert len(modules) > 10 or command == "docs"  # which only reads
     for module in modules:
         if module.as_posix() in TYPED:
             continue

@@ -47,6 +47,7 @@ REFUSED = {
     "evaluate": ["evaluate", "nowhere", "elsewhere", "--out", "report"],
     "classify": ["classify", "nowhere", "--out", "clf"],
     "reader": ["reader", "nowhere", "elsewhere", "--out", "kit"],
+    "docs": ["docs", "nowhere"],
 }
 
 

@@ -242,7 +242,9 @@ class EvaluateConfig(CommonConfig):
 
     def suggest(self, result: str) -> tuple[list[Path], list[str]]:
         """Say what to look at first, and which command comes next."""
-        words = ["classify", self.real, "--synthetic", self.synthetic[0], "--out", "classifier"]
+        words = ["classify", self.training or self.real, "--synthetic", self.synthetic[0]]
+        words += ["--test", self.real] if self.training else []  # those were not trained on
+        words += ["--out", "classifier"]
         return [Path(result) / "report.html"], words if self.shard is None else []
 
     def __post_init__(self) -> None:

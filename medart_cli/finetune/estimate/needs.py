@@ -280,17 +280,22 @@ def format_estimate(facts: dict[str, Any]) -> list[str]:
               f"run {disk['run_gb']:.2f} GB; {free:.1f} GB free")
     )  # fmt: skip
     if hours is not None:
-        color = f", HLDF step {hours['hldf_step_s']:.3g} s" if hours["hldf_step_s"] else ""
-        lines.append(
-            _line("time", f"about {hours['hours']:.2g} hours on {facts['device']}: step "
-                  f"{hours['step_s']:.3g} s{color}; from passes of random weights and captions of "
-                  "full length, measured now")
-        )  # fmt: skip
+        seconds = hours["hldf_step_s"]
+        color = f", HLDF step {_number(seconds)} s" if seconds else ""
+        about = f"about {_number(hours['hours'], 2)} hours on {facts['device']}"
+        steps = f"step {_number(hours['step_s'])} s{color}"
+        source = "from passes of random weights and captions of full length, measured now"
+        lines.append(_line("time", f"{about}: {steps}; {source}"))
     return [*lines, *(_line("problem", text) for text in facts["problems"])]
 
 
 def _line(label: str, text: str) -> str:
     return f"  {label:<16}{text}"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    """Word a number in so many digits, or whole where it has more: 118 hours, not 1.2e+02."""
+    return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def _gb(size: float) -> float:

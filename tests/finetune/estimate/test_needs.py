@@ -41,6 +41,9 @@ def test_a_dry_run_tells_of_the_run_and_writes_nothing(
     seconds = 88 * time["step_s"] + 2 * time["hldf_step_s"]
     assert time["hours"] == pytest.approx((seconds + 6 * time["encode_s"]) / 3600, abs=2e-3)
     assert list(tmp_path.iterdir()) == []
+    slow = {**time, "hours": 117.6, "step_s": 67.94, "hldf_step_s": 2431.7}
+    told = needs.format_estimate({**facts, "time": slow})[-1]
+    assert "about 118 hours" in told and "step 67.9 s, HLDF step 2432 s" in told
 
 
 def test_a_dry_run_trains_as_many_images_and_steps_as_the_run(medart, small_base, images, tmp_path):

@@ -1,0 +1,1 @@
+"""The command `docs`: the pages of the documentation in the terminal, without network."""
