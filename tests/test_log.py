@@ -77,3 +77,13 @@ def test_names_are_printed_as_they_are_beside_bars(monkeypatch, name, terminal):
     with progress(f"read {name}", 2) as bar:
         bar.advance({f"loss {name}": 0.5})
     assert f"read {name}" in screen.getvalue() and f"loss {name} 0.5" in screen.getvalue()
+
+
+def test_long_names_are_never_cut_so_that_two_look_alike(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    start_log()
+    names = [f"{'runs/of/a/long/study/' * 4}seed-{seed}/images" for seed in (0, 1)]
+    table("Scores", ["set", "n", "score"], [[name, "12", "0.5"] for name in names])
+    lines = [line.split("│") for line in capsys.readouterr().err.splitlines()]
+    printed = "".join(cells[1].strip() for cells in lines if len(cells) > 2)
+    assert printed == "".join(names)
