@@ -105,3 +105,13 @@ def test_below_a_bar_stands_how_far_the_command_around_it_is(monkeypatch):
         bar.advance()
     text = screen.getvalue()
     assert "draw" in text and "study part 1 of 2, about 3 h 20 min left" in text
+
+
+def test_long_names_are_never_cut_so_that_two_look_alike(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    start_log()
+    names = [f"{'runs/of/a/long/study/' * 4}seed-{seed}/images" for seed in (0, 1)]
+    table("Scores", ["set", "n", "score"], [[name, "12", "0.5"] for name in names])
+    lines = [line.split("│") for line in capsys.readouterr().err.splitlines()]
+    printed = "".join(cells[1].strip() for cells in lines if len(cells) > 2)
+    assert printed == "".join(names)

@@ -14,6 +14,8 @@ from medart_cli.study.arms import REFERENCE, is_default
 from medart_cli.study.contrasts import Contrast, find_needed
 from medart_cli.study.figures import list_titles, read_contrast
 
+MOST_TOLD = 3  # answers at the head of the page; all are in its table
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -105,8 +107,9 @@ def word_study(facts: Mapping[str, Any]) -> str:
     sources = [facts["settings"][it] for it in ("data", "test") if facts["settings"].get(it)]
     train, *given = name_sets(sources)
     test = given[0] if given else f"split off {train}"
+    titles = ", ".join(arm["title"] for arm in arms)
     return (
-        f"Compared: {len(arms)} arms ({', '.join(arm['title'] for arm in arms)}), each trained "
+        f"Compared: {len(arms)} arm{'s' * (len(arms) > 1)} ({titles}), each trained "
         f"with {seeds} seed{'s' * (seeds > 1)} on {counts['train']} real images ({train}) and held "
         f"against {counts['test']} real test images ({test}; "
         f"{word_patients(facts['real']['patients'])})."
@@ -119,7 +122,9 @@ def open_page(facts: Mapping[str, Any]) -> list[Finding]:
     asked, leaks = verdicts[:-2], verdicts[-2:]  # the last two are about copies and membership
     settled = [it for it in asked if it["mark"] != "unclear"]
     told = f"Of {len(asked)} questions {len(settled)} are answered."
-    shown = _join_answers(settled) or "No difference between the arms is shown."
+    shown = _join_answers(settled[:MOST_TOLD]) or "No difference between the arms is shown."
+    if (more := len(settled) - MOST_TOLD) > 0:
+        shown += f" {more} more {'is' if more == 1 else 'are'} answered below."
     good, bad = (any(it["mark"] == mark for it in settled) for mark in ("good", "bad"))
     worst = max((it["mark"] for it in leaks), key=("good", "unclear", "bad").index)
     return [

@@ -21,7 +21,8 @@ def shorten(monkeypatch, folder):
     values = {
         "TRAIN": 4, "TEST": 3, "SEEDS": 1, "ARMS_FILE": ARMS, "SAMPLE": "--steps 2 --batch-size 12",
         "FINETUNE": "--base tiny --steps 2 --batch-size 2 --preview-every 0",
-        "EVALUATE": "--features efficientnet-lite0 --bootstrap 20 --floor-repeats 2",
+        "EVALUATE": "--features efficientnet-lite0 --bootstrap 20 --floor-repeats 2 "
+        "--member-count 2",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setattr(demo, name, value)

@@ -2,7 +2,7 @@ from dataclasses import asdict
 
 from medart_cli.study.arms import ARMS, Arm
 from medart_cli.study.contrasts import contrast
-from medart_cli.study.verdict import tell_verdicts, word_caution
+from medart_cli.study.verdict import MOST_TOLD, open_page, tell_verdicts, word_caution, word_study
 
 FIGURES = [{"key": "kernel", "title": "kernel distance", "better": "lower"}]
 
@@ -159,3 +159,32 @@ def test_the_page_says_how_many_answers_chance_alone_would_give():
     assert "Of 4 questions in which nothing differs, chance alone would answer 0.2" in (
         word_caution(items)
     )
+
+
+def answer(question, mark):
+    return {"question": question, "answer": "yes, nearer", "mark": mark}
+
+
+def test_the_page_opens_with_three_sentences_and_few_answers():
+    quiet = [answer("Copies?", "good"), answer("Membership?", "unclear")]
+    many = [answer(f"Is {number} nearer?", "good") for number in range(MOST_TOLD + 1)]
+    first, second, third = open_page({"verdicts": [*many, answer("Open?", "unclear"), *quiet]})
+    assert [it.mark for it in (first, second, third)] == ["unclear", "good", "unclear"]
+    assert first.text == "Of 5 questions 4 are answered."
+    assert second.text.endswith("Is 2 nearer? Yes, nearer. 1 more is answered below.")
+    assert "Is 3" not in second.text and "Copies?" in third.text
+    nothing = open_page({"verdicts": quiet})[1]
+    assert nothing.text == "No difference between the arms is shown."
+
+
+def test_the_first_line_names_the_arms_the_sets_and_their_sizes():
+    found = facts({}) | {
+        "seeds": [0, 1], "images": {"train": 30, "test": 12}, "real": {"patients": 9},
+        "settings": {"data": "skin/images", "test": "skin/test"},
+    }  # fmt: skip
+    assert word_study(found) == (
+        "Compared: 1 arm (LORA), each trained with 2 seeds on 30 real images (images) and held "
+        "against 12 real test images (test; 9 patients)."
+    )
+    found["settings"].pop("test")
+    assert "(split off images; 9 patients)" in word_study(found)
