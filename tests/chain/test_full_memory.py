@@ -37,6 +37,12 @@ def parts(tmp_path_factory):
     return build_parts(tmp_path_factory.mktemp("parts"))
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(own_cache, tmp_path, monkeypatch):
+    """Let everything be computed, also what other tests have in the suite's cache."""
+    monkeypatch.setenv("MEDART_CACHE", str(tmp_path / "cache"))
+
+
 def run_full(medart, monkeypatch, words, error):
     def refuse(*_, **__):
         raise error
