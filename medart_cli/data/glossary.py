@@ -93,7 +93,7 @@ TERMS = tuple(
         ("Kappa", r"\bkappa\b", "agreement of readers beyond chance; 1 is full, 0 none"),
         ("Held-out images", r"\b[Hh]eld-out\b", "real images that were not trained on"),
         ("Loss", r"\b[Ll]oss(?:es)?\b",
-         "the error of the model when it removes noise from an image; lower is better"),
+         "the error of the model when it removes noise from an image"),
         ("Optimizer step", r"\b[Oo]ptimizer steps?\b", "one correction of the weights"),
         ("Template caption", r"\b[Tt]emplate captions?\b", "a sentence made of the label alone"),
         ("Greedy", r"\b[Gg]reedy\b", "always the likeliest word, nothing random"),

@@ -83,11 +83,18 @@ def test_a_run_leaves_the_folder_that_design_promises(finetune, charts):
         "merged/training_hashes.txt", "merged/heldout_hashes.txt",
     } <= names  # fmt: skip
     endings = {name.rsplit(".", 1)[-1] for name in names}
-    assert endings <= {"toml", "json", "jsonl", "png", "svg", "md", "txt", "safetensors", "model"}
+    assert endings <= {
+        "toml", "json", "jsonl", "png", "svg", "md", "txt", "safetensors", "model", "html",
+    }  # fmt: skip
     facts = json.loads((run / "run.json").read_text())
     assert facts["status"] == "done"
     assert facts["data"]["images"] == 8
-    assert Image.open(run / "previews/step-000004.png").size[0] > 16
+    preview = Image.open(run / "previews/step-000004.png")
+    drawn = json.loads(preview.info["medart"])
+    assert preview.size[0] > 16 and drawn["synthetic"] and drawn["step"] == 4
+    page = (run / "report.html").read_text("utf-8")
+    assert "4, done." in page and all(caption in page for caption in drawn["captions"])
+    assert page.count("<figure data-shown") == 2 * len(drawn["captions"])
 
 
 def test_what_is_published_names_no_place_on_this_machine(finetune, small_base, tmp_path):
