@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medart_cli.data.numbers import plural, write_number
 from medart_cli.data.page import Finding, word_patients
 from medart_cli.evaluate.diversity import find_collapsed
 from medart_cli.evaluate.verdict import find_suspected
@@ -84,7 +85,9 @@ def _answer_nearness(facts: Mapping[str, Any], name: str) -> Finding:
     if measure["synthetic"] <= measure["real_highest"]:
         text = "As near to the real images as halves of these are to each other"
         return Finding("good", f"{text} {figures}.", "distances")
-    times = f"{measure['synthetic'] / measure['real']:.2g}" if measure["real"] > 0 else "many"
+    real, times = measure["real"], "many"
+    if real > 0:
+        times = write_number(measure["synthetic"] / real, ".2g")
     text = f"About {times} times as far from the real images as halves of these are from each other"
     return Finding("bad", f"{text} {figures}.", "distances")
 
@@ -139,9 +142,8 @@ def _answer_copies(facts: Mapping[str, Any], name: str) -> Finding:
     if item["excess"]:
         text = f"{item['copies']} of {item['n']} drawn images are near-copies, more than by chance"
     elif item["copies"]:
-        text = (
-            f"{item['copies']} near-copies among {item['n']} drawn images, no more than by chance"
-        )
+        found = plural(item["copies"], "near-copy", "near-copies")
+        text = f"{found} among {item['n']} drawn images, no more than by chance"
     else:
         text = f"No near-copies found among {item['n']} drawn images"
         text += f" (the share is below {high:.2g} %)" if high < 100 * FEW_COPIES else ""

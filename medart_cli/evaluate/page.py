@@ -12,6 +12,7 @@ from PIL import Image
 from medart_cli.data.charts import save_figure
 from medart_cli.data.images import save_png
 from medart_cli.data.names import shorten_names
+from medart_cli.data.numbers import plural, write_number
 from medart_cli.data.output import write_text
 from medart_cli.data.page import (
     DEMONSTRATION_NOTICE,
@@ -106,13 +107,8 @@ def _beside_halves(measure: dict[str, float] | None, scale: float, form: str) ->
     if measure is None:
         return "-"
     names = ("synthetic", "real_lowest", "real_highest")
-    value, low, high = (_write_number(scale * measure[name], form) for name in names)
+    value, low, high = (write_number(scale * measure[name], form) for name in names)
     return f"{value} {{{low}, {high}}}"
-
-
-def _write_number(value: float, form: str) -> str:
-    """Write a number to some digits, but never with a power of ten."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:{form}}"
 
 
 def _mark_close(item: dict[str, Any]) -> str:
@@ -123,9 +119,10 @@ def _extrapolated(item: dict[str, Any]) -> str:
     """Write the value at infinite n, with a mark where there are too few images to trust it."""
     infinite = item["frechet"]["infinite_n"]
     if mark := _mark_close(item):
-        return f"{infinite['value']:.3g}{mark}"  # as a rule below zero: it means nothing
+        return f"{write_number(infinite['value'])}{mark}"  # as a rule below zero: it means nothing
     few = count_units(item) <= STRAIGHT_FROM * item["width"]
-    return f"{'< ' if few else ''}{infinite['value']:.3g} ± {infinite['standard_error']:.2g}"
+    value, error = write_number(infinite["value"]), write_number(infinite["standard_error"], ".2g")
+    return f"{'< ' if few else ''}{value} ± {error}"
 
 
 def name_comparison(item: dict[str, Any]) -> str:
@@ -146,7 +143,9 @@ def format_short(item: dict[str, Any]) -> list[str]:
         name_comparison(item) + _mark_close(item),
         f"{item['n_synthetic']}/{item['n_real']}",
         _with_interval(item["frechet"]["value"], item["frechet"]["interval"], ".3g"),
-        f"{floor['frechet']['synthetic']:.3g}, {floor['frechet']['real']:.3g}" if floor else "-",
+        ", ".join(write_number(floor["frechet"][it]) for it in ("synthetic", "real"))
+        if floor
+        else "-",
         _with_error(kernel),
     ]
 
@@ -156,7 +155,7 @@ def _with_error(kernel: dict[str, Any] | None) -> str:
         return "-"
     if kernel["standard_error"] is None:
         if kernel["by_patient"] is None:
-            return f"{1e3 * kernel['value']:.3g}"
+            return write_number(1e3 * kernel["value"])
         return f"{_with_error(kernel['by_patient'])} by patient"
     value, error = 1e3 * kernel["value"], 1e3 * kernel["standard_error"]
     return f"{value:.0f} ± {error:.0f}" if abs(value) >= 100 else f"{value:.2g} ± {error:.2g}"
@@ -164,8 +163,9 @@ def _with_error(kernel: dict[str, Any] | None) -> str:
 
 def _with_interval(value: float, interval: list[float] | None, form: str = ".4g") -> str:
     if interval is None:
-        return f"{value:{form}}"
-    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
+        return write_number(value, form)
+    low, high = (write_number(end, form) for end in interval)
+    return f"{write_number(value, form)} [{low}, {high}]"
 
 
 def write_page(
@@ -329,10 +329,10 @@ def _sum_up(item: dict[str, Any], name: str) -> str:
 
 def _count_copies(item: dict[str, Any]) -> str:
     low, high = (100 * end for end in item["interval"])
+    found = plural(item["copies"], "near-copy", "near-copies")
     return (
-        f"{item['copies']} near-copies among {item['n']} images ({100 * item['share']:.1f}%, 95% "
-        f"interval {low:.1f} to {high:.1f}%), {item['identical_files']} of them byte-identical; "
-        f"{tell_rate(item)}"
+        f"{found} among {item['n']} images ({100 * item['share']:.1f}%, 95% interval {low:.1f} to "
+        f"{high:.1f}%), {item['identical_files']} of them byte-identical; {tell_rate(item)}"
         + ("; more than by chance: a sign of copying." if item["excess"] else ".")
     )
 
@@ -349,7 +349,9 @@ def _show_distances(out: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
             "subsampled to the n of halves of the real set (gray, all splits), the baseline; "
             "an open dot in the gray is as near as real images are to each other.",
             "Chart: "
-            + ", ".join(f"{name_comparison(it)} {it['frechet']['value']:.3g}" for it in chosen),
+            + ", ".join(
+                f"{name_comparison(it)} {write_number(it['frechet']['value'])}" for it in chosen
+            ),
         )
         overall = [item for item in chosen if item["label"] is None]
         notes = dict.fromkeys(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medart_cli.data.numbers import write_number
 from medart_cli.metrics import color
 from medart_cli.metrics.gaps import ASKED_GAP, LEAST_IMAGES, LEAST_UNITS, round_estimate
 
@@ -127,11 +128,13 @@ def _show_reach(group: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
 def _show_drawn(found: Mapping[str, Any]) -> list[str]:
     distance, frechet = found["distance"], found["distance"]["frechet"]
     floor, kernel, ends = distance["floor"], distance["kernel"], frechet["interval"]
-    cells = [str(found["drawn"]), f"{frechet['value']:.3g}"]
+    cells = [str(found["drawn"]), write_number(frechet["value"])]
     if ends:
-        cells[-1] += f" [{ends[0]:.3g}, {ends[1]:.3g}]"
-    halves = floor and f"{floor['frechet']['synthetic']:.3g}, {floor['frechet']['real']:.3g}"
-    cells += [halves or "-", "-" if kernel is None else f"{1e3 * kernel['value']:.3g}"]
+        cells[-1] += f" [{write_number(ends[0])}, {write_number(ends[1])}]"
+    halves = floor and ", ".join(
+        write_number(floor["frechet"][name]) for name in ("synthetic", "real")
+    )
+    cells += [halves or "-", "-" if kernel is None else write_number(1e3 * kernel["value"])]
     cells += [f"{found['color']['mean'][channel]['value']:+.3f}" for channel in color.CHANNELS[:3]]
     return [*cells, ", ".join(found["color"]["beyond_floor"]) or "none"]
 

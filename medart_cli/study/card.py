@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from medart_cli.data.numbers import plural
 from medart_cli.study.figures import FIGURES, PAIRED, Facts, read_contrast
 from medart_cli.study.markdown import (
     bullets,
@@ -9,7 +10,6 @@ from medart_cli.study.markdown import (
     grid,
     join_words,
     name_arms,
-    plural,
     todo,
 )
 from medart_cli.study.measured import USE

@@ -29,11 +29,6 @@ def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def plural(number: int, what: str) -> str:
-    """Write a number of things; one has no s."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def join_words(items: Sequence[str]) -> str:
     """Write a list as in a sentence."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from medart_cli.data.numbers import plural
 from medart_cli.metrics.color import FAMILY_WISE_ERROR
 from medart_cli.metrics.distances import NEIGHBORS
 from medart_cli.metrics.resampling import CONFIDENCE_LEVEL
@@ -12,7 +13,6 @@ from medart_cli.study.markdown import (
     escape_markdown,
     join_words,
     name_arms,
-    plural,
     todo,
 )
 from medart_cli.study.trained import read_study_options

@@ -8,6 +8,7 @@ as `[@lora]`, which become numbers in the end, so that the list has what is cite
 import re
 from collections.abc import Mapping
 
+from medart_cli.data.numbers import plural
 from medart_cli.data.page import DEMONSTRATION_NOTICE
 from medart_cli.metrics.recognition import NOT_SHOWN
 from medart_cli.study.card import fill_card
@@ -18,7 +19,6 @@ from medart_cli.study.markdown import (
     grid,
     join_words,
     name_arms,
-    plural,
     todo,
 )
 from medart_cli.study.measured import tell_measures, tell_statistics

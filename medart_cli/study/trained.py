@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from medart_cli import cli
+from medart_cli.data.numbers import plural
 from medart_cli.models.bases import KINDS
 from medart_cli.study.arms import split_options
 from medart_cli.study.figures import Facts
@@ -11,7 +12,6 @@ from medart_cli.study.markdown import (
     escape_markdown,
     grid,
     name_arms,
-    plural,
     todo,
     word_by_arm,
 )

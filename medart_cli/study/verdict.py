@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medart_cli.data.names import name_sets
+from medart_cli.data.numbers import plural
 from medart_cli.data.page import Finding, word_patients
 from medart_cli.metrics.closeness import SIGNIFICANCE
 from medart_cli.metrics.copies import EXCESS
@@ -121,7 +122,7 @@ def open_page(facts: Mapping[str, Any]) -> list[Finding]:
     verdicts = facts["verdicts"]
     asked, leaks = verdicts[:-2], verdicts[-2:]  # the last two are about copies and membership
     settled = [it for it in asked if it["mark"] != "unclear"]
-    told = f"Of {len(asked)} questions {len(settled)} are answered."
+    told = f"Of {plural(len(asked), 'question')} {len(settled) or 'none'} could be answered."
     shown = _join_answers(settled[:MOST_TOLD]) or "No difference between the arms is shown."
     if (more := len(settled) - MOST_TOLD) > 0:
         shown += f" {more} more {'is' if more == 1 else 'are'} answered below."

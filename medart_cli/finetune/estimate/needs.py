@@ -15,6 +15,7 @@ import torch
 
 from medart_cli.data.cache import default_cache
 from medart_cli.data.dataset import open_data
+from medart_cli.data.numbers import write_number
 from medart_cli.data.splits import split_groups
 from medart_cli.errors import ConfigError, MissingModelError
 from medart_cli.finetune.estimate.footprint import Footprint, Reckoner
@@ -281,9 +282,9 @@ def format_estimate(facts: dict[str, Any]) -> list[str]:
     )  # fmt: skip
     if hours is not None:
         seconds = hours["hldf_step_s"]
-        color = f", HLDF step {_number(seconds)} s" if seconds else ""
-        about = f"about {_number(hours['hours'], 2)} hours on {facts['device']}"
-        steps = f"step {_number(hours['step_s'])} s{color}"
+        color = f", HLDF step {write_number(seconds)} s" if seconds else ""
+        about = f"about {write_number(hours['hours'], '.2g')} hours on {facts['device']}"
+        steps = f"step {write_number(hours['step_s'])} s{color}"
         source = "from passes of random weights and captions of full length, measured now"
         lines.append(_line("time", f"{about}: {steps}; {source}"))
     return [*lines, *(_line("problem", text) for text in facts["problems"])]
@@ -291,11 +292,6 @@ def format_estimate(facts: dict[str, Any]) -> list[str]:
 
 def _line(label: str, text: str) -> str:
     return f"  {label:<16}{text}"
-
-
-def _number(value: float, digits: int = 3) -> str:
-    """Word a number in so many digits, or whole where it has more: 118 hours, not 1.2e+02."""
-    return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def _gb(size: float) -> float:
