@@ -22,7 +22,10 @@ COUNT = 8  # images a set
 # What a run that was resumed need not have in common with one that was not.
 VARYING = ("seconds", "memory_gb", "drawn", "captioned")
 # Repeat such figures, or hash files that name the folder.
-PAGES = ("report.html", "review.html", "README.md", "sha256sums.txt", "finished.json")
+PAGES = (
+    "report.html", "review.html", "README.md", "sha256sums.txt", "finished.json", "costs.csv",
+    "tables.md", "tables.tex",
+)  # fmt: skip
 
 
 def build_parts(folder):

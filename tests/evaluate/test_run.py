@@ -358,7 +358,7 @@ def test_sets_that_are_alike_get_no_winner(network, sets, tmp_path):
     assert "winner: none" in result.stderr and "(below zero is nearer): " in result.stderr
     assert ranking["reference"] == "real" and ranking["n_reference"] == COUNT
     (pair,) = ranking["pairs"]
-    assert set(pair["color"]) == {"mean", "spread", "histogram", "energy"}
+    assert set(pair["color"]) == {"mean", "spread", "histogram", "energy", "root"}
     for measure in pair["color"].values():
         assert measure["interval"][0] < measure["value"] < measure["interval"][1]
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
