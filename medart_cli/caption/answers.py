@@ -54,10 +54,8 @@ def _answer_count(states: Mapping[str, int]) -> Finding:
     if lacking:
         return Finding("bad", f"{lacking} of {images} images have no caption.", "states")
     if simple:
-        text = (
-            f"{simple} of {images} captions are the template caption, which tells the label alone"
-        )
-        return Finding("unclear", f"{text}.", "states")
+        text = f"{simple} of {images} captions are the template caption, which names the label"
+        return Finding("unclear", f"{text} and describes nothing.", "states")
     return Finding("good", f"All {images} images have a caption of their own.", "states")
 
 
@@ -75,7 +73,7 @@ def _answer_look(audit: Mapping[str, Any] | None) -> Finding:
 def _answer_doubts(states: Mapping[str, int], flagged: int) -> Finding:
     read = sum(states.get(it, 0) for it in READ)
     written = sum(states.get(it, 0) for it in WRITTEN)
-    told = f"a person has accepted or edited {read} of {read + written} captions of the model"
+    told = f"a person has accepted or edited {read} of {read + written} captions"
     if flagged:
         text = f"{flagged} captions say what a rule doubts: look at these first; {told}."
         return Finding("unclear", text, "flags")

@@ -55,7 +55,13 @@ def _answer_help(metrics: Mapping[str, Any]) -> list[Finding]:
     with_them, without = (regimes[it]["scores"][PRIMARY]["mean"] for it in (name, "real"))
     behind = f"{test['images']} test images, {word_patients(test['patients'])}, "
     behind += f"{len(metrics['seeds'])} seed" + "s" * (len(metrics["seeds"]) > 1)
-    figures = f"balanced accuracy {with_them:.2f} with them, {without:.2f} without ({behind})"
+    known = regimes[name]["difference_to_control"] or regimes[name]["difference_to_real"]
+    gap, classes = known[PRIMARY], len(metrics["classes"])
+    figures = (
+        f"balanced accuracy {with_them:.2f} with them, {without:.2f} without, by guessing "
+        f"{1 / classes:.2f}; difference {gap['value']:+.2f}, 95% interval {gap['low']:+.2f} to "
+        f"{gap['high']:+.2f} ({behind})"
+    )
     subject = "Synthetic images in the place of real ones" if alone else "Synthetic images"
     verdict = regimes[name]["verdict"]
     if verdict == "better":

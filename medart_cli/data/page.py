@@ -21,8 +21,9 @@ if TYPE_CHECKING:  # what writes a page does so in the end, and loads jinja2 onl
     from jinja2 import Environment
 
 DEMONSTRATION_NOTICE = (
-    "Some of these images or captions were made with demonstration models, which know drawn "
-    "phantoms only: these figures show how medart works and have no scientific meaning."
+    "Demonstration only: images or captions were made with demonstration models, which know drawn "
+    "phantoms and no real images. These figures show how medart works and have no scientific "
+    "meaning."
 )
 # For a mark must not be told by its color alone.
 FINDING_SIGNS = {"good": "✓", "unclear": "?", "bad": "✗"}

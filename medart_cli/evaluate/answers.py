@@ -31,11 +31,13 @@ def word_compared(facts: Mapping[str, Any]) -> str:
         each = " to ".join(str(it) for it in dict.fromkeys((counts[0], counts[-1])))
         names = ", ".join(item["name"] for item in drawn)
         told = f"{len(drawn)} sets of {each} drawn images each ({names})"
+    sizes = len({item["n"] for item in drawn})
+    apart = " Times as far are to be compared between sets of one size only." * (sizes > 1)
     labels = len(real["labels"])
     classes = f", {labels} label{'s' * (labels > 1)}" if labels else ", without labels"
     return (
         f"Compared: {told} with {real['n']} real images (set {real['name']}"
-        f"{classes}, {word_patients(real['patients'])})."
+        f"{classes}, {word_patients(real['patients'])}).{apart}"
     )
 
 
@@ -81,7 +83,7 @@ def _answer_nearness(facts: Mapping[str, Any], name: str) -> Finding:
         few = f"Too few images ({item['n_real']} real, {item['n_synthetic']} drawn)"
         return Finding("unclear", f"{few} to say how near drawn ones are.", "distances")
     measure = floor["frechet"]
-    figures = f"({primary['frechet']} at n = {floor['n']})"
+    figures = f"({primary['frechet']}, {floor['n']} against {floor['n']} images)"
     if measure["synthetic"] <= measure["real_highest"]:
         text = "As near to the real images as halves of these are to each other"
         return Finding("good", f"{text} {figures}.", "distances")
@@ -139,16 +141,20 @@ def _answer_copies(facts: Mapping[str, Any], name: str) -> Finding:
             "bad" if leak else "unclear", f"Copies were not searched for{told}.", "copies"
         )
     high = 100 * item["interval"][1]
+    whose = "training images" if facts["settings"].get("training") else "these real images"
     if item["excess"]:
-        text = f"{item['copies']} of {item['n']} drawn images are near-copies, more than by chance"
+        text = f"{item['copies']} of {item['n']} drawn images are near-copies of {whose}"
+        text += ", more than by chance"
     elif item["copies"]:
         found = plural(item["copies"], "near-copy", "near-copies")
-        text = f"{found} among {item['n']} drawn images, no more than by chance"
+        text = f"{found} of {whose} among {item['n']} drawn images, no more than by chance"
     else:
-        text = f"No near-copies found among {item['n']} drawn images"
+        text = f"No near-copies of {whose} found among {item['n']} drawn images"
         text += f" (the share is below {high:.2g} %)" if high < 100 * FEW_COPIES else ""
     if leak or item["excess"]:
         return Finding("bad", f"{text}{told}.", "membership" if leak else "copies")
     if high >= 100 * FEW_COPIES:
-        return Finding("unclear", f"{text}; with so few, up to {high:.0f} % may be.", "copies")
+        return Finding(
+            "unclear", f"{text}; with so few, the true share may be up to {high:.0f} %.", "copies"
+        )
     return Finding("good", f"{text}.", "copies")

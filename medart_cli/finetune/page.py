@@ -68,7 +68,8 @@ def word_run(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
         f"Trained: {' and '.join(facts['trained'])} of {Path(facts['base_name']).name} "
         f"({facts['method']}) on {data['images']} real images "
         f"({name_sets([str(facts['inputs'][0]['source'])])[0]}; {classes}, "
-        f"{word_patients(facts['patients'])}{held}); optimizer step {step}, {state}."
+        f"{word_patients(facts['patients'])}{held}); optimizer step {step}, {state}. The losses do "
+        "not say whether pictures look real: see the previews."
     )
 
 
@@ -118,12 +119,15 @@ def _answer_heldout(measured: Sequence[tuple[int, float]]) -> Finding:
 
 def _answer_memory(heldout: Mapping[str, Any]) -> Finding:
     low, high = heldout["interval"]
-    figures = f"{heldout['memorized']:.2g}, 95% interval {low:.2g} to {high:.2g}"
+    figures = f"{heldout['memorized']:+.2g}, 95% interval {low:+.2g} to {high:+.2g}"
     if low > 0:
         text = f"It knows its training images better than held-out ones (by {figures}): look for "
         return Finding("unclear", f"{text}near-copies with medart evaluate.", "losses")
-    text = "It is not shown to know its training images better than held-out ones"
-    return Finding("good", f"{text} ({figures}).", "losses")
+    text = (
+        f"Learning by heart is neither shown nor ruled out with {heldout['images']} held-out "
+        f"images (the loss of training images fell further by {figures})."
+    )
+    return Finding("unclear", text, "losses")
 
 
 def _answer_trend(losses: Sequence[float], name: str) -> Finding:

@@ -108,7 +108,7 @@ def word_study(facts: Mapping[str, Any]) -> str:
     sources = [facts["settings"][it] for it in ("data", "test") if facts["settings"].get(it)]
     train, *given = name_sets(sources)
     test = given[0] if given else f"split off {train}"
-    titles = ", ".join(arm["title"] for arm in arms)
+    titles = "; ".join(arm["title"] for arm in arms)
     return (
         f"Compared: {len(arms)} arm{'s' * (len(arms) > 1)} ({titles}), each trained "
         f"with {seeds} seed{'s' * (seeds > 1)} on {counts['train']} real images ({train}) and held "
@@ -123,7 +123,10 @@ def open_page(facts: Mapping[str, Any]) -> list[Finding]:
     asked, leaks = verdicts[:-2], verdicts[-2:]  # the last two are about copies and membership
     settled = [it for it in asked if it["mark"] != "unclear"]
     told = f"Of {plural(len(asked), 'question')} {len(settled) or 'none'} could be answered."
-    shown = _join_answers(settled[:MOST_TOLD]) or "No difference between the arms is shown."
+    shown = (
+        _join_answers(settled[:MOST_TOLD], figures=True)
+        or "No difference between the arms is shown."
+    )
     if (more := len(settled) - MOST_TOLD) > 0:
         shown += f" {more} more {'is' if more == 1 else 'are'} answered below."
     good, bad = (any(it["mark"] == mark for it in settled) for mark in ("good", "bad"))
@@ -135,10 +138,13 @@ def open_page(facts: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def _join_answers(verdicts: Sequence[Mapping[str, str]]) -> str:
-    return " ".join(
-        f"{it['question']} {it['answer'][0].upper()}{it['answer'][1:]}." for it in verdicts
-    )
+def _join_answers(verdicts: Sequence[Mapping[str, str]], *, figures: bool = False) -> str:
+    """Join questions and answers, if asked with the difference but not with that of each seed."""
+    told = []
+    for it in verdicts:
+        behind = f" ({it['figures'].partition(' (seeds: ')[0]})" if figures else ""
+        told.append(f"{it['question']} {it['answer'][0].upper()}{it['answer'][1:]}{behind}.")
+    return " ".join(told)
 
 
 def _choose_questions(facts: Mapping[str, Any], titles: Mapping[str, str]) -> list[Asked]:

@@ -9,11 +9,13 @@ def build_metrics(verdict="no difference shown", regime="mix", leak=LEAK, **chan
     def score(mean):
         return {"scores": {"balanced_accuracy": {"mean": mean}}}
 
-    regimes = {"real": score(0.8) | {"verdict": ""}, regime: score(0.9) | {"verdict": verdict}}
+    gap = {"balanced_accuracy": {"value": 0.1, "low": -0.02, "high": 0.22}}
+    compared = {"verdict": verdict, "difference_to_control": {}, "difference_to_real": gap}
+    regimes = {"real": score(0.8) | {"verdict": ""}, regime: score(0.9) | compared}
     return {
         "regimes": regimes, "sets": {"test": {"images": 50, "patients": 20}}, "seeds": [0, 1, 2],
         "checks": {"split_by": "patients", "generator_leak": leak}, "subgroups": [],
-        "classifier": {"regime": "mix"}, **changed,
+        "classifier": {"regime": "mix"}, "classes": ["a", "b", "c"], **changed,
     }  # fmt: skip
 
 
@@ -29,7 +31,8 @@ def test_the_first_sentence_says_whether_synthetic_images_help(verdict, mark, wo
     first, second = answer_results(build_metrics(verdict))
     assert first.mark == mark and first.text.startswith(words)
     figures = (
-        "balanced accuracy 0.90 with them, 0.80 without (50 test images, 20 patients, 3 seeds)"
+        "balanced accuracy 0.90 with them, 0.80 without, by guessing 0.33; difference +0.10, 95% "
+        "interval -0.02 to +0.22 (50 test images, 20 patients, 3 seeds)"
     )
     assert figures in first.text and second.mark == "good"
 

@@ -28,7 +28,7 @@ def build_facts(synthetic=100.0, **changed):
     return {
         "features": [{"name": "net", "frechet": "FID"}], "comparisons": [comparison],
         "color": [build_gaps()], "diversity": [{"set": "syn", "collapsed": []}],
-        "copies": [copies], "membership": None, "ranking": None, **changed,
+        "copies": [copies], "membership": None, "ranking": None, "settings": {}, **changed,
     }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def texts(facts):
 
 def test_a_set_is_as_many_times_as_far_as_the_figures_say():
     assert texts(build_facts(105.0))[0].startswith("About 2.1 times as far from the real images")
-    assert "(FID at n = 20)" in texts(build_facts(105.0))[0]
+    assert "(FID, 20 against 20 images)" in texts(build_facts(105.0))[0]
     assert marks(build_facts(105.0)) == ["bad", "good", "good"]
     assert marks(build_facts(60.0))[0] == "good" and marks(build_facts(60.1))[0] == "bad"
 
@@ -56,9 +56,12 @@ def test_what_cannot_be_told_is_called_unclear():
     few = {"set": "syn", "n": 18, "copies": 0, "interval": [0.0, 0.176], "excess": False}
     answer = answer_sets(build_facts(copies=[few]))["syn"][2]
     assert (answer.mark, answer.link) == ("unclear", "copies")
-    assert (
-        answer.text == "No near-copies found among 18 drawn images; with so few, up to 18 % may be."
+    assert answer.text == (
+        "No near-copies of these real images found among 18 drawn images; with so few, the true "
+        "share may be up to 18 %."
     )
+    told = answer_sets(build_facts(settings={"training": "images"}))["syn"][2].text
+    assert told.startswith("No near-copies of training images found among 400 drawn images")
 
 
 def test_copies_and_leaks_are_bad_however_near_the_images_are():

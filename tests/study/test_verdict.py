@@ -162,7 +162,8 @@ def test_the_page_says_how_many_answers_chance_alone_would_give():
 
 
 def answer(question, mark):
-    return {"question": question, "answer": "yes, nearer", "mark": mark}
+    figures = "color: -0.2, 95% interval -0.3 to -0.1 (seeds: -0.2, -0.2)"
+    return {"question": question, "answer": "yes, nearer", "mark": mark, "figures": figures}
 
 
 def test_the_page_opens_with_three_sentences_and_few_answers():
@@ -171,7 +172,9 @@ def test_the_page_opens_with_three_sentences_and_few_answers():
     first, second, third = open_page({"verdicts": [*many, answer("Open?", "unclear"), *quiet]})
     assert [it.mark for it in (first, second, third)] == ["unclear", "good", "unclear"]
     assert first.text == "Of 5 questions 4 could be answered."
-    assert second.text.endswith("Is 2 nearer? Yes, nearer. 1 more is answered below.")
+    shown = "Is 2 nearer? Yes, nearer (color: -0.2, 95% interval -0.3 to -0.1)."
+    assert second.text.endswith(f"{shown} 1 more is answered below.")
+    assert "interval" not in third.text
     assert "Is 3" not in second.text and "Copies?" in third.text
     nothing = open_page({"verdicts": quiet})[1]
     assert nothing.text == "No difference between the arms is shown."
