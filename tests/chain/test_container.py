@@ -47,7 +47,7 @@ WORDS = {
 }  # fmt: skip
 EXPECTED = (
     "warning: tiny: is a demonstration model", "warning: HLDF runs only 0 times in 2 steps",
-    "warning: Some of these images or captions were made with demonstration models",
+    "warning: Demonstration only: images or captions were made with demonstration models",
     "warning: images are not square", "warning: syn: its images have other shapes",
 )  # fmt: skip
 
