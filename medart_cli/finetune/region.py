@@ -47,7 +47,8 @@ def prepare_region(work: Work) -> None:
             stop.check()
             covered = _cover(work, row, work.masks[row.place], (0.5, 0.5))
             share += float(covered.mean()) / len(rows)
-            total += functional.adaptive_avg_pool2d(covered, (cells, cells))  # as in a square
+            if work.config.hldf_region == "mask":
+                total += functional.adaptive_avg_pool2d(covered, (cells, cells))  # as in a square
             if not covered.any():
                 outside.append(row)
             bar.advance()
