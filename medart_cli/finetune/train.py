@@ -337,7 +337,7 @@ def draw_statistics(
 
         def tell(latents: Tensor) -> Tensor:
             images = work.family.decode_latents(work.vae, latents)
-            region = regions.get((images.shape[2], images.shape[3]))
+            region = regions[images.shape[2], images.shape[3]] if regions else None
             return color_statistics(images, hldf.statistics, region)
 
         # The decoder runs again in the backward pass, so that it is stored for one image alone.
