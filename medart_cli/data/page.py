@@ -27,7 +27,6 @@ DEMONSTRATION_NOTICE = (
 )
 # For a mark must not be told by its color alone.
 FINDING_SIGNS = {"good": "✓", "unclear": "?", "bad": "✗"}
-ENLARGE = "data/enlarge.js"  # the script of all pages with pictures
 # Before what may stand on a line of its own in a cell of a table: an interval, a p-value.
 BREAKABLE = re.compile(r" (?=[\[{][-+\d]|p = )")
 TILE_SIDE = 256  # pixels of a picture that a page shows smaller until it is enlarged

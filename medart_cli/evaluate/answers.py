@@ -32,7 +32,7 @@ def word_compared(facts: Mapping[str, Any]) -> str:
         names = ", ".join(item["name"] for item in drawn)
         told = f"{len(drawn)} sets of {each} drawn images each ({names})"
     sizes = len({item["n"] for item in drawn})
-    apart = " Times as far are to be compared between sets of one size only." * (sizes > 1)
+    apart = " How many times as far: compare only sets of one size." * (sizes > 1)
     labels = len(real["labels"])
     classes = f", {labels} label{'s' * (labels > 1)}" if labels else ", without labels"
     return (
