@@ -24,6 +24,7 @@ from torch.nn import functional
 from medart_cli.log import log
 from medart_cli.models.bases import NEED_BITSANDBYTES
 
+INT8_MOST = 127  # the largest code; a row's scale is its largest weight
 # Name of a format, or None for that of the computation.
 Format = str | None
 
@@ -71,6 +72,9 @@ def quantize(model: Any, base_format: str, dtype: torch.dtype, device: torch.dev
             model.set_submodule(name, StoredLinear(linear, base_format, device))
     model.is_loaded_in_4bit = base_format == "nf4"  # for peft, which has a LoRA layer for these
     model.to(device)
+    if device.type == "cpu":  # the rest is mapped, and would keep the pages of the whole file
+        for weight in model.parameters():
+            weight.data = weight.data.clone()
     log.info(
         "%s in %s: %.1f MB of weights instead of %.1f", type(model).__name__, base_format,
         count_bytes(model) / 1e6, before / 1e6,
@@ -153,28 +157,29 @@ class StoredLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """The product with stored weights; for the backward pass it keeps the codes alone."""
+    """The product with stored weights; for the backward pass it keeps the codes alone.
+
+    A row's scale is a factor of what the row gives. Applied to that, and not to each weight, it
+    leaves one conversion of the codes, which are exact in each number format.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(weight, scale)
-        return functional.linear(x, restore(weight, scale, x.dtype))
+        if scale is not None and x.dtype == torch.float16:  # where sums of codes would overflow
+            return functional.linear(x, _apply_scale(weight.T.to(x.dtype), scale).T)
+        return _apply_scale(functional.linear(x, weight.to(x.dtype)), scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         weight, scale = ctx.saved_tensors
-        return gradient @ restore(weight, scale, gradient.dtype), None, None
+        return _apply_scale(gradient, scale) @ weight.to(gradient.dtype), None, None
 
 
-def restore(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return the weights (out, in) that bf16 numbers, or int8 codes and their scales, stand for."""
-    if scale is None:
-        return weight.to(dtype)
-    from bitsandbytes.functional import int8_vectorwise_dequant
-
-    values: Tensor = int8_vectorwise_dequant(weight, scale)
-    return values.to(dtype)
+def _apply_scale(rows: Tensor, scale: Tensor | None) -> Tensor:
+    """Multiply (..., out) by the scales of int8 codes (out,), in float32; None is 1."""
+    return rows if scale is None else (rows * (scale / INT8_MOST)).to(rows.dtype)
 
 
 def _store_nf4(linear: nn.Linear, dtype: torch.dtype, device: torch.device) -> nn.Linear:

@@ -2,10 +2,12 @@ import copy
 import gc
 import weakref
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from medart_cli.diffusion.losses import color_moments
@@ -122,6 +124,26 @@ def test_under_autocast_a_layer_computes_in_bf16_as_any_other(base_format):
 
 
 @pytest.mark.parametrize("base_format", FORMATS)
+def test_in_fp16_no_sum_overflows_that_the_weights_it_stands_for_can_hold(base_format):
+    plain = Blocks(width=256).half()
+    model = quantize(copy.deepcopy(plain), base_format, torch.float16).blocks[0]
+    x = 500 * torch.sign(read_weights(model)[:1]).half()  # what gives the first row its largest sum
+    wanted = functional.linear(x.float(), read_weights(model).float(), plain.blocks[0].bias.float())
+    assert 1000 < wanted.max() < 60_000
+    torch.testing.assert_close(model(x).float(), wanted, rtol=5e-3, atol=2)
+
+
+def test_on_a_cpu_a_quantized_part_lets_its_file_go(base):
+    family = find_family(base)
+    for load in (family.load_transformer, family.load_text_encoder):
+        loaded = quantized.load_frozen_base(load, base, torch.float32, CPU, "bf16")
+        shared = [it for it in loaded.parameters() if it.untyped_storage().nbytes() != it.nbytes]
+        assert not shared
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(base) not in maps.read_text()
+
+
+@pytest.mark.parametrize("base_format", FORMATS)
 def test_activation_checkpointing_frees_what_a_layer_read(base_format):
     layer, kept = quantize(Blocks(), base_format).blocks[0], []
 
@@ -218,7 +240,7 @@ def test_a_text_encoder_reads_with_the_weights_it_stands_for(base):
                 read(one, ["a nevus"], pad=False, limit=find_kind(base).tokens)[0]
                 for one in (model, build_plain(load(), model))
             )
-        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(own, other, rtol=2e-3, atol=1e-3)
 
 
 def test_a_format_whose_package_is_missing_is_refused(monkeypatch):
