@@ -111,8 +111,7 @@ def _build_network(
     precision = "fp32" if config.precision == "auto" else config.precision  # figures to compare
     dtype = DTYPES[find_precision(precision, device)]
     backbone = load_backbone(name, device=device, dtype=dtype, offline=config.offline)
-    module = backbone.module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
-    embed = partial(_run_network, module, dtype)
+    embed = partial(_run_network, backbone.module, dtype)
     return Extractor(name, backbone.fingerprint, backbone.width, backbone.prepare, embed, device)
 
 

@@ -99,9 +99,9 @@ def load_backbone(
         features = module(torch.zeros(1, *shape))  # (1, width)
     if features.dim() != 2:
         raise ConfigError(f"{name}: gives no feature vector, but {tuple(features.shape)}")
-    return Backbone(
-        name, fingerprint, features.shape[1], shape[1], module.to(device, dtype), prepare
-    )
+    module = module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    module = module.to(device, dtype)
+    return Backbone(name, fingerprint, features.shape[1], shape[1], module, prepare)
 
 
 def _load_embedded() -> nn.Module:

@@ -195,9 +195,10 @@ def compare_networks(place):
     inception = load_inception(place / INCEPTION_NAME, CPU, sha256=hash_inception(place))
     backbone = load_backbone(EMBEDDED_BACKBONE, device=CPU)
     facts = backbone.name, backbone.fingerprint, backbone.width, backbone.prepare
-    plain = {"inception": load_cleanfid(place), backbone.name: backbone.module}
-    module = copy.deepcopy(backbone.module).to(memory_format=torch.channels_last)
-    for extractor, side in ((inception, 299), (Extractor(*facts, module), backbone.image_size)):
+    module = copy.deepcopy(backbone.module).to(memory_format=torch.contiguous_format)
+    plain = {"inception": load_cleanfid(place), backbone.name: module}
+    own = Extractor(*facts, backbone.module)
+    for extractor, side in ((inception, 299), (own, backbone.image_size)):
         images = torch.rand(BATCH, 3, side, side)
         embed, spent, found = plain[extractor.name], {}, {}
         for name, function in (("plain", embed), ("medart", partial(embed_images, extractor))):

@@ -189,9 +189,13 @@ def test_a_cpu_computes_a_batch_in_pieces_and_the_features_are_those_of_the_whol
         sizes.append(len(images))
         return network(images)
 
-    found = features.embed_images(Extractor("net", "f" * 64, 8, prepare_small, embed), batch)
-    assert sizes == [16, 16, 5]
-    np.testing.assert_allclose(found, network(batch).detach().numpy(), rtol=1e-5, atol=1e-6)
+    whole = network(batch).detach().numpy()
+    for together, wanted in ((16, [16, 16, 5]), (features.CPU_IMAGES, [4] * 9 + [1])):
+        sizes.clear()
+        extractor = Extractor("net", "f" * 64, 8, prepare_small, embed, cpu_images=together)
+        found = features.embed_images(extractor, batch)
+        assert sizes == wanted
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_processes_that_share_the_work_together_do_all_of_it(tmp_path):
