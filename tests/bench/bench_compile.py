@@ -1,12 +1,14 @@
-"""Steps of fine-tuning: read ahead, and compiled, beside plain ones; two families, on a CPU.
+"""Steps of fine-tuning: plain, medart's, read ahead, compiled, quantized; two families, on a CPU.
 
     python -m tests.bench.bench_compile [--rounds 9] [--threads 2]     # about 10 minutes
 
-Four ways take steps in turn, each on models of its own with the same weights: `example`, as the
+Each way takes steps in turn, on models of its own with the same weights: `example`, as the
 text-to-image examples of diffusers train (in each step the image is decoded and encoded by the
 autoencoder and the text encoder reads the prompt, padded to the full length; the loss is read with
-`.item()`); medart with its caches, batches drawn where they are needed; with batches read ahead by
-a thread; and compiled besides. Nothing is recomputed. LoRA of rank 8 on the transformer, batch 1.
+`.item()`), with the paper's color loss added in a straightforward way; medart with its caches,
+batches drawn where they are needed; with batches read ahead by a thread; compiled besides; and with
+a base in int8 and in nf4, read ahead. Nothing is recomputed. LoRA of rank 8 on the transformer,
+batch 1; HLDF as published, through all of 4 solver steps.
 
 Seconds are medians; ratios are medians of the ratios within a turn, which other work on the machine
 slows alike. Compiling is not in them, and stands below.
@@ -23,6 +25,8 @@ from diffusers import SanaTransformer2DModel
 
 from medart_cli.data.images import fit_image, load_image
 from medart_cli.data.tensors import image_to_tensor
+from medart_cli.diffusion.losses import color_moments, squared_gap
+from medart_cli.diffusion.solver import solve
 from medart_cli.finetune import rows as reading
 from medart_cli.finetune import setup, train
 from medart_cli.finetune.batches import draw_ahead, draw_batch
@@ -30,10 +34,12 @@ from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models import compiled
 from medart_cli.models.bases import hash_base
 from medart_cli.models.device import hush_libraries
+from medart_cli.models.families import build_denoiser
 from tests.bench.bench_finetune import build_base, build_images
 from tests.small_sana import build_sana
 
-WAYS = ("example", "medart", "read ahead", "compiled")
+WAYS = ("example", "medart", "read ahead", "compiled", "int8", "nf4")
+SOLVER_STEPS, GUIDANCE = 4, 4.5
 TURNS = 400  # more steps than are taken
 
 
@@ -55,9 +61,10 @@ def build_work(place, side, way):
     """Make finetune's own working state, as `fine_tune` does, without its output folder."""
     config = FinetuneConfig(
         data=str(place / "images"), base=str(place / "base"), out=place / "out",
-        cache=place / "cache", resolution=side, device="cpu", hldf_every=2, hldf_steps=4,
-        hldf_grad_steps=2, hldf_checkpoint="none", train_text_encoder=False,
-        compile=way == "compiled",
+        cache=place / "cache", resolution=side, device="cpu", hldf_every=2,
+        hldf_steps=SOLVER_STEPS, hldf_loss="published", hldf_checkpoint="none",
+        train_text_encoder=False, compile=way == "compiled",
+        base_format=way if way in ("int8", "nf4") else None,
     )  # fmt: skip
     data = reading.read_training_rows(config)
     named = (place / "base", hash_base(place / "base"))
@@ -73,7 +80,7 @@ def build_work(place, side, way):
 
 
 def take_example_step(work, text_encoder, step):
-    """One step as the examples of diffusers make it, on the same models."""
+    """One step as the examples of diffusers make it, on the same models; each other one HLDF's."""
     family, row = work.family, work.rows[step % len(work.rows)]
     image = image_to_tensor(fit_image(load_image(row.path), work.facts["resolution"]))[None]
     mean, std = family.encode_images(work.vae, image)
@@ -89,11 +96,31 @@ def take_example_step(work, text_encoder, step):
     predicted = family.predict(work.transformer, noisy, timesteps, embeds, mask)
     target = work.process.find_target(work.scheduler, latents, noise, times)
     loss = (predicted - target).square().mean()
+    if step % 2 == 0:
+        drawn = draw_plainly(work, text_encoder, row.text, latents)
+        gap = squared_gap(color_moments(drawn), color_moments(image))
+        loss = loss + gap / SOLVER_STEPS
     work.optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(work.parameters, 1.0)
     work.optimizer.step()
     return loss.item()
+
+
+def draw_plainly(work, text_encoder, text, latents):
+    """Draw an image with guidance; all of it is kept for the backward pass."""
+    family = work.family
+    with torch.no_grad():
+        embeds, mask = family.read_prompts(
+            work.tokenizer, text_encoder, [text, ""], pad=True, limit=work.kind.tokens
+        )
+    denoise = build_denoiser(
+        family, work.transformer, (embeds[:1], mask[:1]), (embeds[1:], mask[1:]), GUIDANCE
+    )
+    tokens = latents.shape[-1] * latents.shape[-2]
+    scheduler = family.renew_scheduler(work.scheduler, tokens)
+    drawn = solve(denoise, torch.randn_like(latents), scheduler, SOLVER_STEPS)
+    return family.decode_latents(work.vae, drawn)
 
 
 def list_takers(place, side):
@@ -106,7 +133,7 @@ def list_takers(place, side):
     takers = {"example": lambda step: take_example_step(example, text_encoder, step)}
     plain = works["medart"]
     takers["medart"] = lambda step: train.take_step(plain, step, [draw_batch(plain, step - 1)])
-    for way in ("read ahead", "compiled"):
+    for way in WAYS[2:]:
         feed = draw_ahead(works[way], 0, TURNS)
         takers[way] = lambda step, work=works[way], feed=feed: train.take_step(
             work, step, [next(feed)]
@@ -123,7 +150,7 @@ def measure(name, place, rounds, kinds):
     for step in range(1, 2 * (rounds + 1) + 1):
         kind = "noise" if step % 2 else "HLDF"
         for way, take in takers.items():
-            if kind not in kinds or (way, kind) == ("example", "HLDF"):
+            if kind not in kinds:
                 continue
             started = time.perf_counter()
             take(step)
