@@ -13,7 +13,7 @@ import torch
 from medart_cli import stop
 from medart_cli.evaluate.networks import Networks
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import ImageSet, find_heldout, find_training
+from medart_cli.evaluate.sets import ImageSet, find_copied, find_heldout
 from medart_cli.log import log
 from medart_cli.metrics import copies
 from medart_cli.metrics.arrays import Indices
@@ -93,8 +93,7 @@ def find_copies(
     config: EvaluateConfig, sets: list[ImageSet], networks: Networks, cache: Path
 ) -> list[Pairs]:
     """Find near-copies in each synthetic set; nothing where there are too few images."""
-    synthetic, trained = sets[1 : 1 + len(config.synthetic)], find_training(config, sets)
-    real = sets[0] if trained is None else trained  # what may have been copied
+    synthetic, real = sets[1 : 1 + len(config.synthetic)], find_copied(config, sets)
     if not config.copies:
         return []
     if len(real) < copies.LEAST_TRAINING:
@@ -137,11 +136,11 @@ def _find_nearest(
 
     The features of one space after the other are in memory.
     """
-    whole, mirrored, middle, middle_mirrored, layout = networks.copies
+    *spaces, layout = networks.copies
     found = []
-    for views in ((whole, mirrored), (middle, middle_mirrored)):
-        training = read_features(real.keys, views[0], cache)
-        queries = [read_features(item.keys, view, cache) for view in views]
+    for plain, mirrored in zip(spaces, networks.mirrored, strict=True):
+        training = [read_features(real.keys, view, cache) for view in (plain, mirrored)]
+        queries = read_features(item.keys, plain, cache)
         found.append(copies.find_nearest_features(queries, training, groups, real.groups))
     del training, queries  # room for the layouts
     own, theirs = (read_features(keys, layout, cache) for keys in (item.keys, real.keys))

@@ -1,5 +1,6 @@
 """The networks of `medart evaluate`, and the features of all images in the cache."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from medart_cli import stop
 from medart_cli.data.images import load_image
 from medart_cli.errors import RunError
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.sets import UNREAD, ImageSet
+from medart_cli.evaluate.sets import UNREAD, ImageSet, find_copied
 from medart_cli.log import log, progress
 from medart_cli.metrics import color, copies
 from medart_cli.metrics.arrays import Digests
@@ -41,19 +42,21 @@ class Networks:
     Attributes:
         main: The networks of --features, the first one being that of ranking.
         colors: Color histograms.
-        copies: The network of copies on the whole image, mirrored, on its middle, mirrored, and
-            the layout; empty where copies are not looked for.
+        copies: The network of copies on the whole image and on its middle, and the layout; empty
+            where copies are not looked for.
+        mirrored: The first two on mirrored images; those of images that may have been copied alone.
         more: What else is looked at in each image, as the classifier of --classifier.
     """
 
     main: list[Extractor]
     colors: Extractor
     copies: list[Extractor]
+    mirrored: list[Extractor] = field(default_factory=list)
     more: list[Extractor] = field(default_factory=list)
 
     @property
     def all(self) -> list[Extractor]:
-        """Every extractor once."""
+        """Every extractor of all images once."""
         every = [*self.main, self.colors, *self.copies, *self.more]
         return list({item.fingerprint: item for item in every}.values())
 
@@ -79,14 +82,8 @@ def build_networks(config: EvaluateConfig, cache: Path) -> Networks:
     )
     whole = _choose_for_copies(main, config, device, cache)
     middle = derive_extractor(whole, "middle", copies.focus_image)
-    spaces = [
-        whole,
-        derive_extractor(whole, "mirrored", copies.mirror_image),
-        middle,
-        derive_extractor(middle, "mirrored", copies.mirror_image),
-        layout,
-    ]
-    return Networks(main, colors, spaces)
+    mirrored = [derive_extractor(it, "mirrored", copies.mirror_image) for it in (whole, middle)]
+    return Networks(main, colors, [whole, middle, layout], mirrored)
 
 
 def _choose_for_copies(
@@ -94,8 +91,8 @@ def _choose_for_copies(
 ) -> Extractor:
     """Return the network of copies: the first one, but in the place of Inception the embedded one.
 
-    Four views of each image cost a seventh of Inception's arithmetic then, and what copies are seen
-    through (docs/benchmarks.md) was measured with it.
+    Its two views of each image, and two more of those that may have been copied, cost less than
+    Inception's one, and what copies are seen through (docs/benchmarks.md) was measured with it.
     """
     if main[0].name != "inception":
         return main[0]
@@ -143,16 +140,17 @@ def extract(
         RunError: Fewer than two images of a set can be read.
     """
     sets, failures = hashed[0], dict(hashed[1])
-    files = _list_files(sets)
     part = own_part(parse_shard(config.shard))
     extraction = Extraction(
         cache, load_image, config.batch_size, config.workers, (part.index, part.count)
     )
-    reasons = _fill(files, networks, extraction)
+    copied = [find_copied(config, sets)]
+    reasons = _fill(sets, networks.all, extraction) | _fill(copied, networks.mirrored, extraction)
     wait_for_all()
     together = count_ranks() > 1 and config.shard is None
     if together and is_first():  # what no process could read, once more
-        reasons |= _fill(files, networks, replace(extraction, part=(0, 1)))
+        alone = replace(extraction, part=(0, 1))
+        reasons |= _fill(sets, networks.all, alone) | _fill(copied, networks.mirrored, alone)
     bad = np.array(list(reasons), dtype="S32")
     for item in sets:
         for row in np.flatnonzero(np.isin(item.keys, bad)):
@@ -177,15 +175,18 @@ def _list_files(sets: list[ImageSet]) -> Files:
     return Files(unique[unique != UNREAD], find)
 
 
-def _fill(files: Files, networks: Networks, extraction: Extraction) -> dict[bytes, str]:
+def _fill(
+    sets: list[ImageSet], extractors: Sequence[Extractor], extraction: Extraction
+) -> dict[bytes, str]:
     """Fill the cache; return why images could not be read, by key."""
-    missing = count_missing(files, networks.all, extraction)
-    reasons: dict[bytes, str] = {}
+    files, reasons = _list_files(sets), dict[bytes, str]()
+    missing = count_missing(files, extractors, extraction)
     if missing == 0:
         return reasons
-    log.info("computing features of %d images", missing)
-    with progress("features", missing // extraction.part[1]) as bar:
-        for finished in fill_cache(files, networks.all, extraction):
+    views = "" if all(" mirrored" not in it.name for it in extractors) else "mirrored "
+    log.info("computing features of %d %simages", missing, views)
+    with progress(f"{views}features", missing // extraction.part[1]) as bar:
+        for finished in fill_cache(files, extractors, extraction):
             reasons |= {files.keys[row]: why for row, why in finished.items() if why is not None}
             bar.advance(count=len(finished))
             stop.check()

@@ -210,6 +210,12 @@ def find_training(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet | No
     return None if config.training is None and config.run is None else sets[-1]
 
 
+def find_copied(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet:
+    """Return the images that may have been copied: the training images, else the real set."""
+    training = find_training(config, sets)
+    return sets[0] if training is None else training
+
+
 def find_heldout(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet:
     """Return the images that the model has not seen: --holdout, else the real set."""
     return sets[1 + len(config.synthetic)] if config.holdout is not None else sets[0]

@@ -90,30 +90,30 @@ def focus_image(image: Image.Image) -> Image.Image:
 
 
 def find_nearest_features(
-    queries: Sequence[AnyArray],
-    training: AnyArray,
+    queries: AnyArray,
+    training: Sequence[AnyArray],
     query_groups: Indices,
     training_groups: Indices,
 ) -> Nearest:
     """Find the nearest training image of each query in a feature space.
 
     The distance is that of unit vectors after the training mean is taken off, and the least over
-    the queries' views.
+    the views of a training image.
 
     Args:
-        queries: (N, D) features for each view of the queries (as it is, mirrored).
-        training: (M, D).
+        queries: (N, D) features.
+        training: (M, D) features for each view of the training images (as they are, mirrored).
         query_groups: (N,) codes; a query is not compared with training images of its own code.
         training_groups: (M,) codes.
     """
-    origin = np.asarray(np.mean(training, axis=0, dtype=np.float64))  # of a mapped table too
+    origin = np.asarray(np.mean(training[0], axis=0, dtype=np.float64))  # of a mapped table too
     parts = []
     for rows in blocks(len(query_groups), 512):
-        units = [_unit(view[rows] - origin) for view in queries]  # each (n, D)
+        units = _unit(queries[rows] - origin)  # (n, D)
         best = _Best(query_groups[rows])
-        for columns in blocks(len(training), 2048):
-            targets = _unit(training[columns] - origin)  # (m, D)
-            likeness = np.max([view @ targets.T for view in units], axis=0)
+        for columns in blocks(len(training_groups), 2048):
+            targets = (_unit(view[columns] - origin) for view in training)  # each (m, D)
+            likeness = np.max([units @ view.T for view in targets], axis=0)
             best.update(likeness, training_groups[columns], columns.start)
         parts.append(best.judge())
     return _join(parts)

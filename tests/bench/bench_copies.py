@@ -149,7 +149,7 @@ def read_images(source):
 def describe(images, networks):
     """Return what `evaluate` computes for copies: five tables of features."""
     tables = []
-    for extractor in networks.copies:
+    for extractor in (*networks.copies, *networks.mirrored):
         parts = []
         for start in range(0, len(images), 32):
             batch = [extractor.prepare(image) for image in images[start : start + 32]]
@@ -163,13 +163,13 @@ def find_nearest(queries, training, groups, likeness=None):
     """As `evaluate/copies.py` does; the likeness of layouts may be known."""
     theirs = np.arange(len(training[0]))
     found = [
-        copies.find_nearest_features([queries[a], queries[b]], training[a], groups, theirs)
-        for a, b in ((0, 1), (2, 3))
+        copies.find_nearest_features(queries[a], [training[a], training[b]], groups, theirs)
+        for a, b in ((0, 3), (1, 4))
     ]
     if likeness is None:
         return [
             *found,
-            copies.find_nearest_layouts(queries[4], training[4], groups, theirs, CPU),
+            copies.find_nearest_layouts(queries[2], training[2], groups, theirs, CPU),
         ]
     best = copies._Best(groups)
     best.update(likeness, theirs, 0)

@@ -16,7 +16,7 @@ from medart_cli.errors import RunError
 from medart_cli.evaluate.networks import build_networks, extract
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.sets import code_labels, hash_sets, read_sets
-from medart_cli.metrics.features import Extraction, Files, count_missing
+from medart_cli.metrics.features import Extraction, Files, count_missing, read_features
 
 SMALL = {"input_size": (3, 32, 32)}  # of timm's models
 
@@ -123,17 +123,28 @@ def test_labels_have_codes_that_two_sets_share(tmp_path):
     assert list(first) == [0, 1, -1, 0] and list(second) == [2, 1, 0, 1]
 
 
-def test_without_inception_the_embedded_network_is_taken_and_copies_cost_three_more(tmp_path):
+def test_without_inception_the_embedded_network_is_taken_and_copies_cost_one_more(tmp_path):
     networks = build_networks(build_config(tmp_path), tmp_path / "cache")
     assert [item.name for item in networks.all] == [
         "efficientnet-lite0",
         "colors",
-        "efficientnet-lite0 mirrored",
         "efficientnet-lite0 middle",
-        "efficientnet-lite0 middle mirrored",
         "layout",
     ]
-    assert len({item.fingerprint for item in networks.all}) == 6
+    mirrored = [item.name for item in networks.mirrored]
+    assert mirrored == ["efficientnet-lite0 mirrored", "efficientnet-lite0 middle mirrored"]
+    assert len({item.fingerprint for item in (*networks.all, *networks.mirrored)}) == 6
+
+
+def test_only_images_that_may_have_been_copied_are_read_mirrored(tmp_path, network):
+    config = build_config(tmp_path, features=[network])
+    networks = build_networks(config, config.cache)
+    sets, _ = extract(config, hash_sets(read_sets(config)), networks, config.cache)
+    real, synthetic = (item.keys for item in sets[:2])
+    for extractor in networks.mirrored:
+        assert len(read_features(real, extractor, config.cache)) == len(real)
+        with pytest.raises(KeyError):
+            read_features(synthetic, extractor, config.cache)
 
 
 def test_a_set_with_one_readable_image_ends_the_run(tmp_path, network):

@@ -119,9 +119,9 @@ def test_unseen_images_are_not_flagged_beyond_the_stated_rate(count, heldout):
         rows, new = np.arange(count), np.full(40, -1)
         known = rows if not heldout else np.full(heldout, -1)
         sides = zip(unseen, training, strict=True)
-        found = [find_nearest_features([q], t, new, rows) for q, t in sides]
+        found = [find_nearest_features(q, [t], new, rows) for q, t in sides]
         sides = zip(other if heldout else training, training, strict=True)
-        held = [find_nearest_features([q], t, known, rows) for q, t in sides]
+        held = [find_nearest_features(q, [t], known, rows) for q, t in sides]
         verdict = judge(found, held, trained=not heldout)
         flagged.append(verdict.flagged.mean())
         stated.append(verdict.false_alarms)
@@ -152,13 +152,13 @@ def test_the_images_of_one_patient_count_as_one():
 
 def test_the_nearest_features_are_the_nearest_by_hand_over_the_views():
     random = np.random.default_rng(0)
-    training, plain, mirrored = (random.normal(size=(n, 6)) for n in (9, 4, 4))
+    queries, plain, mirrored = (random.normal(size=(n, 6)) for n in (4, 9, 9))
     theirs = np.arange(9)
-    found = find_nearest_features([plain, mirrored], training, np.full(4, -1), theirs)
-    centered = [item - training.mean(axis=0) for item in (plain, mirrored, training)]
+    found = find_nearest_features(queries, [plain, mirrored], np.full(4, -1), theirs)
+    centered = [item - plain.mean(axis=0) for item in (plain, mirrored, queries)]
     units = [item / np.linalg.norm(item, axis=1, keepdims=True) for item in centered]
     distance = np.min(
-        [np.linalg.norm(view[:, None] - units[2][None], axis=2) for view in units[:2]], axis=0
+        [np.linalg.norm(units[2][:, None] - view[None], axis=2) for view in units[:2]], axis=0
     )
     ordered = np.sort(distance, axis=1)
     assert list(found.index) == list(distance.argmin(axis=1))
@@ -169,9 +169,9 @@ def test_the_nearest_features_are_the_nearest_by_hand_over_the_views():
 def test_images_of_the_own_group_are_not_compared():
     training = np.random.default_rng(0).normal(size=(6, 5))
     groups = np.array([0, 0, 1, 1, 2, 2])
-    found = find_nearest_features([training], training, groups, groups)
+    found = find_nearest_features(training, [training], groups, groups)
     assert all(groups[index] != groups[row] for row, index in enumerate(found.index))
-    alone = find_nearest_features([training], training, groups * 0, groups * 0)
+    alone = find_nearest_features(training, [training], groups * 0, groups * 0)
     assert (alone.ratio == 1).all()
 
 
@@ -191,15 +191,15 @@ def judge_by_hand(likeness, own, theirs):
 
 def test_the_nearest_features_over_many_blocks_are_those_of_the_whole_table():
     random = np.random.default_rng(0)
-    training = random.normal(size=(5000, 12)).astype(np.float32)
-    training[4500] = training[100]  # the first of equals is named
-    views = [random.normal(size=(700, 12)).astype(np.float32) for _ in range(2)]
-    views[1][600] = training[100]
+    views = [random.normal(size=(5000, 12)).astype(np.float32) for _ in range(2)]
+    views[1][4500] = views[1][100]  # the first of equals is named
+    queries = random.normal(size=(700, 12)).astype(np.float32)
+    queries[600] = views[1][100]
     own, theirs = np.arange(700) // 2, np.arange(5000) // 4
-    found = find_nearest_features(views, training, own, theirs)
-    units = [item - training.mean(axis=0, dtype=np.float64) for item in (*views, training)]
+    found = find_nearest_features(queries, views, own, theirs)
+    units = [item - views[0].mean(axis=0, dtype=np.float64) for item in (*views, queries)]
     units = [item / np.linalg.norm(item, axis=1, keepdims=True) for item in units]
-    likeness = np.maximum(units[0] @ units[2].T, units[1] @ units[2].T)
+    likeness = np.maximum(units[2] @ units[0].T, units[2] @ units[1].T)
     index, distance, ratio = judge_by_hand(likeness, own, theirs)
     np.testing.assert_array_equal(found.index, index)
     np.testing.assert_allclose(found.distance, distance, atol=1e-7)
