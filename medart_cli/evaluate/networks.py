@@ -12,6 +12,7 @@ from medart_cli import stop
 from medart_cli.data.images import load_image
 from medart_cli.errors import RunError
 from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.evaluate.region import Region
 from medart_cli.evaluate.sets import UNREAD, ImageSet
 from medart_cli.log import log, progress
 from medart_cli.metrics import color, copies
@@ -44,17 +45,20 @@ class Networks:
         copies: The network of copies on the whole image, mirrored, on its middle, mirrored, and
             the layout; empty where copies are not looked for.
         more: What else is looked at in each image, as the classifier of --classifier.
+        region: Where the masks of the real images lie, if they have any.
     """
 
     main: list[Extractor]
     colors: Extractor
     copies: list[Extractor]
     more: list[Extractor] = field(default_factory=list)
+    region: Region | None = None
 
     @property
     def all(self) -> list[Extractor]:
         """Every extractor once."""
-        every = [*self.main, self.colors, *self.copies, *self.more]
+        parts = self.region.extractors.values() if self.region else ()
+        every = [*self.main, self.colors, *parts, *self.copies, *self.more]
         return list({item.fingerprint: item for item in every}.values())
 
 
