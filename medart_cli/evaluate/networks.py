@@ -12,7 +12,7 @@ from medart_cli import stop
 from medart_cli.data.images import load_image
 from medart_cli.errors import RunError
 from medart_cli.evaluate.options import EvaluateConfig
-from medart_cli.evaluate.region import Region
+from medart_cli.evaluate.region import MaskedRegion
 from medart_cli.evaluate.sets import UNREAD, ImageSet
 from medart_cli.log import log, progress
 from medart_cli.metrics import color, copies
@@ -52,7 +52,7 @@ class Networks:
     colors: Extractor
     copies: list[Extractor]
     more: list[Extractor] = field(default_factory=list)
-    region: Region | None = None
+    region: MaskedRegion | None = None
 
     @property
     def all(self) -> list[Extractor]:

@@ -34,7 +34,7 @@ from medart_cli.metrics.region import (
     PART_FACTS,
     cover_cells,
     describe_part,
-    hash_weights,
+    hash_part,
     share_marked,
 )
 
@@ -46,7 +46,7 @@ SHOWN_SIDE = 256  # pixels of the picture of the mean mask
 
 
 @dataclass(frozen=True)
-class Region:
+class MaskedRegion:
     """Where the masks of the real images lie.
 
     Attributes:
@@ -71,7 +71,7 @@ class Region:
         return {
             name: build_plain(
                 f"colors {PARTS[name]}",
-                hash_weights(weights),
+                hash_part(weights),
                 COLOR_WIDTH,
                 partial(describe_part, weights=weights),
             )
@@ -84,7 +84,7 @@ class Region:
         return levels.resize((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.NEAREST)
 
 
-def find_region(config: EvaluateConfig, real: ImageSet, cache: Path) -> Region | None:
+def find_region(config: EvaluateConfig, real: ImageSet, cache: Path) -> MaskedRegion | None:
     """Average the masks of the real images; None where no row names one that can be used.
 
     Args:
@@ -118,7 +118,7 @@ def find_region(config: EvaluateConfig, real: ImageSet, cache: Path) -> Region |
         "%s: %d of %d images have a mask, which covers %.0f %% of the middle square on average",
         *(real.name, used, len(real), 100 * total.mean() / used),
     )
-    return Region(total / used, used, len(faults))
+    return MaskedRegion(total / used, used, len(faults))
 
 
 def _name_entry(real: ImageSet, mask: RealMask) -> tuple[str, str]:
@@ -152,7 +152,9 @@ def _read_covered(real: ImageSet, kept: TensorCache, mask: RealMask) -> tuple[Te
 
 def _warn(real: ImageSet, faults: Sequence[str], outside: int, used: int) -> None:
     """Say which masks cannot be used, and what that means, in a line each."""
-    rest = "the others are" if used > outside else "colors in the masked region are not measured"
+    rest = "the region is the mean of the others"
+    if used == outside:
+        rest = "colors in the masked region are not measured"
     if faults:
         log.warning(
             "%s: %d of %d masks cannot be used, such as %s; %s",
@@ -161,7 +163,7 @@ def _warn(real: ImageSet, faults: Sequence[str], outside: int, used: int) -> Non
     if outside:
         log.warning(
             "%s: %d of %d masks lie outside the middle square of their images, where colors are "
-            "compared; %s", real.name, outside, used, rest,
+            "compared%s", real.name, outside, used, "" if used > outside else f": {rest}",
         )  # fmt: skip
 
 
@@ -169,7 +171,7 @@ def compare_parts(
     config: EvaluateConfig,
     real: ImageSet,
     synthetic: list[ImageSet],
-    region: Region | None,
+    region: MaskedRegion | None,
     cache: Path,
 ) -> dict[str, Any]:
     """Compare the colors of each synthetic set with the real one's, in the region and around it.

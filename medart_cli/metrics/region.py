@@ -45,7 +45,7 @@ def cover_cells(marked: Mask) -> Array:
     return np.asarray(_pool(inside, CELLS)[0], dtype=np.float64)
 
 
-def hash_weights(weights: Array) -> str:
+def hash_part(weights: Array) -> str:
     """Return a SHA-256 over all that `describe_part` depends on, but for the image."""
     return hashlib.sha256(PART_FACTS.encode() + weights.tobytes()).hexdigest()
 

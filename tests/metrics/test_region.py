@@ -11,7 +11,7 @@ from medart_cli.metrics.region import (
     cover_cells,
     cut_square,
     describe_part,
-    hash_weights,
+    hash_part,
     share_marked,
 )
 
@@ -96,9 +96,9 @@ def test_lesions_of_another_color_are_seen_where_the_whole_image_has_no_gap():
         plain = random.normal(128, 10, (CELLS, CELLS, 3))
         masks += [marked] if number % 2 else []
         if number % 2 == 0:
-            share = marked.mean()
+            skin = 40 * marked.mean() / (1 - marked.mean())
             plain[marked, 0] += 40
-            plain[~marked, 0] -= 40 * share / (1 - share)
+            plain[~marked, 0] -= skin
         sets["real" if number % 2 else "drawn"].append(plain.round().astype(np.uint8))
     mean = np.mean([cover_cells(it) for it in masks], axis=0)
     whole, inside, around = (
@@ -110,6 +110,10 @@ def test_lesions_of_another_color_are_seen_where_the_whole_image_has_no_gap():
         )
     )
     assert abs(whole.mean[0]) < 0.002
+    for weights, part in ((mean, inside), (1 - mean, around)):
+        lesion = share_marked(mean, weights)  # what of the part is lesion; the rest is skin
+        expected = 40 * lesion - skin * (1 - lesion)
+        assert part.mean[0] == pytest.approx(expected / 255, abs=0.006)
     assert inside.mean[0] > 0.04 and around.mean[0] < -0.01
     assert abs(inside.mean[1]) < 0.002
 
@@ -137,5 +141,5 @@ def test_what_of_a_part_lies_on_the_masks_tells_how_clearly_it_is_apart():
 
 
 def test_other_weights_have_another_hash():
-    assert hash_weights(draw_weights()) == hash_weights(draw_weights())
-    assert hash_weights(draw_weights()) != hash_weights(draw_weights(1))
+    assert hash_part(draw_weights()) == hash_part(draw_weights())
+    assert hash_part(draw_weights()) != hash_part(draw_weights(1))
