@@ -55,6 +55,14 @@ TERMS = tuple(
         ("At infinite n", r"infinite n\b", "an estimate for sets without end, to compare studies"),
         ("Spread", r"\bspread\b", "the standard deviation within an image, its contrast"),
         ("Histogram", r"\bhistograms?\b", "how often each brightness of a color occurs"),
+        (
+            "Masked region",
+            r"\b[Mm]asked region\b",
+            "where masks mark the real images, on average over all masks; each place counts by "
+            "the share of masks that cover it",
+        ),
+        ("Around the masked region", r"\baround (?:it|the masked region)\b",
+         "the rest of the image; each place counts by the share of masks that leave it out"),
         ("Variety", r"\b[Vv]ariety\b", "how much images differ from each other in color"),
         ("Vendi score", r"\bVendi\b", "how many quite different images a set is worth"),
         ("Mode collapse", r"\b[Mm]ode collapse\b", "drawn images are too much alike"),

@@ -6,6 +6,7 @@ from typing import Any
 from medart_cli.data.numbers import plural, write_number
 from medart_cli.data.page import Finding, word_patients
 from medart_cli.evaluate.diversity import find_collapsed
+from medart_cli.evaluate.region import PARTS, list_parts
 from medart_cli.evaluate.verdict import find_suspected
 
 HUES = ("red", "green", "blue")
@@ -96,8 +97,13 @@ def _answer_nearness(facts: Mapping[str, Any], name: str) -> Finding:
 
 def _answer_look(facts: Mapping[str, Any], item: Mapping[str, Any]) -> Finding:
     """Say whether a set's images are all alike, and whether their colors are off."""
-    alike = find_collapsed(dict(facts)).get(item["set"]) or item["collapsed"]
-    off = name_colors(item)
+    parts = [(PARTS[part], found) for part, found in list_parts(facts, item["set"])]
+    alike = find_collapsed(dict(facts)).get(item["set"]) or [
+        *item["collapsed"],
+        *(f"{name} {place}" for place, part in parts for name in part["collapsed"]),
+    ]
+    told = {"": name_colors(item)} | {f"{place} ": name_colors(part) for place, part in parts}
+    off = "; ".join(f"{place}{words}" for place, words in told.items() if words)
     if alike:
         text = f"Too much alike ({', '.join(alike)})" + (f", and {off}" if off else "")
         return Finding("bad", f"{text}.", "diversity")
@@ -106,6 +112,7 @@ def _answer_look(facts: Mapping[str, Any], item: Mapping[str, Any]) -> Finding:
     if item["mean"]["red"]["beyond_floor"] is None:
         return Finding("unclear", "Colors cannot be compared with one patient.", "colors")
     text = "Colors differ no more than those of two sets from the same source"
+    text += "".join(f", {'also ' * (not row)}{it[0]}" for row, it in enumerate(parts))
     if item["variety_collapsed"] is None:
         return Finding("unclear", f"{text}; too few images to say whether they vary.", "colors")
     return Finding("good", f"{text}, and the images vary.", "colors")

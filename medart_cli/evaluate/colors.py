@@ -30,8 +30,18 @@ def compare_colors(
     synthetic: list[ImageSet],
     extractor: Extractor,
     cache: Path,
+    families: int = 1,
 ) -> list[dict[str, Any]]:
-    """Compare the colors of each synthetic set with the real one's, beside the real set's own."""
+    """Compare the colors of each synthetic set with the real one's, beside the real set's own.
+
+    Args:
+        config: The options.
+        real: The real set.
+        synthetic: The synthetic sets.
+        extractor: What takes the colors: of whole images, or of a part.
+        cache: Where the features are.
+        families: How many parts are compared, among which the error of the baseline is shared.
+    """
     generator = np.random.default_rng(config.seed)
     first = read_features(real.keys, extractor, cache)
     # A random part of very large sets: colors of 10,000 images are those of all.
@@ -42,7 +52,7 @@ def compare_colors(
         second = read_features(item.keys, extractor, cache)
         columns = choose_rows(second, PAIRS_LIMIT, generator)
         second, groups = second[columns], (real.groups[rows], item.clusters[columns])
-        measures = measure_gaps(first, second, groups, generator, config.bootstrap)
+        measures = measure_gaps(first, second, groups, generator, config.bootstrap, families)
         beyond = [
             f"{channel} {name}"
             for name, channels in measures.items()

@@ -3,6 +3,7 @@
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from medart_cli.evaluate.captions import Reteller, find_reteller, measure_captio
 from medart_cli.evaluate.colors import compare_colors, tell_gaps, tell_variety
 from medart_cli.evaluate.copies import find_copies, list_copies, sum_up, tell_copied, tell_rate
 from medart_cli.evaluate.diversity import find_collapsed, measure_diversity
+from medart_cli.evaluate.masks import hash_masks
 from medart_cli.evaluate.membership import measure_membership, tell_membership
 from medart_cli.evaluate.networks import Networks, build_networks, extract
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.page import distance_names, format_short, head_short, write_page
 from medart_cli.evaluate.ranking import rank
 from medart_cli.evaluate.recognition import Judge, load_judge, measure_recognition
+from medart_cli.evaluate.region import compare_parts, find_region, tell_parts
 from medart_cli.evaluate.sets import (
     REPORT_FORMAT,
     Hashed,
@@ -50,7 +53,7 @@ from medart_cli.metrics import color
 from medart_cli.metrics.arrays import Indices
 from medart_cli.metrics.comparison import Effort, compare_features
 from medart_cli.metrics.features import read_features
-from medart_cli.ranks import is_first
+from medart_cli.ranks import ask_first, is_first
 from medart_cli.versions import read_versions
 
 
@@ -75,6 +78,9 @@ def measure_sets(
     if judge is not None:
         networks = replace(networks, more=[judge.extractor])
     hashed = read[1] or hash_and_settle(config, read[0], run)
+    real = hashed[0][0]
+    masks = hash_masks(real, cache) if is_first() else []
+    networks = replace(networks, region=ask_first(partial(find_region, config, real, cache)))
     if config.shard is not None:
         _, failures = extract(config, hashed, networks, cache)
         log.info("shard %s is done; when all are, run without --shard to measure", config.shard)
@@ -89,11 +95,10 @@ def measure_sets(
             config, (sets, failures), networks, run, contents=(judge, reteller), started=started
         )
         summary = summarize(config, facts)
-        made_of = (
-            None
-            if failures
-            else describe_work(config, hashed, cache, describe_run(config, hashed[0], run))
-        )
+        made_of = None
+        if not failures:
+            more = [*describe_run(config, hashed[0], run), *masks]
+            made_of = describe_work(config, hashed, cache, more)
         if made_of is not None:
             note_finished(config.out, made_of, summary)
         show(facts)
@@ -133,6 +138,7 @@ def measure(
         ],
         "comparisons": compare_sets(config, real, synthetic, networks, cache),
         "color": compare_colors(config, real, synthetic, networks.colors, cache),
+        **compare_parts(config, real, synthetic, networks.region, cache),
         "diversity": measure_diversity(config, real, synthetic, networks.main[0], cache),
         "recognition": measure_recognition(config, sets, contents[0], cache),
         "unmatched_labels": find_unmatched(real, synthetic),
@@ -241,6 +247,8 @@ def show(facts: dict[str, Any]) -> None:
     for item in facts["color"]:
         log.info("%s: %s", item["set"], tell_gaps(item))
         log.info("%s: %s", item["set"], tell_variety(item))
+        for line in tell_parts(facts, item["set"]):
+            log.info("%s", line)
     lines = (*tell_patients(facts), *tell_recall(facts), *tell_contents(facts))
     for line in (*lines, *tell_shortfalls(facts["subgroups"])):
         log.info("%s", line)

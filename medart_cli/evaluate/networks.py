@@ -13,6 +13,7 @@ from medart_cli import stop
 from medart_cli.data.images import load_image
 from medart_cli.errors import RunError
 from medart_cli.evaluate.options import EvaluateConfig
+from medart_cli.evaluate.region import MaskedRegion
 from medart_cli.evaluate.sets import UNREAD, ImageSet, find_copied
 from medart_cli.log import log, progress
 from medart_cli.metrics import color, copies
@@ -46,6 +47,7 @@ class Networks:
             where copies are not looked for.
         mirrored: The first two on mirrored images; those of images that may have been copied alone.
         more: What else is looked at in each image, as the classifier of --classifier.
+        region: Where the masks of the real images lie, if they have any.
     """
 
     main: list[Extractor]
@@ -53,11 +55,13 @@ class Networks:
     copies: list[Extractor]
     mirrored: list[Extractor] = field(default_factory=list)
     more: list[Extractor] = field(default_factory=list)
+    region: MaskedRegion | None = None
 
     @property
     def all(self) -> list[Extractor]:
         """Every extractor of all images once."""
-        every = [*self.main, self.colors, *self.copies, *self.more]
+        parts = self.region.extractors.values() if self.region else ()
+        every = [*self.main, self.colors, *parts, *self.copies, *self.more]
         return list({item.fingerprint: item for item in every}.values())
 
 

@@ -32,6 +32,7 @@ from medart_cli.evaluate.diversity import show_diversity
 from medart_cli.evaluate.membership import tell_membership
 from medart_cli.evaluate.pictures import name_roles, show_labels, show_pairs
 from medart_cli.evaluate.recognition import show_recognition
+from medart_cli.evaluate.region import PART_ROWS, REGION_NAME, list_parts, tell_parts
 from medart_cli.evaluate.sets import ImageSet
 from medart_cli.evaluate.shortfalls import show_subgroups, tell_shortfalls
 from medart_cli.evaluate.verdict import (
@@ -193,7 +194,10 @@ def write_page(
     names = name_roles(sets)
     parts = {
         "networks": _show_distances(out, facts),
-        "colors": [_show_colors(item) for item in facts["color"]],
+        "colors": [
+            _show_colors(item) | {"parts": _show_parts(list_parts(facts, item["set"]))}
+            for item in facts["color"]
+        ],
         "diversity": [show_diversity(item) for item in facts["diversity"]],
         "recognition": [show_recognition(item) for item in facts["recognition"]],
         "retelling": [show_captions(item) for item in facts["retelling"]],
@@ -213,6 +217,7 @@ def write_page(
         meaning=MEANING,
         findings=_introduce(facts),
         collapsed=COLLAPSED,
+        region=_show_region(out, facts),
         histograms=_place_plot(
             draw_histograms(
                 {f"{names[it]}, n = {counts[it]}": shares for it, shares in histograms.items()}
@@ -247,6 +252,9 @@ def name_tables(parts: dict[str, Any]) -> dict[str, Table]:
     for number, color in enumerate(parts["colors"], start=1):
         tables[f"colors-{number}"] = color["gaps"]
         tables[f"variety-{number}"] = color["varieties"]
+        if color["parts"]:
+            tables[f"region-{number}"] = color["parts"]["gaps"]
+            tables[f"region-variety-{number}"] = color["parts"]["varieties"]
     for name in ("diversity", "retelling"):
         tables |= {f"{name}-{n}": it["table"] for n, it in enumerate(parts[name], start=1)}
     return tables | _name_parts(parts)
@@ -280,6 +288,7 @@ def _introduce(facts: dict[str, Any]) -> list[str]:
     for item in facts["color"]:
         lines.append(f"{item['set']}: {tell_gaps(item)}.")
         lines.append(f"{item['set']}: {tell_variety(item)}.")
+        lines += [f"{line}." for line in tell_parts(facts, item["set"])]
     lines += [*tell_recall(facts), *tell_closeness(facts)]
     lines += [f"{line}." for line in tell_contents(facts)]
     for item in facts["copies"]:
@@ -425,6 +434,35 @@ def _show_colors(item: dict[str, Any]) -> dict[str, Any]:
         "gaps": (head, rows),
         "varieties": format_varieties(item),
     }
+
+
+def _show_parts(parts: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Table] | None:
+    """Write a set's colors in the masked region and around it as tables, one below the other."""
+    if not parts:
+        return None
+    shown = [(PART_ROWS[part], _show_colors(item)) for part, item in parts]
+    heads = {"gaps": "Masked region", "varieties": "Variety, masked region"}
+    return {
+        name: (
+            [head, *shown[0][1][name][0][1:]],
+            [[f"{place}: {row[0]}", *row[1:]] for place, it in shown for row in it[name][1]],
+        )
+        for name, head in heads.items()
+    }
+
+
+def _show_region(out: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """Show where the masked region is, and how clearly it is apart; None without masks."""
+    if "region" not in facts:
+        return None
+    found, real = facts["region"], facts["sets"][0]
+    marked = {name: f"{100 * part['marked']:.0f} %" for name, part in found["parts"].items()}
+    caption = (
+        f"The mean of {found['masks']} masks of the {real['n']} real images: white is marked in "
+        "all of them, black in none."
+    )
+    with Image.open(out / REGION_NAME) as picture:
+        return {"picture": embed_image(picture, caption), "facts": found, "marked": marked}
 
 
 def format_varieties(item: dict[str, Any]) -> Table:

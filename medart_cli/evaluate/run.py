@@ -13,6 +13,7 @@ from medart_cli import stop
 from medart_cli.data.cache import make_cache
 from medart_cli.data.finished import FINISHED_NAME, find_finished
 from medart_cli.data.output import Output, check_output
+from medart_cli.evaluate.masks import hash_masks
 from medart_cli.evaluate.options import EvaluateConfig
 from medart_cli.evaluate.sets import Hashed, describe_work, read_sets
 from medart_cli.evaluate.training import (
@@ -59,7 +60,8 @@ def find_summary(
     config: EvaluateConfig, hashed: Hashed, cache: Path, weights: Sequence[str]
 ) -> dict[str, Any] | None:
     """Return the summary of a finished report of the same images; None for any other."""
-    made_of = describe_work(config, hashed, cache, weights)
+    more = [*weights, *hash_masks(hashed[0][0], cache)]
+    made_of = describe_work(config, hashed, cache, more)
     return None if made_of is None else find_finished(config.out, made_of)
 
 

@@ -54,6 +54,7 @@ class ImageSet:
         labels: Each label and its code.
         codes: Label code of each image, (N,); -1 for none.
         demonstration: Whether a demonstration model had a part in the image, (N,).
+        masked: Whether the row names a mask, (N,).
         keys: SHA-256 of each image's bytes, (N,); UNREAD before `hash_sets`.
         account: What was found in the data set.
     """
@@ -64,6 +65,7 @@ class ImageSet:
     labels: dict[str, int]
     codes: npt.NDArray[np.int32]
     demonstration: npt.NDArray[np.bool_]
+    masked: npt.NDArray[np.bool_]
     keys: Digests
     account: Account
 
@@ -84,6 +86,7 @@ class ImageSet:
             rows=self.rows[kept],
             codes=self.codes[kept],
             demonstration=self.demonstration[kept],
+            masked=self.masked[kept],
             keys=self.keys[kept],
         )
 
@@ -196,13 +199,15 @@ def _rows_to_train(item: ImageSet) -> Indices:
 def _read_set(name: str, records: DataSet) -> ImageSet:
     labels: dict[str, int] = {}
     codes = np.full(len(records), -1, dtype=np.int32)
-    demonstration = np.zeros(len(records), dtype=np.bool_)
+    demonstration, masked = (np.zeros(len(records), dtype=np.bool_) for _ in range(2))
     for row, record in enumerate(records):
         if record.label is not None:
             codes[row] = labels.setdefault(record.label, len(labels))
         demonstration[row] = record.demonstration
+        masked[row] = record.fields.get("mask") not in (None, "")
     rows, keys = np.arange(len(records)), np.full(len(records), UNREAD, dtype="S32")
-    return ImageSet(name, records, rows, labels, codes, demonstration, keys, records.account)
+    facts = (labels, codes, demonstration, masked, keys)
+    return ImageSet(name, records, rows, *facts, records.account)
 
 
 def find_training(config: EvaluateConfig, sets: list[ImageSet]) -> ImageSet | None:
@@ -290,7 +295,7 @@ def describe_set(item: ImageSet, keys: Sequence[str] = (), *, texts: bool = Fals
 
 
 def describe_work(
-    config: EvaluateConfig, hashed: Hashed, cache: Path, trained: Sequence[str] = ()
+    config: EvaluateConfig, hashed: Hashed, cache: Path, more: Sequence[str] = ()
 ) -> str | None:
     """Return a hash over all that the report depends on: settings, images, networks, versions.
 
@@ -301,7 +306,7 @@ def describe_work(
         config: The options.
         hashed: The sets, and why files could not be read.
         cache: Where hashes are kept.
-        trained: What of a run counts, as `describe_run` says.
+        more: What else counts, of a run and of masks, as `describe_run` and `hash_masks` say.
     """
     sets, failures = hashed
     if failures:
@@ -324,5 +329,5 @@ def describe_work(
     texts = config.captioner is not None
     described = [describe_set(item, config.by or (), texts=texts) for item in sets]
     return hash_parts(
-        (settings, accounts, described, models, contents, there, versions, list(trained))
+        (settings, accounts, described, models, contents, there, versions, list(more))
     )

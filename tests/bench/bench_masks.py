@@ -4,7 +4,8 @@
 
 Phantoms of one label in a round view, whose lesions have another color than the base knows: 32 to
 train on, 48 whose captions are generated. The masks are the lesions. Lesions move and differ in
-size; where colors are measured, there is always lesion, always skin, always surround.
+size; where colors are measured, there is always lesion, always skin, always surround. Then the same
+gaps as `evaluate` measures them, in the whole image, in the masked region and around it.
 """
 
 import argparse
@@ -84,12 +85,29 @@ def gaps(images, real):
     ]
 
 
+def evaluated_gaps(drawn, test):
+    """The same gaps by `evaluate`: of the whole image, in the masked region, around it."""
+    report = drawn.with_name(f"{drawn.name}-report")
+    run(f"evaluate {test} {drawn} --out {report} --no-copies --bootstrap 0 --device cpu --quiet")
+    facts = json.loads((report / "metrics.json").read_text())
+    items = [facts["color"], *(it["color"] for it in facts["region"]["parts"].values())]
+    means = [item[0]["mean"] for item in items]
+    return [np.mean([abs(it[name]["value"]) for name in ("red", "green", "blue")]) for it in means]
+
+
+def show(found, columns):
+    print("| | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for arm, rows in found.items():
+        cells = (" ".join(f"{row[place]:.3f}" for row in rows) for place in range(len(columns)))
+        print(f"| {arm} | " + " | ".join(cells) + " |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
     torch.set_num_threads(1)
-    found = {arm: [] for arm in ARMS}
+    found, told = ({arm: [] for arm in ARMS} for _ in range(2))
     for (place, (arm, options)), seed in product(enumerate(ARMS.items()), SEEDS):
         train, test, folder = (out / f"{name}-{seed}" for name in ("train", "test", place))
         write_set(train, range(1000 * seed, 1000 * seed + 32))
@@ -102,11 +120,11 @@ def main():
         pictures = sorted(out.glob(f"{folder.name}-drawn/0*.png"))
         drawn = np.stack([np.asarray(Image.open(path), float) for path in pictures])
         found[arm].append(gaps(drawn, real))
-        print(arm, seed, *(f"{it:.3f}" for it in found[arm][-1]), flush=True)
-    print("| | " + " | ".join(PARTS) + " |\n|---|" + "---|" * len(PARTS))
-    for arm, rows in found.items():
-        cells = (" ".join(f"{row[place]:.3f}" for row in rows) for place in range(len(PARTS)))
-        print(f"| {arm} | " + " | ".join(cells) + " |")
+        told[arm].append(evaluated_gaps(pictures[0].parent, test))
+        figures = (*found[arm][-1], *told[arm][-1])
+        print(arm, seed, *(f"{it:.3f}" for it in figures), flush=True)
+    show(found, PARTS)
+    show(told, ("whole image", "masked region", "around it"))
 
 
 if __name__ == "__main__":

@@ -75,6 +75,23 @@ def test_copies_and_leaks_are_bad_however_near_the_images_are():
     assert answer_sets(build_facts(membership={"shown": False}))["syn"][2].mark == "good"
 
 
+def test_colors_in_the_masked_region_and_around_it_count_as_those_of_the_image():
+    def look(inside, around):
+        parts = {"region": {"color": [inside]}, "surround": {"color": [around]}}
+        return answer_sets(build_facts(region={"parts": parts}))["syn"][1]
+
+    found = look(build_gaps(), build_gaps())
+    assert found.mark == "good"
+    assert "the same source, also in the masked region, around the masked region, and" in found.text
+    found = look(build_gaps(red=-0.1), build_gaps(red=0.1, green=0.1, blue=0.1))
+    assert (found.mark, found.text) == (
+        "bad",
+        "Colors: in the masked region too little red; around the masked region too bright.",
+    )
+    found = look(build_gaps(), build_gaps() | {"collapsed": ["nevus"]})
+    assert found.text == "Too much alike (nevus around the masked region)."
+
+
 def test_pictures_that_are_all_alike_are_said_before_their_colors():
     facts = build_facts(color=[build_gaps(red=0.1)])
     assert texts(facts)[1] == "Colors: too much red."

@@ -15,7 +15,8 @@ def build_set(folder, name, letters):
     rows = np.arange(len(letters))
     keys = np.array([letter.encode() * 32 for letter in letters], dtype="S32")
     codes, made = np.zeros(len(rows), dtype=np.int32), np.zeros(len(rows), dtype=bool)
-    return ImageSet(name, StoredRecords(path), rows, {"a": 0}, codes, made, keys, Account(name))
+    facts = ({"a": 0}, codes, made, made, keys, Account(name))
+    return ImageSet(name, StoredRecords(path), rows, *facts)
 
 
 def build_pairs(folder):

@@ -56,6 +56,6 @@ def test_labels_that_are_no_class_and_images_without_one_have_no_code():
     labels = {"b": 0, "z": 1, "a": 2}
     item = ImageSet(
         "syn", records, np.arange(4), labels, np.array([0, 1, 2, -1], dtype=np.int32),
-        np.zeros(4, bool), np.array([b""] * 4, dtype="S32"), Account("syn", 0),
+        np.zeros(4, bool), np.zeros(4, bool), np.array([b""] * 4, dtype="S32"), Account("syn", 0),
     )  # fmt: skip
     assert code_classes(item, CLASSES).tolist() == [1, -1, 0, -1]

@@ -24,8 +24,9 @@ def make_set(rows, keys=None):
     records = [Record({"file_name": f"{i}.png", **row}, Path("d"), f"m:{i}")
                for i, row in enumerate(rows)]  # fmt: skip
     keys = np.array(keys or [bytes([1, i + 1]) * 16 for i in range(count)], dtype="S32")
+    no = np.zeros(count, dtype=bool)
     return ImageSet("set", records, np.arange(count), {}, np.full(count, -1, dtype=np.int32),
-                    np.zeros(count, dtype=bool), keys, Account("set"))  # fmt: skip
+                    no, no, keys, Account("set"))  # fmt: skip
 
 
 REAL = make_set([{"sex": sex} for sex in "FMFM"])
