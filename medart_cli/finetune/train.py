@@ -97,7 +97,7 @@ def fine_tune(
     if config.compile:
         compiled.check_compiler(accelerator.device, make_cache(config.cache) / "compiled")
     if accelerator.is_main_process:
-        say_memory(config, base[0], accelerator.device)
+        say_memory(config, data, base[0], accelerator.device)
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
     failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
