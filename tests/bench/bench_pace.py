@@ -3,19 +3,19 @@
     OMP_NUM_THREADS=1 python -m tests.bench.bench_pace IMAGES --steps 60
 
 IMAGES is a folder of real images. The base is the bundled tiny one, on a CPU, at its own size. The
-seconds of a step are those of the processor, as the estimate's are, so that other work on the
-machine counts less; it still makes both slower, so the estimate is made before and after the run,
-and its mean is compared. The first step of each kind is left out. The forecast is what the run
-itself says after its first steps of the rest. Prints Markdown; on standard error, both estimates.
+seconds of a step are those of the processor, as the estimate's are. Other work on the machine makes
+both slower, now more and now less; so the passes of the estimate are timed four times in the course
+of the run, between its steps, and their medians compared. The first step of each kind is left out.
+The forecast is what the run itself says after its first steps of the rest. Prints Markdown; on
+standard error, what the four estimates say.
 """
 
 import argparse
-import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -23,11 +23,16 @@ import torch
 
 from medart_cli.cli import read_options
 from medart_cli.finetune import train
+from medart_cli.finetune.estimate.captions import count_captions
+from medart_cli.finetune.estimate.footprint import Reckoner
+from medart_cli.finetune.estimate.needs import MODES, find_native, find_shape, list_rows
+from medart_cli.finetune.estimate.pace import Pace, measure_pace
+from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.remaining import Remaining
 from medart_cli.finetune.run import run
 
 COMMON = "--base tiny --offline --device cpu --batch-size 8 --preview-every 0"
-KINDS = ("step_s", "hldf_step_s")  # of steps, as the estimate has their seconds
+ESTIMATES = 4  # in the course of a run
 SETTINGS = {
     "LoRA": "--hldf-every 0",
     "all weights": "--method full --hldf-every 0",
@@ -35,36 +40,39 @@ SETTINGS = {
 }
 
 
-def estimate(images: Path, words: list[str]) -> dict:
-    """Return `time` of the estimate, from a process of its own."""
-    call = [sys.executable, "-m", "medart_cli", "finetune", str(images), "--out", "unused"]
-    done = subprocess.run(
-        [*call, *words, "--dry-run", "--json", "--quiet"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)["estimate"]["time"]
+def build_estimate(config: FinetuneConfig) -> Callable[[], Pace]:
+    """Return what `--dry-run` times, to be called again and again."""
+    rows, held = list_rows(config)
+    shape, folder = find_shape(config)
+    captions = count_captions(config, shape.kind, shape.family, rows, held)
+    reckoner = Reckoner(shape, find_native(shape, folder), captions.longest, gpu=False)
+    device = torch.device("cpu")
+    return lambda: measure_pace(reckoner, captions, config, "fp32", MODES[-1], device)
 
 
-def measure(images: Path, words: list[str]) -> list[float]:
-    """Make a run; return the processor's seconds of each step."""
-    seconds = []
+def measure(images: Path, words: list[str]) -> tuple[list[float], list[Pace]]:
+    """Make a run; return the processor's seconds of each step, and the estimates between."""
+    seconds: list[float] = []
+    paces: list[Pace] = []
     original = train.take_step
+    with tempfile.TemporaryDirectory() as folder:
+        config = read_options(["finetune", str(images), "--out", f"{folder}/run", *words])
+        ask = build_estimate(config)
 
-    def timed(work, step, drawn):
-        began = time.process_time()
-        losses = original(work, step, drawn)
-        seconds.append(time.process_time() - began)
-        return losses
+        def timed(work, step, drawn):
+            if step % (config.steps // ESTIMATES) == 1:
+                paces.append(ask())
+            began = time.process_time()
+            losses = original(work, step, drawn)
+            seconds.append(time.process_time() - began)
+            return losses
 
-    train.take_step = timed
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            run(read_options(["finetune", str(images), "--out", f"{folder}/run", *words]))
-    finally:
-        train.take_step = original
-    return seconds
+        train.take_step = timed
+        try:
+            run(config)
+        finally:
+            train.take_step = original
+    return seconds, paces
 
 
 def forecast(seconds: list[float], every: int) -> tuple[float, float]:
@@ -89,17 +97,16 @@ def main() -> None:
     for name, options in SETTINGS.items():
         words = [*COMMON.split(), "--steps", str(given.steps), *options.split()]
         every = int(re.search(r"--hldf-every (\d+)", options)[1])
-        before = estimate(given.images, words)
-        seconds = measure(given.images, words)
-        after = estimate(given.images, words)
-        print(f"{name}: {before}, {after}", file=sys.stderr)
-        told = {kind: ((before[kind] or 0) + (after[kind] or 0)) / 2 for kind in KINDS}
+        seconds, paces = measure(given.images, words)
+        print(name, *paces, sep="\n", file=sys.stderr)
+        plain = median(pace.step for pace in paces)
+        color = median(pace.hldf or 0 for pace in paces)
         kinds = {True: [], False: []}
         for step, took in enumerate(seconds, start=1):
             kinds[every > 0 and step % every == 0].append(took)
-        reckoned = len(kinds[False]) * told["step_s"] + len(kinds[True]) * (told["hldf_step_s"])
-        cells = [compare(told["step_s"], median(kinds[False][1:]))]
-        cells += [compare(told["hldf_step_s"], median(kinds[True][1:])) if every else "-"]
+        reckoned = len(kinds[False]) * plain + len(kinds[True]) * color
+        cells = [compare(plain, median(kinds[False][1:]))]
+        cells += [compare(color, median(kinds[True][1:])) if every else "-"]
         cells += [compare(reckoned, sum(seconds)), compare(*forecast(seconds, every))]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
