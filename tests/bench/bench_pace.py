@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -56,11 +57,11 @@ def measure(images: Path, words: list[str]) -> tuple[list[float], list[Pace]]:
     paces: list[Pace] = []
     original = train.take_step
     with tempfile.TemporaryDirectory() as folder:
-        config = read_options(["finetune", str(images), "--out", f"{folder}/run", *words])
-        ask = build_estimate(config)
+        config: Any = read_options(["finetune", str(images), "--out", f"{folder}/run", *words])
+        ask, every = build_estimate(config), config.steps // ESTIMATES
 
         def timed(work, step, drawn):
-            if step % (config.steps // ESTIMATES) == 1:
+            if step % every == 1:
                 paces.append(ask())
             began = time.process_time()
             losses = original(work, step, drawn)
