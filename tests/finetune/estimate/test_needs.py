@@ -51,7 +51,7 @@ def test_a_dry_run_tells_of_the_run_and_writes_nothing(
 
 def test_a_dry_run_trains_as_many_images_and_steps_as_the_run(medart, small_base, images, tmp_path):
     words = [images, "--base", small_base, "--epochs", 1, "--val-fraction", 0.25]
-    words += ["--resolution", 32, "--hldf-every", 0]
+    words += ["--resolution", 32, "--hldf-every", 0, "--preview-every", 0]
     facts = ask(medart, *words)
     code, output, errors = medart("finetune", *words, "--out", tmp_path / "run", "--json")
     assert code == 0, errors
