@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medart_cli.finetune.batches import draw_batch
-from medart_cli.finetune.estimate import needs
+from medart_cli.finetune.estimate import captions, needs
 from medart_cli.finetune.estimate.captions import average_longest, count_captions, weigh_rows
 from medart_cli.finetune.estimate.needs import find_shape, list_rows
 from medart_cli.finetune.estimate.pace import Pace
@@ -89,17 +89,24 @@ def test_balanced_labels_count_alike():
     assert weigh_rows(["a", "a", "a", "b"], balance=True).tolist() == [*[1 / 6] * 3, 1 / 2]
 
 
-def test_without_its_tokenizer_captions_are_counted_at_full_length_and_it_says_so(
-    medart, settings, fetches, monkeypatch
-):
+def test_without_its_tokenizer_captions_are_counted_at_full_length(settings, fetches):
     found = count(replace(settings, base=NOT_HERE))
     assert (found.step, found.color, found.longest, found.how) == (120, 120, 120, "full length")
     assert found.stored == 120 * len({*SOME, ""})
+
+
+def test_what_is_counted_goes_into_memory_cache_and_the_line(settings, monkeypatch):
     monkeypatch.setattr(needs, "measure_pace", lambda *_: Pace(1, None, 1))
-    words = [settings.data, "--base", NOT_HERE, "--hldf-every", 0, "--freeze-text-encoder"]
-    code, told, errors = medart("finetune", *words, "--out", "run", "--dry-run")
-    assert code == 0, errors
-    assert "measured now; captions counted at full length, 120 tokens" in told
+    config = replace(settings, hldf_every=0, batch_size=200)
+    counted = needs.estimate_run(config)
+    monkeypatch.setattr(captions, "find_tokenizer", lambda config: None)
+    full = needs.estimate_run(config)
+    assert counted["captions"]["longest"] < full["captions"]["longest"] == 120
+    assert counted["captions"]["stored"] < full["captions"]["stored"]
+    assert counted["memory"]["step_gb"] < full["memory"]["step_gb"]
+    told = [needs.format_estimate(facts)[-1] for facts in (counted, full)]
+    assert f"captions of {counted['captions']['step']} tokens" in told[0]
+    assert told[1].endswith("measured now; captions counted at full length, 120 tokens")
 
 
 def test_the_tokenizer_alone_is_enough_to_count_with(settings, small_base, monkeypatch):
@@ -117,17 +124,6 @@ def test_images_without_captions_take_the_template_and_memory_for_any(settings, 
     found = count(replace(settings, data=str(images)))
     assert found.how == "template" and found.step < found.longest == 120
     assert found.word().startswith(f"template captions of {found.step} tokens")
-
-
-def test_shorter_captions_need_less_memory_and_cache(settings, captioned):
-    config = replace(settings, hldf_every=0, batch_size=200)
-    short = needs.estimate_run(config, timed=False)
-    table = captioned / "metadata.jsonl"
-    table.write_text(table.read_text().replace("red lesion", "red " * 119))
-    full = needs.estimate_run(config, timed=False)
-    assert short["captions"]["longest"] < full["captions"]["longest"] == 120
-    assert short["captions"]["stored"] < full["captions"]["stored"]
-    assert short["memory"]["step_gb"] < full["memory"]["step_gb"]
 
 
 def test_five_thousand_captions_are_counted_in_a_moment(tmp_path, settings):
