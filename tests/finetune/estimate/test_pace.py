@@ -21,7 +21,7 @@ def test_steps_are_put_together_from_passes(small_base, monkeypatch):
         _Clock, "time_blocks",
         lambda self, part, rows, tokens: Pass().add(seconds[part], rows * tokens / 5),
     )  # fmt: skip
-    monkeypatch.setattr(_Clock, "time_vae", lambda self, rows, together: (Pass(0, 100, 200), 7))
+    monkeypatch.setattr(_Clock, "time_vae", lambda self, rows, together: (Pass(50, 100, 200), 7))
     reckoner = Reckoner(read_shape(small_base), 32, 8, gpu=False)
     captions = CaptionLengths(5, 10, 8, 8, "counted")
 
@@ -32,6 +32,8 @@ def test_steps_are_put_together_from_passes(small_base, monkeypatch):
     frozen = {"train_text_encoder": False, "hldf_steps": 4, "hldf_grad_steps": 2}
     pace = measure("none", **frozen)
     assert (pace.step, pace.encode) == (3.25, 7)
+    assert pace.preview == 4 * (20 * 2 + 50)  # four images of 20 steps, each with guidance
+    assert measure("none", **frozen, preview_every=0).preview == 0
     # Two images of 4 solver steps, 2 without gradients of 2 s and 2 with, of 4 s and 8 s backward,
     # as their captions have twice the length; decoders run twice more.
     color = 2 * 2 * 2 + 2 * 2 * (4 + 8) + 2 * 100 + 2 * (2 * 100 + 200)
