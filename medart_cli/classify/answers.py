@@ -33,7 +33,7 @@ def word_training(metrics: Mapping[str, Any]) -> str:
     names = dict(zip(roles, name_sets([settings[given[it]] for it in roles]), strict=True))
     drawn = ""
     if "synthetic" in sets:
-        drawn = f" and on {sets['synthetic']['images']} drawn ones ({names['synthetic']})"
+        drawn = f" and on {sets['synthetic']['images']} synthetic ones ({names['synthetic']})"
     split = names.get("test") or f"split off {names['train']}"
     classes, seeds = len(metrics["classes"]), len(metrics["seeds"])
     return (

@@ -53,17 +53,6 @@ class TensorCache:
             log.warning("%s: unreadable cache entry, recomputed: %s", path, error)
             return None
 
-    def find_shape(self, name: str, *parts: str) -> tuple[int, ...] | None:
-        """Return the shape of a tensor of an entry, without reading it; None as `find`."""
-        path = self._path(parts)
-        if path is None or not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                return tuple(file.get_slice(name).get_shape())
-        except (SafetensorError, OSError):
-            return None
-
     def has(self, *parts: str) -> bool:
         """Say whether there is an entry, without reading it."""
         path = self._path(parts)

@@ -13,9 +13,9 @@ HUES = ("red", "green", "blue")
 FEW_COPIES = 0.05  # of the drawn images: below this the interval of the rate says something
 MEANING = (
     "✓ as real images are to each other; ? these images are too few to tell, or it was not looked "
-    "at; ✗ drawn and real images differ, or images were copied. Whether images are good enough "
+    "at; ✗ synthetic and real images differ, or images were copied. Whether images are good enough "
     "for a purpose no mark can say: look at the pictures, and have them judged by readers who do "
-    "not know which are drawn (medart reader)."
+    "not know which are synthetic (medart reader)."
 )
 
 
@@ -26,12 +26,12 @@ def word_compared(facts: Mapping[str, Any]) -> str:
         facts: The content of metrics.json.
     """
     real, drawn = facts["sets"][0], facts["sets"][1 : 1 + len(facts["color"])]
-    told = " and ".join(f"{it['n']} drawn images (set {it['name']})" for it in drawn)
+    told = " and ".join(f"{it['n']} synthetic images (set {it['name']})" for it in drawn)
     if len(drawn) > 2:
         counts = sorted({item["n"] for item in drawn})
         each = " to ".join(str(it) for it in dict.fromkeys((counts[0], counts[-1])))
         names = ", ".join(item["name"] for item in drawn)
-        told = f"{len(drawn)} sets of {each} drawn images each ({names})"
+        told = f"{len(drawn)} sets of {each} synthetic images each ({names})"
     sizes = len({item["n"] for item in drawn})
     apart = " How many times as far: compare only sets of one size." * (sizes > 1)
     labels = len(real["labels"])
@@ -81,8 +81,8 @@ def _answer_nearness(facts: Mapping[str, Any], name: str) -> Finding:
     if reason := find_suspected(dict(facts)).get(name):
         return Finding("bad", f"Nearer than real images are to each other: {reason}.", "distances")
     if not floor:
-        few = f"Too few images ({item['n_real']} real, {item['n_synthetic']} drawn)"
-        return Finding("unclear", f"{few} to say how near drawn ones are.", "distances")
+        few = f"Too few images ({item['n_real']} real, {item['n_synthetic']} synthetic)"
+        return Finding("unclear", f"{few} to say how near synthetic ones are.", "distances")
     measure = floor["frechet"]
     figures = f"({primary['frechet']}, {floor['n']} against {floor['n']} images)"
     if measure["synthetic"] <= measure["real_highest"]:
@@ -150,13 +150,13 @@ def _answer_copies(facts: Mapping[str, Any], name: str) -> Finding:
     high = 100 * item["interval"][1]
     whose = "training images" if facts["settings"].get("training") else "these real images"
     if item["excess"]:
-        text = f"{item['copies']} of {item['n']} drawn images are near-copies of {whose}"
+        text = f"{item['copies']} of {item['n']} synthetic images are near-copies of {whose}"
         text += ", more than by chance"
     elif item["copies"]:
         found = plural(item["copies"], "near-copy", "near-copies")
-        text = f"{found} of {whose} among {item['n']} drawn images, no more than by chance"
+        text = f"{found} of {whose} among {item['n']} synthetic images, no more than by chance"
     else:
-        text = f"No near-copies of {whose} found among {item['n']} drawn images"
+        text = f"No near-copies of {whose} found among {item['n']} synthetic images"
         text += f" (the share is below {high:.2g} %)" if high < 100 * FEW_COPIES else ""
     if leak or item["excess"]:
         return Finding("bad", f"{text}{told}.", "membership" if leak else "copies")

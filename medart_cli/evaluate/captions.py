@@ -42,11 +42,11 @@ AT_A_TIME = 4  # images; memory that does not suffice for them halves it
 WINDOW = 32  # images that are decoded together
 ALL_KINDS = "all attributes"
 SHOWS_TEXT = {
-    AS_WELL: "the drawn images show what their captions say as well as real ones",
-    LESS: "the drawn images show less of what their captions say than real ones",
+    AS_WELL: "the synthetic images show what their captions say as well as real ones",
+    LESS: "the synthetic images show less of what their captions say than real ones",
 }
 NOT_SHOWN_TEXT = (
-    "it is not shown that the drawn images show what their captions say as well as real ones"
+    "it is not shown that the synthetic images show what their captions say as well as real ones"
 )
 
 
@@ -242,7 +242,7 @@ def choose_real(
         log.warning("--captioner: no image of %s has a text, so there is nothing to compare with",
                     real.name)  # fmt: skip
     elif not own:
-        log.info("--captioner: the drawn images are of no captions of %s; its own images and "
+        log.info("--captioner: the synthetic images are of no captions of %s; its own images and "
                  "captions are what they are compared with", real.name)  # fmt: skip
     texts = [str(real.record(row).text) for row in rows]
     return Recaptioned(real, rows, texts, [_name_group(real, row) for row in rows]), bool(own)
@@ -408,7 +408,7 @@ def tell_captions(item: dict[str, Any]) -> list[str]:
     if not item["kinds"]:
         return [f"{verdict}: {item['reason']}"]
     whole = item["kinds"][0]
-    shares = [f"of drawn images {_word(whole['drawn'])}"]
+    shares = [f"of synthetic images {_word(whole['drawn'])}"]
     shares += [f"of real ones {_word(whole['real'])}"] if whole["real"] else []
     shares += [f"by chance {_word(whole['drawn_floor'])}"] if whole["drawn_floor"] else []
     lines = [
@@ -417,7 +417,7 @@ def tell_captions(item: dict[str, Any]) -> list[str]:
     ]
     less = [part["kind"] for part in item["kinds"][1:] if part["verdict"] == LESS]
     if less and item["verdict"] == LESS:  # a gate: one test first, so that kinds add no errors
-        lines.append(f"drawn images show less than real ones of: {', '.join(less)}")
+        lines.append(f"synthetic images show less than real ones of: {', '.join(less)}")
     return lines
 
 
@@ -430,7 +430,7 @@ def _word(measure: dict[str, Any] | None, form: str = ".0f") -> str:
 
 def show_captions(item: dict[str, Any]) -> dict[str, Any]:
     """Write what is told again as a table."""
-    head = ["Attributes", "named", "drawn", "by chance", "real", "by chance", "difference"]
+    head = ["Attributes", "named", "synthetic", "by chance", "real", "by chance", "difference"]
     keys = ("drawn", "drawn_floor", "real", "real_floor")
     rows = []
     for part in item["kinds"]:

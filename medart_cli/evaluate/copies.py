@@ -211,7 +211,7 @@ def count_copied(pairs: Pairs) -> dict[str, Any]:
 
 def tell_copied(item: dict[str, Any]) -> str:
     """Say how many images, and patients, were copied."""
-    found, drawn = item["copied"], f"{item['n']} drawn images"
+    found, drawn = item["copied"], f"{item['n']} synthetic images"
     parts = [(f"images of {found['set']}", found)]
     parts += [("patients", found["patients"])] if found["patients"] else []
     told = []

@@ -63,7 +63,7 @@ def tell_diversity(item: dict[str, Any]) -> str:
     if item["collapsed"]:
         told = {"all images together": item, **item["labels"]}
         parts = [f"{name} ({told[name]['vendi']['ratio']:.2f})" for name in item["collapsed"]]
-        return f"{text}; mode collapse, drawn images are alike in: {', '.join(parts)}"
+        return f"{text}; mode collapse, synthetic images are alike in: {', '.join(parts)}"
     return f"{text} ({item['diversity_note']})" if item["diversity_note"] else text
 
 

@@ -177,16 +177,17 @@ class EvaluateConfig(CommonConfig):
     classifier: Annotated[
         Path | None,
         _contents_option(
-            help="Do drawn images show their class? Folder that medart classify wrote: the share "
-            "of drawn images that it puts in their class, beside that of real ones (of REAL and "
-            "--holdout) that it has not seen."
+            help="Do synthetic images show their class? Folder that medart classify wrote: the "
+            "share of synthetic images that it puts in their class, beside that of real ones (of "
+            "REAL and --holdout) that it has not seen."
         ),
     ] = None
     captioner: Annotated[
         str | None,
         _contents_option(
-            help="Do drawn images show their caption? Folder or hub id of an image-text-to-text "
-            "model, or tiny: captions drawn and real images again, and compares the attributes."
+            help="Do synthetic images show their caption? Folder or hub id of an "
+            "image-text-to-text model, or tiny: captions synthetic and real images again, and "
+            "compares the attributes."
         ),
     ] = None
     captions: Annotated[

@@ -63,9 +63,9 @@ def distance_names(features: str) -> dict[str, str]:
 def head_comparison(network: dict[str, Any]) -> list[str]:
     """Head the columns of `format_comparison`."""
     return [
-        "Drawn set: label",
+        "Synthetic set: label",
         "n real",
-        "n drawn",
+        "n synthetic",
         f"{network['frechet'].split()[0]} [95%]",
         "at infinite n",
         f"{network['kernel'].split()[0]} x 1000",
@@ -265,7 +265,8 @@ def _name_parts(parts: dict[str, Any]) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for number, item in enumerate(parts["recognition"], start=1):
         tables[f"recognition-{number}"] = item["shares"]
-        tables |= {f"recognition-{number}-{side}": counts for side, counts in item["confusions"]}
+        sides = zip(("drawn", "real"), item["confusions"], strict=True)
+        tables |= {f"recognition-{number}-{side}": counts for side, (_, counts) in sides}
     for number, item in enumerate(parts["subgroups"], start=1):
         tables[f"subgroups-{number}"] = item["reach"]
         tables |= {f"subgroups-{number}-drawn": item["drawn"]} if item["drawn"] else {}
@@ -395,13 +396,13 @@ def draw_distances(comparisons: list[dict[str, Any]], name: str) -> Figure:
             axes.plot(frechet["interval"], [row, row], color=color, linewidth=1.5, zorder=2)
         axes.plot(frechet["value"], row, "o", color=color, markersize=5, zorder=3)
     names = shorten_names([name_comparison(it) for it in comparisons])
-    counts = [f"n = {it['n_synthetic']} drawn, {it['n_real']} real" for it in comparisons]
+    counts = [f"n = {it['n_synthetic']} synthetic, {it['n_real']} real" for it in comparisons]
     rows = [f"{name}, {count}" for name, count in zip(names, counts, strict=True)]
     axes.set_yticks(range(len(comparisons)), rows)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set(
-        title="How far drawn images are from real ones",
+        title="How far synthetic images are from real ones",
         xlabel=f"{name} (no unit; 0 is no difference)",
     )
     axes.grid(axis="x", alpha=0.3)

@@ -38,8 +38,9 @@ class Row:
 
 
 def name_roles(sets: Sequence[ImageSet]) -> dict[str, str]:
-    """Name the sets with what they are: the first is real, all others are drawn."""
-    return {it.name: f"{it.name} ({'drawn' if place else 'real'})" for place, it in enumerate(sets)}
+    """Name the sets with what they are: the first is real, all others are synthetic."""
+    kinds = ["real", *["synthetic"] * (len(sets) - 1)]
+    return {it.name: f"{it.name} ({kind})" for it, kind in zip(sets, kinds, strict=True)}
 
 
 def show_labels(
@@ -106,7 +107,7 @@ def _choose_rows(
         title = f"{names[item.name]}, {len(item.rows_of(label))} images"
         chosen.append(Row(title, item, rows))
     if not chosen:
-        title = f"{names[real.name]}, {len(real.rows_of(label))} images; no drawn ones"
+        title = f"{names[real.name]}, {len(real.rows_of(label))} images; no synthetic ones"
         chosen.append(Row(title, real, _spread(real, label, columns)))
     return chosen
 
@@ -152,7 +153,7 @@ def _show_pair(pairs: Pairs, row: int) -> Picture:
         embed_image(
             tile_images(sides, columns=2, gap=6),
             f"{'near-copy, ' if pair['copy'] else ''}{head}: {named}",
-            instead=f"Drawn image {pair['file_name']} beside the real image {pair['nearest']}",
+            instead=f"Synthetic image {pair['file_name']} beside the real image {pair['nearest']}",
             lossy=True,
         ),
         warned=pair["copy"],

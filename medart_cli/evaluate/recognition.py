@@ -25,10 +25,10 @@ from medart_cli.models.classifier import load_classifier, run_module
 from medart_cli.models.device import hush_libraries, join_processes
 
 SHOWS = {
-    AS_WELL: "the drawn images show their class as well as real ones",
-    LESS: "the drawn images show their class less than real ones",
+    AS_WELL: "the synthetic images show their class as well as real ones",
+    LESS: "the synthetic images show their class less than real ones",
 }
-NOTHING_SHOWN = "it is not shown that the drawn images show their class as well as real ones"
+NOTHING_SHOWN = "it is not shown that the synthetic images show their class as well as real ones"
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ def tell_recognition(item: dict[str, Any]) -> list[str]:
     if drawn is None or real is None:
         return [f"{verdict}: {item['reason']}"]
     lines = [
-        f"{verdict}: the classifier puts {_percent(drawn)} of the drawn images in their class, and "
-        f"{_percent(real)} of the {item['n_real']} real ones that it has not seen (difference "
+        f"{verdict}: the classifier puts {_percent(drawn)} of the synthetic images in their class, "
+        f"and {_percent(real)} of the {item['n_real']} real ones that it has not seen (difference "
         f"{_percent(item['difference'], signed=True)}; labels count alike); {item['reason']}"
     ]
     worse = [
@@ -189,7 +189,7 @@ def tell_recognition(item: dict[str, Any]) -> list[str]:
         if part["difference"] and part["difference"]["interval"][1] < 0
     ]
     if worse and item["verdict"] == LESS:  # a gate: one test first, so that labels add no errors
-        lines.append(f"labels that drawn images show less than real ones: {', '.join(worse)}")
+        lines.append(f"labels that synthetic images show less than real ones: {', '.join(worse)}")
     if saw_synthetic(item["regime"]):
         lines.append(f"about the classifier: {tell_origin(item['regime'])}")
     return lines
@@ -204,7 +204,7 @@ def _percent(measure: dict[str, Any], *, signed: bool = False) -> str:
 
 def show_recognition(item: dict[str, Any]) -> dict[str, Any]:
     """Write what a classifier says of a set as tables: shares by label, and both confusions."""
-    head = ["Label", "n drawn", "n real", "drawn, % [95%]", "real, % [95%]", "difference"]
+    head = ["Label", "n synthetic", "n real", "synthetic, % [95%]", "real, % [95%]", "difference"]
     rows = []
     for label, part in [("all labels", item), *item["labels"].items()]:
         cells = [
@@ -218,7 +218,7 @@ def show_recognition(item: dict[str, Any]) -> dict[str, Any]:
         "shares": (head, rows),
         "confusions": [
             (title, _show_confusion(item["classes"], item[key]))
-            for title, key in (("drawn", "confusion_drawn"), ("real", "confusion_real"))
+            for title, key in (("synthetic", "confusion_drawn"), ("real", "confusion_real"))
         ],
     }
 

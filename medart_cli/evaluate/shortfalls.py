@@ -92,7 +92,7 @@ def show_subgroups(
                 and (
                     [
                         head[0],
-                        "n drawn",
+                        "n synthetic",
                         f"{short[0]} [95%]",
                         "at half n: syn, real",
                         f"{short[1]} x 1000",
@@ -142,7 +142,7 @@ def _show_drawn(found: Mapping[str, Any]) -> list[str]:
 def _tell_source(name: str, by: str | None) -> str:
     """Say where it is from which images are drawn ones of a subgroup."""
     if by is not None:
-        return f"{name}: a drawn image is of the subgroup that {by} name."
+        return f"{name}: a synthetic image is of the subgroup that {by} name."
     return (
         f"{name}: the subgroups of its images are unknown, so distances and colors are missing: "
         "its rows do not have the key, and those that they were drawn from are not among the real "

@@ -59,7 +59,10 @@ class DataOptions:
     ] = 2
     preview_every: Annotated[
         int,
-        _output_option(help="Optimizer steps between preview grids; 0 for none.", min=0),
+        _output_option(
+            help="Optimizer steps between preview grids; one more at the last step. 0 for none.",
+            min=0,
+        ),
         RUN_ONLY,
     ] = 500
     preview_count: Annotated[

@@ -146,6 +146,6 @@ def list_results(config: FinetuneConfig, total: int) -> list[Path]:
     """List what a finished run leaves beside its weights."""
     lists = [checkpoints.TRAINING_HASHES, checkpoints.HELDOUT_HASHES]
     names = ["README.md", *lists, checkpoints.METRICS_NAME, "loss.png"]
-    if config.preview_every and total % config.preview_every == 0:
+    if config.preview_every:
         names.append(f"previews/step-{total:06d}.png")
     return [config.out / name for name in names]

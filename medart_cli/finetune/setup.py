@@ -33,7 +33,6 @@ from medart_cli.log import log, progress
 from medart_cli.models import adapters, parts
 from medart_cli.models.bases import (
     caption_tokens,
-    count_tokens,
     find_kind,
     is_demonstration,
     load_tokenizer,
@@ -375,15 +374,10 @@ def cache_captions(work: Work) -> None:
 
 def find_text_length(work: Work) -> int:
     """Return the length that all prompts have where blocks are compiled: enough for any caption."""
-    kind, held = work.kind, work.heldout.rows if work.heldout else ()
-    captions = {row.text or "" for row in (*work.rows, *held)} | {""}
-    if work.text_encoder is None:
-        shapes = (work.texts.find_shape("embeds", kind.normalize(it)) for it in captions)
-        return fix_length(max(shape[0] for shape in shapes if shape), kind.tokens)
-    if not kind.reads_trained:  # an instruction or a template is read with them
-        return kind.tokens
-    longest = max(count_tokens(kind, work.tokenizer, caption) for caption in captions)
-    return fix_length(longest, kind.tokens)
+    held = work.heldout.rows if work.heldout else ()
+    captions = sorted({row.text or "" for row in (*work.rows, *held)} | {""})
+    limit = work.kind.tokens
+    return fix_length(max(work.family.count_embeds(work.tokenizer, captions, limit)), limit)
 
 
 def prepare_training(work: Work, total: int) -> None:

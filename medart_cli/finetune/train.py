@@ -48,6 +48,7 @@ from medart_cli.finetune.masks import describe_masks
 from medart_cli.finetune.optimizer import balance_gradients, take_gradients, whole
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.plan import plan_recompute, rehearsal_due, say_how_often, settle_hldf
+from medart_cli.finetune.previews import PREVIEW_STEPS, preview_due
 from medart_cli.finetune.region import prepare_region
 from medart_cli.finetune.remaining import Remaining
 from medart_cli.finetune.resume import resume
@@ -96,7 +97,7 @@ def fine_tune(
     if config.compile:
         compiled.check_compiler(accelerator.device, make_cache(config.cache) / "compiled")
     if accelerator.is_main_process:
-        say_memory(config, base[0], accelerator.device)
+        say_memory(config, data, base[0], accelerator.device)
     work = build_work(config, base, data.rows, accelerator)
     check_captions(work)
     failures = data.failures + cache_images(work) + plan_heldout(work, data.held)
@@ -148,7 +149,7 @@ def train(work: Work, first: int, total: int) -> None:
                 if step % config.save_every == 0 or step == total or late or best:
                     save(work, step)
                     saved, saved_at = step, time.monotonic()
-                draw_preview(work, step)
+                draw_preview(work, step, total)
                 if not rehearsed:
                     rehearse(work, step)
                     rehearsed = True
@@ -169,7 +170,7 @@ def catch_up(work: Work, first: int, total: int) -> None:
     plan = work.heldout
     if first:
         plot(work)
-        draw_preview(work, first)
+        draw_preview(work, first, total)
     if plan is not None and first:
         plan.curve = ask_first(partial(read_curve, work.config.out))
     elif plan is not None and plan.before is not None:
@@ -406,13 +407,10 @@ def unsynced(work: Work) -> ExitStack:
     return stack
 
 
-PREVIEW_STEPS = 20
-
-
-def draw_preview(work: Work, step: int) -> None:
+def draw_preview(work: Work, step: int, total: int) -> None:
     """Generate images of the same few captions and noises, where due and not done yet."""
     path = work.config.out / "previews" / f"step-{step:06d}.png"
-    if not work.config.preview_every or step % work.config.preview_every:
+    if not preview_due(work.config, step, total):
         return
     wanted = work.accelerator.is_main_process and not path.is_file()
     if work.sharded:  # every process has a part in each pass; process 0 decides for all

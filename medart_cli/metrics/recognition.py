@@ -140,7 +140,8 @@ def judge_recognition(found: dict[str, Any], classes: int) -> tuple[str, str]:
         classes: How many the classifier has.
     """
     if found["difference"] is None:
-        return NOT_SHOWN, "no label has drawn images and real ones that the classifier has not seen"
+        reason = "no label has synthetic images and real ones that the classifier has not seen"
+        return NOT_SHOWN, reason
     if found["real"]["interval"][0] <= 1 / classes:
         return NOT_SHOWN, "the classifier is not shown to tell the real images' classes either"
     low, high = found["difference"]["interval"]

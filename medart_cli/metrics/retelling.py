@@ -156,7 +156,7 @@ def _judge(linear: Linear, codes: Indices, names: list[str], *, few: bool) -> tu
     if "real" not in names:
         return NOT_SHOWN, "there are no real images with captions to compare with"
     if few:
-        return NOT_SHOWN, f"{LEAST_RETOLD} drawn and {LEAST_RETOLD} real images are needed"
+        return NOT_SHOWN, f"{LEAST_RETOLD} synthetic and {LEAST_RETOLD} real images are needed"
     if not {"drawn_floor", "real_floor"} <= {*names}:
         return NOT_SHOWN, "no label has two different captions"
 

@@ -41,6 +41,8 @@ class Family:
         read_prompts: Tokenizer, text encoder, prompts, `pad` (to `limit` tokens as its pipeline
             does, or to the longest prompt), `limit` -> text. Where the transformer attends to
             padding, all are of full length and the mask is 1 throughout.
+        count_embeds: Tokenizer, prompts, `limit` -> how many embeddings `read_prompts` makes of
+            each by itself; the text encoder is not needed.
         predict: Transformer, latents, timesteps (B,), embeddings, mask -> noise or velocity, as the
             scheduler takes it, (B, C, h, w), float32 or more.
         encode_images: Autoencoder, images -> mean and deviation of their latents.
@@ -65,6 +67,7 @@ class Family:
     renew_scheduler: Callable[[Any, int], Any]
     recipe: Callable[[Any, int], tuple[str, float]]
     read_prompts: Callable[..., TextEmbeds]
+    count_embeds: Callable[[Any, Sequence[str], int], list[int]]
     predict: Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], Tensor]
     encode_images: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
     decode_latents: Callable[[Any, Tensor], Tensor]

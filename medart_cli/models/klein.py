@@ -274,6 +274,7 @@ FAMILY = Family(
     renew_scheduler=renew_scheduler,
     recipe=recipe,
     read_prompts=read_prompts,
+    count_embeds=lambda tokenizer, prompts, limit: [limit] * len(prompts),  # padded, all of them
     predict=predict_velocity,
     encode_images=encode_images,
     decode_latents=decode_latents,

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medart_cli.errors import ConfigError, MissingModelError
-from medart_cli.models.bases import COMPONENTS, RESOLUTION
+from medart_cli.models.bases import COMPONENTS, RESOLUTION, normalize_prompt
 from medart_cli.models.hub import (
     check_loaded,
 )
@@ -58,6 +58,17 @@ def pad_embeds(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tenso
         embeds[index, : len(row)] = row
         mask[index, : len(row)] = 1
     return embeds, mask
+
+
+def count_embeds(
+    tokenizer: Any,  # noqa: ANN401 - of several classes
+    prompts: Sequence[str],
+    limit: int,
+) -> list[int]:
+    """Return how many embeddings each prompt has by itself: one for each token, up to `limit`."""
+    texts = [normalize_prompt(prompt) for prompt in prompts]
+    ids = tokenizer(texts, max_length=limit, truncation=True).input_ids
+    return [len(row) for row in ids]
 
 
 def unwrap(model: Any) -> Any:  # noqa: ANN401 - of several classes

@@ -19,6 +19,7 @@ from medart_cli.models.bases import normalize_prompt
 from medart_cli.models.families import Family
 from medart_cli.models.parts import (
     at_least_float,
+    count_embeds,
     load_frozen,
     load_part,
     read_native_size,
@@ -262,6 +263,7 @@ FAMILY = Family(
     renew_scheduler=renew_scheduler,
     recipe=lambda scheduler, side: ("uniform", 1.0),
     read_prompts=read_prompts,
+    count_embeds=count_embeds,
     predict=predict_noise,
     encode_images=encode_images,
     decode_latents=decode_latents,

@@ -26,6 +26,7 @@ from medart_cli.models.bases import normalize_prompt
 from medart_cli.models.families import Family
 from medart_cli.models.parts import (
     at_least_float,
+    count_embeds,
     load_frozen,
     load_part,
     pad_embeds,
@@ -262,6 +263,7 @@ FAMILY = Family(
     # logit-normal, with the shift of drawing. A tenth of them is uniform, which is left out here.
     recipe=lambda scheduler, side: ("logit-normal", float(scheduler.config.shift)),
     read_prompts=read_prompts,
+    count_embeds=count_embeds,
     predict=predict_velocity,
     encode_images=encode_images,
     decode_latents=decode_latents,

@@ -115,6 +115,19 @@ def _read_prompt(tokenizer: Any, text_encoder: Gemma2Model, prompt: str, limit: 
     return torch.cat([hidden[:1], hidden[max(kept, 1) :]])  # (L, D)
 
 
+def count_embeds(
+    tokenizer: Any,  # noqa: ANN401 - of transformers
+    prompts: Sequence[str],
+    limit: int,
+) -> list[int]:
+    """Return how many embeddings each prompt has by itself: without those of the instruction."""
+    texts = [normalize_prompt(prompt) for prompt in prompts]
+    before = len(tokenizer.encode(INSTRUCTION))
+    ids = tokenizer([INSTRUCTION + text if text else "" for text in texts]).input_ids
+    counts = (len(row) - bool(text) * (before - 2) for row, text in zip(ids, texts, strict=True))
+    return [min(count, limit) for count in counts]
+
+
 def predict_velocity(
     transformer: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor, mask: Tensor
 ) -> Tensor:
@@ -195,6 +208,7 @@ FAMILY = Family(
     # Xie et al. 2024 (SANA), section 3.3: logit-normal times, shifted as in drawing.
     recipe=lambda scheduler, side: ("logit-normal", float(scheduler.config.flow_shift)),
     read_prompts=read_prompts,
+    count_embeds=count_embeds,
     predict=predict_velocity,
     encode_images=encode_images,
     decode_latents=decode_latents,

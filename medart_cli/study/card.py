@@ -32,7 +32,7 @@ def fill_card(facts: Facts, runs: Mapping[str, Facts]) -> str:
     seeds = plural(len(facts["seeds"]), "seed")
     spread = ", ± the standard deviation between them" if len(facts["seeds"]) > 1 else ""
     parts = [
-        "## Data card of the drawn images",
+        "## Data card of the synthetic images",
         "It follows the seven criteria of the scorecard for synthetic medical data [@card]. "
         f"Figures are means over {seeds}{spread}. "
         + todo("keep the arm whose images are shared, and delete the rows of the others"),
@@ -139,7 +139,7 @@ def _fill_completeness(facts: Facts) -> list[str]:
         "### Completeness: is all there that the task needs?",
         "Each image has a row in `metadata.jsonl` with its caption, seed, solver steps, guidance, "
         f"the run that drew it, the training image whose caption it has{label}.",
-        todo("fields that the task needs and drawn images lack, such as age, sex or device"),
+        todo("fields that the task needs and synthetic images lack, such as age, sex or device"),
     ]
 
 
@@ -162,7 +162,7 @@ def _fill_compliance(facts: Facts, runs: Mapping[str, Facts]) -> list[str]:
         lines.append(todo("whether the weights tell who was trained on; membership not measured"))
     lines += [_word_license(run) for run in list_bases(runs)] or [todo("license of the base")]
     lines += [
-        todo("license of the real images, and whether it lets drawn images be shared"),
+        todo("license of the real images, and whether it lets synthetic images be shared"),
         todo("approval of data protection, and the license of this data set"),
     ]
     return [
@@ -226,7 +226,7 @@ def _fill_use(facts: Facts) -> list[str]:
         if gain is not None
     ]
     if gains:
-        parts += ["Balanced accuracy with drawn images less without:", bullets(gains)]
+        parts += ["Balanced accuracy with synthetic images less without:", bullets(gains)]
     else:
         parts.append(todo("a task that the images were tried in; no classifier was trained"))
     named = {key for keys in CRITERIA.values() for key in keys}

@@ -143,7 +143,7 @@ FIGURES = (
     Measure("membership", "membership AUC", None, ".2f", _of_membership),
     Measure("accuracy_real", "accuracy, real", None, ".3f", _of_score("real")),
     Measure("accuracy_mix", "accuracy, mix", "higher", ".3f", _of_score("mix")),
-    Measure("gain", "gain by drawn images", "higher", ".3f", _of_gain),
+    Measure("gain", "gain by synthetic images", "higher", ".3f", _of_gain),
 )
 # What the report of all arms of a seed compares on the same test images, with its interval: roots
 # of the energy distance in the network's features, and of that of the colors.

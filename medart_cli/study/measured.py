@@ -19,7 +19,7 @@ from medart_cli.study.trained import read_study_options
 from medart_cli.study.verdict import word_caution, word_measure
 
 NETWORK = re.compile(r"features of (.+) \(not FID")  # as evaluate names its own in a title
-USE = ("accuracy_real", "accuracy_mix", "gain")  # measures of what drawn images are good for
+USE = ("accuracy_real", "accuracy_mix", "gain")  # measures of what synthetic images are good for
 
 
 def tell_measures(facts: Facts) -> str:
@@ -35,7 +35,7 @@ def tell_measures(facts: Facts) -> str:
     ]
     repeats = read_study_options(facts, "evaluate")["floor_repeats"]
     text = (
-        f"Drawn images were compared with the test images. {_tell_network(facts, titles)} The "
+        f"Synthetic images were compared with the test images. {_tell_network(facts, titles)} The "
         "baseline is what real images give. Of the distances and the recall it is the mean over "
         f"{repeats} random splits of the test images into halves, of the color energy the highest "
         "of such splits; halves are fewer images, which alone makes distances larger. Of the gaps "
@@ -69,8 +69,8 @@ def _describe_distances() -> dict[str, str]:
         "frechet": "the Frechet distance of two normal distributions, fitted to the features "
         "[@fid]. It is biased upward for few images: compare it at equal numbers only.",
         "kernel": "the squared maximum mean discrepancy with a cubic kernel [@kid], unbiased.",
-        "recall": "the share of test images that lie among the drawn ones, that is, nearer to one "
-        f"of them than its neighbor number {NEIGHBORS} is [@recall].",
+        "recall": "the share of test images that lie among the synthetic ones, that is, nearer to "
+        f"one of them than its neighbor number {NEIGHBORS} is [@recall].",
         "vendi": "the Vendi score [@vendi], an effective number of different images.",
     }
 
@@ -92,14 +92,14 @@ def _describe_uses(facts: Facts) -> dict[str, str]:
     keys = {item["key"] for item in facts["measures"]}
     rate = 100 * read_study_options(facts, "evaluate")["copy_rate"]
     found = {
-        "copies": "the share of drawn images that are much nearer to one training image than to "
-        f"the next ones. The threshold is set to call at most {rate:g} % of unseen real images "
+        "copies": "the share of synthetic images that are much nearer to one training image than "
+        f"to the next ones. The threshold is set to call at most {rate:g} % of unseen real images "
         "copies. Crops, other photographs of the same patient and copied details mostly go unseen.",
-        "copied": "the share of training images (or of patients, where known) that drawn images "
-        "are near-copies of.",
+        "copied": "the share of training images (or of patients, where known) that synthetic "
+        "images are near-copies of.",
         "membership": "the area under the ROC curve of how much fine-tuning lowered an image's "
         "denoising loss, training images against images that were not trained on; 0.5 is guessing.",
-        "class_share": "the share of drawn images that a classifier puts in the class of their "
+        "class_share": "the share of synthetic images that a classifier puts in the class of their "
         "caption.",
     }
     if not keys & {*USE}:
@@ -115,8 +115,8 @@ def _describe_uses(facts: Facts) -> dict[str, str]:
         "accuracy_real": "balanced accuracy, on the test images, of a classifier that was trained "
         f"on the real training images alone ({_cite_network(it['backbone'])}, {way}, "
         f"{plural(it['seeds'], 'training')} per unit).",
-        "accuracy_mix": "the same of a classifier that was trained on real and drawn images.",
-        "gain": f"the balanced accuracy with drawn images less that {against}.",
+        "accuracy_mix": "the same of a classifier that was trained on real and synthetic images.",
+        "gain": f"the balanced accuracy with synthetic images less that {against}.",
     }
 
 
@@ -156,7 +156,7 @@ def _tell_variance(facts: Facts) -> list[str]:
         found |= {word_measure(key, facts): it["images"] for key, it in each.items()}
     gains = [it["images"] for it in facts["gains"].values() if it is not None]
     if gains:
-        found["what drawn images add to a classifier"] = max(gains)
+        found["what synthetic images add to a classifier"] = max(gains)
     whole = [name for name, images in found.items() if images]
     if not found:
         return []

@@ -29,7 +29,7 @@ def show_arms(plan: Plan, sets: StudySets) -> tuple[list[Strip], Image.Image]:
     for arm in plan.arms:
         folder = plan.folder(arm, seed) / "images"
         drawn = {int(row.fields["row"]): row for row in read_manifest(folder / MANIFEST_NAME)}
-        rows.append((f"{arm.title} (drawn)", [drawn[place] for place in places]))
+        rows.append((f"{arm.title} (synthetic)", [drawn[place] for place in places]))
     strips, tiles = [], []
     for title, records in rows:
         images = [_load(record, lost=records is real) for record in records]

@@ -221,7 +221,7 @@ def _answer_copies(facts: Mapping[str, Any]) -> list[dict[str, str]]:
             "question": question,
             "answer": f"suspected: {', '.join(suspected)}" if suspected else quiet,
             "mark": "bad" if suspected else "good",
-            "figures": f"near-copies among the drawn images: at most {100 * most:.1f} % in any "
+            "figures": f"near-copies among the synthetic images: at most {100 * most:.1f} % in any "
             f"unit; of {units} units without copies {by_chance:.1f} would be suspected by chance; "
             "an empty list is no proof",
             "needed": "",

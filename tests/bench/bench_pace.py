@@ -3,29 +3,37 @@
     OMP_NUM_THREADS=1 python -m tests.bench.bench_pace IMAGES --steps 60
 
 IMAGES is a folder of real images. The base is the bundled tiny one, on a CPU, at its own size. The
-seconds of a step are those of the processor, as the estimate's are, so that other work on the
-machine counts little; the first step of each kind is left out. The forecast is what the run itself
-says after its first steps of the rest. Prints Markdown.
+seconds of a step are those of the processor, as the estimate's are. Other work on the machine makes
+both slower, now more and now less; so the passes of the estimate are timed four times in the course
+of the run, between its steps, and their medians compared. The first step of each kind is left out.
+The forecast is what the run itself says after its first steps of the rest. Prints Markdown; on
+standard error, what the four estimates say.
 """
 
 import argparse
-import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 from medart_cli.cli import read_options
 from medart_cli.finetune import train
+from medart_cli.finetune.estimate.captions import count_captions
+from medart_cli.finetune.estimate.footprint import Reckoner
+from medart_cli.finetune.estimate.needs import MODES, find_native, find_shape, list_rows
+from medart_cli.finetune.estimate.pace import Pace, measure_pace
+from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.remaining import Remaining
 from medart_cli.finetune.run import run
 
 COMMON = "--base tiny --offline --device cpu --batch-size 8 --preview-every 0"
+ESTIMATES = 4  # in the course of a run
 SETTINGS = {
     "LoRA": "--hldf-every 0",
     "all weights": "--method full --hldf-every 0",
@@ -33,36 +41,39 @@ SETTINGS = {
 }
 
 
-def estimate(images: Path, words: list[str]) -> dict:
-    """Return `time` of the estimate, from a process of its own."""
-    call = [sys.executable, "-m", "medart_cli", "finetune", str(images), "--out", "unused"]
-    done = subprocess.run(
-        [*call, *words, "--dry-run", "--json", "--quiet"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)["estimate"]["time"]
+def build_estimate(config: FinetuneConfig) -> Callable[[], Pace]:
+    """Return what `--dry-run` times, to be called again and again."""
+    rows, held = list_rows(config)
+    shape, folder = find_shape(config)
+    captions = count_captions(config, shape.kind, shape.family, rows, held)
+    reckoner = Reckoner(shape, find_native(shape, folder), captions.longest, gpu=False)
+    device = torch.device("cpu")
+    return lambda: measure_pace(reckoner, captions, config, "fp32", MODES[-1], device)
 
 
-def measure(images: Path, words: list[str]) -> list[float]:
-    """Make a run; return the processor's seconds of each step."""
-    seconds = []
+def measure(images: Path, words: list[str]) -> tuple[list[float], list[Pace]]:
+    """Make a run; return the processor's seconds of each step, and the estimates between."""
+    seconds: list[float] = []
+    paces: list[Pace] = []
     original = train.take_step
+    with tempfile.TemporaryDirectory() as folder:
+        config: Any = read_options(["finetune", str(images), "--out", f"{folder}/run", *words])
+        ask, every = build_estimate(config), config.steps // ESTIMATES
 
-    def timed(work, step, drawn):
-        began = time.process_time()
-        losses = original(work, step, drawn)
-        seconds.append(time.process_time() - began)
-        return losses
+        def timed(work, step, drawn):
+            if step % every == 1:
+                paces.append(ask())
+            began = time.process_time()
+            losses = original(work, step, drawn)
+            seconds.append(time.process_time() - began)
+            return losses
 
-    train.take_step = timed
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            run(read_options(["finetune", str(images), "--out", f"{folder}/run", *words]))
-    finally:
-        train.take_step = original
-    return seconds
+        train.take_step = timed
+        try:
+            run(config)
+        finally:
+            train.take_step = original
+    return seconds, paces
 
 
 def forecast(seconds: list[float], every: int) -> tuple[float, float]:
@@ -87,16 +98,16 @@ def main() -> None:
     for name, options in SETTINGS.items():
         words = [*COMMON.split(), "--steps", str(given.steps), *options.split()]
         every = int(re.search(r"--hldf-every (\d+)", options)[1])
-        told = estimate(given.images, words)
-        seconds = measure(given.images, words)
+        seconds, paces = measure(given.images, words)
+        print(name, *paces, sep="\n", file=sys.stderr)
+        plain = median(pace.step for pace in paces)
+        color = median(pace.hldf or 0 for pace in paces)
         kinds = {True: [], False: []}
         for step, took in enumerate(seconds, start=1):
             kinds[every > 0 and step % every == 0].append(took)
-        reckoned = len(kinds[False]) * told["step_s"] + len(kinds[True]) * (
-            told["hldf_step_s"] or 0
-        )
-        cells = [compare(told["step_s"], median(kinds[False][1:]))]
-        cells += [compare(told["hldf_step_s"], median(kinds[True][1:])) if every else "-"]
+        reckoned = len(kinds[False]) * plain + len(kinds[True]) * color
+        cells = [compare(plain, median(kinds[False][1:]))]
+        cells += [compare(color, median(kinds[True][1:])) if every else "-"]
         cells += [compare(reckoned, sum(seconds)), compare(*forecast(seconds, every))]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 

@@ -77,7 +77,7 @@ def test_images_keep_their_shape_from_finetune_to_classify(
     commands = [
         ("finetune", photos, "--base", small_base, "--out", run, "--resolution", 32, "--steps", 4,
          "--buckets", "--batch-size", 2, "--hldf-every", 2, "--hldf-steps", 2, "--flip",
-         "--val-fraction", 0.3),
+         "--val-fraction", 0.3, "--preview-every", 0),
         ("sample", run, "--from", photos, "--out", syn, "--steps", 2),
         ("classify", photos, "--synthetic", syn, "--test", others, "--backbone", network,
          "--freeze", "--bootstrap", 100, "--out", tmp_path / "clf"),

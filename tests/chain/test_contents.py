@@ -1,7 +1,7 @@
-"""Do drawn images show their class and caption: finetune's data, classify's folder, the captioner.
+"""Do synthetic images show class and caption: finetune's data, classify's folder, the captioner.
 
-Phantoms stand for drawn images: a set that shows its captions, and one of which each image shows
-the next one's.
+Phantoms stand for synthetic images: a set that shows its captions, and one of which each image
+shows the next one's.
 """
 
 import json
@@ -66,13 +66,14 @@ def test_drawn_images_that_show_something_else_are_found_and_a_good_set_is_not(
     summary, facts = json.loads(out)["sets"], read_metrics(tmp_path / "r")
     for name in ("shows_caption", "shows_class"):
         assert summary["good"][name] != "less" == summary["swapped"][name]
-    assert "swapped: the drawn images show their class less than real ones" in err
-    assert "swapped: the drawn images show less of what their captions say than real ones" in err
-    assert "swapped: drawn images show less than real ones of: color, size" in err
+    assert "swapped: the synthetic images show their class less than real ones" in err
+    told = "the synthetic images show less of what their captions say than real ones"
+    assert f"swapped: {told}" in err
+    assert "swapped: synthetic images show less than real ones of: color, size" in err
     assert facts["demonstration"] and facts["retelling"][0]["paired"]
     page = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
-    assert DEMONSTRATION_NOTICE in page and "Do drawn images show their captions?" in page
-    assert "Do drawn images show their class?" in page and ">Diversity</h2>" in page
+    assert DEMONSTRATION_NOTICE in page and "Do synthetic images show their captions?" in page
+    assert "Do synthetic images show their class?" in page and ">Diversity</h2>" in page
     lines = (tmp_path / "r" / "captions.jsonl").read_text().splitlines()
     assert len(lines) == 4 * 18 and {*json.loads(lines[0])} == {
         "set", "file_name", "label", "text", "told"

@@ -17,6 +17,7 @@ from medart_cli.diffusion.losses import color_moments
 from medart_cli.diffusion.solver import solve
 from medart_cli.models.bases import find_kind, load_tokenizer
 from medart_cli.models.families import build_denoiser, find_family
+from tests.small import build_base
 from tests.small_klein import build_klein
 from tests.small_prx import build_prx
 from tests.small_sana import build_sana
@@ -49,6 +50,17 @@ def train(kind, images, tmp_path, medart):
         return tmp_path / out
 
     return run
+
+
+@pytest.mark.parametrize("build", [build_base, *(build for build, *_ in KINDS.values())])
+def test_embeddings_are_counted_without_the_text_encoder(build, tmp_path):
+    base = build(tmp_path / "base")
+    family, tokenizer, limit = find_family(base), load_tokenizer(base), find_kind(base).tokens
+    prompts = [" A red lesion ", "", "smooth border " * 100, "nevus"]
+    reader = family.load_text_encoder(base, torch.float32, CPU)
+    with torch.no_grad():
+        _, mask = family.read_prompts(tokenizer, reader, prompts, pad=False, limit=limit)
+    assert family.count_embeds(tokenizer, prompts, limit) == mask.sum(dim=1).tolist()
 
 
 class Doubled:

@@ -114,6 +114,15 @@ def test_each_word_is_explained_before_or_in_the_section_where_it_first_stands(p
     assert explained
 
 
+@pytest.mark.parametrize("name", REPORTS)
+def test_images_of_a_model_are_called_synthetic_on_every_page(pages, name):
+    text = TAG.sub(" ", SHOWN_DATA.sub(" ", pages[name].read_text("utf-8").split("</style>")[1]))
+    noun = (
+        r"drawn (images?|ones?|sets?|neighbors?)\b|\(drawn\)|\bn drawn\b|\d drawn\b|drawn and real"
+    )
+    assert re.findall(rf".{{30}}(?:{noun}).{{30}}", text, re.IGNORECASE | re.DOTALL) == []
+
+
 @pytest.mark.parametrize("name", ["evaluate", "classify", "study", "review", "run"])
 def test_every_picture_is_enlarged_by_keys_and_left_again(visit, name):
     page = visit(name)

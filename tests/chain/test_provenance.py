@@ -1,4 +1,4 @@
-"""What one command passes on to the next: where a drawn image is from, and what was read."""
+"""What one command passes on to the next: where a synthetic image is from, and what was read."""
 
 import json
 import shutil

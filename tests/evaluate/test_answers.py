@@ -52,16 +52,17 @@ def test_what_cannot_be_told_is_called_unclear():
     facts["comparisons"][0]["floor"] = None
     facts["color"][0]["variety_collapsed"] = None
     assert marks(facts) == ["unclear", "unclear", "unclear"]
-    assert texts(facts)[0] == "Too few images (40 real, 30 drawn) to say how near drawn ones are."
+    few = "Too few images (40 real, 30 synthetic)"
+    assert texts(facts)[0] == f"{few} to say how near synthetic ones are."
     few = {"set": "syn", "n": 18, "copies": 0, "interval": [0.0, 0.176], "excess": False}
     answer = answer_sets(build_facts(copies=[few]))["syn"][2]
     assert (answer.mark, answer.link) == ("unclear", "copies")
     assert answer.text == (
-        "No near-copies of these real images found among 18 drawn images; with so few, the true "
-        "share may be up to 18 %."
+        "No near-copies of these real images found among 18 synthetic images; with so few, the "
+        "true share may be up to 18 %."
     )
     told = answer_sets(build_facts(settings={"training": "images"}))["syn"][2].text
-    assert told.startswith("No near-copies of training images found among 400 drawn images")
+    assert told.startswith("No near-copies of training images found among 400 synthetic images")
 
 
 def test_copies_and_leaks_are_bad_however_near_the_images_are():

@@ -173,8 +173,9 @@ def test_kinds_are_compared_and_told_in_plain_words(real, tmp_path):
     facts = {"n_drawn": COUNT, "n_real": COUNT, "paired": False, "failed": {}, "kinds": kinds}
     facts |= {"set": "syn", "profile": "generic", **judge_kinds(kinds, profile)}
     lines = tell_captions(facts)
-    assert lines[0].startswith("the drawn images show less of what their captions say than real")
-    assert lines[1] == "drawn images show less than real ones of: color"
+    told = "the synthetic images show less of what their captions say than real"
+    assert lines[0].startswith(told)
+    assert lines[1] == "synthetic images show less than real ones of: color"
     head, rows = show_captions(facts)["table"]
     assert len(rows) == 3 and all(len(row) == len(head) for row in rows)
     empty = compare_kinds(tell(["x"], ["x"], sets[1]), tell([], [], sets[0]), profile)

@@ -18,7 +18,7 @@ def test_a_collapse_of_one_class_is_named():
     item = build(whole, nevus=PART, melanoma=LESS)
     assert tell_diversity(item) == (
         "diversity (Vendi score at n = 30) 0.90 times that of real images [0.30, 0.50]; mode "
-        "collapse, drawn images are alike in: nevus (0.40)"
+        "collapse, synthetic images are alike in: nevus (0.40)"
     )
     assert find_collapsed({"diversity": [item]}) == {"syn": ["nevus"]}
     assert "all images together (0.40)" in tell_diversity(build())

@@ -49,14 +49,14 @@ def test_a_real_image_stands_above_those_that_were_drawn_from_its_caption(folder
     titles = [row.title for row in shown[0][1]]
     assert titles == [
         "real (real), whose captions were drawn below",
-        "one (drawn), 3 images",
-        "two (drawn), 3 images",
+        "one (synthetic), 3 images",
+        "two (synthetic), 3 images",
     ]
     names = [picture.caption for picture in shown[0][1][0].pictures]
     assert names == [f"melanoma: Case {i} of a nevus ({i}.png)" for i in (2, 4, 0)]
     nevus = shown[1][1][1].pictures[0]
     assert nevus.caption == "Case 4 of a nevus (1.png)"  # the caption names the label
-    assert nevus.instead == "one (drawn): Case 4 of a nevus (1.png)"
+    assert nevus.instead == "one (synthetic): Case 4 of a nevus (1.png)"
     assert sheet.size == (STRIP_COLUMNS * 114 - 2, 6 * 114 - 2)
 
 
@@ -73,14 +73,14 @@ def test_without_sources_the_real_images_of_a_label_stand_above_once(folders, tm
     drawn = save_set(tmp_path / "other", 20, synthetic=lambda _: True)
     shown, _, _ = show_labels(read(folders[0], drawn), None)
     titles = [(row.title, len(row.pictures)) for row in shown[0][1]]
-    assert titles == [("real (real), 3 images", 3), ("other (drawn), 10 images", STRIP_COLUMNS)]
+    assert titles == [("real (real), 3 images", 3), ("other (synthetic), 10 images", STRIP_COLUMNS)]
 
 
 def test_a_label_that_was_not_drawn_is_shown_with_its_real_images(folders, tmp_path):
     drawn = save_set(tmp_path / "other", 4, synthetic=lambda _: True, label=lambda _: "nevus")
     shown, _, _ = show_labels(read(folders[0], drawn), None)
     assert [row.title for row in dict(shown)["melanoma"]] == [
-        "real (real), 3 images; no drawn ones"
+        "real (real), 3 images; no synthetic ones"
     ]
 
 
@@ -115,4 +115,4 @@ def test_a_pair_is_one_picture_and_a_copy_has_a_frame_and_says_so(folders):
     assert copy.warned and not other.warned
     assert copy.caption == "near-copy, 1.50 by pixels: melanoma 0.png | nevus 1.png"
     assert other.caption == "0.25 by pixels: nevus 1.png | melanoma 0.png"
-    assert copy.instead == "Drawn image 0.png beside the real image 1.png"
+    assert copy.instead == "Synthetic image 0.png beside the real image 1.png"

@@ -22,13 +22,14 @@ def build(drawn=0.9, real=0.9, count=400, regime="real"):
 def test_the_verdicts_are_plain_sentences():
     lines = tell_recognition(build())
     assert len(lines) == 1
-    assert lines[0].startswith("the drawn images show their class as well as real ones: the")
-    assert "puts 90% [86, 92] of the drawn images in their class, and 90% [86, 92]" in lines[0]
+    assert lines[0].startswith("the synthetic images show their class as well as real ones: the")
+    assert "puts 90% [86, 92] of the synthetic images in their class, and 90% [86, 92]" in lines[0]
     less = tell_recognition(build(drawn=0.6))
-    assert less[0].startswith("the drawn images show their class less than real ones")
-    assert less[1].startswith("labels that drawn images show less than real ones: a (60% [")
+    assert less[0].startswith("the synthetic images show their class less than real ones")
+    assert less[1].startswith("labels that synthetic images show less than real ones: a (60% [")
     unsure = tell_recognition(build(drawn=0.8, count=40))
-    assert len(unsure) == 1 and unsure[0].startswith("it is not shown that the drawn images show")
+    told = "it is not shown that the synthetic images show"
+    assert len(unsure) == 1 and unsure[0].startswith(told)
 
 
 def test_a_classifier_that_has_seen_synthetic_images_is_warned_of():
@@ -47,7 +48,7 @@ def test_tables_have_a_cell_for_each_head():
     assert [row[0] for row in rows] == ["all labels", "a", "b"]
     assert all(len(row) == len(head) for row in rows)
     (title, (head, rows)), _ = shown["confusions"]
-    assert title == "drawn" and head == ["True label", "said a", "said b"]
+    assert title == "synthetic" and head == ["True label", "said a", "said b"]
     assert rows == [["a", "120 (60%)", "80 (40%)"], ["b", "80 (40%)", "120 (60%)"]]
 
 

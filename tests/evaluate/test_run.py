@@ -164,7 +164,7 @@ def test_a_class_that_repeats_a_few_images_is_named_as_collapsed(network, tmp_pa
     found = read_metrics(tmp_path / "r")["diversity"][0]
     assert found["collapsed"] == ["nevus"] == json.loads(result.stdout)["sets"]["syn"]["alike"]
     assert found["labels"]["melanoma"]["diversity_collapsed"] is False
-    assert "mode collapse, drawn images are alike in: nevus" in result.stderr
+    assert "mode collapse, synthetic images are alike in: nevus" in result.stderr
 
 
 def test_the_same_command_again_gives_the_same_figures(network, sets, tmp_path):

@@ -294,7 +294,7 @@ def test_a_verdict_that_is_no_yes_or_no_is_quoted():
     facts["verdicts"] = tell_verdicts(facts)
     assert (
         "- As to whether a model copies training images, the answer is “suspected: LoRA (1 of 3 "
-        "seeds)” (near-copies among the drawn images: at most 5.0 %"
+        "seeds)” (near-copies among the synthetic images: at most 5.0 %"
     ) in write(facts, {})
 
 

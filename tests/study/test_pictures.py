@@ -33,10 +33,10 @@ def study(tmp_path):
 def test_real_images_stand_above_what_each_arm_drew_from_their_captions(study):
     plan, sets = study
     (real, drawn), sheet = show_arms(plan, sets)
-    assert real.title.startswith("training images (real)") and drawn.title == "LoRA (drawn)"
+    assert real.title.startswith("training images (real)") and drawn.title == "LoRA (synthetic)"
     assert len(real.pictures) == len(drawn.pictures) == SHOWN
     assert drawn.pictures[0].caption == "melanoma: a melanoma & more"
-    assert drawn.pictures[0].instead == "LoRA (drawn): melanoma: a melanoma & more"
+    assert drawn.pictures[0].instead == "LoRA (synthetic): melanoma: a melanoma & more"
     assert sheet.size == (SHOWN * (THUMB_SIDE + 2) - 2, 2 * (THUMB_SIDE + 2) - 2)
 
 

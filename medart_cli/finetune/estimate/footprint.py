@@ -197,7 +197,7 @@ class Reckoner:
             return measure_pass(model, partial(self._decode, rows), precision)
 
         def run(model: nn.Module) -> tuple[list[Tensor], Callable[[], Tensor]]:
-            return self.inputs(part, rows, precision, model)
+            return self.inputs(part, rows, self.tokens, precision, model)
 
         depths = self.depths(part)
         ones = (1,) * len(depths)
@@ -231,12 +231,12 @@ class Reckoner:
         return self._build_transformer(depths, again, precision, how)
 
     def inputs(
-        self, part: str, rows: int, precision: str, model: nn.Module
+        self, part: str, rows: int, tokens: int, precision: str, model: nn.Module
     ) -> tuple[list[Tensor], Callable[[], Tensor]]:
-        """Make the inputs of a part, and its pass."""
+        """Make the inputs of a part, so many rows with captions so long, and its pass."""
         if part == "text_encoder":
-            return self._read(rows, model)
-        return self._predict(rows, precision, model)
+            return self._read(rows, tokens, model)
+        return self._predict(rows, tokens, precision, model)
 
     def _build_transformer(
         self, depths: Sequence[int], again: bool, precision: str, how: tuple[Any, ...]
@@ -270,18 +270,23 @@ class Reckoner:
         return model
 
     def _predict(
-        self, rows: int, precision: str, model: nn.Module
+        self, rows: int, tokens: int, precision: str, model: nn.Module
     ) -> tuple[list[Tensor], Callable[[], Tensor]]:
         latents = torch.zeros(rows, self.channels, self.side, self.side)
-        embeds = torch.zeros(rows, self.tokens, self.shape.embed_width, dtype=DTYPES[precision])
-        mask = torch.ones(rows, self.tokens, dtype=torch.long)
+        embeds = torch.zeros(rows, tokens, self.shape.embed_width, dtype=DTYPES[precision])
+        mask = torch.ones(rows, tokens, dtype=torch.long)
         times = torch.zeros(rows, dtype=torch.float32 if self.shape.kind.flow else torch.long)
         run = partial(self.family.predict, model, latents, times, embeds, mask)
         return [latents, embeds, mask, times], run
 
-    def _read(self, rows: int, model: Any) -> tuple[list[Tensor], Callable[[], Tensor]]:  # noqa: ANN401
-        ids = torch.zeros(rows, self.tokens, dtype=torch.long)
-        mask = torch.ones(rows, self.tokens, dtype=torch.long)
+    def _read(
+        self,
+        rows: int,
+        tokens: int,
+        model: Any,  # noqa: ANN401 - of transformers
+    ) -> tuple[list[Tensor], Callable[[], Tensor]]:
+        ids = torch.zeros(rows, tokens, dtype=torch.long)
+        mask = torch.ones(rows, tokens, dtype=torch.long)
         return [ids, mask], lambda: model(ids, attention_mask=mask)[0]
 
     def _decode(self, rows: int, model: Any) -> tuple[list[Tensor], Callable[[], Tensor]]:  # noqa: ANN401

@@ -1,13 +1,13 @@
 """What a run will need, before anything is fetched or loaded: memory, disk space, steps, hours.
 
-Only counts and shapes are read: of the data the rows, of a base that lies here its config.json; of
-one that does not, the published sizes.
+Only counts and shapes are read: of the data the rows, of a base that lies here its config.json and
+its tokenizer; of one that does not, the published sizes.
 """
 
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,18 @@ import torch
 
 from medart_cli.data.cache import default_cache
 from medart_cli.data.dataset import open_data
+from medart_cli.data.manifest import Record
 from medart_cli.data.numbers import write_number
 from medart_cli.data.splits import split_groups
 from medart_cli.errors import ConfigError, MissingModelError
+from medart_cli.finetune.estimate.captions import CaptionLengths, count_captions
 from medart_cli.finetune.estimate.footprint import Footprint, Reckoner
 from medart_cli.finetune.estimate.pace import Pace, measure_pace
 from medart_cli.finetune.hldf import AUTO, choose_every, plan_hldf
 from medart_cli.finetune.optimizer import HEADROOM
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.rows import plan_steps
+from medart_cli.finetune.previews import count_previews
+from medart_cli.finetune.rows import TrainingData, plan_steps
 from medart_cli.log import log
 from medart_cli.models.bases import find_base
 from medart_cli.models.device import DTYPES, find_device, find_precision, hush_libraries
@@ -56,49 +59,56 @@ def estimate_run(config: FinetuneConfig, *, timed: bool = True) -> dict[str, Any
         MissingModelError: The base is neither here nor of a known size.
     """
     hush_libraries("transformers", "diffusers")
-    rows, captions = count_rows(config)
+    rows, held = list_rows(config)
     shape, folder = find_shape(config)
+    captions = count_captions(config, shape.kind, shape.family, rows, held)
     device = find_device(config.device)
     precision = find_precision(config.precision, device)
     resolution = config.resolution or find_native(shape, folder)
-    total = plan_steps(config, rows, count_ranks())
+    total = plan_steps(config, len(rows), count_ranks())
     if config.hldf_every == AUTO:
         config = replace(config, hldf_every=str(choose_every(plan_hldf(config), total)))
-    reckoner = Reckoner(shape, resolution, shape.kind.tokens, gpu=device.type == "cuda")
+    reckoner = Reckoner(shape, resolution, captions.longest, gpu=device.type == "cuda")
     modes = list_modes(config)
     prints = {mode: reckoner.reckon(config, precision, mode) for mode in modes}
     recompute = choose_mode(prints, device)
     cards = prints
     if device.type != "cuda":  # what a card would take is another question than what this one does
-        on_card = Reckoner(shape, resolution, shape.kind.tokens, gpu=True)
+        on_card = Reckoner(shape, resolution, captions.longest, gpu=True)
         width = "bf16" if config.precision == "auto" else precision
         cards = {mode: on_card.reckon(config, width, mode) for mode in modes}
-    pace = measure_pace(reckoner, config, precision, recompute, device) if timed else None
+    pace = None
+    if timed:
+        pace = measure_pace(reckoner, captions, config, precision, recompute, device)
     every = plan_hldf(config).every
     return {
         "base": shape.kind.name, "device": str(device), "precision": precision,
-        "resolution": resolution, "images": rows, "steps": total,
+        "resolution": resolution, "images": len(rows), "steps": total,
         "hldf_steps": total // every if every else 0, "hldf_checkpoint": recompute,
         "memory": describe_memory(prints, recompute),
         "cards": {f"{card}": find_fastest(cards, card) for card in CARDS},
-        "disk": describe_disk(config, reckoner, (rows, captions), folder, prints[recompute]),
-        "time": describe_time(pace, config, rows, total) if pace else None,
+        "disk": describe_disk(
+            config, reckoner, (len(rows), captions.stored), folder, prints[recompute]
+        ),
+        "captions": asdict(captions),
+        "time": describe_time(pace, config, len(rows), total) if pace else None,
         "problems": list_problems(config, device),
     }  # fmt: skip
 
 
-def count_rows(config: FinetuneConfig) -> tuple[int, int]:
-    """Count the rows that would be trained on, and their distinct captions; no file is opened."""
+def list_rows(config: FinetuneConfig) -> tuple[list[Record], list[Record]]:
+    """Return the rows that would be trained on, and those held out; no image is opened."""
     found = open_data(config.data, root=config.root, levels=parse_levels(config.folders))
     rows = [row for row in found if row.split in (None, "train")]
+    held = [] if config.val_every == 0 else [row for row in found if row.split == "val"]
     if config.val_fraction is not None and config.val_every != 0:
         labels = [row.label or "(none)" for row in rows]
         groups = [row.group or row.file_name for row in rows]
-        kept, _ = split_groups(labels, groups, config.val_fraction, config.seed)
-        rows = [rows[place] for place in kept]
+        parts = split_groups(labels, groups, config.val_fraction, config.seed)
+        rows, held = ([rows[place] for place in part] for part in parts)
     if not rows:
         raise ConfigError(f"{config.data}: no training image; rows need split train or no split")
-    return len(rows), len({row.text or row.label or "" for row in rows})
+    return rows, held
 
 
 def find_shape(config: FinetuneConfig) -> tuple[BaseShape, Path | None]:
@@ -173,7 +183,7 @@ def describe_disk(
     Args:
         config: The options.
         reckoner: Of the base.
-        counts: Training images, and their distinct captions.
+        counts: Training images, and the embeddings of their distinct captions.
         folder: Of the base, where it lies here.
         found: The run's footprint.
     """
@@ -181,7 +191,7 @@ def describe_disk(
     download = sum(size.download_gb.values()) if folder is None and size else 0.0
     latents = 8 * reckoner.channels * reckoner.side**2 * counts[0] * (1 + config.flip)
     width = DTYPES[find_precision(config.precision, find_device(config.device))].itemsize
-    texts = counts[1] * reckoner.tokens * reckoner.shape.embed_width * width
+    texts = counts[1] * reckoner.shape.embed_width * width
     latents, texts = (it if config.use_cache else 0 for it in (latents, texts))
     state = OPTIMIZERS[config.optimizer].state_bytes
     one = found.trained * (4 + state + 4 * bool(config.ema))
@@ -205,11 +215,13 @@ def describe_time(pace: Pace, config: FinetuneConfig, rows: int, total: int) -> 
     every = plan_hldf(config).every
     colors = total // every if every else 0
     seconds = (total - colors) * pace.step + colors * (pace.hldf or 0)
+    seconds += count_previews(config, total) * pace.preview
     before = rows * pace.encode * (1 + config.flip)
     return {
         "step_s": round(pace.step, 3),
         "hldf_step_s": None if pace.hldf is None else round(pace.hldf, 3),
         "encode_s": round(pace.encode, 3),
+        "preview_s": round(pace.preview, 3),
         "hours": round((seconds + before) / 3600, 3),
     }
 
@@ -223,10 +235,18 @@ def list_problems(config: FinetuneConfig, device: torch.device) -> list[str]:
     return []
 
 
-def say_memory(config: FinetuneConfig, folder: Path, device: torch.device) -> None:
+def say_memory(
+    config: FinetuneConfig, data: TrainingData, folder: Path, device: torch.device
+) -> None:
     """Say at the start of a run what it will take at its peak, and warn where that is too much.
 
     Small bases are passed over: they fit anywhere, and this takes some seconds.
+
+    Args:
+        config: The options.
+        data: The training rows, each with its caption.
+        folder: Of the base.
+        device: Of the run.
     """
     shape = read_shape(folder)
     if count_numbers(shape.build_transformer()) < WORTH:
@@ -234,7 +254,8 @@ def say_memory(config: FinetuneConfig, folder: Path, device: torch.device) -> No
     gpu = device.type == "cuda"
     precision = find_precision(config.precision, device)
     resolution = config.resolution or find_native(shape, folder)
-    reckoner = Reckoner(shape, resolution, shape.kind.tokens, gpu=gpu)
+    captions = count_captions(config, shape.kind, shape.family, data.rows, data.held)
+    reckoner = Reckoner(shape, resolution, captions.longest, gpu=gpu)
     prints = {mode: reckoner.reckon(config, precision, mode) for mode in list_modes(config)}
     found = prints[choose_mode(prints, device)]
     log.info(
@@ -285,8 +306,9 @@ def format_estimate(facts: dict[str, Any]) -> list[str]:
         color = f", HLDF step {write_number(seconds)} s" if seconds else ""
         about = f"about {write_number(hours['hours'], '.2g')} hours on {facts['device']}"
         steps = f"step {write_number(hours['step_s'])} s{color}"
-        source = "from passes of random weights and captions of full length, measured now"
-        lines.append(_line("time", f"{about}: {steps}; {source}"))
+        source = "from passes of random weights, measured now"
+        counted = CaptionLengths(**facts["captions"]).word()
+        lines.append(_line("time", f"{about}: {steps}; {source}; {counted}"))
     return [*lines, *(_line("problem", text) for text in facts["problems"])]
 
 

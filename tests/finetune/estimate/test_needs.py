@@ -5,6 +5,8 @@ import torch
 
 from medart_cli.finetune.estimate import needs
 from medart_cli.finetune.estimate.footprint import Footprint
+from medart_cli.finetune.options import FinetuneConfig
+from medart_cli.finetune.rows import read_training_rows
 from medart_cli.models import hub
 from medart_cli.models.sizes import BASE_SIZES, HUB_SIZES
 from tests.small import build_base
@@ -38,17 +40,18 @@ def test_a_dry_run_tells_of_the_run_and_writes_nothing(
     assert facts["memory"]["peak_gb"] > 0 and facts["memory"]["hldf_gb"].keys() >= {"step"}
     assert facts["disk"]["download_gb"] == 0 and facts["disk"]["run_gb"] > 0
     time = facts["time"]
-    seconds = 88 * time["step_s"] + 2 * time["hldf_step_s"]
+    seconds = 88 * time["step_s"] + 2 * time["hldf_step_s"] + time["preview_s"]  # at the end
     assert time["hours"] == pytest.approx((seconds + 6 * time["encode_s"]) / 3600, abs=2e-3)
     assert list(tmp_path.iterdir()) == []
     slow = {**time, "hours": 117.6, "step_s": 67.94, "hldf_step_s": 2431.7}
     told = needs.format_estimate({**facts, "time": slow})[-1]
     assert "about 118 hours" in told and "step 67.9 s, HLDF step 2432 s" in told
+    assert "template captions of" in told
 
 
 def test_a_dry_run_trains_as_many_images_and_steps_as_the_run(medart, small_base, images, tmp_path):
     words = [images, "--base", small_base, "--epochs", 1, "--val-fraction", 0.25]
-    words += ["--resolution", 32, "--hldf-every", 0]
+    words += ["--resolution", 32, "--hldf-every", 0, "--preview-every", 0]
     facts = ask(medart, *words)
     code, output, errors = medart("finetune", *words, "--out", tmp_path / "run", "--json")
     assert code == 0, errors
@@ -85,16 +88,18 @@ def test_the_fastest_checkpointing_that_fits_a_card_is_named():
     assert found == [None, "step", "block", "block", "none"]
 
 
-def test_a_run_warns_of_too_little_memory_and_names_what_to_change(tmp_path, said, monkeypatch):
-    from medart_cli.finetune.options import FinetuneConfig
-
+def test_a_run_warns_of_too_little_memory_and_names_what_to_change(
+    tmp_path, images, said, monkeypatch
+):
     base = build_base(tmp_path / "base")
-    config = FinetuneConfig(data="-", out=tmp_path, base=str(base), resolution=32)
-    needs.say_memory(config, base, torch.device("cpu"))
+    config = FinetuneConfig(data=str(images), out=tmp_path, base=str(base), resolution=32)
+    data = read_training_rows(config)
+    said.clear()
+    needs.say_memory(config, data, base, torch.device("cpu"))
     assert said == []  # a small base fits anywhere
     monkeypatch.setattr(needs, "WORTH", 1)
     monkeypatch.setattr(needs, "machine_bytes", lambda: 1000)
-    needs.say_memory(config, base, torch.device("cpu"))
+    needs.say_memory(config, data, base, torch.device("cpu"))
     assert said[0].startswith("estimated memory: normal step 0.0 GB, HLDF step 0.0 GB")
     assert "will not fit the machine's 0.0 GB" in said[1]
     assert "--gradient-checkpointing" in said[1]
