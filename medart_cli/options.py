@@ -367,7 +367,8 @@ class CommonConfig:
         hints = [
             text
             for name, helps, text in self.less_memory
-            if helps is None or getattr(self, name) in helps
+            if (helps is None or getattr(self, name) in helps)
+            and (full == "GPU" or name != "offload")  # which fills the machine's
         ]
         if full == "GPU":
             hints.append("--device cpu")

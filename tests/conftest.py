@@ -103,6 +103,21 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture
+def fetched(monkeypatch):
+    """The text encoders whose layers are fetched one by one (--offload), as they are loaded."""
+    from medart_cli.models import offload
+
+    found, fetch = [], offload.fetch_layers
+
+    def note(text_encoder, device):
+        found.append(type(text_encoder).__name__)
+        fetch(text_encoder, device)
+
+    monkeypatch.setattr(offload, "fetch_layers", note)
+    return found
+
+
+@pytest.fixture
 def medart(capsys):
     """Run a command in this process; returns exit code, standard output, standard error."""
 

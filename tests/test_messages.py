@@ -39,6 +39,7 @@ RIGHT = {
     ("models/classifier.py", "--image-size"): ("evaluate", "it loads a classifier, trains none"),
     ("models/hub.py", "--include"): (ALL, "of hf download"),
     ("models/hub.py", "--local-dir"): (ALL, "of hf download"),
+    ("models/offload.py", "--base-format"): ("evaluate", "it loads no quantized base"),
     ("models/optimizers.py", "--optimizer"): ("study", "after the arm and the command"),
     ("models/optimizers.py", "--learning-rate"): ("study", "steps are made by finetune alone"),
 }

@@ -6,6 +6,7 @@ are harder than others. Both sides have the same share of each label and caption
 that neither passes for membership.
 """
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from medart_cli.models.device import (
     hush_libraries,
 )
 from medart_cli.models.families import Family, find_family
+from medart_cli.models.offload import load_reader
 
 NOISES = 16  # noises and times, the same for each image
 LEAST_COMPARED = 2  # images a side
@@ -165,7 +167,7 @@ def measure_losses(
     with progress("membership", losses.numel() * NOISES) as bar:
         for side, folder in enumerate((run.base, run.folder)):
             if side == 0 or (folder / "text_encoder").is_dir():
-                embeds = embed_texts(run, folder, sorted({*texts}), format_)
+                embeds = embed_texts(run, folder, sorted({*texts}), format_, config.offload)
             transformer = adapters.load_trained_transformer(run.base, folder, *format_)
             for draw, places in _list_batches(posteriors, config.batch_size):
                 stop.check()
@@ -253,7 +255,11 @@ def find_times(
 
 
 def embed_texts(
-    run: TrainedRun, folder: Path, texts: Sequence[str], format_: tuple[torch.dtype, torch.device]
+    run: TrainedRun,
+    folder: Path,
+    texts: Sequence[str],
+    format_: tuple[torch.dtype, torch.device],
+    offload: str,
 ) -> dict[str, Tensor]:
     """Return the unpadded embedding (L, D) of each text, on the CPU.
 
@@ -262,9 +268,11 @@ def embed_texts(
         folder: Has the trained text encoder, if one was trained: the run, or the base itself.
         texts: Distinct texts.
         format_: Number format and device.
+        offload: Where the text encoder waits and computes: as `load_reader` takes it.
     """
     family, tokenizer = find_family(run.base), load_tokenizer(run.base)
-    text_encoder = adapters.load_trained_text_encoder(run.base, folder, *format_)
+    load = partial(adapters.load_trained_text_encoder, run.base, folder, format_[0])
+    text_encoder = load_reader(load, offload, format_[1])
     found = {}
     with torch.no_grad():
         for text in texts:
@@ -273,6 +281,8 @@ def embed_texts(
                 tokenizer, text_encoder, [text], pad=False, limit=find_kind(run.base).tokens
             )
             found[text] = embeds[0].cpu()
+    del text_encoder
+    gc.collect()  # hooks that move layers point to these, and these to the hooks
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from typer import Argument, Option
 
 from medart_cli.errors import ConfigError
+from medart_cli.models.offload import BY_LAYERS, OffloadName, check_offload
 from medart_cli.options import (
     MORE_THAN_ONE,
     ONE_CALL,
@@ -45,6 +46,7 @@ class EvaluateConfig(CommonConfig):
     result_names: ClassVar[tuple[str, ...]] = ("metrics.json", "report.html")
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
+        ("offload", ("none",), f"--offload {BY_LAYERS} (with --run)"),
         ("precision", ("auto", "fp32"), "--precision bf16"),  # its auto is fp32
     )
 
@@ -240,6 +242,16 @@ class EvaluateConfig(CommonConfig):
             min=2,
         ),
     ] = None
+    offload: Annotated[
+        OffloadName,
+        _training_option(
+            help="What is kept in the machine's memory instead of the GPU's while the captions of "
+            "these images are read: text-encoder-layers, the weights of the run's text encoder, of "
+            "which the GPU gets a layer at a time; text-encoder, all of it, which then runs on the "
+            "CPU."
+        ),
+        RUN_ONLY,
+    ] = "none"
 
     def suggest(self, result: str) -> tuple[list[Path], list[str]]:
         """Say what to look at first, and which command comes next."""
@@ -250,6 +262,7 @@ class EvaluateConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_offload(self.offload, self.precision)
         parse_levels(self.folders)
         parse_shard(self.shard)
         if self.shard is not None and self.overwrite:
@@ -281,7 +294,7 @@ class EvaluateConfig(CommonConfig):
         return [
             (self.captioner is None, "without --captioner", asks),
             (self.shard is not None, alone, f"captioner {asks}"),
-            (self.run is None, "without --run", "base member_count"),
+            (self.run is None, "without --run", "base member_count offload"),
             (nothing, "with --no-copies and without --run", "training training_root"),
         ]
 

@@ -16,8 +16,15 @@ from typer import Option
 from medart_cli.errors import ConfigError
 from medart_cli.finetune.hldf import HldfOptions, parse_every
 from medart_cli.finetune.options_data import DataOptions
+from medart_cli.models.offload import BY_LAYERS, OffloadName, check_offload
 from medart_cli.models.optimizers import OPTIMIZERS, OptimizerName, check_rate
-from medart_cli.options import MORE_THAN_ONE, RUN_ONLY, CommonConfig, Hint, parse_levels
+from medart_cli.options import (
+    MORE_THAN_ONE,
+    RUN_ONLY,
+    CommonConfig,
+    Hint,
+    parse_levels,
+)
 
 _training_option = partial(Option, rich_help_panel="Training")
 _val_option = partial(Option, rich_help_panel="Held-out loss")
@@ -46,6 +53,7 @@ class FinetuneConfig(HldfOptions, DataOptions, CommonConfig):
         ("gradient_checkpointing", (False,), "--gradient-checkpointing"),
         ("hldf_checkpoint", ("auto", "none", "block"), "--hldf-checkpoint step"),
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
+        ("offload", ("none",), f"--offload {BY_LAYERS} (if the text encoder is frozen)"),
         ("precision", ("fp32",), "--precision bf16"),
         ("base_format", (None,), "--base-format nf4 (under adapters)"),
         ("resolution", None, "a smaller --resolution"),
@@ -142,9 +150,11 @@ class FinetuneConfig(HldfOptions, DataOptions, CommonConfig):
     ] = False
 
     offload: Annotated[
-        Literal["none", "text-encoder"],
+        OffloadName,
         _training_option(
-            help="What runs on the CPU in place of the GPU: slow, but it takes no GPU memory. A "
+            help="What is kept in the machine's memory instead of the GPU's: text-encoder-layers, "
+            "the weights of a frozen text encoder, of which the GPU gets a layer at a time; "
+            "text-encoder, all of it, which then runs on the CPU: no GPU memory, but slow. A "
             "frozen text encoder runs only once for each caption."
         ),
         RUN_ONLY,
@@ -218,6 +228,12 @@ class FinetuneConfig(HldfOptions, DataOptions, CommonConfig):
             )
         if self.ema >= 1:
             raise ConfigError(f"--ema must be below 1, got {self.ema}")
+        check_offload(self.offload, self.precision, self.base_format)
+        if self.offload == BY_LAYERS and self.train_text_encoder:
+            raise ConfigError(
+                f"--offload {BY_LAYERS}: is for a frozen text encoder, since training would hold "
+                "the layers on the GPU; add --freeze-text-encoder, or use --offload text-encoder"
+            )
         moved = self.offload == "text-encoder" and self.train_text_encoder
         if moved and (self.ema or self.optimizer == "adamw8bit"):
             option = "--ema" if self.ema else "--optimizer adamw8bit"

@@ -3,6 +3,7 @@
 A file of its own only so that train.py shows the training loop alone.
 """
 
+import gc
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -42,6 +43,7 @@ from medart_cli.models.bases import (
 from medart_cli.models.compiled import fix_length
 from medart_cli.models.device import DTYPES, find_precision, join_processes
 from medart_cli.models.families import check_size, find_family
+from medart_cli.models.offload import find_reader, load_reader
 from medart_cli.models.optimizers import build_optimizer
 from medart_cli.models.parts import set_aside
 from medart_cli.models.quantized import load_frozen_base, name_format
@@ -172,10 +174,8 @@ def build_work(
         transformer = adapters.spare_draws(add(transformer, targets=targets))
     text_encoder: Any = None
     if config.train_text_encoder or not config.use_cache:
-        place = text_device(config, accelerator)
-        text_encoder = load_frozen_base(
-            family.load_text_encoder, base, frozen_dtype, place, config.base_format, dropout=0.0
-        )
+        check_text_device(config, accelerator)
+        text_encoder = load_text_encoder(config, base, device, frozen_dtype)
     if config.train_text_encoder:  # in training mode, or it would not recompute its blocks
         text_targets = config.text_target or family.text_targets
         text_encoder = adapters.spare_draws(add(text_encoder, targets=text_targets).train())
@@ -221,22 +221,31 @@ def build_work(
     return work
 
 
-def text_device(config: FinetuneConfig, accelerator: Accelerator) -> torch.device:
-    """Return where the text encoder runs.
+def check_text_device(config: FinetuneConfig, accelerator: Accelerator) -> None:
+    """Refuse what several processes cannot do: they exchange gradients between GPUs alone.
 
     Raises:
-        ConfigError: It is to be trained on the CPU by several processes, which exchange gradients
-            between GPUs alone.
+        ConfigError: The text encoder is to be trained on the CPU by several processes.
     """
-    if config.offload != "text-encoder":
-        device: torch.device = accelerator.device
-        return device
-    if config.train_text_encoder and accelerator.num_processes > 1:
+    trained = config.offload == "text-encoder" and config.train_text_encoder
+    if trained and accelerator.num_processes > 1:
         raise ConfigError(
             "--offload text-encoder: several processes cannot train it on the CPU; add "
             "--freeze-text-encoder"
         )
-    return torch.device("cpu")
+
+
+def load_text_encoder(
+    config: FinetuneConfig, base: Path, device: torch.device, dtype: torch.dtype
+) -> Any:  # noqa: ANN401 - of the family's class
+    """Load the text encoder for where `--offload` lets it compute, on a device or on the CPU."""
+
+    def load(place: torch.device) -> Any:  # noqa: ANN401
+        return load_frozen_base(
+            find_family(base).load_text_encoder, base, dtype, place, config.base_format, dropout=0.0
+        )
+
+    return load_reader(load, config.offload, device)
 
 
 def choose_times(work: Work) -> Times:
@@ -346,30 +355,28 @@ def cache_captions(work: Work) -> None:
     missing = [caption for caption in captions if work.texts.find(caption) is None]
     if not missing:
         return
-    device = text_device(work.config, work.accelerator)
-    precision = work.facts["precision"]
-    aside = (work.transformer, work.vae) if device.type == "cuda" else ()
+    device, precision = work.accelerator.device, work.facts["precision"]
+    on_gpu = find_reader(work.config.offload, device).type == "cuda"
+    aside = (work.transformer, work.vae) if on_gpu else ()
     with (
         set_aside(*aside),
         progress("captions", len(missing)) as bar,
         torch.no_grad(),
     ):
-        text_encoder = load_frozen_base(
-            work.family.load_text_encoder, work.base, DTYPES[precision], device,
-            work.config.base_format,
-        )  # fmt: skip
+        text_encoder = load_text_encoder(work.config, work.base, device, DTYPES[precision])
         for place in own_first(len(missing)):
             stop.check()
             bar.advance()
             if work.texts.find(missing[place]) is not None:  # by another process
                 continue
-            with reading_autocast(work, text_encoder):
+            with reading_autocast(work):
                 embeds, _ = work.family.read_prompts(
                     work.tokenizer, text_encoder, [missing[place]], pad=False,
                     limit=work.kind.tokens,
                 )  # fmt: skip
             work.texts.keep({"embeds": embeds[0]}, missing[place])
         del text_encoder
+        gc.collect()  # hooks that move layers point to these, and these to the hooks
 
 
 def find_text_length(work: Work) -> int:
@@ -389,7 +396,8 @@ def prepare_training(work: Work, total: int) -> None:
     work.schedule = build_schedule(work.optimizer, config.lr_schedule, config.warmup_steps, total)
     work.transformer, work.optimizer = work.accelerator.prepare(work.transformer, work.optimizer)
     if config.train_text_encoder:
-        moved = text_device(config, work.accelerator) != work.accelerator.device
+        reader = find_reader(config.offload, work.accelerator.device)
+        moved = reader != work.accelerator.device
         work.text_encoder = work.accelerator.prepare_model(
             work.text_encoder, device_placement=not moved
         )

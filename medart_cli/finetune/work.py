@@ -30,6 +30,7 @@ from medart_cli.models.bases import Kind
 from medart_cli.models.compiled import Graphs
 from medart_cli.models.device import DTYPES, send
 from medart_cli.models.families import Family
+from medart_cli.models.offload import find_reader
 from medart_cli.models.parts import pad_embeds
 
 
@@ -186,7 +187,7 @@ def embed_captions(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
     if work.text_encoder is None:
         embeds, mask = read_embeds(work, captions)
         return send(embeds, device), send(mask, device)
-    with reading_autocast(work, work.text_encoder):
+    with reading_autocast(work):
         embeds, mask = work.family.read_prompts(
             work.tokenizer, work.text_encoder, captions, pad=False, limit=work.kind.tokens
         )
@@ -207,9 +208,10 @@ def read_embeds(work: Work, captions: list[str]) -> tuple[Tensor, Tensor]:
     return pad_embeds([row["embeds"] for row in rows if row], work.text_length)
 
 
-def reading_autocast(work: Work, text_encoder: Any) -> AbstractContextManager[object]:  # noqa: ANN401
-    """Return autocast for the device of the text encoder, which --offload may have moved."""
-    if text_encoder.device.type == work.accelerator.device.type:
+def reading_autocast(work: Work) -> AbstractContextManager[object]:
+    """Return autocast for where the text encoder computes, which --offload may have moved."""
+    device = work.accelerator.device
+    if find_reader(work.config.offload, device).type == device.type:
         return work.accelerator.autocast()  # type: ignore[no-any-return]
     precision = work.facts["precision"]
     return torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32")

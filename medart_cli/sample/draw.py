@@ -1,7 +1,9 @@
 """Generate images: prompts through the text encoder, then noise through solver and decoder."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from medart_cli.models.device import (
     join_processes,
 )
 from medart_cli.models.families import Family, build_denoiser, check_size, find_family
+from medart_cli.models.offload import find_reader, load_reader
 from medart_cli.models.parts import set_aside
 from medart_cli.ranks import Part
 from medart_cli.sample.folder import Flags, own_file
@@ -147,15 +150,17 @@ def encode_prompts(drawing: Drawing, prompts: Sequence[str]) -> dict[str, Tensor
     tokenizer = load_tokenizer(source.base)
     kind, embeds, cut = find_kind(source.base), {}, 0
     own = caption_tokens(kind, tokenizer)  # of the kind.tokens
+    on_gpu = find_reader(drawing.config.offload, device).type == "cuda"
+    load = partial(
+        adapters.load_trained_text_encoder, source.base, source.trained, DTYPES[drawing.precision],
+        base_format=choose_format(drawing.config, source),
+    )  # fmt: skip
     with (
-        set_aside(drawing.transformer, drawing.vae),
+        set_aside(*((drawing.transformer, drawing.vae) if on_gpu else ())),
         progress("prompts", len(prompts)) as bar,
         torch.no_grad(),
     ):
-        text_encoder = adapters.load_trained_text_encoder(
-            source.base, source.trained, DTYPES[drawing.precision], device,
-            choose_format(drawing.config, source),
-        )  # fmt: skip
+        text_encoder = load_reader(load, drawing.config.offload, device)
         for prompt in prompts:
             stop.check()
             hidden, mask = family.read_prompts(
@@ -165,6 +170,7 @@ def encode_prompts(drawing: Drawing, prompts: Sequence[str]) -> dict[str, Tensor
             cut += count_tokens(kind, tokenizer, prompt) > own
             bar.advance()
         del text_encoder
+        gc.collect()  # hooks that move layers point to these, and these to the hooks
     if cut:
         log.warning("%d prompts are longer than %d tokens and are truncated", cut, own)
     return embeds

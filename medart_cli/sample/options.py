@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from medart_cli.data.buckets import parse_shape
 from medart_cli.errors import ConfigError
+from medart_cli.models.offload import BY_LAYERS, OffloadName, check_offload
 from medart_cli.options import (
     MORE_THAN_ONE,
     ONE_CALL,
@@ -39,6 +40,7 @@ class SampleConfig(CommonConfig):
     result_names: ClassVar[tuple[str, ...]] = ("metadata.jsonl", "sample.json")
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
+        ("offload", ("none",), f"--offload {BY_LAYERS}"),
         ("precision", ("fp32",), "--precision bf16"),
         ("base_format", (None, "full"), "--base-format nf4"),
         ("resolution", None, "a smaller --resolution"),
@@ -166,6 +168,15 @@ class SampleConfig(CommonConfig):
         ),
         RUN_ONLY,
     ] = False
+    offload: Annotated[
+        OffloadName,
+        _drawing_option(
+            help="What is kept in the machine's memory instead of the GPU's while prompts are "
+            "read: text-encoder-layers, the weights of the text encoder, of which the GPU gets a "
+            "layer at a time; text-encoder, all of it, which then runs on the CPU."
+        ),
+        RUN_ONLY,
+    ] = "none"
     shard: Annotated[
         str | None,
         _drawing_option(
@@ -189,6 +200,7 @@ class SampleConfig(CommonConfig):
         self._check_resolution(self.resolution)
         self._check_shape()
         parse_shard(self.shard)
+        check_offload(self.offload, self.precision, self.base_format)
         if self.shard is not None and (self.overwrite or self.out is None or self.merge_to):
             raise ConfigError("--shard: needs --out, without --overwrite and --merge-to")
         sources = [bool(self.prompt), self.prompts is not None, self.from_data is not None]
@@ -215,5 +227,7 @@ class SampleConfig(CommonConfig):
 
     def list_idle(self) -> list[tuple[bool, str, str]]:
         """List options that have no effect in some calls."""
-        merged = "without --out: --merge-to writes full precision"
-        return [(self.out is None, merged, "base_format")]
+        return [
+            (self.out is None, "without --out: --merge-to writes full precision", "base_format"),
+            (self.out is None, "without --out: --merge-to reads no prompt", "offload"),
+        ]

@@ -19,6 +19,7 @@ from medart_cli.data.manifest import (
 from medart_cli.data.output import Output, open_output
 from medart_cli.log import log
 from medart_cli.models.bases import check_format
+from medart_cli.models.offload import check_offload
 from medart_cli.options import parse_shard
 from medart_cli.ranks import is_first, own_part, wait_for_all
 from medart_cli.sample.folder import finish, finished_rows, list_manifests, say_what_is_left
@@ -44,6 +45,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
     if config.out is None:
         return {"result": str(config.merge_to), "merged": str(config.merge_to)}
     check_format(choose_format(config, source))
+    check_offload(config.offload, config.precision, choose_format(config, source))
     rows = read_prompts(config, source.facts, read_held(source.trained, source.facts))
     check_buckets(config, source, rows)
     part = own_part(parse_shard(config.shard))

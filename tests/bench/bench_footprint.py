@@ -3,15 +3,22 @@
     python -m tests.bench.bench_footprint               # small and mid-size bases, on a CPU
     python -m tests.bench.bench_footprint --recorded    # full size, beside docs/benchmarks.md
     python -m tests.bench.bench_footprint --device cuda # small and mid-size; not run on a GPU yet
+    python -m tests.bench.bench_footprint --device cuda --reading  # not run on a GPU yet
 
 On a CPU memory is what PyTorch's profiler counts as allocated during a step, over what is held; on
 a GPU the same by `torch.cuda.max_memory_allocated`. Prints Markdown: for each base and setting the
 estimate and what was measured, in MB, of the normal step and of the HLDF step in each mode.
+
+With --reading: text encoders of full size and random weights, in bf16, read a caption of full
+length for each `--offload`: the peak of the GPU in GB, estimated and measured, and the seconds of a
+caption. The machine holds the weights: 10 GB for T5-XXL.
 """
 
 import argparse
 import gc
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +32,7 @@ from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.finetune.work import Work, embed_captions
 from medart_cli.models.bases import hash_base
 from medart_cli.models.device import hush_libraries
+from medart_cli.models.offload import BY_LAYERS, find_reader, find_stack, load_reader
 from medart_cli.models.shapes import known_shape, read_shape
 from medart_cli.models.sizes import BASE_SIZES
 from tests.allocations import count_peak
@@ -77,6 +85,40 @@ def print_recorded() -> None:
             for own, real in zip(found, measured, strict=True)
         ]
         print(f"| {BASE_SIZES[name].title} | {case} | {' | '.join(cells)} |", flush=True)
+
+
+def print_reading(device: torch.device, names: Sequence[str] = ("pixart", "sana-600m", "klein")):
+    """Print what reading a caption takes for each `--offload`."""
+    print("| text encoder | --offload | peak | seconds |\n|---|---|---|---|")
+    for name in names:
+        shape = known_shape(BASE_SIZES[name])
+        text_encoder = shape.build_text_encoder(device="cpu").to(torch.bfloat16).eval()
+        reckoner = Reckoner(shape, 512, TOKENS, gpu=True)
+        for offload in ("none", "text-encoder", BY_LAYERS):  # its hooks stay, so that it is last
+            config = FinetuneConfig(
+                data="-", out=Path(), hldf_every=0, train_text_encoder=False, offload=offload
+            )
+            estimate = reckoner.reckon(config, "bf16", "step").reading or 0
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            model = find_stack(load_reader(text_encoder.to, offload, device))
+            seconds = time_reading(model, shape.kind.tokens, find_reader(offload, device))
+            peak = torch.cuda.max_memory_allocated() - before
+            cells = f"{estimate / 1e9:.1f} / {peak / 1e9:.1f} | {seconds:.2f}"
+            print(f"| {shape.kind.text_encoder} | {offload} | {cells} |", flush=True)
+            text_encoder.to("cpu")
+
+
+def time_reading(model: torch.nn.Module, tokens: int, device: torch.device) -> float:
+    """Return the seconds in which a text encoder reads a caption, after a first one."""
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=device)
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        start = time.perf_counter()
+        for _ in range(3):
+            # Read back, as its cache does; so the device has finished.
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].cpu()
+    return (time.perf_counter() - start) / 3
 
 
 def build_work(config: FinetuneConfig) -> Work:
@@ -132,12 +174,18 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--recorded", action="store_true")
+    parser.add_argument("--reading", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--base", choices=BUILDERS, nargs="+", default=list(BUILDERS))
     options = parser.parse_args()
     hush_libraries("transformers", "diffusers")
     if options.recorded:
         print_recorded()
+        return
+    if options.reading:
+        if options.device == "cpu":
+            parser.error("--reading: is for a GPU; use --device cuda")
+        print_reading(torch.device(options.device))
         return
     print("| base | setting | normal step | HLDF none | block | step |\n|---|---|---|---|---|---|")
     for name in options.base:

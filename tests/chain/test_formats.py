@@ -54,12 +54,14 @@ def train(kind, images, tmp_path, medart):
 
 @pytest.fixture
 def draw(kind, images, tmp_path, medart):
-    def run(source, out, *options):
+    def run(source, out, *options, code=0):
         words = ("--from", images, "--count", 2, "--steps", 2, "--resolution", kind[1])
-        code, _, err = medart(
+        found, _, err = medart(
             "sample", source, *words, "--out", tmp_path / out, "--device", "cpu", *options
         )
-        assert code == 0, err
+        assert found == code, err
+        if code:
+            return err
         pictures = sorted((tmp_path / out).glob("0*.png"))
         facts = json.loads((tmp_path / out / "sample.json").read_text())
         return [path.read_bytes() for path in pictures], facts["base_format"], err
@@ -140,6 +142,8 @@ def test_images_are_drawn_on_the_base_that_was_trained_on_unless_asked_otherwise
     named, named_format, _ = draw(run, "named", "--base-format", "nf4")
     assert own == named and own_format == named_format == "nf4"
     assert "sampling on" not in err
+    err = draw(run, "layers", "--offload", "text-encoder-layers", code=2)
+    assert "layers in nf4 cannot be moved one by one; use --offload text-encoder or" in err
     full, full_format, err = draw(run, "full", "--base-format", "full")
     assert full != own and full_format is None
     assert "trained on a base in nf4, sampling on one in full precision" in err

@@ -1,6 +1,7 @@
 """A GPU's memory that is full is one line for every command, with options that the command has."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,12 +22,12 @@ HINTS = {
     "caption": "llava, one image at a time: the GPU is out of memory; run again with "
     "--load-in 4bit, a smaller --image-side, a smaller --model or --device cpu",
     "finetune": "step 1: the GPU is out of memory; run again with --gradient-checkpointing, "
-    "--hldf-checkpoint step, --base-format nf4 (under adapters), a smaller --resolution or "
-    "--device cpu",
+    "--hldf-checkpoint step, --offload text-encoder-layers (if the text encoder is frozen), "
+    "--base-format nf4 (under adapters), a smaller --resolution or --device cpu",
     "sample": "the GPU is out of memory; run again with a smaller --batch-size, "
-    "--base-format nf4, a smaller --resolution or --device cpu",
-    "evaluate": "the GPU is out of memory; run again with a smaller --batch-size, --precision bf16 "
-    "or --device cpu",
+    "--offload text-encoder-layers, --base-format nf4, a smaller --resolution or --device cpu",
+    "evaluate": "the GPU is out of memory; run again with a smaller --batch-size, "
+    "--offload text-encoder-layers (with --run), --precision bf16 or --device cpu",
     "classify": "the GPU is out of memory; run again with a smaller --batch-size, a smaller "
     "--image-size, --freeze or --device cpu",
 }
@@ -102,9 +103,13 @@ def test_hints_name_options_that_the_command_has(kind):
 
 def test_what_is_spent_is_not_named():
     spent = SampleConfig(
-        run="r", prompt=["a"], out="o", batch_size=1, precision="bf16", base_format="nf4"
-    )
+        run="r", prompt=["a"], out="o", batch_size=1, precision="bf16", base_format="nf4",
+        offload="text-encoder",
+    )  # fmt: skip
     assert spent.name_less_memory("GPU") == "a smaller --resolution or --device cpu"
     assert spent.name_less_memory("machine") == "a smaller --resolution"
+    moved = replace(spent, offload="none")
+    assert moved.name_less_memory("GPU").startswith("--offload text-encoder-layers, a smaller")
+    assert moved.name_less_memory("machine") == "a smaller --resolution"  # its own is full
     frozen = EvaluateConfig(real="r", synthetic=["s"], out="o", batch_size=1, precision="bf16")
     assert frozen.name_less_memory("machine") == "more memory"

@@ -97,6 +97,15 @@ def test_the_loss_of_an_image_does_not_depend_on_its_batch_and_a_run_of_no_chang
     torch.testing.assert_close(half, found, rtol=0.1, atol=0)
 
 
+def test_the_losses_are_the_same_wherever_the_text_encoder_waits(small_base, rows, fetched):
+    texts, run = ["a red lesion", "a nevus"], build_run(small_base)
+    found = measure_losses(build_config(), run, rows[:2], texts)
+    for value in ("text-encoder-layers", "text-encoder"):
+        moved = measure_losses(build_config(offload=value, run="run"), run, rows[:2], texts)
+        assert torch.equal(moved, found)
+    assert fetched == ["T5EncoderModel"] * 2  # that of the base, and that of the run
+
+
 def test_a_run_with_buckets_is_asked_at_their_shapes(small_base, rows):
     Image.open(rows[1].path).rotate(90, expand=True).save(rows[1].path)
     texts = ["a red lesion", "a nevus", "a", "a nevus"]

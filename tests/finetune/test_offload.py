@@ -1,5 +1,6 @@
 """What runs where with `--offload`, and that less memory means no other results."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,9 +11,12 @@ from safetensors.torch import load_file
 from medart_cli.errors import ConfigError
 from medart_cli.finetune import train
 from medart_cli.finetune.options import FinetuneConfig
-from medart_cli.finetune.setup import text_device
+from medart_cli.finetune.setup import check_text_device
 from medart_cli.finetune.work import embed_captions, reading_autocast
+from medart_cli.models.offload import BY_LAYERS
 from tests.bench.bench_footprint import build_work
+
+MOVED = [BY_LAYERS, "text-encoder"]
 
 
 @pytest.fixture
@@ -52,32 +56,32 @@ def test_each_image_is_decoded_alone_where_steps_are_recomputed(work, monkeypatc
         assert {*sizes} == expected
 
 
-@pytest.mark.parametrize("offload", ["none", "text-encoder"])
-def test_the_text_encoder_runs_where_offload_says(offload):
-    config = FinetuneConfig(data="-", out="run", offload=offload)
-    accelerator = SimpleNamespace(device=torch.device("cuda", 0), num_processes=1)
-    where = text_device(config, accelerator)
-    assert where.type == ("cuda" if offload == "none" else "cpu")
-
-
 def test_embeddings_go_from_the_cpu_to_the_device_of_the_transformer(work):
     plain, _ = embed_captions(work, ["nevus", "melanoma"])
     elsewhere = SimpleNamespace(device=torch.device("meta"), autocast=None)  # a second device
+    work.config = replace(work.config, offload="text-encoder")
     work.accelerator, work.facts = elsewhere, work.facts | {"precision": "fp32"}
     embeds, mask = embed_captions(work, ["nevus", "melanoma"])
     assert embeds.is_meta and mask.is_meta and embeds.shape == plain.shape
     work.facts["precision"] = "bf16"
-    with reading_autocast(work, work.text_encoder):
+    with reading_autocast(work):
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
         assert torch.is_autocast_enabled("cpu")
+
+
+def test_by_layers_the_format_is_that_of_the_gpu_though_the_weights_wait_elsewhere(work):
+    work.config = replace(work.config, train_text_encoder=False, offload=BY_LAYERS)
+    asked = nullcontext()
+    work.accelerator = SimpleNamespace(device=torch.device("meta"), autocast=lambda: asked)
+    assert work.text_encoder.device.type == "cpu" and reading_autocast(work) is asked
 
 
 def test_several_processes_do_not_train_on_the_cpu_beside_a_gpu():
     accelerator = SimpleNamespace(device=torch.device("cuda", 0), num_processes=2)
     config = FinetuneConfig(data="-", out="run", offload="text-encoder")
     with pytest.raises(ConfigError, match="--offload text-encoder: several processes"):
-        text_device(config, accelerator)
-    assert text_device(replace(config, train_text_encoder=False), accelerator).type == "cpu"
+        check_text_device(config, accelerator)
+    check_text_device(replace(config, train_text_encoder=False), accelerator)
 
 
 @pytest.mark.parametrize("chosen", [{"ema": 0.9}, {"optimizer": "adamw8bit"}])
@@ -87,17 +91,63 @@ def test_what_cannot_be_done_on_the_cpu_is_refused(chosen):
     FinetuneConfig(data="-", out="run", offload="text-encoder", train_text_encoder=False, **chosen)
 
 
-@pytest.mark.parametrize("text", ["--train-text-encoder", "--freeze-text-encoder"])
-def test_a_run_is_the_same_with_and_without_offloading(medart, images, small_base, tmp_path, text):
-    found = []
-    for name, more in (("plain", []), ("moved", ["--offload", "text-encoder"])):
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "is for a frozen text encoder, since training would hold the layers on the GPU"),
+        (["--freeze-text-encoder", "--base-format", "nf4"], "layers in nf4 cannot be moved"),
+    ],
+)
+def test_what_cannot_go_by_layers_is_refused_at_once(medart, tmp_path, more, message):
+    words = ["finetune", tmp_path / "none", "--out", tmp_path / "run", "--offload", BY_LAYERS]
+    code, _, errors = medart(*words, *more)
+    assert code == 2
+    assert len(errors.splitlines()) == 1 and f"--offload {BY_LAYERS}: {message}" in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("--train-text-encoder", ["text-encoder"]), ("--freeze-text-encoder", MOVED)],
+)
+def test_a_run_is_the_same_with_and_without_offloading(
+    medart, images, small_base, tmp_path, fetched, text, values
+):
+    found, caches = [], []
+    for value in ("none", *values):
         words = ["finetune", images, "--base", small_base, "--resolution", 32, "--steps", 2, text]
         words += ["--hldf-every", 2, "--hldf-steps", 2, "--preview-every", 0, "--device", "cpu"]
-        code, _, errors = medart(*words, "--out", tmp_path / name, *more)
+        words += ["--out", tmp_path / value, "--cache", tmp_path / f"cache {value}"]
+        code, _, errors = medart(*words, "--offload", value)
         assert code == 0, errors
-        found.append(load_file(tmp_path / name / "transformer" / "adapter_model.safetensors"))
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+        found.append(load_file(tmp_path / value / "transformer" / "adapter_model.safetensors"))
+        caches.append(read_folder(tmp_path / f"cache {value}" / "text"))
+    for weights in found[1:]:
+        assert weights.keys() == found[0].keys()
+        assert all(torch.equal(found[0][key], weights[key]) for key in found[0])
+    assert bool(caches[0]) == (text == "--freeze-text-encoder")
+    assert all(cache == caches[0] for cache in caches)  # the same keys, and the same bits
+    assert len(fetched) == values.count(BY_LAYERS)
+
+
+def read_folder(folder):
+    """The content of each file, by its place."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_without_a_cache_each_step_reads_by_layers(images, small_base, tmp_path, fetched):
+    found = []
+    for offload in ("none", BY_LAYERS):
+        config = FinetuneConfig(
+            data=str(images), base=str(small_base), out=tmp_path / offload, resolution=32,
+            train_text_encoder=False, use_cache=False, hldf_every=2, hldf_steps=2, device="cpu",
+            offload=offload,
+        )  # fmt: skip
+        work = build_work(config)
+        for step in (1, 2):
+            train.take_step(work, step, [train.draw_batch(work, step - 1)])
+        found.append([it.detach().clone() for it in work.parameters])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True)) and len(fetched) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -110,6 +160,6 @@ def test_a_text_encoder_on_the_cpu_is_trained_beside_a_transformer_on_the_gpu(
     )  # fmt: skip
     work = build_work(config)
     for step in (1, 2):
-        train.take_step(work, step)
+        train.take_step(work, step, [train.draw_batch(work, step - 1)])
     assert work.text_encoder.device.type == "cpu" and work.transformer.device.type == "cuda"
     assert all(it.grad is not None for it in work.text_encoder.parameters() if it.requires_grad)

@@ -49,6 +49,29 @@ def test_captions_of_a_folder_become_images_with_their_story(sample, images):
     assert {record.label for record in records} == {"melanoma", "nevus"}
 
 
+def test_images_are_the_same_wherever_the_text_encoder_waits(sample, fetched):
+    found = []
+    for value in ("none", "text-encoder-layers", "text-encoder"):
+        words = ("--prompt", "red lesion", "--prompt", "blue cell", "--offload", value)
+        out, _, _ = sample(*words, "--device", "cpu", out=value)
+        found.append(pictures(out))
+    assert len(found[0]) == 2 and found[0] == found[1] == found[2]
+    assert fetched == ["T5EncoderModel"]
+
+
+@pytest.mark.parametrize(
+    ("value", "more", "message"),
+    [
+        ("text-encoder-layers", ["--base-format", "nf4"], "layers in nf4 cannot be moved"),
+        ("text-encoder", ["--precision", "fp16"], "not with --precision fp16"),
+    ],
+)
+def test_an_offload_that_cannot_be_is_refused(sample, tmp_path, value, more, message):
+    out, _, errors = sample("--prompt", "cell", "--offload", value, *more, code=2)
+    assert len(errors.splitlines()) == 1 and f"--offload {value}: {message}" in errors
+    assert not out.exists()
+
+
 def test_every_label_gets_as_many_images(sample, images):
     out, _, _ = sample("--from", images, "--per-label", 3)
     labels = [record.label for record in read_data(out)]

@@ -15,6 +15,7 @@ from medart_cli.finetune.estimate.needs import USABLE, find_native, find_shape, 
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.log import log
 from medart_cli.models.device import find_device, find_precision, hush_libraries
+from medart_cli.models.offload import BY_LAYERS, OffloadName
 
 SAME_RESULTS = "results stay the same, but for rounding"
 OTHER_RESULTS = "the quantized base changes results (docs/benchmarks.md, A quantized base)"
@@ -33,16 +34,51 @@ class Rung:
     note: str = SAME_RESULTS
 
 
-def list_rungs(config: FinetuneConfig) -> Iterator[Rung]:
-    """List the steps down to the least memory, fastest first; what changes results comes last."""
+def list_rungs(config: FinetuneConfig, offload: OffloadName) -> Iterator[Rung]:
+    """List the steps down to the least memory, fastest first; what changes results comes last.
+
+    A frozen text encoder goes by layers before it goes to the CPU: its weights reach a GPU in less
+    time than most CPUs need to compute with them (by bytes and operations, not timed), and its
+    embeddings are still those of the GPU.
+
+    Args:
+        config: The options.
+        offload: What the captions' one reading needs, from `find_offload`: it comes first, since
+            nothing else helps there, and training is as fast as without.
+    """
+    trained = config.train_text_encoder
+    if offload != config.offload:
+        yield Rung({"offload": offload})
     yield Rung({"gradient_checkpointing": True})
     if config.batch_size > 1:
         yield Rung({"batch_size": 1, "accumulate": config.accumulate * config.batch_size})
-    if config.optimizer != "adamw8bit" or not config.train_text_encoder:
+    if not trained and not config.use_cache:  # it stays in memory
+        for offload in list_offloads(config):
+            yield Rung({"offload": offload})
+    elif trained and not config.ema and config.optimizer != "adamw8bit":
         yield Rung({"offload": "text-encoder"})
     if config.method != "full" and find_spec("bitsandbytes") is not None:
         yield Rung({"base_format": "int8"}, OTHER_RESULTS)
-        yield Rung({"base_format": "nf4"}, OTHER_RESULTS)
+        moved = {"offload": "text-encoder"} if offload == BY_LAYERS else {}
+        yield Rung({"base_format": "nf4"} | moved, OTHER_RESULTS)
+
+
+def list_offloads(config: FinetuneConfig) -> list[OffloadName]:
+    """List the values of `--offload` that take less than the chosen one, fastest first."""
+    values: list[OffloadName] = ["none", BY_LAYERS, "text-encoder"]
+    further = values[values.index(config.offload) + 1 :]
+    return [it for it in further if it != BY_LAYERS or config.base_format != "nf4"]
+
+
+def find_offload(
+    reckoner: Reckoner, config: FinetuneConfig, precision: str, room: float
+) -> OffloadName:
+    """Return the fastest `--offload` with which the captions can be read once, before training."""
+    for offload in (config.offload, *list_offloads(config)):
+        reading = reckoner.reckon(replace(config, offload=offload), precision, "step").reading
+        if reading is None or reading < room:
+            return offload
+    raise AssertionError("a text encoder on the CPU takes nothing of a GPU")
 
 
 def fit_card(config: FinetuneConfig) -> FinetuneConfig:
@@ -63,7 +99,8 @@ def fit_card(config: FinetuneConfig) -> FinetuneConfig:
     reckoner = Reckoner(shape, resolution, shape.kind.tokens, gpu=True)
     room, chosen = USABLE * config.fit, config
     found, note = None, SAME_RESULTS
-    for rung in [Rung({}), *list_rungs(config)]:
+    offload = find_offload(reckoner, config, precision, room)
+    for rung in [Rung({}), *list_rungs(config, offload)]:
         if not all(is_free(config, name) for name in rung.changes):
             continue
         chosen, note = replace(chosen, **rung.changes), rung.note

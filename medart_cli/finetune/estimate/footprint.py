@@ -5,7 +5,7 @@ in their number.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from medart_cli.finetune.hldf import Hldf, plan_hldf
 from medart_cli.finetune.options import FinetuneConfig
 from medart_cli.models import adapters, parts
 from medart_cli.models.device import DTYPES
+from medart_cli.models.offload import BY_LAYERS, LAYERS_HELD, list_layers
 from medart_cli.models.optimizers import OPTIMIZERS
 from medart_cli.models.quantized import list_quantized
 from medart_cli.models.shapes import BaseShape, count_numbers
@@ -71,7 +72,9 @@ class Reckoner:
         self.side = resolution // self.scale
         self.channels = self.family.latent_channels(vae)
         self.tokens = shape.kind.tokens if shape.kind.chat else tokens
-        self.reader_numbers = count_numbers(shape.build_text_encoder())
+        reader = shape.build_text_encoder()
+        self.reader_numbers = count_numbers(reader)
+        self.layer_numbers = [count_numbers(layer) for layer in list_layers(reader)]
         self._passes, self._quantized = cache(self._measure), cache(self._count_quantized)
 
     def reckon(self, config: FinetuneConfig, precision: str, recompute: str) -> Footprint:
@@ -82,6 +85,8 @@ class Reckoner:
             precision: `bf16` or `fp32`.
             recompute: The activation checkpointing of HLDF: `none`, `block` or `step`.
         """
+        if not self.gpu:
+            config = replace(config, offload="none")  # one memory, whatever is moved in it
         model, reader = self._list_trained(config, precision)
         vae = self._pass("vae", 1, self.blockwise, "fp32")
         trained = model.trained + reader.trained
@@ -99,14 +104,33 @@ class Reckoner:
             weights = reader.weights or width * self.reader_numbers
             held["text encoder"] = weights - saved["text_encoder"]
             reading = None
+        step = self._step(config, precision)
+        hldf = plan_hldf(config)
+        color = self._color(config, hldf, precision, recompute) if hldf.every else None
+        reading = reading and READING * reading
         if config.offload == "text-encoder":
             held["text encoder"], reading = 0.0, None
+        elif config.offload == BY_LAYERS:
+            moved = self._read_by_layers(width, saved["text_encoder"])
+            if reading is None:  # each step reads, before anything else is computed
+                step, color = max(step, moved), color and max(color, moved)
+            held["text encoder"], reading = 0.0, reading and moved
         base = sum(held.values())
-        step = base + self._step(config, precision)
-        hldf = plan_hldf(config)
-        color = base + self._color(config, hldf, precision, recompute) if hldf.every else None
         held = {name: size for name, size in held.items() if size}
-        return Footprint(held, reading and READING * reading, step, color, trained)
+        return Footprint(held, reading, base + step, color and base + color, trained)
+
+    def _read_by_layers(self, width: int, saved: float) -> float:
+        """Return what a text encoder takes whose weights come to the GPU layer by layer.
+
+        Args:
+            width: Bytes of a number.
+            saved: By how many bytes `--base-format` makes its layers smaller.
+        """
+        layers, all_layers = self.layer_numbers, sum(self.layer_numbers)
+        at_work = LAYERS_HELD * max(layers)
+        numbers = self.reader_numbers - all_layers + at_work
+        weights = width * numbers - saved * at_work / all_layers
+        return weights + (READING - 1) * width * self.reader_numbers
 
     def _saved(self, part: str, config: FinetuneConfig, precision: str) -> float:
         """Return by how many bytes `--base-format` makes a part's weights smaller."""

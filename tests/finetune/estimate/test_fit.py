@@ -21,8 +21,12 @@ def needs(monkeypatch):
             peak = {"none": 40, "block": 20, "step": 16}[mode]
             peak -= 4 * config.gradient_checkpointing
             peak -= {None: 0, "int8": 1, "nf4": 1.5}[config.base_format]
-            peak += 2 * (config.batch_size - 1) - 5 * (config.offload != "none")
-            return Footprint({}, None, 1e9, peak * 1e9, 0)
+            peak += 2 * (config.batch_size - 1)
+            saved = {"none": 0, "text-encoder-layers": 4, "text-encoder": 5}[config.offload]
+            if config.train_text_encoder or not config.use_cache:  # it is there in each step
+                return Footprint({}, None, 1e9, (peak - saved) * 1e9, 0)
+            reading = {0: 30e9, 4: 2e9, 5: None}[saved]
+            return Footprint({}, reading, 1e9, peak * 1e9, 0)
 
     monkeypatch.setattr(fit, "Reckoner", Small)
 
@@ -55,9 +59,38 @@ def test_what_changes_results_comes_last_and_says_so(needs, said):
     assert "--base-format int8; an estimated 6.0 GB; the quantized base changes results" in told
     with pytest.raises(ConfigError, match="1.8 GB more"):
         fit.fit_card(replace(config, fit=4))
-    full = replace(config, method="full", train_text_encoder=False)
+    full = replace(config, method="full", train_text_encoder=False, use_cache=False)
     with pytest.raises(ConfigError, match="7.0 GB is needed"):
         fit.fit_card(full)
+
+
+def test_captions_that_are_read_once_go_by_layers_before_training_is_made_slower(needs):
+    frozen = {"train_text_encoder": False}
+    assert choose(48, **frozen) == ("none", False, 1, 1, "none")
+    assert choose(24, **frozen) == ("block", False, 1, 1, "text-encoder-layers")
+    assert choose(14, **frozen) == ("step", True, 1, 1, "text-encoder-layers")
+
+
+def test_a_frozen_text_encoder_that_stays_goes_by_layers_first(needs):
+    stays = {"train_text_encoder": False, "use_cache": False}
+    assert choose(14, **stays) == ("step", True, 1, 1, "none")
+    assert choose(9, **stays) == ("step", True, 1, 1, "text-encoder-layers")
+    assert choose(8, **stays) == ("step", True, 1, 1, "text-encoder")
+
+
+def test_nf4_which_cannot_go_by_layers_takes_the_text_encoder_to_the_cpu(needs, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    words = {"data": "-", "out": Path("run"), "base": "tiny", "train_text_encoder": False}
+    config = FinetuneConfig(**words, fit=12)  # 11.2 GB of which are given
+    found = fit.fit_card(config)
+    assert (found.base_format, found.offload) == ("int8", "text-encoder-layers")
+    monkeypatch.setattr(fit, "USABLE", 0.9e9)  # 10.8 GB
+    found = fit.fit_card(config)
+    assert (found.base_format, found.offload) == ("nf4", "text-encoder")
+    with pytest.raises(ConfigError, match="11.0 GB is needed"):  # what is given stays
+        fit.fit_card(replace(config, offload="text-encoder-layers"))
+    found = fit.fit_card(replace(config, base_format="nf4"))
+    assert (found.base_format, found.offload) == ("nf4", "text-encoder")
 
 
 def test_given_options_stay(needs):

@@ -141,14 +141,44 @@ def test_a_quantized_base_is_smaller_by_what_its_layers_store(tmp_path):
         assert saved == pytest.approx([1e9 * (sizes[0] - it) for it in sizes[1:]], rel=0.02)
 
 
-def test_offloading_takes_the_text_encoder_off_the_card():
-    shape = known_shape(BASE_SIZES["pixart"])
+@pytest.fixture(scope="module")
+def full_size():
+    """The estimate of PixArt-XL with T5-XXL on a card."""
+    return Reckoner(known_shape(BASE_SIZES["pixart"]), 512, 20, gpu=True)
+
+
+def test_offloading_takes_the_text_encoder_off_the_card(full_size):
     config = FinetuneConfig(data="-", out=Path(), hldf_every=0, train_text_encoder=False)
-    reckoner = Reckoner(shape, 512, 20, gpu=True)
-    plain = reckoner.reckon(config, "bf16", "step")
-    moved = reckoner.reckon(replace(config, offload="text-encoder"), "bf16", "step")
+    plain = full_size.reckon(config, "bf16", "step")
+    moved = full_size.reckon(replace(config, offload="text-encoder"), "bf16", "step")
     assert plain.reading > 9e9 and plain.peak == plain.reading
     assert moved.reading is None and moved.peak == moved.step == plain.step
+
+
+def test_by_layers_the_card_holds_two_and_the_embeddings(full_size):
+    config = FinetuneConfig(data="-", out=Path(), hldf_every=0, train_text_encoder=False)
+    plain = full_size.reckon(config, "bf16", "step")
+    by_layers = replace(config, offload="text-encoder-layers")
+    found = full_size.reckon(by_layers, "bf16", "step")
+    # T5-XXL: 24 layers of 193 million weights, 132 million of embeddings, and what a pass takes.
+    working = plain.reading * 0.03 / 1.03
+    assert found.reading - working == pytest.approx(2 * (2 * 193e6 + 132e6), rel=0.01)
+    assert found.step == plain.step and found.parts == plain.parts
+    less = full_size.reckon(replace(by_layers, base_format="int8"), "bf16", "step")
+    assert 0.5 < (less.reading - working) / (found.reading - working) < 0.9
+    each = full_size.reckon(replace(by_layers, use_cache=False), "bf16", "step")
+    held = full_size.reckon(replace(config, use_cache=False), "bf16", "step")
+    assert each.reading is None and each.parts == found.parts
+    assert each.step == max(found.step, sum(found.parts.values()) + found.reading)
+    assert held.step - each.step > 7e9
+
+
+def test_on_a_cpu_nothing_is_saved_by_moving_the_text_encoder(tmp_path):
+    config = FinetuneConfig(data="-", out=Path(), hldf_every=0, train_text_encoder=False)
+    reckoner = Reckoner(read_shape(build_base(tmp_path / "base")), 32, 20, gpu=False)
+    plain = reckoner.reckon(config, "fp32", "step")
+    for offload in ("text-encoder", "text-encoder-layers"):
+        assert reckoner.reckon(replace(config, offload=offload), "fp32", "step") == plain
 
 
 def test_layers_are_extrapolated_to_the_exact_number_of_weights():
