@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,16 +14,24 @@ LATEX = {
     "\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"$<$", ">": r"$>$", "✓": r"$\checkmark$", "✗": r"$\times$",
 } | {it: f"\\{it}" for it in "&%$#_{}"}  # fmt: skip
+NAMED = re.compile(r"^([\w-]+)\n\n\|", re.MULTILINE)  # the tables of tables.md
 
 
 def write_tables(out: Path, tables: Mapping[str, Table]) -> None:
     """Write tables below a folder: `tables/NAME.csv` each, and all in tables.md and tables.tex.
 
+    Those of an earlier page, which its tables.md names, are removed.
+
     Args:
         out: The output folder.
         tables: Each with a name that a file can have.
     """
-    (out / "tables").mkdir(exist_ok=True)
+    folder = out / "tables"
+    folder.mkdir(exist_ok=True)
+    if (folder / "tables.md").is_file():
+        before = (folder / "tables.md").read_text(encoding="utf-8")
+        for name in NAMED.findall(before):
+            (folder / f"{name}.csv").unlink(missing_ok=True)
     for name, shown in tables.items():
         write_text(out / "tables" / f"{name}.csv", build_csv(shown))
     words = [f"{name}\n\n{build_markdown(shown)}" for name, shown in tables.items()]

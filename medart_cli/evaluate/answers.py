@@ -112,7 +112,8 @@ def _answer_look(facts: Mapping[str, Any], item: Mapping[str, Any]) -> Finding:
     if item["mean"]["red"]["beyond_floor"] is None:
         return Finding("unclear", "Colors cannot be compared with one patient.", "colors")
     text = "Colors differ no more than those of two sets from the same source"
-    text += "".join(f", {'also ' * (not row)}{it[0]}" for row, it in enumerate(parts))
+    if parts:
+        text += f", also {' and '.join(place for place, _ in parts)}"
     if item["variety_collapsed"] is None:
         return Finding("unclear", f"{text}; too few images to say whether they vary.", "colors")
     return Finding("good", f"{text}, and the images vary.", "colors")

@@ -79,12 +79,12 @@ def measure_sets(
         networks = replace(networks, more=[judge.extractor])
     hashed = read[1] or hash_and_settle(config, read[0], run)
     real = hashed[0][0]
-    masks = hash_masks(real, cache) if is_first() else []
     networks = replace(networks, region=ask_first(partial(find_region, config, real, cache)))
     if config.shard is not None:
         _, failures = extract(config, hashed, networks, cache)
         log.info("shard %s is done; when all are, run without --shard to measure", config.shard)
         return {"result": str(cache), "failures": len(failures)}
+    masks = hash_masks(real, cache) if is_first() else []
     with open_output(output) if is_first() else nullcontext():
         if is_first():
             forget_finished(config.out)

@@ -1,6 +1,5 @@
 """The networks of `medart evaluate`, and the features of all images in the cache."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -58,10 +57,14 @@ class Networks:
     region: MaskedRegion | None = None
 
     @property
+    def parts(self) -> list[Extractor]:
+        """Colors inside and around the masked region; of sets that are compared alone."""
+        return [*self.region.extractors.values()] if self.region else []
+
+    @property
     def all(self) -> list[Extractor]:
-        """Every extractor of all images once."""
-        parts = self.region.extractors.values() if self.region else ()
-        every = [*self.main, self.colors, *parts, *self.copies, *self.more]
+        """Every extractor once."""
+        every = [*self.main, self.colors, *self.parts, *self.copies, *self.mirrored, *self.more]
         return list({item.fingerprint: item for item in every}.values())
 
 
@@ -148,13 +151,12 @@ def extract(
     extraction = Extraction(
         cache, load_image, config.batch_size, config.workers, (part.index, part.count)
     )
-    copied = [find_copied(config, sets)]
-    reasons = _fill(sets, networks.all, extraction) | _fill(copied, networks.mirrored, extraction)
+    files = _list_files(config, sets, networks)
+    reasons = _fill(files, networks, extraction)
     wait_for_all()
     together = count_ranks() > 1 and config.shard is None
     if together and is_first():  # what no process could read, once more
-        alone = replace(extraction, part=(0, 1))
-        reasons |= _fill(sets, networks.all, alone) | _fill(copied, networks.mirrored, alone)
+        reasons |= _fill(files, networks, replace(extraction, part=(0, 1)))
     bad = np.array(list(reasons), dtype="S32")
     for item in sets:
         for row in np.flatnonzero(np.isin(item.keys, bad)):
@@ -164,8 +166,11 @@ def extract(
     return [_readable(item, bad) for item in sets], failures
 
 
-def _list_files(sets: list[ImageSet]) -> Files:
-    """List the files of all sets; of those with the same bytes the last stands for all."""
+def _list_files(config: EvaluateConfig, sets: list[ImageSet], networks: Networks) -> Files:
+    """List the files of all sets; of those with the same bytes the last stands for all.
+
+    What only some sets are looked at with is needed of their files alone.
+    """
     keys = np.concatenate([item.keys for item in sets])
     unique, place = np.unique(keys[::-1], return_index=True)
     place = (len(keys) - 1 - place)[unique != UNREAD]
@@ -176,21 +181,23 @@ def _list_files(sets: list[ImageSet]) -> Files:
         before = ends[number] - len(sets[number])
         return sets[number].record(place[row] - before).path
 
-    return Files(unique[unique != UNREAD], find)
+    files = Files(unique[unique != UNREAD], find)
+    compared, copied = sets[: 1 + len(config.synthetic)], [find_copied(config, sets)]
+    for extractors, chosen in ((networks.parts, compared), (networks.mirrored, copied)):
+        needed = np.isin(files.keys, np.concatenate([item.keys for item in chosen]))
+        files.only.update({item.fingerprint: needed for item in extractors})
+    return files
 
 
-def _fill(
-    sets: list[ImageSet], extractors: Sequence[Extractor], extraction: Extraction
-) -> dict[bytes, str]:
+def _fill(files: Files, networks: Networks, extraction: Extraction) -> dict[bytes, str]:
     """Fill the cache; return why images could not be read, by key."""
-    files, reasons = _list_files(sets), dict[bytes, str]()
-    missing = count_missing(files, extractors, extraction)
+    missing = count_missing(files, networks.all, extraction)
+    reasons: dict[bytes, str] = {}
     if missing == 0:
         return reasons
-    views = "" if all(" mirrored" not in it.name for it in extractors) else "mirrored "
-    log.info("computing features of %d %simages", missing, views)
-    with progress(f"{views}features", missing // extraction.part[1]) as bar:
-        for finished in fill_cache(files, extractors, extraction):
+    log.info("computing features of %d images", missing)
+    with progress("features", missing // extraction.part[1]) as bar:
+        for finished in fill_cache(files, networks.all, extraction):
             reasons |= {files.keys[row]: why for row, why in finished.items() if why is not None}
             bar.advance(count=len(finished))
             stop.check()

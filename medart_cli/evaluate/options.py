@@ -245,10 +245,10 @@ class EvaluateConfig(CommonConfig):
     offload: Annotated[
         OffloadName,
         _training_option(
-            help="What is kept in the machine's memory instead of the GPU's while the captions of "
-            "these images are read: text-encoder-layers, the weights of the run's text encoder, of "
-            "which the GPU gets a layer at a time; text-encoder, all of it, which then runs on the "
-            "CPU."
+            help="What is kept in the machine's memory instead of the GPU's while the captions are "
+            "read that the weights are tested with: text-encoder-layers, the weights of the run's "
+            "text encoder, of which the GPU gets a layer at a time; text-encoder, all of it, which "
+            "then runs on the CPU."
         ),
         RUN_ONLY,
     ] = "none"

@@ -176,12 +176,13 @@ def compare_parts(
 ) -> dict[str, Any]:
     """Compare the colors of each synthetic set with the real one's, in the region and around it.
 
-    The picture of the mean mask is written beside the report.
+    The picture of the mean mask is written beside the report, or that of an earlier one removed.
 
     Returns:
         What metrics.json has besides, under `region`; nothing where there is no region.
     """
     if region is None:
+        (config.out / REGION_NAME).unlink(missing_ok=True)
         return {}
     parts = {
         name: {

@@ -53,7 +53,11 @@ class FinetuneConfig(HldfOptions, DataOptions, CommonConfig):
         ("gradient_checkpointing", (False,), "--gradient-checkpointing"),
         ("hldf_checkpoint", ("auto", "none", "block"), "--hldf-checkpoint step"),
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
-        ("offload", ("none",), f"--offload {BY_LAYERS} (if the text encoder is frozen)"),
+        (
+            "offload",
+            ("none",),
+            f"--offload {BY_LAYERS} (of a frozen text encoder, not nf4)",
+        ),
         ("precision", ("fp32",), "--precision bf16"),
         ("base_format", (None,), "--base-format nf4 (under adapters)"),
         ("resolution", None, "a smaller --resolution"),

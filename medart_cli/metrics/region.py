@@ -18,7 +18,7 @@ from torch.nn import functional
 from medart_cli.metrics.arrays import Array, Mask
 from medart_cli.metrics.color import BINS, LARGEST_SIDE
 
-CELLS = 64  # a side; as many as finetune has latents at 512 pixels
+CELLS = 64  # a side; as many as PixArt has latents at 512 pixels
 PART_FACTS = (
     "part colors 1: weighted histograms of R, G, B, HSV saturation; middle square, box-shrunk to "
     "256 pixels a side"

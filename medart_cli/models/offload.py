@@ -69,7 +69,7 @@ def fetch_layers(text_encoder: "nn.Module", device: "torch.device") -> None:
 
     On a GPU the next layer's weights are copied beside the computation, out of pinned memory that
     holds these few layers alone; pinning all would double what the machine must hold. Layers are
-    not copied back.
+    not copied back; what stands outside them is, after each pass.
 
     Args:
         text_encoder: On the CPU, possibly wrapped by peft.

@@ -137,7 +137,7 @@ def read_prompts(
     cut clinical ones, as "3x5 mm". Each prompt is read by itself, unpadded: encoder and transformer
     both mask padding, and know the place of a token by its distance to others alone.
 
-    Autocast is off, as in its training.
+    Autocast is off, as in its training; its weights may wait elsewhere than where they compute.
 
     Args:
         tokenizer: That of Gemma.
@@ -147,7 +147,7 @@ def read_prompts(
         limit: Most tokens, the begin mark included.
     """
     rows = []
-    with torch.autocast(text_encoder.device.type, enabled=False):
+    with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
         for prompt in prompts:
             text = normalize_prompt(prompt)
             tokens = tokenizer([text], max_length=limit, truncation=True, return_tensors="pt")

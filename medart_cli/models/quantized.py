@@ -110,7 +110,8 @@ def count_bytes(model: nn.Module) -> int:
 def name_format(base_format: Format) -> str:
     """Name a format for the keys of caches, with the version of what rounds; empty for none."""
     if base_format in NEED_BITSANDBYTES:
-        return f" {base_format} bitsandbytes {metadata.version('bitsandbytes')}"
+        rounding = " 2" if base_format == "int8" else ""  # since it scales rows, not weights
+        return f" {base_format}{rounding} bitsandbytes {metadata.version('bitsandbytes')}"
     return f" {base_format}" if base_format else ""
 
 

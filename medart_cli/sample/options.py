@@ -40,7 +40,7 @@ class SampleConfig(CommonConfig):
     result_names: ClassVar[tuple[str, ...]] = ("metadata.jsonl", "sample.json")
     less_memory: ClassVar[tuple[Hint, ...]] = (
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
-        ("offload", ("none",), f"--offload {BY_LAYERS}"),
+        ("offload", ("none",), f"--offload {BY_LAYERS} (not with nf4)"),
         ("precision", ("fp32",), "--precision bf16"),
         ("base_format", (None, "full"), "--base-format nf4"),
         ("resolution", None, "a smaller --resolution"),

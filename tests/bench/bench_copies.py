@@ -221,7 +221,7 @@ def count_flagged(tables, draws):
     """Print the shares of unseen images that are flagged and that are stated."""
     copies.LEAST_HELDOUT = 0  # what would be stated from few
     random = np.random.default_rng(1)
-    likeness = compare_all(tables[4])
+    likeness = compare_all(tables[2])
     for count, heldout in ((8, 0), (20, 0), (50, 0), (100, 0), (200, 0), (20, 50), (200, 100)):
         flagged, stated = [], []
         for _ in range(draws):
@@ -263,7 +263,7 @@ def main():
         print(f"{folder}: {len(images)} images")
         tables = describe(images, networks)
         own, started = np.arange(len(images)), time.process_time()
-        copies.find_nearest_layouts(tables[4], tables[4], own, own, CPU)
+        copies.find_nearest_layouts(tables[2], tables[2], own, own, CPU)
         print(f"layouts against themselves: {time.process_time() - started:.1f} CPU seconds")
         count_found(images, tables, networks)
         count_flagged(tables, options.draws)

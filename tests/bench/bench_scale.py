@@ -143,8 +143,7 @@ def prepare_features(folder, counts, *, copies=True, lines=None):
     config = EvaluateConfig(
         **names, features=[EMBEDDED_BACKBONE], offline=True, device="cpu", copies=copies
     )  # fmt: skip
-    networks = build_networks(config, folder / "cache")
-    for extractor in (*networks.all, *networks.mirrored):
+    for extractor in build_networks(config, folder / "cache").all:
         for start in range(0, len(hashes), IMAGES_A_FILE):
             part = features.pack_hashes(hashes[start : start + IMAGES_A_FILE])
             values = generator.random((len(part), extractor.width), dtype=np.float32)

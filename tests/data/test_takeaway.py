@@ -29,3 +29,12 @@ def test_each_table_is_a_file_and_all_are_in_two(tmp_path):
     ]  # fmt: skip
     assert (folder / "tables.tex").read_text().count("\\begin{tabular}") == 2
     assert "scores\n\n|" in (folder / "tables.md").read_text()
+
+
+def test_tables_of_an_earlier_page_go_and_other_files_stay(tmp_path):
+    write_tables(tmp_path, {"scores": TABLE, "region-1": TABLE})
+    (tmp_path / "tables" / "own.csv").write_text("notes")
+    write_tables(tmp_path, {"scores": TABLE})
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
+        "own.csv", "scores.csv", "tables.md", "tables.tex",
+    ]  # fmt: skip

@@ -576,6 +576,7 @@ def test_inception_is_the_default_where_its_weights_are_and_gives_fid(sets, tmp_
     )
     assert [item.name for item in built.all] == [
         *("inception", "colors", "efficientnet-lite0", "efficientnet-lite0 middle", "layout"),
+        *("efficientnet-lite0 mirrored", "efficientnet-lite0 middle mirrored"),
     ]
     options = ["--cache", str(cache), "--workers", "0", "--device", "cpu", "--bootstrap", "0"]
     command = ["evaluate", *sets, "--out", str(tmp_path / "r"), *options, "--no-copies"]

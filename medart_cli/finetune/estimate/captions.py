@@ -73,7 +73,7 @@ def count_captions(
     folder = find_tokenizer(config)
     if folder is None:
         full = kind.tokens
-        return CaptionLengths(full, full, full, full * len({*texts, ""}), "full length")
+        return CaptionLengths(full, full, full, full * len({*texts, *others, ""}), "full length")
     distinct = sorted({*texts, *others, ""})
     counts = family.count_embeds(load_tokenizer(folder), distinct, kind.tokens)
     known = dict(zip(distinct, counts, strict=True))
@@ -82,7 +82,7 @@ def count_captions(
     # The captions that an image will get later may be of any length: memory must do for them.
     longest = kind.tokens if plain else max(counts)
     how = "template" if plain else "counted"
-    stored = sum(known[text] for text in {*texts, ""})
+    stored = sum(counts)
     if config.compile:
         fixed = fix_length(max(counts), kind.tokens)
         return CaptionLengths(fixed, fixed, max(longest, fixed), stored, how)

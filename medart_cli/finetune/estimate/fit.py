@@ -53,14 +53,16 @@ def list_rungs(config: FinetuneConfig, offload: OffloadName) -> Iterator[Rung]:
     if config.batch_size > 1:
         yield Rung({"batch_size": 1, "accumulate": config.accumulate * config.batch_size})
     if not trained and not config.use_cache:  # it stays in memory
-        for offload in list_offloads(config):
-            yield Rung({"offload": offload})
+        for further in list_offloads(config):
+            yield Rung({"offload": further})
     elif trained and not config.ema and config.optimizer != "adamw8bit":
         yield Rung({"offload": "text-encoder"})
     if config.method != "full" and find_spec("bitsandbytes") is not None:
         yield Rung({"base_format": "int8"}, OTHER_RESULTS)
-        moved = {"offload": "text-encoder"} if offload == BY_LAYERS else {}
-        yield Rung({"base_format": "nf4"} | moved, OTHER_RESULTS)
+        # By layers nf4 cannot be; in nf4 most text encoders fit as they are.
+        by_layers = BY_LAYERS in (offload, config.offload)
+        for moved in ({"offload": "none"}, {"offload": "text-encoder"}) if by_layers else ({},):
+            yield Rung({"base_format": "nf4"} | moved, OTHER_RESULTS)
 
 
 def list_offloads(config: FinetuneConfig) -> list[OffloadName]:

@@ -2,8 +2,9 @@
 
 A transformer's pass is timed with one and with two blocks of each kind, and the time of all is
 reckoned from both; one of few blocks is timed whole. On a CPU the autoencoder is timed on a smaller
-image, since its time goes with the pixels. What is left out: reading files, and a GPU that slows
-down when it is hot.
+image, since its time goes with the pixels. What is left out: reading files; reading captions with a
+frozen text encoder, once or (`--no-cache`) in each step; that a trained one is slower on the CPU
+(`--offload`); and a GPU that slows down when it is hot.
 """
 
 import math

@@ -89,6 +89,8 @@ def test_nf4_which_cannot_go_by_layers_takes_the_text_encoder_to_the_cpu(needs, 
     assert (found.base_format, found.offload) == ("nf4", "text-encoder")
     with pytest.raises(ConfigError, match="11.0 GB is needed"):  # what is given stays
         fit.fit_card(replace(config, offload="text-encoder-layers"))
+    with pytest.raises(ConfigError, match="GB is needed"):  # also where each step needs it
+        fit.fit_card(replace(config, fit=4, offload="text-encoder-layers", use_cache=False))
     found = fit.fit_card(replace(config, base_format="nf4"))
     assert (found.base_format, found.offload) == ("nf4", "text-encoder")
 
@@ -125,3 +127,25 @@ def test_a_fitted_run_resumes_and_holds_the_resolved_options(medart, images, tmp
     words[words.index("--steps") + 1] = 3
     code, _, errors = medart(*words)
     assert code == 0 and "resuming after step 2" in errors
+
+
+def test_nf4_alone_is_enough_where_the_captions_can_then_be_read_on_the_gpu(monkeypatch):
+    pytest.importorskip("bitsandbytes")
+
+    class Small:
+        def __init__(self, *_, **__):
+            pass
+
+        def reckon(self, config, precision, mode):
+            reading = {None: 9e9, "int8": 6e9, "nf4": 4e9}[config.base_format]
+            reading = {"none": reading, "text-encoder-layers": 2e9, "text-encoder": 0}[
+                config.offload
+            ]
+            step = {None: 9e9, "int8": 7e9, "nf4": 5e9}[config.base_format]
+            return Footprint({}, reading, step, None, 0)
+
+    monkeypatch.setattr(fit, "Reckoner", Small)
+    monkeypatch.setattr(fit, "USABLE", 1e9)
+    words = {"data": "-", "out": Path("run"), "base": "tiny", "train_text_encoder": False}
+    found = fit.fit_card(FinetuneConfig(**words, fit=6))
+    assert (found.base_format, found.offload) == ("nf4", "none")
