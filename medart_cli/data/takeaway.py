@@ -14,7 +14,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"$<$", ">": r"$>$", "✓": r"$\checkmark$", "✗": r"$\times$",
 } | {it: f"\\{it}" for it in "&%$#_{}"}  # fmt: skip
-NAMED = re.compile(r"^([\w-]+)\n\n\|", re.MULTILINE)  # the tables of tables.md
+LISTED_TABLES = re.compile(r"^([\w-]+)\n\n\|", re.MULTILINE)  # the tables of tables.md
 
 
 def write_tables(out: Path, tables: Mapping[str, Table]) -> None:
@@ -30,7 +30,7 @@ def write_tables(out: Path, tables: Mapping[str, Table]) -> None:
     folder.mkdir(exist_ok=True)
     if (folder / "tables.md").is_file():
         before = (folder / "tables.md").read_text(encoding="utf-8")
-        for name in NAMED.findall(before):
+        for name in LISTED_TABLES.findall(before):
             (folder / f"{name}.csv").unlink(missing_ok=True)
     for name, shown in tables.items():
         write_text(out / "tables" / f"{name}.csv", build_csv(shown))

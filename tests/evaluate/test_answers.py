@@ -83,7 +83,7 @@ def test_colors_in_the_masked_region_and_around_it_count_as_those_of_the_image()
 
     found = look(build_gaps(), build_gaps())
     assert found.mark == "good"
-    assert "the same source, also in the masked region, around the masked region, and" in found.text
+    assert "same source, also in the masked region and around the masked region, and" in found.text
     found = look(build_gaps(red=-0.1), build_gaps(red=0.1, green=0.1, blue=0.1))
     assert (found.mark, found.text) == (
         "bad",

@@ -127,7 +127,7 @@ def test_lesions_of_another_color_are_seen_where_the_mean_of_the_whole_image_is_
     assert "in the masked region too much red" in look.text
     assert "around the masked region too little red" in look.text
     _, look, _ = answer_sets(report.facts)["alike"]
-    assert "the same source, also in the masked region, around the masked region" in look.text
+    assert "the same source, also in the masked region and around the masked region" in look.text
 
 
 def test_both_parts_have_all_that_the_whole_image_has(report):

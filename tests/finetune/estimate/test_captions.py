@@ -92,7 +92,7 @@ def test_balanced_labels_count_alike():
 def test_without_its_tokenizer_captions_are_counted_at_full_length(settings, fetches):
     found = count(replace(settings, base=NOT_HERE))
     assert (found.step, found.color, found.longest, found.how) == (120, 120, 120, "full length")
-    assert found.stored == 120 * len({*SOME, ""})
+    assert found.stored == 120 * len({*SOME, "held out", ""})
 
 
 def test_what_is_counted_goes_into_memory_cache_and_the_line(settings, monkeypatch):
