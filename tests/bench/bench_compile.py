@@ -72,7 +72,8 @@ def build_work(place, side, way):
     setup.cache_images(work)
     setup.cache_captions(work)
     if config.compile:
-        compiled.keep_code_in(place / "compiled")
+        # One folder for all bases: PyTorch keeps for the whole process where its headers lie.
+        compiled.keep_code_in(place.parent / "compiled")
         work.text_length = setup.find_text_length(work)
         compiled.compile_blocks(work.transformer)
     setup.prepare_training(work, TURNS)
@@ -180,9 +181,10 @@ def main():
     torch.set_num_threads(options.threads)
     hush_libraries("transformers", "diffusers")
     print("| base | step | way | seconds | times as fast as medart before |\n|---|---|---|---|---|")
-    for name in options.base:
-        with tempfile.TemporaryDirectory() as folder:
-            measure(name, Path(folder), options.rounds, options.kinds)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.base:
+            (Path(folder) / name).mkdir()
+            measure(name, Path(folder) / name, options.rounds, options.kinds)
 
 
 if __name__ == "__main__":
