@@ -22,10 +22,11 @@ HINTS = {
     "caption": "llava, one image at a time: the GPU is out of memory; run again with "
     "--load-in 4bit, a smaller --image-side, a smaller --model or --device cpu",
     "finetune": "step 1: the GPU is out of memory; run again with --gradient-checkpointing, "
-    "--hldf-checkpoint step, --offload text-encoder-layers (if the text encoder is frozen), "
+    "--hldf-checkpoint step, --offload text-encoder-layers (of a frozen text encoder, not nf4), "
     "--base-format nf4 (under adapters), a smaller --resolution or --device cpu",
     "sample": "the GPU is out of memory; run again with a smaller --batch-size, "
-    "--offload text-encoder-layers, --base-format nf4, a smaller --resolution or --device cpu",
+    "--offload text-encoder-layers (not with nf4), --base-format nf4, a smaller --resolution or "
+    "--device cpu",
     "evaluate": "the GPU is out of memory; run again with a smaller --batch-size, "
     "--offload text-encoder-layers (with --run), --precision bf16 or --device cpu",
     "classify": "the GPU is out of memory; run again with a smaller --batch-size, a smaller "
@@ -109,7 +110,7 @@ def test_what_is_spent_is_not_named():
     assert spent.name_less_memory("GPU") == "a smaller --resolution or --device cpu"
     assert spent.name_less_memory("machine") == "a smaller --resolution"
     moved = replace(spent, offload="none")
-    assert moved.name_less_memory("GPU").startswith("--offload text-encoder-layers, a smaller")
+    assert moved.name_less_memory("GPU").startswith("--offload text-encoder-layers (not with nf4),")
     assert moved.name_less_memory("machine") == "a smaller --resolution"  # its own is full
     frozen = EvaluateConfig(real="r", synthetic=["s"], out="o", batch_size=1, precision="bf16")
     assert frozen.name_less_memory("machine") == "more memory"
