@@ -18,13 +18,7 @@ from medart_cli.finetune.hldf import HldfOptions, parse_every
 from medart_cli.finetune.options_data import DataOptions
 from medart_cli.models.offload import BY_LAYERS, OffloadName, check_offload
 from medart_cli.models.optimizers import OPTIMIZERS, OptimizerName, check_rate
-from medart_cli.options import (
-    MORE_THAN_ONE,
-    RUN_ONLY,
-    CommonConfig,
-    Hint,
-    parse_levels,
-)
+from medart_cli.options import MORE_THAN_ONE, RUN_ONLY, CommonConfig, Hint, parse_levels
 
 _training_option = partial(Option, rich_help_panel="Training")
 _val_option = partial(Option, rich_help_panel="Held-out loss")
@@ -53,11 +47,7 @@ class FinetuneConfig(HldfOptions, DataOptions, CommonConfig):
         ("gradient_checkpointing", (False,), "--gradient-checkpointing"),
         ("hldf_checkpoint", ("auto", "none", "block"), "--hldf-checkpoint step"),
         ("batch_size", MORE_THAN_ONE, "a smaller --batch-size"),
-        (
-            "offload",
-            ("none",),
-            f"--offload {BY_LAYERS} (of a frozen text encoder, not nf4)",
-        ),
+        ("offload", ("none",), f"--offload {BY_LAYERS} (of a frozen text encoder, not nf4)"),
         ("precision", ("fp32",), "--precision bf16"),
         ("base_format", (None,), "--base-format nf4 (under adapters)"),
         ("resolution", None, "a smaller --resolution"),
